@@ -1,0 +1,46 @@
+"""The ``synthseg`` command: generate, train and segment single files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import segment, synthesize, train
+
+COMMANDS = (synthesize, train, segment)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(prog='synthseg', description=__doc__)
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns
+    -------
+    int
+        0 on success, 1 if something failed, 130 if interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s', datefmt='%H:%M:%S')
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f'synthseg: {error}', file=sys.stderr)
+        return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Where to compute: device names, threads and number formats."""
+
+from __future__ import annotations
+
+import torch
+
+
+class DeviceError(ValueError):
+    """A device that was asked for does not exist."""
+
+
+def resolve_device(name: str = 'auto') -> torch.device:
+    """Return the device for a name.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        If it does not exist here; the message says what does.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if name == 'cpu':
+        return torch.device('cpu')
+    kind, _, number = name.partition(':')
+    if kind != 'cuda' or (number and not number.isdigit()):
+        raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise DeviceError(f'device {name!r}: {count} CUDA devices found; use --device cpu or auto')
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the CPU threads of tensor operations (None: leave as it is)."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device computes faster with it, else float32.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if device.type == 'cuda':
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32.
+    cpu = torch.cpu
+    native = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32

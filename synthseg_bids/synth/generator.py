@@ -1,0 +1,344 @@
+"""From a label map to a synthetic scan and its target: the generative model in one page.
+
+The steps, in the order of the MIDL 2020 paper (section 2):
+
+1. deform the label map (:mod:`.deform`);
+2. optionally strip the skull or the cerebrospinal fluid around the brain;
+3. draw intensities from one Gaussian per label, blur, multiply by a bias field, normalise and
+   apply gamma (:mod:`.intensity`);
+4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
+
+:func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
+and a draw into an image. The same draw gives the same image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..labels import generation_labels, segmentation_labels
+from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation
+from .intensity import (
+    Intensities,
+    IntensityConfig,
+    bias_field,
+    draw_intensities,
+    normalise,
+    rescale_percentiles,
+)
+from .linear import apply_along_axes, blur_matrix
+from .resolution import Resolution, ResolutionConfig, acquire, draw_resolution
+
+CSF = 24
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generative model's settings.
+
+    Attributes
+    ----------
+    size : tuple of int or None
+        Size of the crop in voxels of the label map (None: the whole map).
+    crop_jitter : float or None
+        The crop is centred on the brain, displaced by up to this many voxels along each axis;
+        None crops anywhere in the map.
+    downsampling : int
+        Output voxels are this many label-map voxels wide; intensities of the voxels they cover
+        are averaged, so that boundaries show partial volume.
+    deformation, intensity : DeformationConfig, IntensityConfig
+    blur : float
+        Standard deviation of the blur after drawing intensities, in output voxels.
+    resolution : ResolutionConfig or None
+        Random acquisition resolution, if any.
+    skull_strip_probability : float
+        Chance that every extra-cerebral label becomes background.
+    no_csf_probability : float
+        Chance that the fluid around the brain becomes background.
+    rescale : bool
+        Rescale the finished image between its percentiles, as inference does with real scans.
+    """
+
+    size: tuple[int, int, int] | None = (160, 160, 160)
+    crop_jitter: float | None = None
+    downsampling: int = 1
+    deformation: DeformationConfig = field(default_factory=DeformationConfig)
+    intensity: IntensityConfig = field(default_factory=IntensityConfig)
+    blur: float = 0.3
+    resolution: ResolutionConfig | None = None
+    skull_strip_probability: float = 0.2
+    no_csf_probability: float = 0
+    rescale: bool = False
+
+
+MIDL2020 = GeneratorConfig()
+"""The MIDL 2020 paper, Table 1 (also the defaults of every field)."""
+
+SYNTHSEG2023 = GeneratorConfig(
+    deformation=DeformationConfig(
+        rotation_deg=15,
+        scaling=0.2,
+        shear=0.012,
+        translation=0,
+        svf_std=(0, 4),
+        svf_fraction=0.04,
+        svf_unit=2,
+        flip_probability=0.5,
+    ),
+    intensity=IntensityConfig(
+        mean=(0, 250),
+        std=(0, 30),
+        share_classes=True,
+        dark_background=(0.05, 0.25),
+        bias_std=(0, 0.7),
+        bias_fraction=0.025,
+        bias_probability=0.95,
+        gamma=0.5,
+        gamma_normal=True,
+        clip=(0, 300),
+    ),
+    blur=0,
+    resolution=ResolutionConfig(),
+    skull_strip_probability=0,
+    no_csf_probability=0.3,
+)
+"""The 2023 reference implementation: wider ranges and random resolution."""
+
+PRESETS: dict[str, GeneratorConfig] = {
+    'midl2020': MIDL2020,
+    'synthseg2023': SYNTHSEG2023,
+    # What our own networks train on: 2023 with skull-stripped heads, dark backgrounds and equal
+    # sides as often as real data sets have them, crops that hold the brain, and the intensity
+    # scaling of inference.
+    'synthseg-bids': replace(
+        SYNTHSEG2023,
+        size=(160, 192, 160),
+        crop_jitter=16,
+        deformation=replace(SYNTHSEG2023.deformation, rotation_deg=20, field_step=8),
+        intensity=replace(
+            SYNTHSEG2023.intensity, dark_background=(0.25, 0.5), symmetric_probability=0.6
+        ),
+        skull_strip_probability=0.3,
+        rescale=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Every random parameter of one synthetic scan.
+
+    Attributes
+    ----------
+    start : tuple of int
+        First voxel of the crop in the label map.
+    deformation, intensities, resolution : Deformation, Intensities, Resolution or None
+    skull_strip, no_csf : bool
+    noise_seed : int
+        Seed of the voxel-wise noise, which is drawn on the device of the image.
+    """
+
+    start: tuple[int, int, int]
+    deformation: Deformation
+    intensities: Intensities
+    resolution: Resolution | None
+    skull_strip: bool
+    no_csf: bool
+    noise_seed: int
+
+
+def output_size(
+    config: GeneratorConfig, shape: tuple[int, int, int]
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return the sizes of the crop (in label-map voxels) and of the image it gives."""
+    factor = config.downsampling
+    wanted = config.size or shape
+    image = [min(n, w) // factor for n, w in zip(shape, wanted, strict=True)]
+    crop = [n * factor for n in image]
+    return (crop[0], crop[1], crop[2]), (image[0], image[1], image[2])
+
+
+def draw(
+    config: GeneratorConfig,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    centre: tuple[float, float, float] | None = None,
+    spacing_mm: float = 1.0,
+) -> Draw:
+    """Draw every random parameter of one synthetic scan.
+
+    Parameters
+    ----------
+    config : GeneratorConfig
+    shape : tuple of int
+        Size of the label map.
+    generator : torch.Generator
+        On the CPU.
+    centre : tuple of float, optional
+        Centre of the brain in voxels, for crops around it (default: centre of the map).
+    spacing_mm : float
+        Spacing of the label map.
+
+    Returns
+    -------
+    Draw
+    """
+    crop, image = output_size(config, shape)
+    room = [n - c for n, c in zip(shape, crop, strict=True)]
+    where = torch.rand(3, generator=generator).tolist()
+    if config.crop_jitter is None:
+        start = [int(w * (r + 1)) for w, r in zip(where, room, strict=True)]
+    else:
+        middle = centre or tuple((n - 1) / 2 for n in shape)
+        first = [
+            m - (c - 1) / 2 + (2 * w - 1) * config.crop_jitter
+            for m, c, w in zip(middle, crop, where, strict=True)
+        ]
+        start = [min(max(round(f), 0), r) for f, r in zip(first, room, strict=True)]
+    deformation = draw_deformation(config.deformation, shape, generator)
+    intensities = draw_intensities(config.intensity, image, generator)
+    resolution = None
+    if config.resolution is not None:
+        resolution = draw_resolution(
+            config.resolution, spacing_mm * config.downsampling, generator
+        )
+    strip, fluid = torch.rand(2, generator=generator).tolist()
+    return Draw(
+        start=(start[0], start[1], start[2]),
+        deformation=deformation,
+        intensities=intensities,
+        resolution=resolution,
+        skull_strip=strip < config.skull_strip_probability,
+        no_csf=fluid < config.no_csf_probability,
+        noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
+    )
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[Tensor, Tensor, Tensor, int]:
+    """Per generation label: target channel, mirror row, extra-cerebral flag; and CSF's row."""
+    labels = generation_labels()
+    row = {label.index: i for i, label in enumerate(labels)}
+    channel = {label.index: label.channel for label in segmentation_labels()}
+    return (
+        torch.tensor([channel[label.target] for label in labels], dtype=torch.uint8),
+        torch.tensor([row[label.mirror] for label in labels]),
+        torch.tensor([label.extracerebral for label in labels]),
+        row[CSF],
+    )
+
+
+def _label_lookup(parameters: Draw) -> Tensor:
+    """Return, per generation label of the stored map, the label the synthetic scan shows."""
+    channel, mirror, extracerebral, csf = _tables()
+    lookup = mirror.clone() if parameters.deformation.flip else torch.arange(len(channel))
+    if parameters.skull_strip:
+        lookup[extracerebral] = 0
+    if parameters.no_csf:
+        lookup[csf] = 0
+    return lookup
+
+
+def to_device(parameters: Draw, device: torch.device) -> Draw:
+    """Move the tensors of a draw to a device."""
+    moved = replace(
+        parameters.deformation,
+        matrix=parameters.deformation.matrix.to(device),
+        translation=parameters.deformation.translation.to(device),
+        svf=parameters.deformation.svf.to(device),
+    )
+    intensities = replace(
+        parameters.intensities,
+        means=parameters.intensities.means.to(device),
+        stds=parameters.intensities.stds.to(device),
+        log_bias=parameters.intensities.log_bias.to(device),
+    )
+    return replace(parameters, deformation=moved, intensities=intensities)
+
+
+def apply(
+    label_map: Tensor, parameters: Draw, config: GeneratorConfig, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make a synthetic scan and its target from a label map and drawn parameters.
+
+    Parameters
+    ----------
+    label_map : (x, y, z) uint8 tensor
+        Rows of the generation table (:func:`synthseg_bids.labels.generation_indices`), in RAS
+        orientation, on the device that is to do the work.
+    parameters : Draw
+    config : GeneratorConfig
+        The configuration that the parameters were drawn with.
+    noise : tensor of the image's size, optional
+        Standard normal noise; by default drawn on the device from the draw's seed, so CPU and
+        GPU images of one draw differ in their noise alone.
+
+    Returns
+    -------
+    image : (x, y, z) float32 tensor
+        In [0, 1].
+    target : (x, y, z) uint8 tensor
+        Network channel of each voxel.
+    """
+    device = label_map.device
+    parameters = to_device(parameters, device)
+    shape = (label_map.shape[0], label_map.shape[1], label_map.shape[2])
+    crop, size = output_size(config, shape)
+    mean, std, target = _paint(label_map, parameters, config, crop)
+    if noise is None:
+        source = torch.Generator(device).manual_seed(parameters.noise_seed)
+        noise = torch.randn(size, generator=source, device=device)
+    image = mean.addcmul_(std, noise)
+    if config.blur:
+        x, y, z = (blur_matrix(n, config.blur) for n in size)
+        image = apply_along_axes(image, (x, y, z))
+    image *= bias_field(parameters.intensities.log_bias, size)
+    image = normalise(image, parameters.intensities.gamma, config.intensity.clip)
+    if parameters.resolution is not None:
+        image = acquire(image, parameters.resolution)
+    if config.rescale:
+        image = rescale_percentiles(image)
+    return image, target
+
+
+def _paint(
+    label_map: Tensor, parameters: Draw, config: GeneratorConfig, crop: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Deform the labels and look up each voxel's mean, standard deviation and target."""
+    device = label_map.device
+    lookup = _label_lookup(parameters).to(device)
+    means = parameters.intensities.means[lookup]
+    stds = parameters.intensities.stds[lookup]
+    channel = _tables()[0].to(device)[lookup]
+    factor = config.downsampling
+    # A coarse voxel's target is that of one of the voxels it covers, chosen at random: right on
+    # average, whereas any fixed choice would shift the target against the image.
+    chooser = torch.Generator(device).manual_seed(parameters.noise_seed ^ 1)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows in deform_labels(
+        label_map, parameters.deformation, config.deformation, parameters.start, crop
+    ):
+        index = rows.to(torch.int32)
+        mean, std = means[index], stds[index]
+        if factor > 1:
+            mean, std = (
+                functional.avg_pool3d(part[None, None], factor)[0, 0] for part in (mean, std)
+            )
+            index = _choose(index, factor, chooser)
+        parts.append((mean, std, channel[index]))
+    mean, std, target = (torch.cat(part) for part in zip(*parts, strict=True))
+    return mean, std, target
+
+
+def _choose(index: Tensor, factor: int, chooser: torch.Generator) -> Tensor:
+    """Pick one of the factor**3 labels of each coarse voxel at random."""
+    x, y, z = (n // factor for n in index.shape)
+    blocks = index.view(x, factor, y, factor, z, factor).permute(0, 2, 4, 1, 3, 5)
+    blocks = blocks.reshape(x, y, z, factor**3)
+    pick = torch.randint(factor**3, (x, y, z, 1), generator=chooser, device=index.device)
+    return blocks.gather(-1, pick)[..., 0]

@@ -1,0 +1,188 @@
+"""Random intensities: Gaussian mixture, bias field, gamma and normalisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..labels import generation_labels
+from .linear import apply_along_axes, interpolation_matrix
+
+
+@dataclass(frozen=True)
+class IntensityConfig:
+    """Ranges of the random intensities (MIDL 2020 paper, Table 1).
+
+    Attributes
+    ----------
+    mean, std : tuple of float
+        Ranges of the uniform distributions of each label's Gaussian, for intensities in [0, 255].
+    share_classes : bool
+        Labels of one generation class share a Gaussian (2023); else each has its own (2020).
+    symmetric_probability : float
+        Chance that left and right structures share a Gaussian, as in real scans. Otherwise the
+        two sides differ, which teaches the network to use shape and place (2023).
+    dark_background : tuple of float
+        Probabilities that the background is exactly 0, and that it is noise below 15 (2023).
+    bias_std : tuple of float
+        Range of the standard deviation of the bias field's logarithm.
+    bias_fraction : float
+        Size of the bias field's random grid as a fraction of the image's.
+    bias_probability : float
+        Chance of a bias field.
+    gamma : float
+        Width of the distribution of the logarithm of gamma.
+    gamma_normal : bool
+        Whether that is a normal distribution (2023) or a uniform one (2020).
+    clip : tuple of float or None
+        Intensities are clipped to this range before normalisation (2023).
+    """
+
+    mean: tuple[float, float] = (25, 225)
+    std: tuple[float, float] = (5, 25)
+    share_classes: bool = False
+    symmetric_probability: float = 0
+    dark_background: tuple[float, float] = (0, 0)
+    bias_std: tuple[float, float] = (0.5, 0.5)
+    bias_fraction: float = 4 / 160
+    bias_probability: float = 1
+    gamma: float = 0.3
+    gamma_normal: bool = False
+    clip: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """One drawn contrast.
+
+    Attributes
+    ----------
+    means, stds : (n_generation_labels,) tensor
+        The Gaussian of each generation label, for intensities in [0, 255].
+    log_bias : (i, j, k) tensor
+        Logarithm of the bias field on its coarse grid.
+    gamma : float
+        Exponent of the normalised image.
+    """
+
+    means: Tensor
+    stds: Tensor
+    log_bias: Tensor
+    gamma: float
+
+
+def _between(bounds: tuple[float, float], generator: torch.Generator, *shape: int) -> Tensor:
+    return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(*shape, generator=generator)
+
+
+def draw_intensities(
+    config: IntensityConfig, size: tuple[int, int, int], generator: torch.Generator
+) -> Intensities:
+    """Draw one contrast, bias field and gamma.
+
+    Parameters
+    ----------
+    config : IntensityConfig
+    size : tuple of int
+        Size of the image; it decides the size of the bias field's grid.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Intensities
+    """
+    labels = generation_labels()
+    means = _between(config.mean, generator, len(labels))
+    stds = _between(config.std, generator, len(labels))
+    if config.share_classes:
+        first = {}
+        for row, label in enumerate(labels):
+            first.setdefault(label.generation_class, row)
+        rows = torch.tensor([first[label.generation_class] for label in labels])
+        means, stds = means[rows], stds[rows]
+    if torch.rand(1, generator=generator) < config.symmetric_probability:
+        row_of = {label.index: row for row, label in enumerate(labels)}
+        rows = torch.tensor([min(row, row_of[la.mirror]) for row, la in enumerate(labels)])
+        means, stds = means[rows], stds[rows]
+    zero, noise = config.dark_background
+    chance = float(torch.rand(1, generator=generator))
+    dark = _between((0, 15), generator, 1), _between((0, 5), generator, 1)
+    if chance < zero:
+        means[0], stds[0] = 0, 0
+    elif chance < zero + noise:
+        means[0], stds[0] = dark[0][0], dark[1][0]
+    std = _between(config.bias_std, generator, 1)
+    grid = [max(2, math.ceil(n * config.bias_fraction - 1e-6)) for n in size]
+    log_bias = std * torch.randn(*grid, generator=generator)
+    if torch.rand(1, generator=generator) >= config.bias_probability:
+        log_bias = torch.zeros_like(log_bias)
+    if config.gamma_normal:
+        log_gamma = config.gamma * float(torch.randn(1, generator=generator))
+    else:
+        log_gamma = config.gamma * (2 * float(torch.rand(1, generator=generator)) - 1)
+    return Intensities(means, stds, log_bias, math.exp(log_gamma))
+
+
+def bias_field(log_bias: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Return the multiplicative bias field: resized linearly, then exponentiated (eq. 3).
+
+    Parameters
+    ----------
+    log_bias : (i, j, k) tensor
+    size : tuple of int
+
+    Returns
+    -------
+    size tensor
+        Positive, around 1.
+    """
+    x, y, z = (
+        interpolation_matrix(torch.arange(n) * (g / n), g)
+        for n, g in zip(size, log_bias.shape, strict=True)
+    )
+    return apply_along_axes(log_bias, (x, y, z)).exp_()
+
+
+def normalise(image: Tensor, gamma: float, clip: tuple[float, float] | None) -> Tensor:
+    """Rescale an image to [0, 1] and raise it to the power gamma (eq. 4), in place.
+
+    Parameters
+    ----------
+    image : (x, y, z) tensor
+    gamma : float
+    clip : tuple of float or None
+        Clip to this range first.
+
+    Returns
+    -------
+    (x, y, z) tensor
+    """
+    if clip is not None:
+        image.clamp_(*clip)
+    low, high = image.amin(), image.amax()
+    return image.sub_(low).div_((high - low).clamp(min=1e-6)).pow_(gamma)
+
+
+def rescale_percentiles(image: Tensor, low: float = 0.5, high: float = 99.5) -> Tensor:
+    """Clip an image to two percentiles and rescale it to [0, 1].
+
+    Parameters
+    ----------
+    image : (x, y, z) tensor
+    low, high : float
+        Percentiles. They are read off every 5th voxel: the difference is far below the noise.
+
+    Returns
+    -------
+    (x, y, z) tensor
+        Zeros for a constant image.
+    """
+    values = image.reshape(-1)[::5].sort().values
+    bounds = [values[round((len(values) - 1) * q / 100)] for q in (low, high)]
+    span = bounds[1] - bounds[0]
+    if span <= 0:
+        return torch.zeros_like(image)
+    return ((image - bounds[0]) / span).clamp_(0, 1)

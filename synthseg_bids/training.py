@@ -1,0 +1,390 @@
+"""Training a U-Net on synthetic scans alone.
+
+Sample `i` of a run depends on the run's seed and on `i` only, so a run that is interrupted and
+resumed sees the same samples as one that is not, and continues exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .device import fast_dtype
+from .labels import PAPER_STRUCTURES, segmentation_labels
+from .losses import dice_and_cross_entropy, wl2
+from .network import NetworkConfig, UNet3D
+from .synth.files import LabelMap
+from .synth.generator import PRESETS, GeneratorConfig, apply, draw
+from .weights import ModelCard
+
+logger = logging.getLogger(__name__)
+
+#: Presets that the validation scans are drawn with.
+VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be resumed from."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one training run.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        By default the paper's size, with each scan's own statistics after every convolution.
+    generator : GeneratorConfig
+    steps : int
+        Optimiser steps of the whole run.
+    batch_size : int
+    learning_rate : float
+        Peak; reached after `warmup` steps, held, and lowered to zero over the last
+        `decay_fraction` of the run. Until then a run can be prolonged without loss.
+    warmup : int
+    decay_fraction : float
+    weight_decay, gradient_clip : float
+        Of AdamW, and the largest norm of a gradient.
+    dice_weight, cross_entropy_weight : float
+        The loss is their weighted sum.
+    wl2_steps : int
+        Warm up with the reference's wl2 loss for this many steps.
+    ema_decay : float
+        Decay of the moving average of the weights that is validated and kept.
+    epoch_steps : int
+        Steps between validations, each with a checkpoint and a line in the learning curve.
+    seed : int
+    compile : bool
+        Compile the network (worth it on GPUs).
+    """
+
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(norm='instance', norm_placement='conv')
+    )
+    generator: GeneratorConfig = field(default_factory=lambda: PRESETS['synthseg-bids'])
+    steps: int = 100_000
+    batch_size: int = 1
+    learning_rate: float = 1e-2
+    warmup: int = 200
+    decay_fraction: float = 0.4
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+    wl2_steps: int = 0
+    ema_decay: float = 0.998
+    epoch_steps: int = 500
+    seed: int = 0
+    compile: bool = False
+
+
+@dataclass
+class Progress:
+    """What the trainer reports after each epoch; one row of the learning curve."""
+
+    step: int
+    learning_rate: float
+    loss: float
+    samples_per_s: float
+    seconds: float
+    dice: dict[str, float]
+
+    def row(self) -> dict[str, float]:
+        """Return the row as column names and values."""
+        named = {f'dice_{preset}': value for preset, value in self.dice.items()}
+        return {k: v for k, v in vars(self).items() if k != 'dice'} | named
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, plateau, linear decay to zero.
+
+    Examples
+    --------
+    >>> config = TrainingConfig(steps=1000, learning_rate=1, warmup=100, decay_fraction=0.5)
+    >>> [learning_rate(config, step) for step in (49, 100, 500, 750)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
+    fall = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
+    return config.learning_rate * max(0.0, min(rise, fall, 1.0))
+
+
+class Trainer:
+    """A training run: network, optimiser, moving average and position.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    label_maps : sequence of LabelMap
+        To train on.
+    validation : sequence of LabelMap
+        Held out, to validate on.
+    device : torch.device
+        Generates and trains.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        label_maps: Sequence[LabelMap],
+        validation: Sequence[LabelMap] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        self.config = config
+        self.device = device or torch.device('cpu')
+        self.label_maps = [replace(m, indices=m.indices.to(self.device)) for m in label_maps]
+        self.validation = list(validation)
+        torch.manual_seed(config.seed)
+        self.network = UNet3D(config.network)
+        self.network.to(self.device, memory_format=torch.channels_last_3d)
+        self.average = UNet3D(config.network).requires_grad_(False)
+        self.average.to(self.device, memory_format=torch.channels_last_3d)
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), weight_decay=config.weight_decay, fused=True
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.dtype = fast_dtype(self.device)
+        self.forward = torch.compile(self.network) if config.compile else self.network
+
+    def sample(self, number: int) -> tuple[Tensor, Tensor]:
+        """Generate training sample `number` of this run.
+
+        Returns
+        -------
+        image : (x, y, z) float32 tensor
+        target : (x, y, z) uint8 tensor
+        """
+        source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        which = int(torch.randint(len(self.label_maps), (1,), generator=source))
+        label_map = self.label_maps[which]
+        x, y, z = label_map.indices.shape
+        parameters = draw(
+            self.config.generator, (x, y, z), source, label_map.centre, label_map.spacing_mm
+        )
+        return apply(label_map.indices, parameters, self.config.generator)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of the current step."""
+        if self.step < self.config.wl2_steps:
+            return wl2(logits, target)
+        dice, entropy = dice_and_cross_entropy(logits, target)
+        return self.config.dice_weight * dice + self.config.cross_entropy_weight * entropy
+
+    def train_step(self) -> Tensor:
+        """Do one optimiser step and return its loss."""
+        first = self.step * self.config.batch_size
+        samples = [self.sample(first + i) for i in range(self.config.batch_size)]
+        images = torch.stack([image for image, _ in samples])[:, None]
+        targets = torch.stack([target for _, target in samples])
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.config, self.step)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.forward(_fit(images, self.config.network.size_multiple))
+        x, y, z = targets.shape[1:]
+        loss = self.loss(logits[..., :x, :y, :z], targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._update_average()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on, average over the steps made so far rather than over the random start.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        new = list(self.network.parameters())
+        torch._foreach_lerp_(list(self.average.parameters()), new, 1 - decay)
+        for mean, value in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            mean.copy_(value)
+
+    def run(
+        self,
+        on_epoch: Callable[[Trainer, Progress], None],
+        on_step: Callable[[Trainer, float], None] | None = None,
+    ) -> None:
+        """Train to the last step.
+
+        Parameters
+        ----------
+        on_epoch : callable
+            Called with the trainer and its progress after every epoch, and at the end.
+        on_step : callable, optional
+            Called with the trainer and the loss after every step.
+        """
+        losses: list[float] = []
+        started, first = time.monotonic(), self.step
+        while self.step < self.config.steps:
+            loss = float(self.train_step())
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f'step {self.step}: the loss is {loss}; lower the learning rate'
+                )
+            losses.append(loss)
+            if on_step is not None:
+                on_step(self, loss)
+            if self.step % self.config.epoch_steps == 0 or self.step == self.config.steps:
+                elapsed = time.monotonic() - started
+                self.seconds += elapsed
+                progress = Progress(
+                    step=self.step,
+                    learning_rate=learning_rate(self.config, self.step - 1),
+                    loss=sum(losses) / len(losses),
+                    samples_per_s=(self.step - first) * self.config.batch_size / elapsed,
+                    seconds=self.seconds,
+                    dice=self.validate(),
+                )
+                on_epoch(self, progress)
+                losses, started, first = [], time.monotonic(), self.step
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the mean Dice over the paper's 12 structures on held-out label maps.
+
+        Returns
+        -------
+        dict
+            Preset name to mean Dice; the same scans at every call.
+        """
+        self.average.eval()
+        results = {}
+        for preset in VALIDATION_PRESETS if self.validation else ():
+            own = self.config.generator
+            config = replace(
+                PRESETS[preset],
+                size=own.size,
+                crop_jitter=own.crop_jitter,
+                downsampling=own.downsampling,
+                rescale=True,
+            )
+            scores = []
+            for number, label_map in enumerate(self.validation):
+                x, y, z = label_map.indices.shape
+                source = torch.Generator().manual_seed(number)
+                parameters = draw(
+                    config, (x, y, z), source, label_map.centre, label_map.spacing_mm
+                )
+                image, target = apply(label_map.indices.to(self.device), parameters, config)
+                scores.append(paper_dice(self._predict(image), target.long()))
+            results[preset] = sum(scores) / len(scores)
+        return results
+
+    def _predict(self, image: Tensor) -> Tensor:
+        """Return the most likely channel of each voxel of an image ``(x, y, z)``."""
+        x, y, z = image.shape
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.average(_fit(image[None, None], self.config.network.size_multiple))
+        return logits[0, :, :x, :y, :z].argmax(0)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint from which a run resumes exactly."""
+        state = {
+            'network': self.network.state_dict(),
+            'average': self.average.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'step': self.step,
+            'seconds': self.seconds,
+            'architecture': asdict(self.config.network),
+        }
+        temporary = path.with_suffix('.tmp')
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Take up a run where a checkpoint left it.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or belongs to another architecture.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f'{path}: not a checkpoint ({error})') from error
+        if state['architecture'] != asdict(self.config.network):
+            raise CheckpointError(
+                f'{path}: trained with {state["architecture"]}, asked for '
+                f'{asdict(self.config.network)}; use the same options or another folder'
+            )
+        self.network.load_state_dict(state['network'])
+        self.average.load_state_dict(state['average'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.step, self.seconds = state['step'], state['seconds']
+
+    def card(self, name: str, curve: Sequence[dict[str, Any]] = ()) -> ModelCard:
+        """Describe the network as it stands.
+
+        Parameters
+        ----------
+        name : str
+        curve : sequence of dict
+            Rows of the learning curve; the last one holds the validation Dice.
+        """
+        spacing = self.label_maps[0].spacing_mm * self.config.generator.downsampling
+        size = self.config.generator.size
+        spacing_in = self.label_maps[0].spacing_mm
+        return ModelCard(
+            name=name,
+            network=self.config.network,
+            spacing_mm=spacing,
+            crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
+            training={
+                'steps': self.step,
+                'seconds': round(self.seconds),
+                'device': self.device.type,
+                'label_maps': [m.name for m in self.label_maps],
+                'config': asdict(self.config),
+            },
+            validation={
+                'label_maps': [m.name for m in self.validation],
+                **({k: v for k, v in curve[-1].items() if k.startswith('dice_')} if curve else {}),
+            },
+        )
+
+
+def _fit(images: Tensor, multiple: int) -> Tensor:
+    """Pad ``(batch, 1, x, y, z)`` with zeros at the end of each axis, channels last."""
+    missing = [-n % multiple for n in images.shape[2:]]
+    if any(missing):
+        images = functional.pad(images, (0, missing[2], 0, missing[1], 0, missing[0]))
+    return images.contiguous(memory_format=torch.channels_last_3d)
+
+
+def paper_dice(predicted: Tensor, target: Tensor) -> float:
+    """Return the mean Dice over the paper's 12 structures, left and right averaged.
+
+    Parameters
+    ----------
+    predicted, target : integer tensors of one shape
+        Network channels.
+
+    Returns
+    -------
+    float
+        Structures absent from both are left out.
+    """
+    labels = [label.index for label in segmentation_labels()]
+    n = len(labels)
+    both = torch.bincount((predicted * n + target).flatten(), minlength=n * n).reshape(n, n)
+    overlap, size = both.diagonal(), both.sum(0) + both.sum(1)
+    means = []
+    for members in PAPER_STRUCTURES.values():
+        rows = [labels.index(member) for member in members]
+        scores = [float(2 * overlap[r] / size[r]) for r in rows if size[r] > 0]
+        if scores:
+            means.append(sum(scores) / len(scores))
+    return sum(means) / len(means) if means else math.nan
