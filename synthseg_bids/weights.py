@@ -80,7 +80,7 @@ def model_path(name_or_path: str | Path) -> Path:
     if not path.is_file():
         shipped = ', '.join(sorted(p.stem for p in folder.glob('*.safetensors'))) or 'none'
         raise ModelFileError(
-            f'{name_or_path}: no such model; give a .safetensors file or a shipped name ({shipped})'
+            f'{name_or_path}: no such model; give a .safetensors file or one of: {shipped}'
         )
     return path
 

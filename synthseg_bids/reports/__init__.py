@@ -1,0 +1,1 @@
+"""Pictures of scans, segmentations and training."""

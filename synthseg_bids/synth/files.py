@@ -206,5 +206,3 @@ def _write(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     temporary = path.with_name(f'.{path.name}')
     nib.save(image, temporary)
     temporary.replace(path)
-
-

@@ -1,0 +1,98 @@
+"""Segment one head in three contrasts: the real MNI T1w scan and two synthetic ones.
+
+The MNI template comes with nilearn. It is segmented once; from that segmentation our generator
+makes two more scans of the same head, a T2w-like and a FLAIR-like one. The three become a BIDS
+data set, which ``synthseg-bids`` then segments, comparing the synthetic scans with the labels
+that they were made from.
+
+Usage: python examples/demo.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+
+from synthseg_bids.inference import Segmenter
+from synthseg_bids.reports.figures import overlay
+from synthseg_bids.synth.deform import DeformationConfig
+from synthseg_bids.synth.files import load_label_map, synthesize
+from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.volume_io import read_volume, write_image, write_label_map
+
+TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
+STILL = DeformationConfig(rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0))
+SEEDS = {'T2w': 1, 'FLAIR': 2}
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """Make the BIDS data set and the reference segmentations of its synthetic scans."""
+    bids, reference = folder / 'bids', folder / 'reference'
+    anat = bids / 'sub-mni' / 'anat'
+    truth = reference / 'sub-mni' / 'anat' / 'sub-mni_desc-truth_dseg.nii.gz'
+    anat.mkdir(parents=True)
+    truth.parent.mkdir(parents=True)
+    for root, name in ((bids, 'MNI demo'), (reference, 'Labels of the synthetic scans')):
+        description = {'Name': name, 'BIDSVersion': '1.10.1', 'License': 'CC0'}
+        if root is reference:
+            description |= {'DatasetType': 'derivative', 'GeneratedBy': [{'Name': 'reference'}]}
+        (root / 'dataset_description.json').write_text(json.dumps(description, indent=2))
+    (bids / 'README').write_text('The MNI template and two synthetic scans of the same head.\n')
+
+    template = anat / 'sub-mni_T1w.nii.gz'
+    shutil.copy(str(files('nilearn.datasets.data').joinpath(TEMPLATE)), template)
+    scan = read_volume(template)
+    write_label_map(truth, Segmenter().segment(scan.data, scan.affine).labels, scan)
+    for suffix, seed in SEEDS.items():
+        config = replace(PRESETS['midl2020'], size=None, deformation=STILL)
+        image, _, affine = synthesize(load_label_map(truth), config, seed)
+        write_image(anat / f'sub-mni_{suffix}.nii.gz', image.numpy(), affine)
+    return bids, reference
+
+
+def main(folder: Path) -> int:
+    """Build the data set, run the app on it, print a table and draw the results."""
+    shutil.rmtree(folder, ignore_errors=True)
+    bids, reference = build(folder)
+    out = folder / 'derivatives' / 'synthseg-bids'
+    command = ['-m', 'synthseg_bids.cli.run', str(bids), str(out), 'participant']
+    command += ['-d', f'truth={reference}', '-w', str(folder / 'work')]
+    code = subprocess.run([sys.executable, *command], check=False).returncode
+    if code:
+        return code
+
+    columns = {}
+    for image in sorted((bids / 'sub-mni' / 'anat').glob('*.nii.gz')):
+        suffix = image.name.split('_')[-1].removesuffix('.nii.gz')
+        stem = out / 'sub-mni' / 'anat' / f'sub-mni_seg-synthseg_desc-{suffix}'
+        volumes = pd.read_table(f'{stem}_morph.tsv').set_index('name')['volume_mm3']
+        columns[suffix, 'volume_cm3'] = (volumes / 1000).round(1)
+        dice = Path(f'{stem}_dice.tsv')
+        if dice.exists() and suffix in SEEDS:
+            columns[suffix, 'dice'] = pd.read_table(dice).set_index('name')['dice'].round(3)
+        scan = nib.as_closest_canonical(nib.load(image))
+        labels = nib.as_closest_canonical(nib.load(f'{stem}_dseg.nii.gz'))
+        overlay(
+            scan.get_fdata(dtype=np.float32),
+            np.asarray(labels.dataobj),
+            folder / f'overlay_{suffix}.png',
+            title=image.name,
+        )
+    print(pd.DataFrame(columns).to_string())
+    print(f'\nOutputs: {out}\nPictures: {folder}/overlay_*.png')
+    return 0
+
+
+if __name__ == '__main__':
+    torch.set_grad_enabled(False)
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else 'demo')))

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version: dict = {}
+exec((Path(__file__).parent / 'synthseg_bids' / '__init__.py').read_text(), version)
+
+setup(
+    name='synthseg-bids',
+    version=version['__version__'],
+    description='Contrast-agnostic brain segmentation of BIDS data sets (SynthSeg in PyTorch)',
+    long_description=(Path(__file__).parent / 'README.rst').read_text(),
+    long_description_content_type='text/x-rst',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['synthseg_bids', 'synthseg_bids.*']),
+    package_data={'synthseg_bids': ['py.typed', 'data/*.tsv', 'data/models/*']},
+    install_requires=[
+        'connected-components-3d',
+        'filelock',
+        'matplotlib',
+        'nibabel>=5',
+        'nipype>=1.10',
+        'numpy',
+        'pandas',
+        'psutil',
+        'pybids',
+        'safetensors',
+        'scipy',
+        'torch>=2.4',
+        'tqdm',
+    ],
+    extras_require={
+        'test': ['bids-validator-deno', 'hypothesis', 'mypy', 'pytest', 'ruff'],
+        'demo': ['nilearn'],
+    },
+    entry_points={
+        'console_scripts': [
+            'synthseg = synthseg_bids.cli.main:main',
+            'synthseg-bids = synthseg_bids.cli.run:main',
+        ]
+    },
+)

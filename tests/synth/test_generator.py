@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from synthseg_bids.labels import generation_labels, segmentation_labels
+from synthseg_bids.synth.deform import DeformationConfig
+from synthseg_bids.synth.generator import PRESETS, GeneratorConfig, apply, draw
+from synthseg_bids.synth.intensity import IntensityConfig
+
+ROWS = {label.index: row for row, label in enumerate(generation_labels())}
+STILL = DeformationConfig(rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0))
+
+
+def make(labels, config, seed=0, **options):
+    parameters = draw(config, tuple(labels.shape), torch.Generator().manual_seed(seed))
+    return apply(labels, parameters, config, **options)
+
+
+@pytest.fixture
+def labels():
+    """Return a head of boxes: soft tissue around fluid around two hemispheres."""
+    head = torch.zeros(32, 32, 32, dtype=torch.uint8)
+    for label, box in ((507, (2, 30)), (24, (6, 26))):
+        head[box[0] : box[1], box[0] : box[1], box[0] : box[1]] = ROWS[label]
+    head[16:24, 8:24, 8:24], head[8:16, 8:24, 8:24] = ROWS[2], ROWS[41]
+    head[18:20, 12:16, 12:16] = ROWS[17]
+    return head
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('downsampling', [1, 2])
+def test_image_and_target_are_well_formed(labels, preset, downsampling):
+    config = replace(PRESETS[preset], size=(16, 24, 16), downsampling=downsampling)
+    image, target = make(labels, config)
+    assert (
+        image.shape == target.shape == (16 // downsampling, 24 // downsampling, 16 // downsampling)
+    )
+    assert image.dtype == torch.float32
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert target.dtype == torch.uint8
+    assert target.max() < len(segmentation_labels())
+
+
+def test_the_same_draw_gives_the_same_image(labels):
+    config = replace(PRESETS['synthseg2023'], size=None)
+    first, second, other = (make(labels, config, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_intensities_follow_their_gaussians(labels):
+    config = GeneratorConfig(
+        size=None,
+        deformation=STILL,
+        intensity=IntensityConfig(bias_std=(0, 0), gamma=0),
+        blur=0,
+        skull_strip_probability=0,
+    )
+    parameters = draw(config, (32, 32, 32), torch.Generator().manual_seed(0))
+    image, _target = apply(labels, parameters, config)
+    means, stds = parameters.intensities.means, parameters.intensities.stds
+    # undo the min-max normalisation with two labels, test the third
+    in_white, in_right, in_head = (image[labels == ROWS[k]] for k in (2, 41, 507))
+    scale = (means[ROWS[2]] - means[ROWS[41]]) / (in_white.mean() - in_right.mean())
+    assert abs(scale * in_head.std() - stds[ROWS[507]]) < 0.05 * stds[ROWS[507]] + 0.5
+    assert abs(scale * in_white.std() - stds[ROWS[2]]) < 0.05 * stds[ROWS[2]] + 0.5
+
+
+def test_targets_are_the_channels_of_the_labels(labels):
+    config = GeneratorConfig(size=None, deformation=STILL, skull_strip_probability=0)
+    target = make(labels, config)[1]
+    values = torch.tensor([label.index for label in segmentation_labels()])[target.long()]
+    assert set(values.unique().tolist()) == {0, 2, 17, 24, 41}
+    assert torch.equal(values == 17, labels == ROWS[17])
+    assert (values[labels == ROWS[507]] == 0).all()
+
+
+def test_flip_swaps_the_sides(labels):
+    config = GeneratorConfig(size=None, deformation=STILL, skull_strip_probability=0)
+    flipped = replace(config, deformation=replace(STILL, flip_probability=1))
+    straight, mirrored = make(labels, config)[1], make(labels, flipped)[1]
+    from synthseg_bids.labels import mirror_channels
+
+    swapped = torch.from_numpy(mirror_channels())[straight.flip(0).long()]
+    assert torch.equal(mirrored.long(), swapped)
+
+
+def test_skull_stripping_and_missing_fluid(labels):
+    config = GeneratorConfig(
+        size=None,
+        deformation=STILL,
+        intensity=IntensityConfig(bias_std=(0, 0), std=(0, 0), gamma=0),
+        blur=0,
+        skull_strip_probability=1,
+        no_csf_probability=1,
+    )
+    image, target = make(labels, config)
+    outside = (labels == ROWS[507]) | (labels == ROWS[24])
+    assert (image[outside] == image[0, 0, 0]).all()
+    assert (target[outside] == 0).all()
+
+
+def test_skull_stripping_frequency(labels):
+    generator = torch.Generator().manual_seed(0)
+    config = PRESETS['midl2020']
+    drawn = [draw(config, (32, 32, 32), generator).skull_strip for _ in range(1000)]
+    assert abs(sum(drawn) / 1000 - 0.2) < 0.04
+
+
+def test_partial_volume_at_half_resolution(labels):
+    config = GeneratorConfig(
+        size=None,
+        downsampling=2,
+        deformation=STILL,
+        intensity=IntensityConfig(bias_std=(0, 0), std=(0, 0), gamma=0),
+        blur=0,
+        skull_strip_probability=0,
+    )
+    whole = make(labels, replace(config, downsampling=1))[0]
+    half = make(labels, config)[0]
+    expected = torch.nn.functional.avg_pool3d(whole[None, None], 2)[0, 0]
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    torch.testing.assert_close(half, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.parametrize('preset', PRESETS)
+def test_cpu_and_gpu_agree(labels, preset):
+    config = replace(PRESETS[preset], size=None)
+    noise = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    image, target = make(labels, config, noise=noise)
+    on_gpu, target_gpu = make(labels.cuda(), config, noise=noise.cuda())
+    assert (target != target_gpu.cpu()).float().mean() < 1e-3
+    assert (image - on_gpu.cpu()).abs().mean() < 1e-3

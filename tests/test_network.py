@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from synthseg_bids.network import InstanceNorm, NetworkConfig, UNet3D
+
+
+def test_the_default_network_is_the_papers():
+    network = UNet3D()
+    assert sum(p.numel() for p in network.parameters()) == 13_240_641
+    statistics = [b for name, b in network.named_buffers() if 'running' in name]
+    assert sum(b.numel() for b in statistics) == 2_208
+
+
+def test_skip_connections_branch_off_before_the_norm():
+    network = UNet3D(NetworkConfig(features=2, levels=2))
+    for norm in [level.norm for level in network.down]:
+        norm.bias.data += 5
+    before, after = network.down[0](torch.zeros(1, 1, 4, 4, 4))
+    torch.testing.assert_close(after, network.down[0].norm(before))
+    assert (after - before).abs().max() > 1
+
+
+@pytest.mark.parametrize('skip', ['concat', 'add'])
+@pytest.mark.parametrize('norm', ['batch', 'instance', 'none'])
+@pytest.mark.parametrize('placement', ['level', 'conv'])
+def test_every_configuration_maps_a_scan_to_logits(skip, norm, placement):
+    config = NetworkConfig(5, 2, 3, 2, 1, norm, placement, skip)
+    network = UNet3D(config)
+    logits = network(torch.rand(2, 1, 8, 12, 16))
+    assert logits.shape == (2, 5, 8, 12, 16)
+    logits.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_instance_norm_treats_each_scan_alone():
+    norm = InstanceNorm(3)
+    norm.weight.data, norm.bias.data = torch.rand(3), torch.rand(3)
+    x = torch.rand(2, 3, 4, 5, 6) * torch.tensor([1, 40.0]).view(2, 1, 1, 1, 1)
+    together = norm(x)
+    alone = torch.cat([norm(x[:1]), norm(x[1:])])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    expected = functional.instance_norm(x, weight=norm.weight, bias=norm.bias)
+    torch.testing.assert_close(together, expected)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match=r"norm: 'group' not in"):
+        NetworkConfig(norm='group')

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from synthseg_bids.cli.main import main
+from synthseg_bids.network import NetworkConfig
+from synthseg_bids.synth.files import LabelMapError, find_label_maps, load_label_map
+from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.training import (
+    CheckpointError,
+    Trainer,
+    TrainingConfig,
+    learning_rate,
+    paper_dice,
+)
+
+CONFIG = TrainingConfig(
+    network=NetworkConfig(features=2, levels=2, norm='instance', norm_placement='conv'),
+    generator=replace(PRESETS['synthseg-bids'], size=(16, 16, 16), crop_jitter=2),
+    steps=6,
+    warmup=2,
+    epoch_steps=2,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with three small heads of boxes."""
+    for i in range(3):
+        data = np.zeros((24, 24, 24), np.int16)
+        data[2:22, 2:22, 2:22] = 507
+        data[4:20, 4:20, 4:20] = 24
+        data[12:19, 5:19, 5 + i : 19], data[5:12, 5:19, 5 + i : 19] = 3, 42
+        data[13:17, 7:17, 7:17], data[7:11, 7:17, 7:17] = 2, 41
+        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f'map-{i}_dseg.nii.gz')
+    return tmp_path
+
+
+@pytest.fixture
+def maps(folder):
+    return [load_label_map(path) for path in find_label_maps(folder)]
+
+
+def finished(trainer):
+    trainer.run(lambda *_: None)
+    return trainer
+
+
+def test_resuming_is_exact(maps, tmp_path):
+    whole = finished(Trainer(CONFIG, maps))
+    part = Trainer(CONFIG, maps)
+    for _ in range(3):
+        part.train_step()
+    part.save(tmp_path / 'c.pt')
+    resumed = Trainer(CONFIG, maps)
+    resumed.resume(tmp_path / 'c.pt')
+    finished(resumed)
+    assert resumed.step == whole.step == 6
+    for model in ('network', 'average'):
+        pairs = zip(
+            getattr(whole, model).parameters(), getattr(resumed, model).parameters(), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_lowers_the_loss(maps):
+    config = replace(CONFIG, steps=60, warmup=5)
+    trainer = Trainer(config, maps)
+    losses = [float(trainer.train_step()) for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_a_batch_of_samples_is_as_good_as_singles(maps):
+    trainer = Trainer(replace(CONFIG, batch_size=2), maps)
+    singles = [trainer.sample(i)[0] for i in range(2)]
+    alone = torch.cat([trainer.network(image[None, None]) for image in singles])
+    together = trainer.network(torch.stack(singles)[:, None])
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+    assert torch.isfinite(trainer.train_step())
+
+
+def test_wl2_comes_first(maps):
+    trainer = Trainer(replace(CONFIG, wl2_steps=1), maps)
+    # wl2 starts near margin**2, Dice with cross-entropy near 1 + log(33)
+    assert float(trainer.train_step()) > 15
+    assert float(trainer.train_step()) < 15
+
+
+def test_validation_uses_the_held_out_maps(maps):
+    trainer = Trainer(CONFIG, maps[:2], maps[2:])
+    scores = trainer.validate()
+    assert set(scores) == {'midl2020', 'synthseg2023'}
+    assert scores == trainer.validate()
+    card = trainer.card('x')
+    assert card.training['label_maps'] == ['map-0_dseg.nii.gz', 'map-1_dseg.nii.gz']
+    assert card.validation['label_maps'] == ['map-2_dseg.nii.gz']
+    assert card.crop_mm == (16, 16, 16)
+
+
+def test_another_architecture_is_refused(maps, tmp_path):
+    Trainer(CONFIG, maps).save(tmp_path / 'c.pt')
+    other = replace(CONFIG, network=replace(CONFIG.network, features=4))
+    with pytest.raises(CheckpointError, match='asked for'):
+        Trainer(other, maps).resume(tmp_path / 'c.pt')
+    (tmp_path / 'broken.pt').write_bytes(b'no')
+    with pytest.raises(CheckpointError, match='not a checkpoint'):
+        Trainer(CONFIG, maps).resume(tmp_path / 'broken.pt')
+
+
+def test_learning_rate_ends_at_zero():
+    rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps + 1)]
+    assert max(rates) == CONFIG.learning_rate
+    assert rates[-1] == 0
+
+
+def test_paper_dice_by_hand():
+    # channels 1 and 19 are left and right white matter, 2 is left cortex
+    target = torch.tensor([1, 1, 19, 19, 2, 0])
+    predicted = torch.tensor([1, 0, 19, 19, 0, 0])
+    assert paper_dice(predicted, target) == pytest.approx(((2 / 3 + 1) / 2 + 0) / 2)
+
+
+def test_command_line(folder, tmp_path, capsys):
+    out = tmp_path / 'run'
+    command = ['train', str(folder), str(out), '--validate-on', 'map-2', '--steps', '2']
+    command += ['--features', '2', '--levels', '2', '--size', '16', '16', '16']
+    command += ['--epoch-steps', '1', '--device', 'cpu']
+    assert main(command) == 0
+    assert {p.name for p in out.iterdir()} == {
+        'checkpoint.pt', 'model.safetensors', 'model.json', 'learning_curve.tsv',
+        'learning_curve.png',
+    }  # fmt: skip
+    assert len((out / 'learning_curve.tsv').read_text().splitlines()) == 3
+    command[command.index('--steps') + 1] = '3'
+    assert main(command) == 0
+    assert len((out / 'learning_curve.tsv').read_text().splitlines()) == 4
+
+
+def test_synthesize_command(folder, tmp_path):
+    arguments = [str(folder), '-n', '2', '--size', '16', '--device', 'cpu', '--seed', '5']
+    for out in ('a', 'b'):
+        assert main(['synthesize', arguments[0], str(tmp_path / out), *arguments[1:]]) == 0
+    image = nib.load(tmp_path / 'a' / 'synth-0001_image.nii.gz')
+    labels = nib.load(tmp_path / 'a' / 'synth-0001_dseg.nii.gz')
+    assert image.shape == labels.shape == (16, 16, 16)
+    np.testing.assert_array_equal(image.affine, labels.affine)
+    again = nib.load(tmp_path / 'b' / 'synth-0001_image.nii.gz')
+    np.testing.assert_array_equal(image.get_fdata(), again.get_fdata())
+    other = nib.load(tmp_path / 'a' / 'synth-0000_image.nii.gz')
+    assert not np.array_equal(image.get_fdata(), other.get_fdata())
+
+
+def test_bad_label_maps_are_named(tmp_path, capsys):
+    with pytest.raises(LabelMapError, match='no label maps'):
+        find_label_maps(tmp_path)
+    bad = tmp_path / 'bad.nii.gz'
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 999, np.int16), np.eye(4)), bad)
+    assert main(['synthesize', str(bad), str(tmp_path)]) == 1
+    assert 'bad.nii.gz: labels [999] are not generation labels' in capsys.readouterr().err
+
+
+def test_label_maps_of_a_derivatives_data_set(folder, tmp_path):
+    anat = tmp_path / 'derivatives' / 'sub-01' / 'anat'
+    anat.mkdir(parents=True)
+    target = anat / 'sub-01_desc-aseg_dseg.nii.gz'
+    (folder / 'map-0_dseg.nii.gz').rename(target)
+    assert find_label_maps(tmp_path / 'derivatives') == [target]
