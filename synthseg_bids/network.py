@@ -13,6 +13,7 @@ them fit no scan at all.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -102,7 +103,7 @@ class Level(nn.Module):
         biased = not (per_conv and config.norm != 'none')
         self.convs = nn.ModuleList(
             nn.Conv3d(a, b, 3, padding=1, bias=biased)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(_norm(config, features) for _ in range(convs * per_conv))
         self.norm = nn.Identity() if per_conv else _norm(config, features)
@@ -143,6 +144,11 @@ class UNet3D(nn.Module):
             for deep, shallow in upward
         )
         self.likelihood = nn.Conv3d(config.features, config.out_channels, 1)
+
+    def place(self, device: torch.device | str) -> UNet3D:
+        """Move to a device, in the memory layout that 3D convolutions are fast in."""
+        layout = torch.channels_last_3d
+        return self.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits.

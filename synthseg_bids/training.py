@@ -145,10 +145,8 @@ class Trainer:
         self.label_maps = [replace(m, indices=m.indices.to(self.device)) for m in label_maps]
         self.validation = list(validation)
         torch.manual_seed(config.seed)
-        self.network = UNet3D(config.network)
-        self.network.to(self.device, memory_format=torch.channels_last_3d)
-        self.average = UNet3D(config.network).requires_grad_(False)
-        self.average.to(self.device, memory_format=torch.channels_last_3d)
+        self.network = UNet3D(config.network).place(self.device)
+        self.average = UNet3D(config.network).place(self.device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=config.weight_decay, fused=True
@@ -206,10 +204,11 @@ class Trainer:
     def _update_average(self) -> None:
         # Early on, average over the steps made so far rather than over the random start.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        new = list(self.network.parameters())
-        torch._foreach_lerp_(list(self.average.parameters()), new, 1 - decay)
-        for mean, value in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            mean.copy_(value)
+        average, network = self.average, self.network
+        for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+            mean.data.lerp_(value, 1 - decay)
+        for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(new)
 
     def run(
         self,

@@ -117,8 +117,7 @@ def load_model(
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelFileError(f'{path}: not the weights its card describes ({reason})') from error
-    network.to(device=device, memory_format=torch.channels_last_3d)
-    return network.eval().requires_grad_(False), card
+    return network.place(device).eval().requires_grad_(False), card
 
 
 def read_card(path: Path) -> ModelCard:

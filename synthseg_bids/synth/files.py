@@ -6,12 +6,13 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..geometry import orientation, ras_affine, to_ras
 from ..labels import generation_indices, segmentation_labels
+from ..volume_io import read_label_map, write_image
 from .generator import PRESETS, GeneratorConfig, apply, draw
 
 logger = logging.getLogger(__name__)
@@ -90,17 +91,15 @@ def load_label_map(path: Path) -> LabelMap:
     Raises
     ------
     LabelMapError
-        If it cannot be read, is not three-dimensional or holds no cerebrum.
+        If it holds no cerebrum.
+    InputImageError
+        If it cannot be read or is not a label map.
     LabelSchemeError
         If it holds labels the generator does not know.
     """
-    try:
-        image = nib.as_closest_canonical(nib.load(path))
-        values = np.asarray(image.dataobj).squeeze()
-    except Exception as error:
-        raise LabelMapError(f'{path}: cannot be read ({error})') from error
-    if values.ndim != 3:
-        raise LabelMapError(f'{path}: shape {values.shape} found; a 3D label map is needed')
+    volume = read_label_map(path)
+    orient = orientation(volume.affine)
+    values = to_ras(volume.data, orient)
     indices = generation_indices(values, str(path))
     cerebrum = np.isin(values, (2, 3, 41, 42))
     if not cerebrum.any():
@@ -110,8 +109,8 @@ def load_label_map(path: Path) -> LabelMap:
     return LabelMap(
         name=path.name,
         indices=torch.from_numpy(indices),
-        affine=image.affine,
-        spacing_mm=float(np.mean(image.header.get_zooms()[:3])),
+        affine=ras_affine(volume.affine, volume.shape, orient),
+        spacing_mm=float(volume.spacing_mm.mean()),
         centre=(centre[0], centre[1], centre[2]),
     )
 
@@ -193,16 +192,8 @@ def synthesize_files(
         label_map = replace(label_map, indices=label_map.indices.to(device))
         image, target, affine = synthesize(label_map, config, sample_seed)
         paths = out_dir / f'synth-{i:04d}_image.nii.gz', out_dir / f'synth-{i:04d}_dseg.nii.gz'
-        _write(paths[0], image.cpu().numpy(), affine)
-        _write(paths[1], values[target.cpu().numpy()], affine)
+        write_image(paths[0], image.cpu().numpy(), affine)
+        write_image(paths[1], values[target.cpu().numpy()], affine)
         logger.info('%s from %s', paths[0], label_map.name)
         written.append(paths)
     return written
-
-
-def _write(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_xyzt_units('mm', 'sec')
-    temporary = path.with_name(f'.{path.name}')
-    nib.save(image, temporary)
-    temporary.replace(path)

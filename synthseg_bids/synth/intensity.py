@@ -98,7 +98,7 @@ def draw_intensities(
     means = _between(config.mean, generator, len(labels))
     stds = _between(config.std, generator, len(labels))
     if config.share_classes:
-        first = {}
+        first: dict[int, int] = {}
         for row, label in enumerate(labels):
             first.setdefault(label.generation_class, row)
         rows = torch.tensor([first[label.generation_class] for label in labels])
