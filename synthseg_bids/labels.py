@@ -230,8 +230,8 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
         If a label is not one of FreeSurfer's; the message names the scheme where it is known.
     """
     table = _reference_table()
-    values, inverse = np.unique(reference, return_inverse=True)
-    unknown = [int(v) for v in values if int(v) != v or int(v) not in table]
+    values = _distinct(reference)
+    unknown = [int(v) for v in values if int(v) not in table]
     if unknown:
         raise LabelSchemeError(
             f'{source}: labels {unknown[:10]} are not FreeSurfer labels'
@@ -239,16 +239,25 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
         )
     if not {2, 41} & {table[int(v)] for v in values}:
         raise LabelSchemeError(
-            f'{source}: labels {values[:10].astype(int).tolist()} hold no cerebral white matter '
+            f'{source}: labels {values[:10].tolist()} hold no cerebral white matter '
             f'(2, 41 or its parcels){_guess_scheme([], values)}; a whole-brain FreeSurfer-style '
             'label map is needed'
         )
-    folded = np.array([table[int(v)] for v in values], dtype=np.int16)[inverse]
-    folded = folded.reshape(reference.shape)
+    lookup = np.zeros(int(values.max()) + 1, dtype=np.int16)
+    lookup[values] = [table[int(v)] for v in values]
+    folded = lookup[reference]
     midline = folded == -1
     if midline.any():
         folded[midline] = _nearest_side(folded, midline)
     return folded
+
+
+def _distinct(labels: np.ndarray) -> np.ndarray:
+    """Return the sorted values of an integer array; counting beats sorting all its voxels."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > 1 << 20:
+        return np.unique(labels)
+    return np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
 
 
 def _guess_scheme(unknown: list[int], values: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .labels import segmentation_labels
 from .network import NetworkConfig, UNet3D
@@ -159,7 +159,8 @@ def save_model(path: Path, network: UNet3D, card: ModelCard) -> ModelCard:
         for key, value in network.state_dict().items()
     }
     temporary = path.with_suffix('.tmp')
-    save_file(state, temporary)
+    # Not save_file, whose files only their owner may read.
+    temporary.write_bytes(save(state))
     card = ModelCard(**{**vars(card), 'sha256': sha256(temporary)})
     text = json.dumps(asdict(card), indent=2)
     card_temporary = path.with_suffix('.json.tmp')

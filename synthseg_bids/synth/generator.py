@@ -112,17 +112,24 @@ SYNTHSEG2023 = GeneratorConfig(
 PRESETS: dict[str, GeneratorConfig] = {
     'midl2020': MIDL2020,
     'synthseg2023': SYNTHSEG2023,
-    # What our own networks train on: 2023 with skull-stripped heads, dark backgrounds and equal
-    # sides as often as real data sets have them, crops that hold the brain, and the intensity
-    # scaling of inference.
+    # What our own networks train on. Against 2023: skull-stripped heads, dark backgrounds and
+    # equal sides as often as real data sets have them, a third of the scans at full resolution,
+    # milder noise, bias and gamma, crops that hold the brain, and the intensity scaling of
+    # inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
         crop_jitter=16,
         deformation=replace(SYNTHSEG2023.deformation, rotation_deg=20, field_step=8),
         intensity=replace(
-            SYNTHSEG2023.intensity, dark_background=(0.25, 0.5), symmetric_probability=0.6
+            SYNTHSEG2023.intensity,
+            std=(0, 18),
+            dark_background=(0.25, 0.5),
+            symmetric_probability=0.75,
+            bias_std=(0, 0.5),
+            gamma=0.4,
         ),
+        resolution=ResolutionConfig(full_probability=0.35),
         skull_strip_probability=0.3,
         rescale=True,
     ),

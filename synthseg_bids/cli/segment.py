@@ -1,0 +1,96 @@
+"""``synthseg segment``: segment one scan of any contrast and resolution."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+LOGGER = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser('segment', help='segment one scan', description=__doc__)
+    parser.add_argument('scan', type=Path, metavar='IN', help='.nii, .nii.gz, .mgz or .mgh')
+    parser.add_argument(
+        'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
+    )
+    parser.add_argument(
+        '--volumes', type=Path, metavar='TSV', help='table of volumes, a row per structure'
+    )
+    parser.add_argument(
+        '--posteriors', type=Path, metavar='NII', help='4D probabilities on the grid of IN'
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--model', default='default', help='name of a shipped model, or a .safetensors file'
+    )
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
+    parser.add_argument(
+        '--fast', action='store_true', help='do not average with the mirrored scan: half the time'
+    )
+    parser.set_defaults(run=run)
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """Refuse output names before any time is spent."""
+    outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
+    for path in (args.out, args.posteriors):
+        if path is not None and not path.name.endswith(('.nii', '.nii.gz')):
+            raise ValueError(f'{path}: give a name that ends in .nii.gz or .nii')
+    for path in outputs:
+        if path.resolve() == args.scan.resolve():
+            raise ValueError(f'{path}: would overwrite the scan; give another name')
+        if path.is_dir():
+            raise ValueError(f'{path}: is a folder; give the name of a file')
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ValueError(f'{args.out}: several outputs share one name; give each its own')
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f'--threads {args.threads}: give at least 1')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+
+    Returns
+    -------
+    int
+        0; whatever goes wrong is raised, with a message of one line.
+
+    Raises
+    ------
+    ValueError
+        If the scan, the model or an option cannot be used (InputImageError, ModelFileError and
+        DeviceError are ValueErrors).
+    OSError
+        If an output cannot be written.
+    """
+    _check_names(args)
+
+    from ..volume_io import read_volume, write_label_map, write_posteriors
+
+    scan = read_volume(args.scan)
+
+    from ..bids.tables import write_morph_table
+    from ..inference import Segmenter
+    from ..measures import total_intracranial, volumes_from_labels
+
+    segmenter = Segmenter(args.model, args.device, flip=not args.fast, threads=args.threads)
+    found = segmenter.segment(scan.data, scan.affine, posteriors=args.posteriors is not None)
+    for path in (args.out, args.posteriors, args.volumes):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if args.volumes is not None:
+        volumes = volumes_from_labels(found.labels, scan.affine)
+        soft = found.volumes_mm3.tolist()
+        write_morph_table(args.volumes, volumes, total_intracranial(volumes), soft)
+    if found.posteriors is not None:
+        write_posteriors(args.posteriors, found.posteriors, scan.affine, scan)
+    write_label_map(args.out, found.labels, scan)
+    LOGGER.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
+    return 0

@@ -1,0 +1,254 @@
+"""From the network's posteriors to labels and volumes on the scan's own grid.
+
+What returns to the scan's grid are the posteriors, not the labels, so that structures keep smooth
+borders. They return one channel at a time, each only where it can win: no array of all channels
+on the scan's grid is made unless the posteriors themselves are asked for.
+"""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .geometry import bounding_box, resample, resampling_matrix
+
+#: Foreground probability above which a voxel counts as brain when looking for the brain, and when
+#: choosing the connected body to keep (the reference implementation's threshold).
+FIND_THRESHOLD = 0.5
+KEEP_THRESHOLD = 0.25
+#: Room left around the brain when cropping to it.
+MARGIN_MM = 8.0
+
+Box = tuple[slice, ...]
+
+
+def find_brain(posteriors: Tensor) -> Box | None:
+    """Return the bounding box of the largest body of foreground.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Channel 0 is background.
+
+    Returns
+    -------
+    tuple of slice, or None
+        None where no voxel is more likely foreground than background.
+    """
+    return bounding_box(_largest_body((posteriors[0] < 1 - FIND_THRESHOLD).numpy()))
+
+
+def crop_box(
+    brain: Box, shape: tuple[int, ...], crop_mm: tuple[float, ...], spacing: float, multiple: int
+) -> Box:
+    """Return the part of the network grid that shows the brain as in training.
+
+    Parameters
+    ----------
+    brain : tuple of slice
+        From :func:`find_brain`.
+    shape : tuple of int
+        Of the network grid.
+    crop_mm : tuple of float
+        Field of view that the network was trained on.
+    spacing : float
+        Of the network grid, in mm.
+    multiple : int
+        Sides are rounded up to multiples of it where the grid is large enough.
+
+    Returns
+    -------
+    tuple of slice
+        Inside the grid, centred on the brain where the grid allows, with a margin on all sides.
+
+    Examples
+    --------
+    >>> crop_box((slice(40, 50),), (100,), (32.0,), 1.0, 16)
+    (slice(29, 61, None),)
+    """
+    margin = int(np.ceil(MARGIN_MM / spacing))
+    box = []
+    for found, n, extent in zip(brain, shape, crop_mm, strict=True):
+        needed = max(found.stop - found.start + 2 * margin, round(extent / spacing))
+        size = min(-(-needed // multiple) * multiple, n)
+        start = min(max((found.start + found.stop - size) // 2, 0), n - size)
+        box.append(slice(start, start + size))
+    return tuple(box)
+
+
+@torch.inference_mode()
+def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | None]:
+    """Keep the largest body of the brain, and of every structure that is one body.
+
+    Bodies are the 6-connected components of what is likelier than 0.25. They keep the voxels that
+    touch them, too, because the unlikely side of a border says where within a voxel it runs.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Channel 0 is background. Changed in place.
+    groups : (n_channels,) tuple of int
+        Channels of one group form one body (0: not constrained).
+
+    Returns
+    -------
+    posteriors : (n_channels, x', y', z') tensor
+        Inside the brain's bounding box; they sum to 1.
+    box : tuple of slice, or None
+        That box; outside of it everything is background. None where there is no brain.
+    """
+    brain = _dilate(_largest_body((posteriors[0] < 1 - KEEP_THRESHOLD).numpy()))
+    box = bounding_box(brain)
+    if box is None:
+        return posteriors[:, :0, :0, :0], None
+    posteriors = posteriors[(slice(None), *box)].contiguous()
+    posteriors[1:] *= torch.from_numpy(brain[box])
+    for group in sorted(set(groups) - {0}):
+        channels = [channel for channel, g in enumerate(groups) if g == group]
+        likely = (posteriors[channels].amax(0) > KEEP_THRESHOLD).numpy()
+        body = torch.from_numpy(_dilate(_largest_body(likely)))
+        for channel in channels:
+            posteriors[channel] *= body
+    # What has lost all its probability is background.
+    posteriors[0][posteriors.sum(0) < 1e-6] = 1
+    return posteriors.div_(posteriors.sum(0)), box
+
+
+def _largest_body(mask: np.ndarray) -> np.ndarray:
+    """Return the largest 6-connected component of a mask."""
+    body = np.zeros(mask.shape, dtype=bool)
+    # Inside the bounding box only: most structures are small.
+    box = bounding_box(mask)
+    if box is not None:
+        part = np.ascontiguousarray(mask[box])
+        body[box] = cc3d.largest_k(part, k=1, connectivity=6, binary_image=True) > 0
+    return body
+
+
+def _dilate(body: np.ndarray) -> np.ndarray:
+    """Add the voxels that touch a body, diagonally, too."""
+    box = bounding_box(body)
+    if box is None:
+        return body
+    grown = tuple(
+        slice(max(part.start - 1, 0), min(part.stop + 1, n))
+        for part, n in zip(box, body.shape, strict=True)
+    )
+    part = torch.from_numpy(body[grown].astype(np.float32))
+    dilated = np.zeros_like(body)
+    dilated[grown] = functional.max_pool3d(part[None], 3, stride=1, padding=1)[0].numpy() > 0
+    return dilated
+
+
+def soft_volumes(posteriors: Tensor, n_voxels: int, voxel_volume_mm3: float) -> np.ndarray:
+    """Sum the posteriors of each channel.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Inside the brain's bounding box.
+    n_voxels : int
+        Of the whole grid: what lies outside the box is background.
+    voxel_volume_mm3 : float
+        Of that grid.
+
+    Returns
+    -------
+    (n_channels,) float64 array
+        In mm^3, background first.
+    """
+    volumes = posteriors.sum((1, 2, 3), dtype=torch.float64).numpy()
+    volumes[0] += n_voxels - posteriors[0].numel()
+    return volumes * voxel_volume_mm3
+
+
+@torch.inference_mode()
+def resample_labels(
+    posteriors: Tensor,
+    box: Box,
+    shape: tuple[int, ...],
+    to_shape: tuple[int, ...],
+    steps: np.ndarray,
+    labels: tuple[int, ...],
+    keep_posteriors: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Resample posteriors to another grid and take the most likely label of every voxel.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        They sum to 1.
+    box : tuple of slice
+        Where in their grid they lie; outside of it everything is background.
+    shape : tuple of int
+        Of their grid.
+    to_shape : tuple of int
+        Of the other grid, which has the same centre and axis directions.
+    steps : (3,) array
+        Spacing of the other grid divided by that of theirs.
+    labels : (n_channels,) tuple of int
+        Label of each channel, background first.
+    keep_posteriors : bool
+        Whether to return the resampled posteriors, too.
+
+    Returns
+    -------
+    labels : (x', y', z') int16 array
+    posteriors : (n_channels, x', y', z') uint8 array, or None
+        Probabilities times 255.
+    """
+    winner = np.full(to_shape, labels[0], dtype=np.int16)
+    kept = np.zeros((len(labels), *to_shape), dtype=np.uint8) if keep_posteriors else None
+    matrices = [
+        torch.from_numpy(resampling_matrix(n_in, n_out, step)[:, part])
+        for n_in, n_out, step, part in zip(shape, to_shape, steps, box, strict=True)
+    ]
+    # The largest probability of a voxel is at least 1 / n_channels, and interpolation is an
+    # average: a channel cannot win where all the neighbours are below that. Nor can it be seen,
+    # stored as a byte, below 1 / 510.
+    floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
+    # Outside the box is background, so it is the foreground that can be continued with 0.
+    whole, foreground = _resample_support(1 - posteriors[0], matrices, floor / 2)
+    best = 1 - foreground
+    if kept is not None:
+        kept[0] = 255
+        kept[0][whole] = _to_byte(best)
+    inside = winner[whole]
+    for channel in range(1, len(labels)):
+        region, probability = _resample_support(posteriors[channel], matrices, floor)
+        if kept is not None:
+            kept[channel][region] = _to_byte(probability)
+        part = tuple(
+            slice(r.start - w.start, r.stop - w.start) for r, w in zip(region, whole, strict=True)
+        )
+        better = probability > best[part]
+        best[part] = torch.maximum(best[part], probability)
+        inside[part][better.numpy()] = labels[channel]
+    return winner, kept
+
+
+def _resample_support(
+    probability: Tensor, matrices: list[Tensor], floor: float
+) -> tuple[Box, Tensor]:
+    """Resample a volume only where it exceeds a floor; return where that is, and the values."""
+    nothing = (slice(0, 0),) * 3, probability[:0, :0, :0]
+    support = bounding_box((probability > floor).numpy())
+    if support is None:
+        return nothing
+    rows, columns, parts = [], [], []
+    for matrix, span in zip(matrices, support, strict=True):
+        reached = torch.nonzero(matrix[:, span].sum(1))[:, 0]
+        if len(reached) == 0:  # narrower than the output's spacing, between two voxels
+            return nothing
+        rows.append(slice(int(reached[0]), int(reached[-1]) + 1))
+        used = torch.nonzero(matrix[rows[-1]].sum(0))[:, 0]
+        columns.append(slice(int(used[0]), int(used[-1]) + 1))
+        parts.append(matrix[rows[-1], columns[-1]])
+    return tuple(rows), resample(probability[tuple(columns)].contiguous(), parts)
+
+
+def _to_byte(probability: Tensor) -> np.ndarray:
+    return (probability * 255).round().clamp(0, 255).to(torch.uint8).numpy()

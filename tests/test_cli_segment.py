@@ -1,0 +1,106 @@
+"""The command ``synthseg segment``, from files to files."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from synthseg_bids.cli.main import main
+from synthseg_bids.labels import segmentation_labels
+
+AFFINE = np.array([[0, 0, 3.0, -40], [-4, 0, 0, 30], [0, -4, 0, 25], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def scan(tmp_path, rng):
+    path = tmp_path / 'scan.nii.gz'
+    nib.save(nib.Nifti1Image(rng.normal(size=(12, 14, 15)).astype(np.float32), AFFINE), path)
+    return path
+
+
+def run(*arguments) -> int:
+    return main(['segment', *map(str, arguments), '--device', 'cpu'])
+
+
+def test_writes_labels_volumes_and_posteriors(tmp_path, scan, tiny_model):
+    labels, table, posteriors = (
+        tmp_path / 'new' / n for n in ('labels.nii.gz', 'volumes.tsv', 'posteriors.nii.gz')
+    )
+    assert (
+        run(scan, labels, '--model', tiny_model, '--volumes', table, '--posteriors', posteriors)
+        == 0
+    )
+    image = nib.load(labels)
+    found = np.asanyarray(image.dataobj)
+    assert found.shape == (12, 14, 15)
+    np.testing.assert_array_equal(image.affine, AFFINE)
+    with open(table, newline='') as stream:
+        rows = list(csv.DictReader(stream, delimiter='\t'))
+    assert list(rows[0]) == ['index', 'name', 'volume_mm3', 'n_voxels', 'soft_volume_mm3']
+    assert [int(r['index']) for r in rows[:-1]] == [x.index for x in segmentation_labels()[1:]]
+    for row in rows[:-1]:
+        n_voxels = (found == int(row['index'])).sum()
+        assert int(row['n_voxels']) == n_voxels
+        assert float(row['volume_mm3']) == pytest.approx(n_voxels * 48, rel=1e-5)
+    assert rows[-1]['name'] == 'Total-Intracranial'
+    assert int(rows[-1]['n_voxels']) == (found > 0).sum()
+    image = nib.load(posteriors)
+    assert image.shape == (12, 14, 15, 33)
+    np.testing.assert_allclose(image.get_fdata().sum(-1), 1, atol=0.1)
+    np.testing.assert_array_equal(image.affine, AFFINE)
+
+
+def test_fast_is_without_the_mirrored_scan(tmp_path, scan, tiny_model):
+    options = ('--model', tiny_model, '--threads', 1, '--posteriors')
+    assert run(scan, tmp_path / 'a.nii', *options, tmp_path / 'pa.nii') == 0
+    assert run(scan, tmp_path / 'b.nii', *options, tmp_path / 'pb.nii', '--fast') == 0
+    first, second = (nib.load(tmp_path / name).get_fdata() for name in ('pa.nii', 'pb.nii'))
+    assert abs(first - second).max() > 0
+
+
+def refused(capsys, *arguments) -> str:
+    """Return the one line that a refused command writes."""
+    assert run(*arguments) == 1
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith('synthseg: ')]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_refusals_are_one_line(tmp_path, scan, tiny_model, capsys):
+    out, model = tmp_path / 'out.nii.gz', ('--model', tiny_model)
+    assert 'does not exist' in refused(capsys, tmp_path / 'absent.nii', out, *model)
+    assert 'ends in .nii.gz' in refused(capsys, scan, tmp_path / 'out.mgz', *model)
+    assert 'overwrite the scan' in refused(capsys, scan, scan, *model)
+    assert 'is a folder' in refused(capsys, scan, out, '--volumes', tmp_path, *model)
+    assert 'share one name' in refused(capsys, scan, out, '--posteriors', out, *model)
+    assert 'no such model' in refused(capsys, scan, out, '--model', 'wrong')
+    assert '--threads 0' in refused(capsys, scan, out, '--threads', 0, *model)
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), AFFINE), tmp_path / '4d.nii')
+    assert '4D with 3 volumes' in refused(capsys, tmp_path / '4d.nii', out, *model)
+    assert not out.exists()
+
+
+def test_unknown_devices_are_refused(tmp_path, scan, tiny_model, capsys):
+    arguments = ['segment', str(scan), str(tmp_path / 'o.nii'), '--model', str(tiny_model)]
+    assert main([*arguments, '--device', 'tpu']) == 1
+    assert "device 'tpu'" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        'import sys\n'
+        'from synthseg_bids.cli.main import main\n'
+        'try: main(["segment", "--help"])\n'
+        'except SystemExit: pass\n'
+        'sys.exit(any(m in sys.modules for m in ("torch", "numpy", "nibabel", "nipype")))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert '--posteriors' in done.stdout

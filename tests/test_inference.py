@@ -1,0 +1,424 @@
+"""Segmentations come back on the scan's grid, at the right place, whatever the grid.
+
+Stub networks stand in for a trained one: they turn intensities into known posteriors, so that
+where a structure is in mm is known exactly.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
+from torch import Tensor, nn
+
+from synthseg_bids import inference
+from synthseg_bids.geometry import resample, resampling_matrix
+from synthseg_bids.inference import Segmenter, cached_segmenter, prepare, rescale_intensities
+from synthseg_bids.labels import mirror_channels, segmentation_labels
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.postprocess import clean, crop_box, find_brain, resample_labels, soft_volumes
+from synthseg_bids.weights import ModelCard, ModelFileError
+
+LABELS = tuple(label.index for label in segmentation_labels())
+GROUPS = tuple(label.topology_group for label in segmentation_labels())
+HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))
+
+
+class SideStub(nn.Module):
+    """Call the intensity the probability of the hippocampus of the side it lies on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape[2:]))
+        probability = x[0, 0].float().clamp(1e-6, 1 - 1e-6)
+        logits = torch.full((1, 33, *x.shape[2:]), -30.0)
+        logits[0, 0] = (1 - probability).log()
+        half = x.shape[2] // 2
+        left, right = HIPPOCAMPI
+        logits[0, left, :half] = probability[:half].log()
+        logits[0, right, half:] = probability[half:].log()
+        return logits
+
+
+class LabelStub(nn.Module):
+    """Call the intensity the channel's number, divided by the number of the last one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = torch.arange(33.0)[:, None, None, None]
+        return -20 * (x[0].float() * 32 - channels)[None] ** 2
+
+
+def segmenter(
+    network: nn.Module,
+    spacing: float,
+    crop_mm: tuple[float, float, float] | None = None,
+    flip: bool = True,
+) -> Segmenter:
+    card = ModelCard('stub', NetworkConfig(levels=3), spacing, crop_mm)
+    return Segmenter.from_network(network, card, flip=flip)
+
+
+def ball(
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    offset_mm: tuple[float, float, float],
+    radius_mm: float,
+    edge_mm: float = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a ball with a smooth border, and its centre: an offset from the image's in mm."""
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    centre = middle + np.array(offset_mm)
+    positions = affine[:3, :3] @ np.indices(shape).reshape(3, -1) + affine[:3, 3:]
+    distance = np.linalg.norm(positions - centre[:, None], axis=0).reshape(shape)
+    return np.clip((radius_mm - distance) / edge_mm + 0.5, 0, 1), centre
+
+
+def scan_shape(codes: str, size_mm: float, spacing: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(round(size_mm / s) for s in spacing)
+
+
+@pytest.mark.parametrize('tilt', [0, 12])
+@pytest.mark.parametrize('codes', ORIENTATIONS)
+def test_structures_return_to_their_place(codes, tilt):
+    """In every orientation, side and centre are right to a tenth of a voxel."""
+    spacing = (1.1, 1.4, 2.3)
+    affine = oriented_affine(codes, spacing, tilt)
+    shape = scan_shape(codes, 42, spacing)
+    # Off the image's centre by more than the radius, so that it lies on one side only.
+    for label, side in ((17, -1), (53, 1)):
+        data, centre = ball(shape, affine, (side * 9.7, 3.1, -2.2), 8)
+        found = segmenter(SideStub(), 1.7).segment(data * 900 + 50, affine)
+        assert found.labels.shape == shape
+        assert found.labels.dtype == np.int16
+        assert set(np.unique(found.labels)) == {0, label}
+        error = centre_of_mass_mm(found.labels == label, affine) - centre
+        in_voxels = np.linalg.solve(affine[:3, :3], error)
+        assert abs(in_voxels).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    'spacing', [(0.5, 0.5, 5.0), (1, 1, 1), (0.7, 4, 0.7), (2.5, 2.5, 2.5), (1.5, 1.5, 1.5)]
+)
+@pytest.mark.parametrize('network_spacing', [1.0, 1.5, 3.0])
+def test_any_resolution_gives_the_same_place_and_volume(spacing, network_spacing):
+    affine = oriented_affine('LAS', spacing, 7)
+    shape = scan_shape('LAS', 44, spacing)
+    data, centre = ball(shape, affine, (-10.6, 2.3, 1.4), 8.5, edge_mm=4)
+    found = segmenter(SideStub(), network_spacing).segment(data, affine)
+    error = np.linalg.solve(affine[:3, :3], centre_of_mass_mm(found.labels == 17, affine) - centre)
+    assert abs(error).max() < 0.1
+    true_volume = 4 / 3 * np.pi * 8.5**3
+    hard_volume = (found.labels == 17).sum() * np.prod(spacing)
+    # Linear interpolation cuts the corners of what is few voxels wide.
+    tolerance = 0.08 if max(network_spacing, *spacing) < 2 else 0.2
+    assert hard_volume == pytest.approx(true_volume, rel=tolerance)
+    soft = found.volumes_mm3[HIPPOCAMPI[0]]
+    assert soft == pytest.approx(true_volume, rel=0.12)
+    assert found.volumes_mm3[HIPPOCAMPI[1]] == pytest.approx(0, abs=1e-3)
+    covered = np.prod(np.ceil(np.array(shape) * spacing / network_spacing - 1e-3))
+    assert found.volumes_mm3.sum() == pytest.approx(covered * network_spacing**3, rel=1e-4)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('codes', ['RAS', 'LIA', 'PSR'])
+def test_labels_return_voxel_by_voxel(codes, flip):
+    """At the network's spacing, an image made of labels is its own segmentation."""
+    truth = np.zeros((14, 14, 14), dtype=np.int16)
+    blocks = [LABELS.index(v) for v in (60, 2, 41, 3, 16, 10, 42, 24)]
+    for block, channel in enumerate(blocks):
+        corner = [2 + 5 * ((block >> bit) & 1) for bit in range(3)]
+        truth[tuple(slice(c, c + 5) for c in corner)] = LABELS[channel]
+    data = np.vectorize(LABELS.index)(truth) * 7.0
+    network = LabelStub()
+    if flip:  # a mirrored scan shows mirrored labels, which this stub cannot know
+        mirror = mirror_channels()
+        original = network.forward
+        calls = iter([False, True])
+        network.forward = lambda x: original(x)[:, mirror] if next(calls) else original(x)
+    found = segmenter(network, 1.0, flip=flip).segment(data, oriented_affine(codes, (1, 1, 1)))
+    np.testing.assert_array_equal(found.labels, truth)
+    expected = [(truth == value).sum() for value in LABELS]
+    expected[0] = truth.size - sum(expected[1:])
+    np.testing.assert_allclose(found.volumes_mm3, expected, atol=1e-2)
+
+
+def test_posteriors_return_on_the_grid():
+    affine = oriented_affine('PIR', (1, 1.3, 2))
+    data, centre = ball((32, 30, 18), affine, (8, 1, -2), 6)
+    found = segmenter(SideStub(), 1.5).segment(data, affine, posteriors=True)
+    assert found.posteriors is not None
+    assert found.posteriors.shape == (33, 32, 30, 18)
+    assert found.posteriors.dtype == np.uint8
+    assert abs(found.posteriors.sum(0, dtype=int) - 255).max() <= 2
+    posterior = found.posteriors[HIPPOCAMPI[1]] / 255
+    error = np.linalg.solve(affine[:3, :3], centre_of_mass_mm(posterior, affine) - centre)
+    assert abs(error).max() < 0.1
+    sure = abs(posterior - 0.5) > 0.01
+    np.testing.assert_array_equal((found.labels == 53)[sure], (posterior > 0.5)[sure])
+
+
+def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """Return smooth posteriors of all 33 channels."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn((1, 33, 4, 4, 4), generator=generator) * 6
+    fine = nn.functional.interpolate(coarse, size=shape, mode='trilinear')
+    return fine[0].softmax(0)
+
+
+@pytest.mark.parametrize('keep_posteriors', [False, True])
+@pytest.mark.parametrize('steps', [(0.6, 0.7, 3.0), (1, 1, 1), (2.2, 0.4, 0.9)])
+def test_lean_argmax_is_the_argmax(steps, keep_posteriors):
+    """Resampling each channel only where it can win gives the same labels as all of them."""
+    shape, box = (20, 22, 24), (slice(3, 17), slice(0, 20), slice(5, 24))
+    posteriors = torch.zeros((33, *shape))
+    posteriors[0] = 1
+    part = random_posteriors((14, 20, 19))
+    posteriors[(slice(None), *box)] = part
+    to_shape = tuple(int(n / s) for n, s in zip(shape, steps, strict=True))
+    matrices = [
+        torch.from_numpy(resampling_matrix(a, b, s))
+        for a, b, s in zip(shape, to_shape, steps, strict=True)
+    ]
+    everywhere = torch.stack([resample(p, matrices) for p in posteriors])
+    labels, kept = resample_labels(
+        part, box, shape, to_shape, np.array(steps), LABELS, keep_posteriors
+    )
+    expected = np.array(LABELS)[everywhere.argmax(0).numpy()]
+    top = everywhere.topk(2, dim=0).values
+    clear = (top[0] - top[1]).numpy() > 1e-5
+    assert clear.mean() > 0.98
+    assert len(np.unique(expected)) > 20
+    np.testing.assert_array_equal(labels[clear], expected[clear])
+    if kept is not None:
+        np.testing.assert_allclose(kept / 255, everywhere, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize('offset', [(0, 0, 0), (-40, 20, 10), (55, -48, 50)])
+def test_two_passes_find_the_brain_anywhere(offset):
+    affine = oriented_affine('LPS', (2, 2, 2))
+    data, centre = ball((84, 80, 72), affine, offset, 20)
+    data[:8, :8, :8] = 0.45  # brighter than background, smaller than the brain
+    network = SideStub()
+    found = segmenter(network, 2, crop_mm=(64, 64, 64)).segment(data, affine)
+    assert network.seen == [(84, 80, 72), (32, 32, 32), (32, 32, 32)]
+    assert found.grid_shape == (32, 32, 32)
+    brain = found.labels > 0
+    assert abs(centre_of_mass_mm(brain, affine) - centre).max() < 0.2
+    assert brain.sum() * 8 == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.1)
+    # What lies outside the crop is background, and counted.
+    assert found.volumes_mm3.sum() == pytest.approx(data.size * 8, rel=1e-4)
+
+
+def test_one_pass_where_the_scan_is_no_larger_than_the_crop():
+    affine = oriented_affine('RAS', (2, 2, 2))
+    data, _ = ball((32, 30, 20), affine, (12, 0, 0), 9)
+    network = SideStub()
+    segmenter(network, 2, crop_mm=(64, 64, 64), flip=False).segment(data, affine)
+    assert network.seen == [(32, 32, 20)]
+
+
+def test_crops_hold_the_brain_and_a_margin():
+    grid = ((100, 100, 90), (64.0, 64.0, 64.0), 2.0, 16)
+    brain = (slice(3, 10), slice(20, 80), slice(60, 88))
+    assert crop_box(brain, *grid) == (slice(0, 32), slice(10, 90), slice(42, 90))
+    for found, part in zip(brain, crop_box(brain, *grid), strict=True):
+        assert part.start <= max(found.start - 4, 0)
+        assert part.stop >= min(found.stop + 4, 90)
+
+
+def test_no_brain_is_all_background(caplog):
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros((1, 33, *x.shape[2:]))
+            logits[:, 0] = 20
+            return logits
+
+    data = np.random.default_rng(0).normal(size=(20, 20, 20))
+    for crop in (None, (24.0, 24.0, 24.0)):
+        found = segmenter(Nothing(), 1.5, crop).segment(data, np.eye(4), posteriors=True)
+        assert not found.labels.any()
+        assert found.posteriors is not None
+        assert (found.posteriors[0] == 255).all()
+        assert not found.posteriors[1:].any()
+        assert found.volumes_mm3[0] == pytest.approx(14**3 * 1.5**3)
+    assert 'no brain found' in caplog.text
+
+
+def test_clean_removes_detached_bodies():
+    posteriors = torch.zeros((33, 16, 16, 16))
+    left, right = HIPPOCAMPI
+    posteriors[left, 1:9, 2:14, 2:14] = 1
+    posteriors[right, 9:15, 2:14, 2:14] = 1
+    # An island of right in left, and one of both outside the brain.
+    posteriors[left, 3, 5, 5] = 0.3
+    posteriors[right, 3, 5, 5] = 0.7
+    posteriors[right, 15, 15, 15] = 1
+    posteriors[0] = 1 - posteriors[1:].sum(0)
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    assert box is not None
+    whole = torch.zeros_like(posteriors)
+    whole[0] = 1
+    whole[(slice(None), *box)] = cleaned
+    torch.testing.assert_close(whole.sum(0), torch.ones(16, 16, 16))
+    assert whole[left, 3, 5, 5] == 1
+    assert whole[0, 15, 15, 15] == 1
+    changed = (whole - posteriors).abs().amax(0) > 1e-6
+    assert changed.nonzero().tolist() == [[3, 5, 5], [15, 15, 15]]
+
+
+def test_clean_keeps_the_soft_side_of_borders():
+    profile = torch.tensor([0, 0.1, 0.6, 1, 1, 1, 0.7, 0.2, 0, 0])
+    posteriors = torch.zeros((33, 10, 10, 10))
+    posteriors[5] = profile[:, None, None]
+    posteriors[0] = 1 - posteriors[5]
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    assert box == (slice(1, 8), slice(0, 10), slice(0, 10))
+    torch.testing.assert_close(cleaned[5, :, 3, 3], profile[1:8])
+
+
+def test_clean_leaves_fluid_in_pieces():
+    posteriors = torch.zeros((33, 12, 12, 12))
+    fluid, brainstem = LABELS.index(24), LABELS.index(16)
+    posteriors[fluid] = 1
+    posteriors[brainstem, 4:8] = 1
+    posteriors[fluid, 4:8] = 0
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    assert box == (slice(0, 12),) * 3
+    torch.testing.assert_close(cleaned, posteriors)
+
+
+def test_find_brain_takes_the_largest_body():
+    posteriors = torch.zeros((33, 12, 12, 12))
+    posteriors[0] = 1
+    posteriors[0, 1:3, 1:3, 1:3] = 0.4
+    posteriors[0, 5:9, 4:10, 6:8] = 0.4
+    assert find_brain(posteriors) == (slice(5, 9), slice(4, 10), slice(6, 8))
+    posteriors[0] = 0.9
+    assert find_brain(posteriors) is None
+
+
+def test_soft_volumes_count_what_lies_outside():
+    posteriors = torch.zeros((3, 2, 2, 2))
+    posteriors[1] = 0.25
+    posteriors[0] = 0.75
+    np.testing.assert_allclose(soft_volumes(posteriors, 100, 2.0), [196, 4, 0])
+
+
+def test_intensities_are_clipped_to_percentiles(rng):
+    image = rng.normal(size=(20, 20, 20)).astype(np.float32)
+    image[0, 0, 0] = 1e6
+    scaled = rescale_intensities(image)
+    assert scaled.dtype == np.float32
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    assert 0.4 < np.median(scaled) < 0.6
+    np.testing.assert_array_equal(rescale_intensities(np.ones((3, 3, 3), np.float32)), 0)
+
+
+def test_prepare_describes_the_network_grid():
+    affine = oriented_affine('SLP', (1, 2, 0.5), 10)
+    data = np.random.default_rng(0).normal(size=(20, 12, 30))
+    prepared = prepare(data, affine, 1.25)
+    assert prepared.image.shape == (20, 12, 16)
+    assert prepared.image.dtype == np.float32
+    assert prepared.scan_shape == (12, 30, 20)
+    np.testing.assert_allclose(prepared.steps, [1.6, 0.4, 0.8])
+    assert np.diag(prepared.affine[:3, :3]).min() > 0
+
+
+class TestRealNetwork:
+    """A real network of random weights, as large as a test may be."""
+
+    affine: ClassVar = oriented_affine('RSA', (3, 4, 5), 10)
+    data: ClassVar = np.random.default_rng(1).normal(size=(16, 12, 10))
+
+    def test_segments(self, tiny_model):
+        found = Segmenter(tiny_model, 'cpu').segment(self.data, self.affine, posteriors=True)
+        assert found.labels.shape == self.data.shape
+        assert set(np.unique(found.labels)) <= set(LABELS)
+        assert found.posteriors is not None
+        assert found.posteriors.shape == (33, 16, 12, 10)
+        assert found.device == 'cpu'
+        assert found.seconds > 0
+        assert np.isfinite(found.volumes_mm3).all()
+
+    def test_repeats_itself(self, tiny_model):
+        first, second = (
+            Segmenter(tiny_model, 'cpu').segment(self.data, self.affine) for _ in range(2)
+        )
+        np.testing.assert_array_equal(first.labels, second.labels)
+        np.testing.assert_array_equal(first.volumes_mm3, second.volumes_mm3)
+
+    def test_gain_and_offset_do_not_matter(self, tiny_model):
+        segment = Segmenter(tiny_model, 'cpu').segment
+        first = segment(self.data, self.affine)
+        second = segment(self.data * 512 + 1024, self.affine)
+        np.testing.assert_allclose(first.volumes_mm3, second.volumes_mm3, rtol=0.02)
+
+    def test_mirrored_scans_give_mirrored_labels(self, tiny_model):
+        segment = Segmenter(tiny_model, 'cpu', flip=True).segment
+        affine = np.diag([4.0, 4, 4, 1])
+        found = segment(self.data, affine, posteriors=True).posteriors
+        mirrored = segment(self.data[::-1], affine, posteriors=True).posteriors
+        assert found is not None
+        assert mirrored is not None
+        expected = found[mirror_channels()][:, ::-1].astype(int)
+        assert np.percentile(abs(mirrored - expected), 99) <= 2
+
+    def test_number_formats_agree(self, tiny_model, monkeypatch):
+        network = Segmenter(tiny_model, 'cpu').network
+        image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
+        found = []
+        for dtype in (torch.float32, torch.bfloat16):
+            monkeypatch.setattr(inference, 'fast_dtype', lambda device, dtype=dtype: dtype)
+            found.append(inference.forward(network, image, 4, torch.device('cpu')))
+            assert found[-1].dtype == torch.float32
+        torch.testing.assert_close(found[0].sum(0), torch.ones(16, 16, 16))
+        assert (found[0] - found[1]).abs().max() < 0.03
+
+    @pytest.mark.parametrize('shape', [(1, 1, 1), (3, 1, 40), (5, 33, 2)])
+    def test_tiny_and_odd_shapes(self, tiny_model, shape, rng):
+        data = rng.normal(size=shape)
+        found = Segmenter(tiny_model, 'cpu').segment(data, self.affine)
+        assert found.labels.shape == shape
+
+    def test_all_levels_of_the_default_network(self, rng):
+        config = NetworkConfig(features=2, norm='instance')
+        card = ModelCard('deep', config, 2.0, (32.0, 32.0, 32.0))
+        found = Segmenter.from_network(UNet3D(config), card).segment(
+            rng.normal(size=(18, 20, 21)), np.diag([2.0, 2, 2, 1])
+        )
+        assert found.labels.shape == (18, 20, 21)
+
+
+def test_segmenters_are_cached(tiny_model):
+    first = cached_segmenter(str(tiny_model), 'cpu', True, None)
+    assert cached_segmenter(str(tiny_model), 'cpu', True, None) is first
+    assert cached_segmenter(str(tiny_model), 'cpu', False, None) is not first
+    cached_segmenter.cache_clear()
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ModelFileError, match='no such model'):
+        Segmenter('no-such-model', 'cpu')
+
+
+def test_falls_back_to_the_cpu_when_memory_runs_out(caplog):
+    class Greedy(SideStub):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.seen:
+                self.seen.append(())
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+            return super().forward(x)
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    found = segmenter(Greedy(), 1.0).segment(data, np.eye(4))
+    assert (found.labels == 53).any()
+    assert found.device == 'cpu'
+    assert 'out of memory for an image of 20 x 20 x 20 voxels' in caplog.text

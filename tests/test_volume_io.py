@@ -1,0 +1,321 @@
+"""Reading refuses what cannot be segmented, in one line; writing keeps the grid exactly."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from synthseg_bids.volume_io import (
+    InputImageError,
+    read_label_map,
+    read_volume,
+    write_image,
+    write_label_map,
+    write_posteriors,
+)
+
+AFFINE = np.array([[0, 0.1, -3, 40], [-0.9, 0, 0, 50], [0, 0.9, 0.4, -60], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def data(rng) -> np.ndarray:
+    return rng.normal(size=(4, 5, 6)).astype(np.float32)
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def refusal(path: Path, reader=read_volume) -> str:
+    """Return the message, after checking that it is one line about the file."""
+    with pytest.raises(InputImageError) as caught:
+        reader(path)
+    message = str(caught.value)
+    assert message.startswith(f'{path}: ')
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz', 'a.mgz', 'a.mgh', 'A.NII.GZ'])
+def test_reads_every_format(tmp_path, data, name):
+    kind = nib.MGHImage if 'mg' in name else nib.Nifti1Image
+    nib.save(kind(data, AFFINE), tmp_path / name)
+    volume = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+    assert volume.data.dtype == np.float32
+    assert volume.data.flags['C_CONTIGUOUS']
+    assert volume.data.flags['WRITEABLE']
+    assert volume.shape == (4, 5, 6)
+    np.testing.assert_allclose(volume.spacing_mm[0], 0.9, atol=1e-5)
+
+
+def test_applies_the_scale_factor(tmp_path, rng):
+    image = nib.Nifti1Image(rng.normal(size=(4, 4, 4)) * 1000, AFFINE)
+    image.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / 'a.nii.gz')
+    np.testing.assert_allclose(
+        read_volume(tmp_path / 'a.nii.gz').data, image.get_fdata(), atol=0.1
+    )
+
+
+def test_drops_trailing_axes_of_length_one(tmp_path, data):
+    path = save(tmp_path / 'a.nii', data[..., None, None])
+    np.testing.assert_array_equal(read_volume(path).data, data)
+
+
+def test_keeps_a_single_slice(tmp_path, data):
+    assert read_volume(save(tmp_path / 'a.nii', data[:, :, :1])).shape == (4, 5, 1)
+
+
+def test_non_finite_voxels_become_zero_with_a_warning(tmp_path, data, caplog):
+    data[0, 0, :3] = (np.nan, np.inf, -np.inf)
+    volume = read_volume(save(tmp_path / 'a.nii', data))
+    np.testing.assert_array_equal(volume.data[0, 0, :3], 0)
+    assert '3 voxels are not finite' in caplog.text
+
+
+def test_warns_of_a_guessed_orientation(tmp_path, data, caplog):
+    image = nib.Nifti1Image(data, None)
+    assert image.header['sform_code'] == image.header['qform_code'] == 0
+    nib.save(image, tmp_path / 'a.nii')
+    read_volume(tmp_path / 'a.nii')
+    assert 'neither sform nor qform' in caplog.text
+
+
+def test_says_nothing_about_a_good_image(tmp_path, data, caplog):
+    caplog.set_level(logging.DEBUG)
+    read_volume(save(tmp_path / 'a.nii', data))
+    assert not caplog.records
+
+
+def test_refuses_what_is_no_file(tmp_path):
+    assert 'does not exist' in refusal(tmp_path / 'a.nii')
+    (tmp_path / 'folder.nii').mkdir()
+    assert 'is a folder' in refusal(tmp_path / 'folder.nii')
+    (tmp_path / 'empty.nii').touch()
+    assert 'is empty' in refusal(tmp_path / 'empty.nii')
+    (tmp_path / 'a.txt').write_text('hello')
+    assert 'not one of .nii' in refusal(tmp_path / 'a.txt')
+
+
+def test_refuses_content_that_is_not_downloaded(tmp_path):
+    (tmp_path / 'link.nii.gz').symlink_to('.git/annex/objects/xx/yy/MD5E-s1--0.nii.gz')
+    assert 'datalad get' in refusal(tmp_path / 'link.nii.gz')
+    (tmp_path / 'annex.nii.gz').write_text('/annex/objects/MD5E-s123--0123.nii.gz\n')
+    assert 'datalad get' in refusal(tmp_path / 'annex.nii.gz')
+    (tmp_path / 'lfs.nii').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0')
+    assert 'git lfs pull' in refusal(tmp_path / 'lfs.nii')
+
+
+@pytest.mark.parametrize('kept', [0.05, 0.5, 0.99])
+def test_refuses_truncated_gzip(tmp_path, rng, kept):
+    path = save(tmp_path / 'a.nii.gz', rng.normal(size=(12, 12, 12)).astype(np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert 'damaged or truncated' in refusal(path)
+
+
+def test_refuses_damaged_gzip(tmp_path, rng):
+    path = save(tmp_path / 'a.nii.gz', rng.normal(size=(12, 12, 12)).astype(np.float32))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    path.write_bytes(bytes(content))
+    assert 'damaged or truncated' in refusal(path)
+
+
+def test_refuses_truncated_nifti(tmp_path, data):
+    path = save(tmp_path / 'a.nii', data)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert 'damaged or truncated' in refusal(path)
+
+
+@pytest.mark.parametrize('content', [b'not an image at all', b'\0' * 400])
+def test_refuses_other_content(tmp_path, content):
+    (tmp_path / 'a.nii').write_bytes(content)
+    assert 'cannot be read' in refusal(tmp_path / 'a.nii')
+    (tmp_path / 'b.nii.gz').write_bytes(gzip.compress(content))
+    assert 'cannot be read' in refusal(tmp_path / 'b.nii.gz')
+
+
+def test_refuses_other_shapes(tmp_path, rng):
+    path = save(tmp_path / 'a.nii', rng.normal(size=(3, 4, 5, 7)).astype(np.float32))
+    assert '4D with 7 volumes' in refusal(path)
+    path = save(tmp_path / 'b.nii', rng.normal(size=(3, 4)).astype(np.float32))
+    assert 'is not 3D' in refusal(path)
+
+
+def test_refuses_colours_and_complex_numbers(tmp_path):
+    rgb = np.zeros((3, 3, 3), dtype=[('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+    assert 'RGB' in refusal(save(tmp_path / 'a.nii', rgb))
+    assert 'complex64' in refusal(save(tmp_path / 'b.nii', np.ones((3, 3, 3), np.complex64)))
+
+
+@pytest.mark.parametrize('column', [(0, 0, 0), (0, 0, np.nan), (-0.9, 0, 1e-9)])
+def test_refuses_a_singular_affine(tmp_path, data, column):
+    image = nib.Nifti1Image(data, np.eye(4))
+    for name, values in zip('xyz', AFFINE[:3], strict=True):
+        image.header[f'srow_{name}'] = values
+    for name, value in zip('xyz', column, strict=True):
+        image.header[f'srow_{name}'][1] = value
+    for name, value in zip('xyz', (-0.9, 0, 0), strict=True):
+        image.header[f'srow_{name}'][0] = value
+    affine = image.header.get_sform()
+    path = tmp_path / 'a.nii'
+    image = nib.Nifti1Image(data, None, image.header)
+    image.header['sform_code'] = 1
+    nib.save(image, path)
+    assert not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-6
+    assert 'affine is singular or not finite' in refusal(path)
+
+
+def test_refuses_a_field_of_view_in_micrometres(tmp_path, data):
+    path = save(tmp_path / 'a.nii', data, np.diag([900.0, 900, 900, 1]))
+    assert 'must be in mm' in refusal(path)
+
+
+@pytest.mark.parametrize('value', [0, 7])
+def test_refuses_a_constant_image(tmp_path, value):
+    path = save(tmp_path / 'a.nii', np.full((4, 4, 4), value, np.float32))
+    assert f'every voxel is {value}' in refusal(path)
+
+
+@pytest.mark.parametrize('dtype', ['u1', 'i2', 'i4', 'f4', 'f8'])
+def test_reads_label_maps_of_any_type(tmp_path, dtype):
+    labels = np.arange(60).reshape(3, 4, 5)
+    volume = read_label_map(save(tmp_path / 'a.nii.gz', labels.astype(dtype)))
+    assert volume.data.dtype == np.int32
+    np.testing.assert_array_equal(volume.data, labels)
+
+
+def test_reads_scaled_labels(tmp_path):
+    image = nib.Nifti1Image(np.arange(27, dtype=np.int16).reshape(3, 3, 3), AFFINE)
+    image.header.set_slope_inter(3.0000001, 0)
+    nib.save(image, tmp_path / 'a.nii')
+    found = read_label_map(tmp_path / 'a.nii').data
+    np.testing.assert_array_equal(found, np.arange(27).reshape(3, 3, 3) * 3)
+
+
+@pytest.mark.parametrize('value', [0.37, np.nan, np.inf, 3e10])
+def test_refuses_label_maps_of_other_numbers(tmp_path, value):
+    labels = np.zeros((3, 3, 3))
+    labels[1, 1, 1] = value
+    assert 'not a label map' in refusal(save(tmp_path / 'a.nii', labels), read_label_map)
+
+
+def odd_header(path: Path, data: np.ndarray) -> Path:
+    """Write an image whose header holds something in every field that labels must not lose."""
+    image = nib.Nifti1Image(data, AFFINE)
+    image.set_sform(AFFINE, code=4)
+    image.set_qform(np.diag([0.9, 0.9, 3, 1]), code=2)
+    image.header.set_xyzt_units('mm', 'msec')
+    image.header['descrip'] = b'secret'
+    image.header['cal_max'] = 900
+    image.header.set_slope_inter(2, 1)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension('comment', b'secret'))
+    nib.save(image, path)
+    return path
+
+
+def test_label_maps_keep_the_grid_exactly(tmp_path, data):
+    scan = read_volume(odd_header(tmp_path / 'scan.nii.gz', data))
+    labels = np.arange(120).reshape(4, 5, 6)
+    write_label_map(tmp_path / 'labels.nii.gz', labels, scan)
+    theirs, ours = (nib.load(tmp_path / name) for name in ('scan.nii.gz', 'labels.nii.gz'))
+    np.testing.assert_array_equal(np.asanyarray(ours.dataobj), labels)
+    assert ours.get_data_dtype() == np.int16
+    assert np.asanyarray(ours.dataobj).dtype == np.int16
+    quaternion = ('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z')
+    rows = ('sform_code', 'srow_x', 'srow_y', 'srow_z')
+    for key in (*rows, *quaternion, 'qform_code', 'pixdim', 'xyzt_units', 'dim'):
+        np.testing.assert_array_equal(ours.header[key], theirs.header[key], err_msg=key)
+    assert ours.header['descrip'] == b''
+    assert ours.header['cal_max'] == 0
+    assert len(ours.header.extensions) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['labels.nii.gz', 'scan.nii.gz']
+
+
+def test_label_maps_of_mgz_become_nifti(tmp_path, data):
+    nib.save(nib.MGHImage(data, AFFINE), tmp_path / 'scan.mgz')
+    scan = read_volume(tmp_path / 'scan.mgz')
+    write_label_map(tmp_path / 'labels.nii.gz', np.ones(scan.shape, np.int16), scan)
+    image = nib.load(tmp_path / 'labels.nii.gz')
+    np.testing.assert_allclose(image.affine, scan.affine, atol=1e-5)
+    assert image.header['sform_code'] == image.header['qform_code'] == 1
+
+
+def test_label_maps_of_4d_files_are_3d(tmp_path, data):
+    scan = read_volume(save(tmp_path / 'scan.nii', data[..., None]))
+    write_label_map(tmp_path / 'labels.nii', np.ones(scan.shape, np.int16), scan)
+    assert nib.load(tmp_path / 'labels.nii').shape == (4, 5, 6)
+
+
+def test_writing_refuses_mistakes_and_leaves_nothing(tmp_path, data):
+    scan = read_volume(save(tmp_path / 'scan.nii', data))
+    ones = np.ones(scan.shape, np.int32)
+    with pytest.raises(ValueError, match=r'labels of shape \(1, 5, 6\)'):
+        write_label_map(tmp_path / 'a.nii', ones[:1], scan)
+    with pytest.raises(ValueError, match='do not fit uint8'):
+        write_label_map(tmp_path / 'a.nii', ones * 300, scan, dtype=np.uint8)
+    with pytest.raises(ValueError, match='ends in'):
+        write_label_map(tmp_path / 'a.mgz', ones, scan)
+    with pytest.raises(OSError, match='absent'):
+        write_label_map(tmp_path / 'absent' / 'a.nii', ones, scan)
+    assert [p.name for p in tmp_path.iterdir()] == ['scan.nii']
+
+
+def test_an_old_file_survives_a_failed_write(tmp_path, data, monkeypatch):
+    scan = read_volume(save(tmp_path / 'scan.nii', data))
+    path = tmp_path / 'a.nii'
+    path.write_text('old')
+
+    def fail(image, name):
+        Path(name).write_text('half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(nib, 'save', fail)
+    with pytest.raises(OSError, match='No space'):
+        write_label_map(path, np.ones(scan.shape, np.int16), scan)
+    assert path.read_text() == 'old'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.nii', 'scan.nii']
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'stored'), [('f8', 'f4'), ('f2', 'f4'), ('i2', 'i2'), ('i8', 'i4'), ('?', 'u1')]
+)
+def test_images_keep_values_and_grid(tmp_path, dtype, stored):
+    data = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    write_image(tmp_path / 'a.nii.gz', data, AFFINE)
+    image = nib.load(tmp_path / 'a.nii.gz')
+    assert image.get_data_dtype() == np.dtype(stored)
+    np.testing.assert_array_equal(image.get_fdata(), data)
+    np.testing.assert_allclose(image.get_sform(), AFFINE, atol=1e-6)
+    assert image.header.get_xyzt_units() == ('mm', 'sec')
+
+
+@pytest.mark.parametrize('as_bytes', [False, True])
+def test_posteriors_are_scaled_bytes(tmp_path, rng, as_bytes):
+    posteriors = rng.dirichlet(np.ones(3), size=(4, 5, 6)).transpose(3, 0, 1, 2)
+    given = np.rint(posteriors * 255).astype(np.uint8) if as_bytes else posteriors
+    write_posteriors(tmp_path / 'a.nii.gz', given, AFFINE)
+    image = nib.load(tmp_path / 'a.nii.gz')
+    assert image.shape == (4, 5, 6, 3)
+    assert image.get_data_dtype() == np.uint8
+    assert image.dataobj.slope == pytest.approx(1 / 255)
+    np.testing.assert_allclose(image.get_fdata(), np.moveaxis(posteriors, 0, -1), atol=0.502 / 255)
+    assert image.header.get_xyzt_units() == ('mm', 'sec')
+
+
+def test_posteriors_keep_the_grid_of_the_scan(tmp_path, data):
+    scan = read_volume(odd_header(tmp_path / 'scan.nii.gz', data))
+    write_posteriors(tmp_path / 'p.nii.gz', np.zeros((2, 4, 5, 6)), scan.affine, scan)
+    header = nib.load(tmp_path / 'p.nii.gz').header
+    assert (int(header['sform_code']), int(header['qform_code'])) == (4, 2)
+    np.testing.assert_array_equal(header.get_sform(), scan.header.get_sform())
+    np.testing.assert_array_equal(header.get_qform(), scan.header.get_qform())
