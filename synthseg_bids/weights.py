@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save
 from .labels import segmentation_labels
 from .network import NetworkConfig, UNet3D
 
-#: Name of the shipped model that every command uses unless told otherwise.
+#: What every command asks for unless told otherwise, and the shipped model that it stands for.
 DEFAULT_MODEL = 'default'
+BEST_SHIPPED = 'fast'
 
 
 class ModelFileError(ValueError):
@@ -76,7 +77,8 @@ def model_path(name_or_path: str | Path) -> Path:
     folder = Path(str(files('synthseg_bids').joinpath('data/models')))
     path = Path(name_or_path)
     if path.suffix != '.safetensors':
-        path = folder / f'{name_or_path}.safetensors'
+        name = BEST_SHIPPED if name_or_path == DEFAULT_MODEL else name_or_path
+        path = folder / f'{name}.safetensors'
     if not path.is_file():
         shipped = ', '.join(sorted(p.stem for p in folder.glob('*.safetensors'))) or 'none'
         raise ModelFileError(

@@ -1,0 +1,1 @@
+"""Reading a raw BIDS dataset and writing a derivative one, without PyTorch or Nipype."""

@@ -1,0 +1,69 @@
+"""Writing files so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def _write(path: Path, fill: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A leading dot: readers of BIDS datasets ignore it should we be killed half-way.
+    temporary = path.with_name(f'.{os.getpid()}-{path.name}')
+    try:
+        fill(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name in the same folder, then rename it."""
+    _write(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object; see :func:`write_text`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a tab-separated table; missing, None and not-a-number become ``n/a``.
+
+    Parameters
+    ----------
+    path : Path
+    columns : iterable of str
+    rows : iterable of mapping
+        Floats are written with six significant digits, at least to the thousandth.
+    """
+    columns = list(columns)
+    lines = ['\t'.join(columns)]
+    lines += ['\t'.join(_cell(row.get(column)) for column in columns) for row in rows]
+    write_text(path, '\n'.join(lines) + '\n')
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value or value == '':
+        return 'n/a'
+    if isinstance(value, float):
+        return f'{value:.3f}' if abs(value) >= 1000 else f'{value:.6g}'
+    return ' '.join(str(value).split())
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a tab-separated table; an absent file has no rows."""
+    if not path.exists():
+        return []
+    header, *lines = path.read_text(encoding='utf-8').splitlines() or ['']
+    columns = header.split('\t')
+    return [dict(zip(columns, line.split('\t'), strict=False)) for line in lines if line]
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content; see :func:`write_text`."""
+    _write(path, lambda temporary: shutil.copyfile(source, temporary))

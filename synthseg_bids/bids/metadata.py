@@ -1,0 +1,208 @@
+"""The files that describe the output dataset, and the sidecars of its label maps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from synthseg_bids import __version__
+from synthseg_bids.labels import segmentation_labels
+
+from .atomic import write_json, write_table, write_text
+from .query import QueryError
+
+APP = 'synthseg-bids'
+BIDS_VERSION = '1.10.1'
+
+_LOGGER = logging.getLogger(__name__)
+
+# "figures" without a closing slash: with one, the validator does not ignore the folder.
+_BIDSIGNORE = """*.html
+sub-*/figures
+*_morph.*
+*_dice.*
+*_qc.*
+group_*
+"""
+
+_README = """# SynthSeg segmentations
+
+Whole-brain segmentations made by synthseg-bids, which runs a network trained only on images
+synthesised from label maps and therefore segments scans of any contrast and resolution.
+
+Every image of the source dataset has its own files, named after it:
+
+- `*_seg-synthseg_desc-<suffix>_dseg.nii.gz`: the label map, on the voxel grid of the image
+  `<suffix>` (T1w, T2w, ...). `seg-synthseg_dseg.tsv` lists the labels; their numbers are those
+  of FreeSurfer.
+- `*_probseg.nii.gz` (on request): the posterior probability of every label, in the order that
+  `LabelMap` gives in the sidecar.
+- `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
+  `soft_volume_mm3` sums posterior probabilities on the grid of the network and is less sensitive
+  to large voxels.
+- `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
+
+`group_status.tsv` names every image that was looked at and says what became of it;
+`group_morph.tsv` and `group_dice.tsv` gather the tables of all images. `logs/` holds the log and
+the settings of every run.
+
+Images are never averaged or registered to each other. Intended for research, not for diagnosis.
+"""
+
+_LOOKUP_COLUMNS = ('index', 'name', 'abbreviation', 'color', 'mapping')
+
+
+def describe_dataset(out_dir: Path, bids_dir: Path, derivatives: Mapping[str, Path]) -> None:
+    """Write the files at the root of the output dataset.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Made if need be.
+    bids_dir : Path
+        The raw dataset.
+    derivatives : mapping of str to Path
+        Other datasets that URIs may refer to, by name.
+
+    Raises
+    ------
+    QueryError
+        If the folder already holds a dataset that we did not make.
+    """
+    raw = read_description(bids_dir) or {}
+    previous = read_description(out_dir)
+    refuse_foreign_dataset(out_dir)
+    links = dict((previous or {}).get('DatasetLinks', {}))
+    links |= {name: _relative(path, out_dir) for name, path in derivatives.items()}
+    links['raw'] = _relative(bids_dir, out_dir)
+    description: dict[str, Any] = {
+        'Name': f'SynthSeg segmentations of {raw.get("Name") or "a BIDS dataset"}',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'GeneratedBy': [_generated_by()],
+        'SourceDatasets': [{'URL': links['raw']}],
+        'DatasetLinks': links,
+        'HowToAcknowledge': 'Cite Billot et al., A Learning Strategy for Contrast-agnostic MRI '
+        'Segmentation, MIDL 2020, and name synthseg-bids with its version.',
+    }
+    description |= {key: raw[key] for key in ('License', 'Authors') if raw.get(key)}
+    if str(raw.get('DatasetDOI', '')).startswith('doi:'):
+        description['SourceDatasets'][0]['DOI'] = raw['DatasetDOI']
+    write_json(out_dir / 'dataset_description.json', description)
+    write_text(out_dir / '.bidsignore', _BIDSIGNORE)
+    write_text(out_dir / 'README.md', _README)
+    if not (out_dir / 'CHANGES').exists():
+        write_text(out_dir / 'CHANGES', f'{__version__}\n  - Made by {APP} {__version__}.\n')
+    write_label_lookup(out_dir)
+
+
+def refuse_foreign_dataset(out_dir: Path) -> None:
+    """Raise QueryError if the folder holds a dataset that we did not make."""
+    description = read_description(out_dir)
+    if description is None:
+        return
+    tools = description.get('GeneratedBy')
+    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
+    if first.get('Name') != APP:
+        raise QueryError(
+            f'{out_dir}: holds another dataset ({description.get("Name", "no name")}); '
+            'give an empty folder for the output'
+        )
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Read ``dataset_description.json``; None if it is absent, with a warning if it is broken."""
+    path = folder / 'dataset_description.json'
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        _LOGGER.warning('%s: cannot be read (%s); going on without it', path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _generated_by() -> dict[str, Any]:
+    entry: dict[str, Any] = {'Name': APP, 'Version': __version__}
+    # Set in our images, so that a dataset tells which one made it.
+    if tag := os.environ.get('SYNTHSEG_BIDS_DOCKER_TAG'):
+        entry['Container'] = {'Type': 'docker', 'Tag': tag}
+    elif uri := os.environ.get('SYNTHSEG_BIDS_SINGULARITY_URL'):
+        entry['Container'] = {'Type': 'singularity', 'URI': uri}
+    return entry
+
+
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+
+
+def write_label_lookup(out_dir: Path) -> None:
+    """Write ``seg-synthseg_dseg.tsv`` and the fields that all label maps share."""
+    rows = (
+        {
+            'index': label.index,
+            'name': label.name,
+            'abbreviation': label.abbreviation,
+            'color': label.color,
+            'mapping': 0 if label.index == 0 else label.mapping,
+        }
+        for label in segmentation_labels()
+    )
+    write_table(out_dir / 'seg-synthseg_dseg.tsv', _LOOKUP_COLUMNS, rows)
+    what = 'Segmentation of brain structures by a network trained on synthetic images'
+    shared = {'Description': what, 'Manual': False}
+    write_json(out_dir / 'seg-synthseg_dseg.json', shared)
+
+
+def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
+    """Write ``descriptions.tsv``: what each ``desc`` stands for.
+
+    Parameters
+    ----------
+    out_dir : Path
+    descriptions : sequence of str
+        The ``desc`` labels in use; none, no file.
+    """
+    if not descriptions:
+        return
+    rows = (
+        {'desc_id': f'desc-{label}', 'description': f'Derived from the {label} image alone'}
+        for label in descriptions
+    )
+    write_table(out_dir / 'descriptions.tsv', ('desc_id', 'description'), rows)
+    write_json(
+        out_dir / 'descriptions.json',
+        {
+            'Description': 'What the desc entities of this dataset stand for.',
+            'desc_id': {'Description': 'The desc entity.'},
+            'description': {'Description': 'What it stands for.'},
+        },
+    )
+
+
+def label_map_sidecar(source: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a label map on the grid of its source image.
+
+    Parameters
+    ----------
+    source : str
+        BIDS URI of the source image.
+    provenance : mapping of str to object
+        What the segmentation says about itself: ``InputSHA256``, ``ModelSHA256``, ...
+    """
+    return {'Sources': [source], 'SpatialReference': source, **provenance}
+
+
+def posteriors_sidecar(source: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe posterior maps; ``LabelMap`` names their volumes."""
+    labels = [label.abbreviation for label in segmentation_labels()]
+    return {
+        'Description': 'Posterior probability of each label, 0 to 1',
+        **label_map_sidecar(source, provenance),
+        'LabelMap': labels,
+    }

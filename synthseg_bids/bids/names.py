@@ -1,0 +1,139 @@
+"""File names: taking BIDS names apart and naming derivatives after their source image.
+
+A derivative keeps every entity of its source, so that no two images share an output, and names
+the source's suffix in ``desc``: ``sub-01_run-2_T2w`` becomes
+``sub-01_run-2_seg-synthseg_desc-T2w_dseg``. Entities that BIDS does not allow on a label map
+(``inv``, ``flip``, ...) are appended to ``desc``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+#: Entities that a source hands on to its derivatives, in the order BIDS wants.
+SOURCE_ENTITIES = ('sub', 'ses', 'task', 'acq', 'ce', 'rec', 'run', 'echo', 'part', 'chunk')
+#: Entities that say which processing, not which image, a derivative came from.
+DERIVATIVE_ENTITIES = (
+    'hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc'
+)  # fmt: skip
+IMAGE_EXTENSIONS = ('.nii.gz', '.nii')
+
+_ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
+
+
+def split_extension(name: str) -> tuple[str, str]:
+    """Split ``name`` at its first dot.
+
+    Examples
+    --------
+    >>> split_extension('sub-01_T1w.nii.gz')
+    ('sub-01_T1w', '.nii.gz')
+    """
+    stem, dot, extension = name.partition('.')
+    return stem, dot + extension
+
+
+def parse_name(name: str) -> tuple[dict[str, str], str, str] | None:
+    """Take a BIDS file name apart.
+
+    Parameters
+    ----------
+    name : str
+        File name without folders.
+
+    Returns
+    -------
+    tuple of (entities, suffix, extension) or None
+        None if the name does not follow BIDS.
+
+    Examples
+    --------
+    >>> parse_name('sub-01_run-2_T1w.nii.gz')
+    ({'sub': '01', 'run': '2'}, 'T1w', '.nii.gz')
+    >>> parse_name('scan.nii') is None
+    True
+    """
+    stem, extension = split_extension(name)
+    *parts, suffix = stem.split('_')
+    matches = [_ENTITY.fullmatch(part) for part in parts]
+    entities = {match[1]: match[2] for match in matches if match}
+    well_formed = len(entities) == len(parts) and suffix.isalnum()
+    if not well_formed or next(iter(entities), None) != 'sub':
+        return None
+    return entities, suffix, extension
+
+
+def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synthseg') -> str:
+    """Name the derivatives of one image, up to but without their own suffix.
+
+    Parameters
+    ----------
+    entities : mapping of str to str
+        Entities of the source image.
+    suffix : str
+        Suffix of the source image.
+    seg : str
+        Name of the segmentation.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> derivative_stem({'sub': '01', 'run': '2'}, 'T2w')
+    'sub-01_run-2_seg-synthseg_desc-T2w'
+    >>> derivative_stem({'sub': '01', 'inv': '2'}, 'MP2RAGE')
+    'sub-01_seg-synthseg_desc-MP2RAGEinv2'
+    """
+    kept = [f'{key}-{entities[key]}' for key in SOURCE_ENTITIES if key in entities]
+    folded = ''.join(
+        f'{key}{value}' for key, value in entities.items() if key not in SOURCE_ENTITIES
+    )
+    return '_'.join([*kept, f'seg-{seg}', f'desc-{suffix}{folded}'])
+
+
+def derivative_name(
+    entities: Mapping[str, str], suffix: str, kind: str, extension: str, seg: str = 'synthseg'
+) -> str:
+    """Name one derivative of an image, relative to the output folder.
+
+    Parameters
+    ----------
+    entities : mapping of str to str
+        Entities of the source image.
+    suffix : str
+        Suffix of the source image.
+    kind : str
+        Suffix of the derivative: ``dseg``, ``probseg``, ``morph``, ``dice``.
+    extension : str
+        With its leading dot.
+    seg : str
+        Name of the segmentation.
+
+    Returns
+    -------
+    str
+        Path with forward slashes.
+
+    Examples
+    --------
+    >>> derivative_name({'sub': '01', 'ses': 'a'}, 'T1w', 'dseg', '.nii.gz')
+    'sub-01/ses-a/anat/sub-01_ses-a_seg-synthseg_desc-T1w_dseg.nii.gz'
+    """
+    name = f'{derivative_stem(entities, suffix, seg)}_{kind}{extension}'
+    return str(anat_folder(entities) / name)
+
+
+def anat_folder(entities: Mapping[str, str]) -> PurePosixPath:
+    """Return the ``anat`` folder of a subject or session, relative to the dataset."""
+    levels = [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]
+    return PurePosixPath(*levels, 'anat')
+
+
+def bids_uri(dataset: str, relative: str) -> str:
+    """Name a file of a linked dataset, e.g. ``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``."""
+    return f'bids:{dataset}:{quote(relative, safe="/+")}'

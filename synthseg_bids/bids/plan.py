@@ -1,0 +1,80 @@
+"""From images to tasks: what each image's outputs are called and what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .names import anat_folder, bids_uri, derivative_stem
+from .query import ImageFile, Skipped
+from .references import find_reference
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to segment.
+
+    Attributes
+    ----------
+    image : ImageFile
+    stem : str
+        Relative path of the outputs, up to their suffix.
+    source : str
+        BIDS URI of the image.
+    references : dict of str to Path
+        Reference label maps by the name of their dataset.
+    reference_uris : dict of str to str
+        Their BIDS URIs.
+    """
+
+    image: ImageFile
+    stem: str
+    source: str
+    references: dict[str, Path] = field(default_factory=dict)
+    reference_uris: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the workflow; the letters that Nipype allows."""
+        return self.image.path.name.partition('.')[0].replace('+', 'plus')
+
+    def kinds(self, posteriors: bool) -> list[str]:
+        """List the kinds of outputs it should give."""
+        wanted = {'dseg': True, 'morph': True, 'probseg': posteriors, 'dice': self.references}
+        return [kind for kind, yes in wanted.items() if yes]
+
+
+def plan_tasks(
+    images: Iterable[ImageFile], derivatives: Mapping[str, Path]
+) -> tuple[list[ImageTask], list[Skipped]]:
+    """Name the outputs of every image and find its references.
+
+    Parameters
+    ----------
+    images : iterable of ImageFile
+    derivatives : mapping of str to Path
+        Datasets with reference segmentations, by name.
+
+    Returns
+    -------
+    tasks : list of ImageTask
+    clashes : list of Skipped
+        Images whose outputs would overwrite those of another one.
+    """
+    tasks: dict[str, ImageTask] = {}
+    clashes = []
+    for image in images:
+        stem = str(anat_folder(image.entities) / derivative_stem(image.entities, image.suffix))
+        if stem in tasks:
+            reason = f'its outputs would overwrite those of {tasks[stem].image.relative}'
+            clashes.append(Skipped(image.relative, reason, failed=True))
+            continue
+        references = find_reference(image, derivatives)
+        uris = {
+            name: bids_uri(name, path.relative_to(derivatives[name]).as_posix())
+            for name, path in references.items()
+        }
+        source = bids_uri('raw', image.relative)
+        tasks[stem] = ImageTask(image, stem, source, references, uris)
+    return list(tasks.values()), clashes

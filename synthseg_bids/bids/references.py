@@ -1,0 +1,105 @@
+"""Reference segmentations: which label map of another dataset belongs to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .names import DERIVATIVE_ENTITIES, anat_folder, parse_name
+from .query import DEFAULT_SUFFIXES, ImageFile
+
+#: Spaces whose label maps lie on the subject's own head.
+NATIVE_SPACES = ('orig', 'native', 'scanner', 'individual', 'T1w', 'T2w', 'FLAIR')
+# All echoes and parts of one acquisition show the same head in the same place.
+_SAME_HEAD = ('echo', 'part', 'inv', 'flip', 'mt')
+
+
+def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the reference segmentation of an image in each dataset.
+
+    A reference belongs to an image if subject, session, acquisition and run are the same. Its
+    ``desc`` may name the contrast it was drawn on (``desc-T1w``): the image's own contrast comes
+    first, but another one of the same head serves too, since both lie in one world space.
+
+    Parameters
+    ----------
+    image : ImageFile
+    derivatives : mapping of str to Path
+        Datasets by name.
+
+    Returns
+    -------
+    dict of str to Path
+        Dataset name to label map; datasets without one are left out.
+    """
+    found = {}
+    for name, root in derivatives.items():
+        candidates = []
+        folder = root / anat_folder(image.entities)
+        for path in sorted(folder.glob('sub-*_dseg.*')) if folder.is_dir() else ():
+            rank = _rank(path, image)
+            if rank is not None:
+                candidates.append((rank, path.name, path))
+        if candidates:
+            found[name] = min(candidates)[-1]
+    return found
+
+
+def _rank(path: Path, image: ImageFile) -> tuple[int, ...] | None:
+    """Say how well a label map fits an image: smaller is better, None not at all."""
+    parsed = parse_name(path.name)
+    if parsed is None or parsed[1:] not in [('dseg', e) for e in ('.nii.gz', '.nii', '.mgz')]:
+        return None
+    entities = parsed[0]
+    if _head(entities) != _head(image.entities) or {'label', 'hemi'} & {*entities}:
+        return None
+    if entities.get('space', 'orig') not in NATIVE_SPACES:
+        return None
+    description = entities.get('desc', '')
+    contrast = next((s for s in DEFAULT_SUFFIXES if description.startswith(s)), None)
+    preferred = ('aparcaseg', 'aseg')
+    return (
+        0 if contrast == image.suffix else 1 if contrast is None else 2,
+        preferred.index(description) if description in preferred else len(preferred),
+        int('res' in entities),
+    )
+
+
+def _head(entities: Mapping[str, str]) -> dict[str, str]:
+    """Keep the entities that tell one head in one place from another."""
+    dropped = (*DERIVATIVE_ENTITIES, *_SAME_HEAD)
+    # run-1 and run-01 are one run.
+    return {k: v.lstrip('0') if k == 'run' else v for k, v in entities.items() if k not in dropped}
+
+
+def share_in_view(
+    reference: np.ndarray,
+    reference_affine: np.ndarray,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+) -> float:
+    """Tell how much of a label map lies in the field of view of an image.
+
+    Parameters
+    ----------
+    reference : (x, y, z) integer array
+    reference_affine : (4, 4) array
+    shape : (3,) tuple of int
+        Of the image.
+    affine : (4, 4) array
+        Of the image.
+
+    Returns
+    -------
+    float
+        Part of the labelled voxels, 0 to 1.
+    """
+    voxels = np.argwhere(reference)
+    # Some ten thousand of them tell as much as all.
+    voxels = voxels[:: max(1, len(voxels) // 10_000)]
+    to_image = np.linalg.inv(affine) @ reference_affine
+    places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
+    inside = ((places > -0.5) & (places < np.array(shape) - 0.5)).all(axis=1)
+    return float(inside.mean()) if len(inside) else 0.0

@@ -1,0 +1,87 @@
+"""What became of every image: ``group_status.tsv``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from .atomic import read_table, write_json, write_table
+from .names import bids_uri, parse_name
+
+STATUS_COLUMNS = {
+    'participant_id': {'Description': 'Participant.'},
+    'session_id': {'Description': 'Session; n/a if there are none.'},
+    'source': {'Description': 'BIDS URI of the image.'},
+    'status': {
+        'Description': 'Outcome of the last run that looked at the image.',
+        'Levels': {
+            'done': 'Segmented; all outputs exist.',
+            'skipped': 'Not segmented on purpose, or already up to date.',
+            'failed': 'Should have been segmented but was not.',
+        },
+    },
+    'reason': {'Description': 'Why it was skipped or failed, or what was noted on the way.'},
+    'crash_file': {'Description': 'Details of a failure, relative to the dataset.'},
+    'seconds': {'Description': 'Time that the segmentation took.', 'Units': 's'},
+    'device': {'Description': 'Device that the network ran on.'},
+}
+
+
+@dataclass
+class Outcome:
+    """What became of one image.
+
+    Attributes
+    ----------
+    relative : str
+        Path of the image relative to the raw dataset.
+    status : str
+        ``done``, ``skipped`` or ``failed``.
+    reason : str
+        One line; may hold a note when the status is ``done``.
+    crash_file : str
+        Relative to the output dataset.
+    seconds : float or None
+    device : str
+    """
+
+    relative: str
+    status: str
+    reason: str = ''
+    crash_file: str = ''
+    seconds: float | None = None
+    device: str = ''
+
+
+def write_status(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
+    """Merge the outcomes of this run into ``group_status.tsv``.
+
+    Images that this run did not look at keep their row, so that a dataset can be segmented a few
+    participants at a time, by several processes too.
+    """
+    path = out_dir / 'group_status.tsv'
+    lock = out_dir / 'logs' / '.status.lock'
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=60):
+        rows: dict[str, dict[str, object]] = {row['source']: dict(row) for row in read_table(path)}
+        rows |= {bids_uri('raw', outcome.relative): _row(outcome) for outcome in outcomes}
+        write_table(path, STATUS_COLUMNS, [rows[source] for source in sorted(rows)])
+    write_json(path.with_suffix('.json'), STATUS_COLUMNS)
+
+
+def _row(outcome: Outcome) -> dict[str, object]:
+    parsed = parse_name(PurePosixPath(outcome.relative).name)
+    session = parsed[0].get('ses') if parsed else None
+    return {
+        'participant_id': outcome.relative.partition('/')[0],
+        'session_id': f'ses-{session}' if session else None,
+        'source': bids_uri('raw', outcome.relative),
+        'status': outcome.status,
+        'reason': outcome.reason,
+        'crash_file': outcome.crash_file,
+        'seconds': None if outcome.seconds is None else round(outcome.seconds, 1),
+        'device': outcome.device,
+    }

@@ -1,0 +1,71 @@
+"""Compare a segmentation with references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    in_labels = File(exists=True, mandatory=True, desc='our label map')
+    references = traits.Dict(
+        traits.Str, traits.Str, mandatory=True, desc='FreeSurfer-style label maps by name'
+    )
+
+
+class _OutputSpec(TraitedSpec):
+    out_table = File(desc='overlaps; undefined if no reference could be used')
+    compared = traits.List(traits.Str, desc='names of the references in the table')
+    refused = traits.List(traits.Str, desc='why the other references were not used')
+
+
+class CompareSegmentations(SimpleInterface):
+    """Compute the overlap of a label map with references, on the grids of the references.
+
+    A reference that cannot be read or whose labels are not FreeSurfer's is left out and named in
+    ``refused``.
+    """
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.references import share_in_view
+        from synthseg_bids.bids.tables import write_dice_table
+        from synthseg_bids.labels import LabelSchemeError
+        from synthseg_bids.measures import compare_to_reference
+        from synthseg_bids.volume_io import InputImageError, read_label_map
+
+        ours = read_label_map(self.inputs.in_labels)
+        rows, compared, refused = [], [], []
+        for name, path in self.inputs.references.items():
+            try:
+                theirs = read_label_map(path)
+                share = share_in_view(theirs.data, theirs.affine, ours.data.shape, ours.affine)
+                if share < 0.5:
+                    raise InputImageError(
+                        f'{path}: only {share:.0%} of it lies in the field of view of the image; '
+                        'give a reference in the same space'
+                    )
+                found = compare_to_reference(
+                    ours.data, ours.affine, theirs.data, theirs.affine, source=path
+                )
+            except (InputImageError, LabelSchemeError) as error:
+                refused.append(str(error))
+            else:
+                rows += [{'reference': name, **row} for row in found]
+                compared.append(name)
+        self._results |= {'compared': compared, 'refused': refused}
+        if compared:
+            out_table = Path(runtime.cwd) / 'dice.tsv'
+            write_dice_table(out_table, rows)
+            self._results['out_table'] = str(out_table)
+        return runtime

@@ -1,0 +1,49 @@
+"""Measure the structures of a label map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    in_labels = File(exists=True, mandatory=True, desc='label map')
+    soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
+
+
+class _OutputSpec(TraitedSpec):
+    out_table = File(exists=True, desc='volumes, a row per structure and one for their total')
+
+
+class MeasureVolumes(SimpleInterface):
+    """Write the volume of every structure of a label map to a table."""
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.tables import write_morph_table
+        from synthseg_bids.measures import total_intracranial, volumes_from_labels
+        from synthseg_bids.volume_io import read_label_map
+
+        segmentation = read_label_map(self.inputs.in_labels)
+        volumes = volumes_from_labels(segmentation.data, segmentation.affine)
+        soft = self.inputs.soft_volumes_mm3
+        out_table = Path(runtime.cwd) / 'morph.tsv'
+        write_morph_table(
+            out_table,
+            volumes,
+            total_intracranial(volumes),
+            soft if isdefined(soft) else None,
+        )
+        self._results['out_table'] = str(out_table)
+        return runtime

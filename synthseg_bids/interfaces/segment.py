@@ -1,0 +1,88 @@
+"""Segment one image."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from synthseg_bids import __version__
+
+from .gpu_slots import claim_device
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='image of any contrast')
+    model = traits.Str('default', usedefault=True, desc='name or weights file')
+    flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
+    posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
+    # Nipype's MultiProc recognises a GPU node by this very name.
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='take a GPU slot')
+    devices = traits.List(
+        traits.Str, ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
+    )
+    slots_per_device = traits.Int(1, usedefault=True, nohash=True, desc='processes per device')
+    lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
+    num_threads = traits.Int(nohash=True, desc='CPU threads')
+
+
+class _OutputSpec(TraitedSpec):
+    out_labels = File(exists=True, desc='label map on the grid of the image')
+    out_posteriors = File(desc='posterior maps on the grid of the image')
+    soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
+    provenance = traits.Dict(desc='how the label map was made, for its sidecar')
+
+
+class SegmentImage(SimpleInterface):
+    """Segment an image; the network stays loaded in the worker process.
+
+    Inputs and outputs are listed by ``SegmentImage.help()``. With ``use_gpu`` the node takes one
+    GPU slot; give it ``n_procs=1``, since Nipype takes ``n_procs`` slots.
+    """
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.inference import cached_segmenter
+        from synthseg_bids.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.weights import sha256
+
+        inputs = self.inputs
+        volume = read_volume(inputs.in_file)
+        threads = inputs.num_threads if isdefined(inputs.num_threads) else None
+        locked = inputs.use_gpu and inputs.lock_dir
+        with (
+            claim_device(inputs.devices, inputs.slots_per_device, inputs.lock_dir)
+            if locked
+            else nullcontext(inputs.devices[0])
+        ) as device:
+            segmenter = cached_segmenter(inputs.model, device, inputs.flip, threads)
+            found = segmenter.segment(volume.data, volume.affine, posteriors=inputs.posteriors)
+        out = Path(runtime.cwd)
+        write_label_map(out / 'dseg.nii.gz', found.labels, volume)
+        if found.posteriors is not None:
+            write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
+            self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
+        self._results['out_labels'] = str(out / 'dseg.nii.gz')
+        self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
+        self._results['provenance'] = {
+            'SoftwareVersion': __version__,
+            'ModelName': segmenter.card.name,
+            'ModelSHA256': segmenter.card.sha256,
+            'FlipAveraging': inputs.flip,
+            'InputSHA256': sha256(Path(inputs.in_file)),
+            'NetworkInputShape': [int(n) for n in found.grid_shape],
+            'Device': found.device,
+            'Seconds': round(found.seconds, 2),
+        }
+        return runtime

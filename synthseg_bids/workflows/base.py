@@ -1,0 +1,130 @@
+"""All images of a dataset, a workflow for each subject."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+
+from nipype.pipeline.engine import Node, Workflow
+
+from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.interfaces import SaveDerivatives
+
+from .image import init_image_wf
+from .resources import Resources
+
+
+def init_synthseg_wf(
+    tasks: Iterable[ImageTask],
+    out_dir: Path,
+    *,
+    model: str = 'default',
+    flip: bool = True,
+    posteriors: bool = False,
+    overwrite: bool = False,
+    resources: Resources | None = None,
+    crash_dir: Path | None = None,
+    name: str = 'synthseg_wf',
+) -> Workflow:
+    """Build a workflow that segments images and saves their derivatives.
+
+    Parameters
+    ----------
+    tasks : iterable of ImageTask
+        The images; nothing depends on any other one.
+    out_dir : Path
+        Root of the output dataset.
+    model : str
+        Name or weights file.
+    flip : bool
+        Average with the segmentation of the mirrored image.
+    posteriors : bool
+        Write posterior maps.
+    overwrite : bool
+        Compute anew what the working directory holds already.
+    resources : Resources, optional
+        By default one thread on the CPU.
+    crash_dir : Path, optional
+        Where crash files go, in a folder for each subject.
+    name : str
+
+    Inputs
+    ------
+    None; they are set from `tasks`.
+
+    Outputs
+    -------
+    None; every image has a node ``save`` whose ``out_files`` are its derivatives.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+    """
+    workflow = Workflow(name=name)
+    by_subject: dict[str, list[ImageTask]] = defaultdict(list)
+    for task in tasks:
+        by_subject[task.image.entities['sub']].append(task)
+    for subject, subject_tasks in by_subject.items():
+        label = f'sub-{subject}'
+        subject_wf = Workflow(name=label.replace('+', 'plus'))
+        subject_wf.add_nodes([
+            _init_task_wf(task, out_dir, model, flip, posteriors, resources)
+            for task in subject_tasks
+        ])  # fmt: skip
+        if crash_dir is not None:
+            subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
+        for node in subject_wf._get_all_nodes():
+            node.config = deepcopy(subject_wf.config)
+            node.overwrite = True if overwrite else None
+        workflow.add_nodes([subject_wf])
+    return workflow
+
+
+def _init_task_wf(
+    task: ImageTask,
+    out_dir: Path,
+    model: str,
+    flip: bool,
+    posteriors: bool,
+    resources: Resources | None,
+) -> Workflow:
+    """Build the workflow of one image of a dataset, saving included."""
+    workflow = init_image_wf(
+        model=model,
+        flip=flip,
+        posteriors=posteriors,
+        compare=bool(task.references),
+        resources=resources,
+        name=task.name,
+    )
+    inputnode, outputnode = (workflow.get_node(name) for name in ('inputnode', 'outputnode'))
+    inputnode.inputs.in_file = str(task.image.path.absolute())
+    save = Node(
+        SaveDerivatives(
+            out_dir=str(out_dir.absolute()),
+            stem=task.stem,
+            source=task.source,
+            reference_uris=task.reference_uris,
+        ),
+        name='save',
+    )
+    connections = [
+        ('out_labels', 'in_labels'),
+        ('out_volumes', 'in_volumes'),
+        ('provenance', 'provenance'),
+    ]
+    if posteriors:
+        connections.append(('out_posteriors', 'in_posteriors'))
+    if task.references:
+        inputnode.inputs.references = {
+            name: str(p.absolute()) for name, p in task.references.items()
+        }
+        connections += [
+            ('out_overlaps', 'in_overlaps'),
+            ('compared', 'compared'),
+            ('refused', 'refused'),
+        ]
+    workflow.connect([(outputnode, save, connections)])
+    return workflow

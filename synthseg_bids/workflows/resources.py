@@ -1,0 +1,153 @@
+"""Processors, threads and GPUs: how many segmentations run at once, and where."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOGGER = logging.getLogger(__name__)
+
+# One segmentation gains little from more threads than this.
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the nodes of a workflow may use.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        ``('cpu',)`` or CUDA devices.
+    slots_per_device : int
+        Segmentations at once on each GPU.
+    nprocs : int
+        CPU processors in all.
+    threads : int
+        CPU threads of one segmentation.
+    lock_dir : str
+        Folder of the device locks (empty: no locking).
+    mem_gb : float
+        Memory that one segmentation is expected to take.
+    """
+
+    devices: tuple[str, ...] = ('cpu',)
+    slots_per_device: int = 1
+    nprocs: int = 1
+    threads: int = 1
+    lock_dir: str = ''
+    mem_gb: float = 4.0
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether segmentations run on GPUs."""
+        return self.devices[0].startswith('cuda')
+
+    @property
+    def n_gpu_procs(self) -> int:
+        """Segmentations at once on all GPUs together."""
+        return len(self.devices) * self.slots_per_device if self.use_gpu else 0
+
+    @property
+    def n_segmentations(self) -> int:
+        """Segmentations at once."""
+        return self.n_gpu_procs or max(1, self.nprocs // self.threads)
+
+    @property
+    def scheduler_procs(self) -> int:
+        """Processors that the scheduler may hand out.
+
+        One more than there are, so that saving an image need not wait for the next one to be
+        segmented; unless another segmentation would take it.
+        """
+        nprocs = max(self.nprocs, self.n_gpu_procs)
+        spare = self.use_gpu or (nprocs + 1) // self.threads == nprocs // self.threads
+        return nprocs + int(spare)
+
+
+def plan_resources(
+    device: str = 'auto',
+    n_gpus: int | None = None,
+    procs_per_gpu: int = 1,
+    nprocs: int | None = None,
+    omp_nthreads: int | None = None,
+    lock_dir: str | Path = '',
+) -> Resources:
+    """Divide processors and GPUs so that nothing is oversubscribed.
+
+    Parameters
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    n_gpus : int, optional
+        GPUs to use at most (default: all that are visible).
+    procs_per_gpu : int
+        Segmentations at once on each GPU.
+    nprocs : int, optional
+        CPU processors (default: those this process may run on).
+    omp_nthreads : int, optional
+        CPU threads of one segmentation. By default as many as there are up to 8: on a CPU, one
+        segmentation with all threads beats several with one each, and takes less memory.
+    lock_dir : path-like
+        Folder of the device locks.
+
+    Returns
+    -------
+    Resources
+
+    Raises
+    ------
+    DeviceError
+        If the device does not exist.
+    """
+    devices = _choose_devices(device, n_gpus)
+    nprocs = nprocs or available_processors()
+    slots = len(devices) * procs_per_gpu if devices[0] != 'cpu' else 1
+    threads = omp_nthreads or max(1, min(nprocs // slots, _MAX_THREADS))
+    if threads > nprocs:
+        _LOGGER.warning('--omp-nthreads %d is more than --nprocs; using %d', threads, nprocs)
+        threads = nprocs
+    return Resources(devices, procs_per_gpu, nprocs, threads, str(lock_dir))
+
+
+def available_processors() -> int:
+    """Count the processors that this process may run on."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory_gb() -> float:
+    """Return 90 % of the memory of the machine, or of the control group we live in."""
+    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    for name in ('memory.max', 'memory/memory.limit_in_bytes'):
+        try:
+            total = min(total, int(Path('/sys/fs/cgroup', name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return 0.9 * total / 2**30
+
+
+def _choose_devices(device: str, n_gpus: int | None) -> tuple[str, ...]:
+    from synthseg_bids.device import DeviceError, resolve_device
+
+    if device == 'auto' and n_gpus is not None:
+        device = 'cuda' if n_gpus else 'cpu'
+    chosen = resolve_device(device)
+    if chosen.type != 'cuda':
+        return (chosen.type,)
+    if n_gpus == 0:
+        raise DeviceError(f'--device {device} with --n-gpus 0: leave one of them out')
+    if chosen.index is not None:
+        return (f'cuda:{chosen.index}',)
+    found: list[str] = []
+    while n_gpus is None or len(found) < n_gpus:
+        try:
+            found.append(str(resolve_device(f'cuda:{len(found)}')))
+        except DeviceError:
+            if n_gpus is not None or not found:
+                raise
+            break
+    return tuple(found)

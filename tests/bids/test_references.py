@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthseg_bids.bids.names import parse_name
+from synthseg_bids.bids.plan import plan_tasks
+from synthseg_bids.bids.query import ImageFile
+from synthseg_bids.bids.references import find_reference, share_in_view
+
+
+def image(name: str) -> ImageFile:
+    entities, suffix, _ = parse_name(name)
+    folder = f'sub-{entities["sub"]}' + (f'/ses-{entities["ses"]}' if 'ses' in entities else '')
+    relative = f'{folder}/anat/{name}'
+    return ImageFile(Path('/raw') / relative, relative, entities, suffix)
+
+
+@pytest.mark.parametrize(
+    ('name', 'reference'),
+    [
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_desc-aparcaseg_dseg.nii.gz'),
+        ('sub-1_T2w.nii.gz', 'sub-1/anat/sub-1_desc-aparcaseg_dseg.nii.gz'),
+        ('sub-1_T2w.nii.gz', 'sub-1/anat/sub-1_seg-synthseg_desc-T1w_dseg.nii.gz'),
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_dseg.mgz'),
+        ('sub-1_echo-2_part-mag_T2starw.nii', 'sub-1/anat/sub-1_desc-aseg_dseg.nii'),
+        (
+            'sub-1_ses-b_acq-hi_run-1_T1w.nii',
+            'sub-1/ses-b/anat/sub-1_ses-b_acq-hi_run-01_dseg.nii',
+        ),
+    ],
+)
+def test_same_head(touch, name, reference):
+    root = touch(reference)
+    assert find_reference(image(name), {'ref': root}) == {'ref': root / reference}
+
+
+@pytest.mark.parametrize(
+    ('name', 'reference'),
+    [
+        ('sub-1_T1w.nii.gz', 'sub-2/anat/sub-2_dseg.nii.gz'),
+        ('sub-1_run-2_T1w.nii.gz', 'sub-1/anat/sub-1_run-1_dseg.nii.gz'),
+        ('sub-1_acq-a_T1w.nii.gz', 'sub-1/anat/sub-1_dseg.nii.gz'),
+        ('sub-1_ses-a_T1w.nii.gz', 'sub-1/ses-b/anat/sub-1_ses-b_dseg.nii.gz'),
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_space-MNI152NLin2009cAsym_dseg.nii.gz'),
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_label-hippocampus_dseg.nii.gz'),
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_probseg.nii.gz'),
+        ('sub-1_T1w.nii.gz', 'sub-1/anat/sub-1_dseg.tsv'),
+    ],
+)
+def test_another_head_or_space(touch, name, reference):
+    assert find_reference(image(name), {'ref': touch(reference)}) == {}
+
+
+def test_own_contrast_first_then_the_finest_parcellation(touch):
+    root = touch(
+        'sub-1/anat/sub-1_desc-T1w_dseg.nii.gz',
+        'sub-1/anat/sub-1_desc-aseg_dseg.nii.gz',
+        'sub-1/anat/sub-1_desc-aparcaseg_dseg.nii.gz',
+    )
+    found = [
+        find_reference(image(f'sub-1_{s}.nii'), {'r': root})['r'].name for s in ('T1w', 'T2w')
+    ]
+    assert found == ['sub-1_desc-T1w_dseg.nii.gz', 'sub-1_desc-aparcaseg_dseg.nii.gz']
+
+
+def test_tasks_name_references_and_refuse_clashes(touch):
+    root = touch('sub-1/anat/sub-1_dseg.nii.gz')
+    images = [image('sub-1_T1w.nii'), image('sub-1_T1w.nii.gz')]
+    (task,), (clash,) = plan_tasks(images, {'fs': root})
+    assert task.reference_uris == {'fs': 'bids:fs:sub-1/anat/sub-1_dseg.nii.gz'}
+    assert task.source == 'bids:raw:sub-1/anat/sub-1_T1w.nii'
+    assert task.kinds(posteriors=True) == ['dseg', 'morph', 'probseg', 'dice']
+    assert clash.failed
+    assert 'sub-1_T1w.nii' in clash.reason
+
+
+def test_share_in_view():
+    reference = np.ones((4, 4, 4), int)
+    shifted = np.eye(4)
+    shifted[0, 3] = 2
+    assert share_in_view(reference, np.eye(4), (4, 4, 4), np.eye(4)) == 1
+    assert share_in_view(reference, shifted, (4, 4, 4), np.eye(4)) == 0.5
+    assert share_in_view(0 * reference, np.eye(4), (4, 4, 4), np.eye(4)) == 0

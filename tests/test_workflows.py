@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nipype.interfaces.utility import Function
+from nipype.pipeline.engine import Node, Workflow
+
+from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.bids.query import ImageFile
+from synthseg_bids.interfaces import SegmentImage
+from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
+from synthseg_bids.workflows.plugin import WORKER_KILLED, IsolatedMultiProcPlugin, _reason
+from synthseg_bids.workflows.resources import plan_resources
+
+
+def task(name: str, participant: str = '1') -> ImageTask:
+    image = ImageFile(Path(f'/raw/{name}.nii'), f'{name}.nii', {'sub': participant}, 'T1w')
+    return ImageTask(image, name, f'bids:raw:{name}.nii')
+
+
+def test_image_workflow_nodes():
+    assert {n.rsplit('.', 1)[-1] for n in init_image_wf().list_node_names()} == {
+        'inputnode',
+        'segment',
+        'measure',
+        'outputnode',
+    }
+    workflow = init_image_wf(compare=True, resources=Resources(threads=3))
+    segment = workflow.get_node('segment')
+    assert (segment.n_procs, segment.inputs.num_threads) == (3, 3)
+    assert workflow.get_node('compare') is not None
+
+
+def test_gpu_node_takes_one_slot_whatever_its_threads():
+    resources = Resources(('cuda:0', 'cuda:1'), 2, nprocs=8, threads=2, lock_dir='/locks')
+    segment = init_image_wf(resources=resources).get_node('segment')
+    assert segment.is_gpu_node()
+    assert (segment.n_procs, segment.inputs.num_threads) == (1, 2)
+    assert segment.inputs.devices == ['cuda:0', 'cuda:1']
+    assert resources.n_gpu_procs == 4
+
+
+def test_every_image_is_saved_and_crashes_go_to_its_subject(tmp_path):
+    tasks = [task('sub-1_T1w'), task('sub-1_T2w'), task('sub-2_acq-a+b_T1w', '2')]
+    workflow = init_synthseg_wf(tasks, tmp_path, crash_dir=tmp_path / 'crash', name='wf')
+    saved = [n for n in workflow.list_node_names() if n.endswith('save')]
+    assert saved == [
+        'sub-1.sub-1_T1w.save',
+        'sub-1.sub-1_T2w.save',
+        'sub-2.sub-2_acq-aplusb_T1w.save',
+    ]
+    for name in saved:
+        config = workflow.get_node(name).config['execution']
+        assert config['crashdump_dir'] == str(tmp_path / 'crash' / name.partition('.')[0])
+
+
+@pytest.mark.parametrize(
+    ('nprocs', 'wanted', 'threads', 'at_once', 'scheduled'),
+    [(2, None, 2, 1, 3), (16, None, 8, 2, 17), (4, 1, 1, 4, 4), (5, 2, 2, 2, 5), (2, 9, 2, 1, 3)],
+)
+def test_processors_are_not_oversubscribed(nprocs, wanted, threads, at_once, scheduled):
+    plan = plan_resources('cpu', nprocs=nprocs, omp_nthreads=wanted)
+    assert (plan.threads, plan.n_segmentations, plan.n_gpu_procs) == (threads, at_once, 0)
+    assert plan.scheduler_procs == scheduled
+    assert plan.scheduler_procs // plan.threads == at_once
+
+
+def test_processors_default_to_those_we_may_use():
+    assert plan_resources('cpu').nprocs == len(os.sched_getaffinity(0))
+
+
+def test_all_gpus_or_some_of_them(monkeypatch):
+    torch = pytest.importorskip('torch')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
+    plan = plan_resources('auto', procs_per_gpu=2, nprocs=12)
+    assert plan.devices == ('cuda:0', 'cuda:1', 'cuda:2')
+    assert (plan.n_segmentations, plan.threads, plan.scheduler_procs) == (6, 2, 13)
+    assert plan_resources('cuda', n_gpus=2, nprocs=4).devices == ('cuda:0', 'cuda:1')
+    assert plan_resources('cuda:2', nprocs=4).devices == ('cuda:2',)
+    assert plan_resources('auto', n_gpus=0, nprocs=4).devices == ('cpu',)
+    with pytest.raises(ValueError, match='3 CUDA devices'):
+        plan_resources('auto', n_gpus=4, nprocs=4)
+    with pytest.raises(ValueError, match='leave one'):
+        plan_resources('cuda', n_gpus=0, nprocs=4)
+
+
+def test_reason_is_one_line():
+    text = 'Traceback\n\nRuntimeError: out of cheese\n\n'
+    assert _reason(text) == 'RuntimeError: out of cheese'
+    assert _reason('') == 'unknown error'
+
+
+def behave(how, number):
+    import os
+    import signal
+
+    if how == 'die':
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == 'raise':
+        raise ValueError('no good')
+    return number
+
+
+def run_workflow(folder: Path, behaviours: list[str], **execution) -> IsolatedMultiProcPlugin:
+    """Run a chain of two nodes for each behaviour, one of which dies or raises."""
+    workflow = Workflow(name='wf', base_dir=str(folder))
+    workflow.config['execution'] = {
+        'poll_sleep_duration': 0.05,
+        'crashdump_dir': str(folder / 'crash'),
+        'crashfile_format': 'txt',
+        'create_report': False,
+        **execution,
+    }
+    for number, how in enumerate(behaviours):
+        first, second = (
+            Node(Function(['how', 'number'], ['number'], behave), name=f'{step}{number}')
+            for step in ('first', 'second')
+        )
+        first.inputs.how, first.inputs.number, second.inputs.how = how, number, 'pass'
+        workflow.connect(first, 'number', second, 'number')
+    plugin = IsolatedMultiProcPlugin({'n_procs': 2, 'n_gpu_procs': 0, 'raise_insufficient': False})
+    signal.alarm(120)
+    try:
+        workflow.run(plugin=plugin)
+    except RuntimeError:
+        pass
+    finally:
+        signal.alarm(0)
+    return plugin
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _no_telemetry():
+    before = {key: os.environ.get(key) for key in ('NO_ET', 'NIPYPE_NO_ET')}
+    os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
+    yield
+    for key, value in before.items():
+        if value is None:
+            del os.environ[key]
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
+def test_killed_worker_fails_its_own_node_only(tmp_path):
+    plugin = run_workflow(tmp_path, ['pass', 'die', 'raise', 'pass', 'pass'])
+    reasons = {crash.node: crash.reason for crash in plugin.crashes}
+    assert reasons == {'wf.first1': WORKER_KILLED, 'wf.first2': 'ValueError: no good'}
+    assert all(Path(crash.crash_file).exists() for crash in plugin.crashes)
+    done = sorted(path.parent.name for path in tmp_path.glob('wf/second*/result_*.pklz'))
+    assert done == ['second0', 'second3', 'second4']
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
+def test_gpu_slots_are_shared_by_workers(tmp_path, tiny_model, rng):
+    """The processor stands in for a GPU of two slots."""
+    workflow = Workflow(name='wf', base_dir=str(tmp_path))
+    workflow.config['execution'] = {'poll_sleep_duration': 0.05, 'create_report': False}
+    for number in range(3):
+        image = tmp_path / f'{number}.nii.gz'
+        nib.save(nib.Nifti1Image(rng.random((9, 9, 9)).astype('f4'), np.diag([8, 8, 8, 1])), image)
+        segment = SegmentImage(
+            in_file=str(image), model=str(tiny_model), use_gpu=True, devices=['cpu'],
+            slots_per_device=2, lock_dir=str(tmp_path / 'locks'),
+        )  # fmt: skip
+        node = Node(segment, name=f'segment{number}', n_procs=1)
+        node.inputs.num_threads = 1
+        workflow.add_nodes([node])
+    plugin = IsolatedMultiProcPlugin({'n_procs': 3, 'n_gpu_procs': 2})
+    workflow.run(plugin=plugin)
+    assert len(list(tmp_path.glob('wf/segment*/dseg.nii.gz'))) == 3
+    assert {path.name for path in (tmp_path / 'locks').iterdir()} <= {'cpu_0.lock', 'cpu_1.lock'}
+    # No third worker has loaded the network.
+    assert len(plugin._pools) == 2
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
+def test_stop_on_first_crash(tmp_path):
+    start = time.monotonic()
+    plugin = run_workflow(tmp_path, ['raise'] + ['pass'] * 6, stop_on_first_crash=True)
+    assert len(plugin.crashes) == 1
+    assert time.monotonic() - start < 60
+    assert not list(tmp_path.glob('wf/second6/result_*.pklz'))
