@@ -237,10 +237,11 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
             f'{source}: labels {unknown[:10]} are not FreeSurfer labels'
             f'{_guess_scheme(unknown, values)}; map them to FreeSurfer numbers first'
         )
-    if not {2, 41} <= {table[int(v)] for v in values}:
+    # Values up to 4 could be left structures alone, but are tissue classes wherever seen.
+    if values.max() <= 4 or not {2, 41} & {table[int(v)] for v in values}:
         raise LabelSchemeError(
-            f'{source}: labels {values[:10].tolist()} lack cerebral white matter '
-            f'(2 and 41, or its parcels){_guess_scheme([], values)}; a whole-brain FreeSurfer-style '
+            f'{source}: labels {values[:10].tolist()} hold no cerebral white matter '
+            f'(2, 41 or its parcels){_guess_scheme([], values)}; a whole-brain FreeSurfer-style '
             'label map is needed'
         )
     lookup = np.zeros(int(values.max()) + 1, dtype=np.int16)

@@ -102,8 +102,7 @@ class Level(nn.Module):
         # A normalisation right after a convolution cancels its bias.
         biased = not (per_conv and config.norm != 'none')
         self.convs = nn.ModuleList(
-            nn.Conv3d(a, b, 3, padding=1, bias=biased)
-            for a, b in itertools.pairwise(sizes)
+            nn.Conv3d(a, b, 3, padding=1, bias=biased) for a, b in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(_norm(config, features) for _ in range(convs * per_conv))
         self.norm = nn.Identity() if per_conv else _norm(config, features)

@@ -19,7 +19,9 @@ def test_overlay_draws_the_labels(tmp_path, rng):
     labels[5:15, 5:15, 5:15] = 10
     overlay(scan, labels, tmp_path / 'labels.png')
     overlay(scan, np.zeros_like(labels), tmp_path / 'plain.png')
-    with_labels, plain = (imread(tmp_path / f'{name}.png')[..., :3] for name in ('labels', 'plain'))
+    with_labels, plain = (
+        imread(tmp_path / f'{name}.png')[..., :3] for name in ('labels', 'plain')
+    )
     # the thalamus is green; a plain scan is grey everywhere
     assert np.ptp(plain, axis=-1).max() < 0.01
     assert (with_labels[..., 1] - with_labels[..., 0] > 0.2).mean() > 0.02

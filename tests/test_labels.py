@@ -95,6 +95,13 @@ def test_fold_reference_translates(theirs, ours):
     assert folded.ravel().tolist() == [2, ours]
 
 
+def test_fold_reference_refuses_tissue_classes():
+    with pytest.raises(LabelSchemeError, match='look like tissue classes'):
+        fold_reference(np.array([[[0, 1, 2, 3]]]))
+    with pytest.raises(LabelSchemeError, match='look like tissue classes'):
+        fold_reference(np.array([[[0, 2, 3]]]))
+
+
 def test_fold_reference_gives_the_midline_to_the_nearest_side():
     row = np.array([41, 41, 251, 77, 251, 2, 2, 0])
     reference = np.zeros((1, 8, 1), dtype=int)
