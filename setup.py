@@ -22,17 +22,21 @@ setup(
         'nibabel>=5',
         'nipype>=1.10',
         'numpy',
-        'pandas',
-        'psutil',
-        'pybids',
         'safetensors',
-        'scipy',
         'torch>=2.4',
         'tqdm',
     ],
     extras_require={
-        'test': ['bids-validator-deno', 'hypothesis', 'mypy', 'pytest', 'ruff'],
-        'demo': ['nilearn'],
+        'test': [
+            'bids-validator-deno',
+            'hypothesis',
+            'mypy',
+            'pybids',
+            'pytest',
+            'ruff',
+            'scipy',
+        ],
+        'demo': ['nilearn', 'pandas'],
     },
     entry_points={
         'console_scripts': [

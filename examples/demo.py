@@ -32,7 +32,7 @@ from synthseg_bids.volume_io import read_volume, write_image, write_label_map
 
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
 STILL = DeformationConfig(rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0))
-SEEDS = {'T2w': 1, 'FLAIR': 2}
+SEEDS = {'T2w': 14, 'FLAIR': 11}
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -53,8 +53,11 @@ def build(folder: Path) -> tuple[Path, Path]:
     shutil.copy(str(files('nilearn.datasets.data').joinpath(TEMPLATE)), template)
     scan = read_volume(template)
     write_label_map(truth, Segmenter().segment(scan.data, scan.affine).labels, scan)
+    # The same head, so nothing is deformed; the same tissue looks the same on both sides.
+    preset = PRESETS['synthseg-bids']
+    intensity = replace(preset.intensity, symmetric_probability=1)
+    config = replace(preset, size=None, deformation=STILL, intensity=intensity, resolution=None)
     for suffix, seed in SEEDS.items():
-        config = replace(PRESETS['midl2020'], size=None, deformation=STILL)
         image, _, affine = synthesize(load_label_map(truth), config, seed)
         write_image(anat / f'sub-mni_{suffix}.nii.gz', image.numpy(), affine)
     return bids, reference

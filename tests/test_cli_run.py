@@ -346,3 +346,14 @@ def test_answers_without_heavy_imports(option):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == '[]'
+
+
+def test_pybids_reads_the_tree(finished):
+    bids = pytest.importorskip('bids')
+    layout = bids.BIDSLayout(finished.out, config=['bids', 'derivatives'], validate=False)
+    (image,) = layout.get(suffix='dseg', extension='.nii.gz', desc='FLAIR')
+    assert image.get_entities()['run'] == 1
+    assert image.get_metadata()['SpatialReference'] == f'bids:raw:{GOOD[2]}'
+    # inherited from the sidecar at the root
+    assert image.get_metadata()['Manual'] is False
+    assert len(layout.get(suffix='probseg', extension='.nii.gz')) == 3

@@ -22,9 +22,11 @@ _IDENTITY = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a if there are none.'},
     'source': {'Description': 'BIDS URI of the image.'},
-    'suffix': {'Description': 'Suffix of the image.'},
-    'acquisition': {'Description': 'The acq entity of the image.'},
-    'run': {'Description': 'The run entity of the image.'},
+    # Not suffix, acquisition and run: pybids takes such keys of a sidecar for entities, finds
+    # that they differ from those in file names, and refuses the dataset.
+    'contrast': {'Description': 'Suffix of the image.'},
+    'acq_id': {'Description': 'The acq entity of the image.'},
+    'run_id': {'Description': 'The run entity of the image.'},
 }
 
 
@@ -85,9 +87,9 @@ def _gather(path: Path, value: str) -> list[dict[str, str]]:
         'participant_id': f'sub-{entities["sub"]}',
         'session_id': f'ses-{entities["ses"]}' if 'ses' in entities else '',
         'source': source,
-        'suffix': entities['desc'],
-        'acquisition': entities.get('acq', ''),
-        'run': entities.get('run', ''),
+        'contrast': entities['desc'],
+        'acq_id': entities.get('acq', ''),
+        'run_id': entities.get('run', ''),
     }
     wide: dict[str, dict[str, str]] = {}
     for row in read_table(path):

@@ -166,7 +166,7 @@ def test_group_tables_hold_what_the_tree_holds(tmp_path, results):
     write_group_tables(tmp_path)
     (morph,) = read_table(tmp_path / 'group_morph.tsv')
     assert (morph['participant_id'], morph['session_id']) == ('sub-1', 'ses-a')
-    assert (morph['source'], morph['suffix'], morph['run']) == (SOURCE, 'T1w', '1')
+    assert (morph['source'], morph['contrast'], morph['run_id']) == (SOURCE, 'T1w', '1')
     assert (morph['Left-Hippocampus'], morph[TOTAL_NAME]) == ('20', '30')
     dice = read_table(tmp_path / 'group_dice.tsv')
     assert [(row['reference'], row['Left-Hippocampus']) for row in dice] == [
