@@ -58,7 +58,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == 'cuda':
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32.
-    cpu = torch.cpu
-    native = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32. Older
+    # versions of PyTorch cannot tell, and then compute in float32.
+    checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
     return torch.bfloat16 if native else torch.float32

@@ -1,8 +1,8 @@
 """From a scan to its segmentation: prepare, forward, clean, back to the scan's own grid.
 
 The network works on a RAS grid at its training spacing, the *network grid*. Where its model card
-says that it was trained on crops, a first pass over the whole scan finds the brain, and a second
-one sees it in the field of view of training.
+says that it was trained on crops, a first pass over the whole scan finds the brain, a second one over the
+crop around it corrects its place, and the last one sees it in the field of view of training.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ from .postprocess import Box, clean, crop_box, find_brain, resample_labels, soft
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 LOGGER = logging.getLogger(__name__)
+
+CSF = 24
+#: How often the brain is looked for: in the whole scan, then in the crop around what was found,
+#: which the network knows better.
+LOCALISATIONS = 2
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,7 @@ class Segmenter:
         self._mirror = mirror_channels(card.labels) if flip else None
         group_of = {label.index: label.topology_group for label in segmentation_labels()}
         self._groups = tuple(group_of[label] for label in card.labels)
+        self._fluid = card.labels.index(CSF) if CSF in card.labels else None
 
     def segment(
         self, data: np.ndarray, affine: np.ndarray, posteriors: bool = False
@@ -287,16 +293,32 @@ class Segmenter:
 
     def _infer(self, image: np.ndarray, device: torch.device) -> tuple[Box, Tensor]:
         """Return the part of the network grid that was segmented, and its posteriors."""
-        multiple, crop_mm = self.card.network.size_multiple, self.card.crop_mm
+        multiple = self.card.network.size_multiple
         region: Box = tuple(slice(0, n) for n in image.shape)
-        if crop_mm is not None:
-            grid = (image.shape, crop_mm, self.card.spacing_mm, multiple)
-            # A crop around nothing is the smallest; if that is the whole image, spare one pass.
-            smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
-            if smallest != region:
-                brain = find_brain(forward(self.network, image, multiple, device))
-                region = crop_box(brain or region, *grid)
+        for _ in range(LOCALISATIONS if self.card.crop_mm else 0):
+            closer = self._closer(image, region, device)
+            if closer == region:
+                break
+            region = closer
         return region, forward(self.network, image[region], multiple, device, self._mirror)
+
+    def _closer(self, image: np.ndarray, region: Box, device: torch.device) -> Box:
+        """Return the crop around the brain that the network sees in a region of the image."""
+        assert self.card.crop_mm is not None
+        multiple = self.card.network.size_multiple
+        grid = (image.shape, self.card.crop_mm, self.card.spacing_mm, multiple)
+        # A crop around nothing is the smallest; if that is the whole region, spare the pass.
+        smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
+        if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
+            return region
+        posteriors = forward(self.network, image[region], multiple, device)
+        brain = find_brain(posteriors, self._fluid)
+        if brain is None:
+            return region
+        placed = tuple(
+            slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, brain, strict=True)
+        )
+        return crop_box(placed, *grid)
 
     def _infer_where_it_fits(self, image: np.ndarray) -> tuple[Box, Tensor, torch.device]:
         """Fall back to the CPU if the GPU's memory does not suffice."""

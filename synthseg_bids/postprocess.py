@@ -19,26 +19,39 @@ from .geometry import bounding_box, resample, resampling_matrix
 #: choosing the connected body to keep (the reference implementation's threshold).
 FIND_THRESHOLD = 0.5
 KEEP_THRESHOLD = 0.25
-#: Room left around the brain when cropping to it.
-MARGIN_MM = 8.0
+#: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
+MARGIN_MM = 4.0
+TRIM = 0.005
 
 Box = tuple[slice, ...]
 
 
-def find_brain(posteriors: Tensor) -> Box | None:
-    """Return the bounding box of the largest body of foreground.
+def find_brain(posteriors: Tensor, fluid: int | None = None) -> Box | None:
+    """Return the box that holds nearly all of the largest body of brain.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
         Channel 0 is background.
+    fluid : int, optional
+        Channel of the cerebrospinal fluid, which does not count: it goes on down the spine.
 
     Returns
     -------
     tuple of slice, or None
-        None where no voxel is more likely foreground than background.
+        Stray voxels, up to 0.5 % at each side, may lie outside. None where no voxel is more
+        likely brain than not.
     """
-    return bounding_box(_largest_body((posteriors[0] < 1 - FIND_THRESHOLD).numpy()))
+    outside = posteriors[0] if fluid is None else posteriors[0] + posteriors[fluid]
+    body = _largest_body((outside < 1 - FIND_THRESHOLD).numpy())
+    if not body.any():
+        return None
+    box = []
+    for axis in range(3):
+        profile = body.sum(tuple(a for a in range(3) if a != axis)).cumsum()
+        first, last = np.searchsorted(profile, [TRIM * profile[-1], (1 - TRIM) * profile[-1]])
+        box.append(slice(int(first), int(last) + 1))
+    return tuple(box)
 
 
 def crop_box(

@@ -206,7 +206,7 @@ def test_two_passes_find_the_brain_anywhere(offset):
     data[:8, :8, :8] = 0.45  # brighter than background, smaller than the brain
     network = SideStub()
     found = segmenter(network, 2, crop_mm=(64, 64, 64)).segment(data, affine)
-    assert network.seen == [(84, 80, 72), (32, 32, 32), (32, 32, 32)]
+    assert network.seen == [(84, 80, 72), *[(32, 32, 32)] * 3]
     assert found.grid_shape == (32, 32, 32)
     brain = found.labels > 0
     assert abs(centre_of_mass_mm(brain, affine) - centre).max() < 0.2
@@ -226,10 +226,10 @@ def test_one_pass_where_the_scan_is_no_larger_than_the_crop():
 def test_crops_hold_the_brain_and_a_margin():
     grid = ((100, 100, 90), (64.0, 64.0, 64.0), 2.0, 16)
     brain = (slice(3, 10), slice(20, 80), slice(60, 88))
-    assert crop_box(brain, *grid) == (slice(0, 32), slice(10, 90), slice(42, 90))
+    assert crop_box(brain, *grid) == (slice(0, 32), slice(18, 82), slice(58, 90))
     for found, part in zip(brain, crop_box(brain, *grid), strict=True):
-        assert part.start <= max(found.start - 4, 0)
-        assert part.stop >= min(found.stop + 4, 90)
+        assert part.start <= max(found.start - 2, 0)
+        assert part.stop >= min(found.stop + 2, 90)
 
 
 def test_no_brain_is_all_background(caplog):
@@ -301,6 +301,19 @@ def test_find_brain_takes_the_largest_body():
     assert find_brain(posteriors) == (slice(5, 9), slice(4, 10), slice(6, 8))
     posteriors[0] = 0.9
     assert find_brain(posteriors) is None
+
+
+def test_find_brain_leaves_out_fluid_and_stray_voxels():
+    posteriors = torch.zeros((33, 24, 24, 24))
+    posteriors[0] = 1
+    posteriors[0, 4:20, 4:20, 8:20] = 0
+    posteriors[1, 4:20, 4:20, 8:20] = 1
+    posteriors[0, 10:14, 10:14, :8] = 0
+    posteriors[16, 10:14, 10:14, :8] = 1  # cerebrospinal fluid, down the spine
+    assert find_brain(posteriors)[2].start < 2
+    assert find_brain(posteriors, 16) == (slice(4, 20), slice(4, 20), slice(8, 20))
+    posteriors[0, 12, 12, 20:23] = 0
+    assert find_brain(posteriors, 16) == (slice(4, 20), slice(4, 20), slice(8, 20))
 
 
 def test_soft_volumes_count_what_lies_outside():
