@@ -1,8 +1,9 @@
 """From a scan to its segmentation: prepare, forward, clean, back to the scan's own grid.
 
 The network works on a RAS grid at its training spacing, the *network grid*. Where its model card
-says that it was trained on crops, a first pass over the whole scan finds the brain, a second one over the
-crop around it corrects its place, and the last one sees it in the field of view of training.
+says that it was trained on crops, a first pass over the whole scan finds the brain, a second one
+over the crop around it corrects its place, and the last one sees it in the field of view of
+training.
 """
 
 from __future__ import annotations

@@ -10,8 +10,15 @@ import numpy as np
 from .geometry import voxel_volume_mm3
 from .labels import PAPER_STRUCTURES, fold_reference, segmentation_labels
 
+#: References of which less than this lies in a scan's field of view are not of that scan.
+MIN_SHARE_IN_VIEW = 0.5
+
 #: Name of the row that averages the paper's 12 structures.
 MEAN_NAME = 'Mean-of-12-Structures'
+
+
+class FieldOfViewError(ValueError):
+    """A reference lies elsewhere than the segmentation it is compared with."""
 
 
 def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tuple[int, float]]:
@@ -158,6 +165,37 @@ def resample_nearest(
     return result
 
 
+def share_in_view(
+    reference: np.ndarray,
+    reference_affine: np.ndarray,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+) -> float:
+    """Tell how much of a label map lies in the field of view of an image.
+
+    Parameters
+    ----------
+    reference : (x, y, z) integer array
+    reference_affine : (4, 4) array
+    shape : (3,) tuple of int
+        Of the image.
+    affine : (4, 4) array
+        Of the image.
+
+    Returns
+    -------
+    float
+        Part of the labelled voxels, 0 to 1.
+    """
+    voxels = np.argwhere(reference)
+    # Some ten thousand of them tell as much as all.
+    voxels = voxels[:: max(1, len(voxels) // 10_000)]
+    to_image = np.linalg.inv(affine) @ reference_affine
+    places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
+    inside = ((places > -0.5) & (places < np.array(shape) - 0.5)).all(axis=1)
+    return float(inside.mean()) if len(inside) else 0.0
+
+
 def compare_to_reference(
     segmentation: np.ndarray,
     affine: np.ndarray,
@@ -189,7 +227,15 @@ def compare_to_reference(
     ------
     LabelSchemeError
         If the reference's labels are not FreeSurfer's.
+    FieldOfViewError
+        If most of the reference lies outside the segmentation's grid.
     """
+    share = share_in_view(reference, reference_affine, segmentation.shape, affine)
+    if share < MIN_SHARE_IN_VIEW:
+        raise FieldOfViewError(
+            f'{source}: only {share:.0%} of it lies in the field of view of the segmentation; '
+            'give a reference in the same space'
+        )
     folded = fold_reference(reference, source)
     same_grid = segmentation.shape == folded.shape and np.allclose(affine, reference_affine)
     if not same_grid:

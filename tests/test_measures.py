@@ -14,6 +14,7 @@ from synthseg_bids.measures import (
     dice_per_label,
     paper_dice,
     resample_nearest,
+    share_in_view,
     total_intracranial,
     volumes_from_labels,
 )
@@ -159,3 +160,12 @@ def test_real_references_can_be_folded(subject):
     volumes = {row['name']: row.get('reference_volume_mm3', 0) for row in rows}
     assert 800e3 < sum(volumes.values()) < 2200e3
     assert 1e3 < volumes['Left-Hippocampus'] < 8e3
+
+
+def test_share_in_view():
+    reference = np.ones((4, 4, 4), int)
+    shifted = np.eye(4)
+    shifted[0, 3] = 2
+    assert share_in_view(reference, np.eye(4), (4, 4, 4), np.eye(4)) == 1
+    assert share_in_view(reference, shifted, (4, 4, 4), np.eye(4)) == 0.5
+    assert share_in_view(0 * reference, np.eye(4), (4, 4, 4), np.eye(4)) == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from .names import DERIVATIVE_ENTITIES, anat_folder, parse_name
 from .query import DEFAULT_SUFFIXES, ImageFile
 
@@ -72,34 +70,3 @@ def _head(entities: Mapping[str, str]) -> dict[str, str]:
     dropped = (*DERIVATIVE_ENTITIES, *_SAME_HEAD)
     # run-1 and run-01 are one run.
     return {k: v.lstrip('0') if k == 'run' else v for k, v in entities.items() if k not in dropped}
-
-
-def share_in_view(
-    reference: np.ndarray,
-    reference_affine: np.ndarray,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-) -> float:
-    """Tell how much of a label map lies in the field of view of an image.
-
-    Parameters
-    ----------
-    reference : (x, y, z) integer array
-    reference_affine : (4, 4) array
-    shape : (3,) tuple of int
-        Of the image.
-    affine : (4, 4) array
-        Of the image.
-
-    Returns
-    -------
-    float
-        Part of the labelled voxels, 0 to 1.
-    """
-    voxels = np.argwhere(reference)
-    # Some ten thousand of them tell as much as all.
-    voxels = voxels[:: max(1, len(voxels) // 10_000)]
-    to_image = np.linalg.inv(affine) @ reference_affine
-    places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
-    inside = ((places > -0.5) & (places < np.array(shape) - 0.5)).all(axis=1)
-    return float(inside.mean()) if len(inside) else 0.0

@@ -38,10 +38,9 @@ class CompareSegmentations(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.bids.references import share_in_view
         from synthseg_bids.bids.tables import write_dice_table
         from synthseg_bids.labels import LabelSchemeError
-        from synthseg_bids.measures import compare_to_reference
+        from synthseg_bids.measures import FieldOfViewError, compare_to_reference
         from synthseg_bids.volume_io import InputImageError, read_label_map
 
         ours = read_label_map(self.inputs.in_labels)
@@ -49,16 +48,10 @@ class CompareSegmentations(SimpleInterface):
         for name, path in self.inputs.references.items():
             try:
                 theirs = read_label_map(path)
-                share = share_in_view(theirs.data, theirs.affine, ours.data.shape, ours.affine)
-                if share < 0.5:
-                    raise InputImageError(
-                        f'{path}: only {share:.0%} of it lies in the field of view of the image; '
-                        'give a reference in the same space'
-                    )
                 found = compare_to_reference(
                     ours.data, ours.affine, theirs.data, theirs.affine, source=path
                 )
-            except (InputImageError, LabelSchemeError) as error:
+            except (InputImageError, LabelSchemeError, FieldOfViewError) as error:
                 refused.append(str(error))
             else:
                 rows += [{'reference': name, **row} for row in found]

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.plan import plan_tasks
 from synthseg_bids.bids.query import ImageFile
-from synthseg_bids.bids.references import find_reference, share_in_view
+from synthseg_bids.bids.references import find_reference
 
 
 def image(name: str) -> ImageFile:
@@ -75,12 +74,3 @@ def test_tasks_name_references_and_refuse_clashes(touch):
     assert task.kinds(posteriors=True) == ['dseg', 'morph', 'probseg', 'dice']
     assert clash.failed
     assert 'sub-1_T1w.nii' in clash.reason
-
-
-def test_share_in_view():
-    reference = np.ones((4, 4, 4), int)
-    shifted = np.eye(4)
-    shifted[0, 3] = 2
-    assert share_in_view(reference, np.eye(4), (4, 4, 4), np.eye(4)) == 1
-    assert share_in_view(reference, shifted, (4, 4, 4), np.eye(4)) == 0.5
-    assert share_in_view(0 * reference, np.eye(4), (4, 4, 4), np.eye(4)) == 0
