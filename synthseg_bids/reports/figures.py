@@ -1,8 +1,8 @@
-"""Figures: learning curves and segmentations drawn over scans."""
+"""Figures: learning curves, overlaps, and segmentations drawn over scans."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,54 @@ def learning_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
     dice.set(xlabel='step', ylabel='validation Dice, 12 structures', ylim=(0, 1))
     if dice.lines:
         dice.legend(loc='lower right')
+    _save(figure, path)
+
+
+def dice_boxes(
+    values: Mapping[str, Mapping[str, Sequence[float]]], path: Path, title: str = ''
+) -> None:
+    """Draw box plots of the Dice overlap: a group of boxes per structure, a colour per contrast.
+
+    Boxes reach from the first to the third quartile, whiskers to the last value within 1.5 times
+    that range; every scan is a dot.
+
+    Parameters
+    ----------
+    values : mapping of str to mapping of str to sequence of float
+        Contrast, then structure, then one value per scan; every contrast has all structures.
+    path : Path
+        PNG file to write.
+    title : str
+    """
+    structures = list(next(iter(values.values())))
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout='constrained')
+    axes = figure.subplots()
+    width = 0.8 / len(values)
+    for i, (contrast, of_structure) in enumerate(values.items()):
+        color = f'C{i % 10}'
+        places = [j + (i - (len(values) - 1) / 2) * width for j in range(len(structures))]
+        drawn = axes.boxplot(
+            [list(of_structure[name]) for name in structures],
+            positions=places,
+            widths=0.8 * width,
+            patch_artist=True,
+            showfliers=False,
+            manage_ticks=False,
+            medianprops={'color': 'black'},
+        )
+        for box in drawn['boxes']:
+            box.set(facecolor=color, alpha=0.6)
+        for x, name in zip(places, structures, strict=True):
+            dice = of_structure[name]
+            axes.scatter([x] * len(dice), dice, s=6, color=color, zorder=3)
+        n = max(len(scans) for scans in of_structure.values())
+        drawn['boxes'][0].set_label(f'{contrast} (n = {n})')
+    axes.set(ylabel='Dice', ylim=(0, 1), xlim=(-0.6, len(structures) - 0.4))
+    axes.set_title(title, loc='left')
+    axes.set_xticks(range(len(structures)), structures, rotation=30, ha='right')
+    axes.grid(axis='y', color='0.9')
+    axes.set_axisbelow(True)
+    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=6, frameon=False)
     _save(figure, path)
 
 

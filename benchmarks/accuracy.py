@@ -1,0 +1,356 @@
+"""Measure the accuracy of a model on real and on synthetic scans, and write docs/accuracy.rst.
+
+Usage: python benchmarks/accuracy.py [--bids DIR] [--references DIR] [--label-maps DIR] ...
+
+Real scans: those of a BIDS data set whose participants have reference segmentations. Synthetic
+scans: made from label maps that the model was not trained on, hence with exact labels. What is
+absent is skipped, and its part of the page stays as it is. Tables, figures and the facts of each
+run go to docs/accuracy/; the page is made from them alone (--page-only does just that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from synthseg_bids.bids.atomic import read_table, write_table, write_text
+from synthseg_bids.device import fast_dtype, resolve_device, set_threads
+from synthseg_bids.evaluation import ALL_CONTRASTS, MEAN_OF_LABELS
+from synthseg_bids.inference import Segmenter
+from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
+from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map, synthesize
+from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.synth.intensity import rescale_percentiles
+from synthseg_bids.synth.resolution import Resolution, acquire
+from synthseg_bids.volume_io import write_image
+from synthseg_bids.weights import model_path, read_card, sha256
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = Path('../shared/data')
+#: Far from the seeds of training and of its validation scans, which count from 0.
+FIRST_SEED = 2**40
+SLICE_MM = 5
+SLICES = f'slices{SLICE_MM}mm'
+CONDITIONS = ('midl2020', 'synthseg2023', SLICES)
+
+HEADER = """\
+Accuracy
+========
+
+.. Written by benchmarks/accuracy.py (make accuracy) from the tables in accuracy/; do not edit.
+"""
+INTRODUCTION = """
+Overlap (Dice) of the model's segmentations with references. *12 structures* is the mean over
+those of the MIDL 2020 paper, left and right averaged; *32 labels* is the mean over every label
+but background. Means and standard deviations (SD) are over scans; in brackets is the 95 %
+confidence interval of the mean: a bootstrap over scans, which count as independent even where
+one head gave several, and too narrow for a handful of them. The overlap of every scan in every
+label is in the tables of ``docs/accuracy/``.
+"""
+REAL = """
+Scans with reference segmentations by FreeSurfer or SAMSEG, which are not the truth themselves.
+Cerebrospinal fluid outside the ventricles, one of the 32 labels, is all the fluid around the
+brain for the model and for SAMSEG, but a small part of it for FreeSurfer.
+"""
+SYNTHETIC = f"""
+Scans generated from label maps that the model was not trained on, at their own resolution, and
+compared with the exact labels. ``midl2020`` and ``synthseg2023`` are the presets of ``synthseg
+synthesize``, cropped around the brain and rescaled as in validation; ``{SLICES}`` is
+``synthseg2023`` with slices {SLICE_MM} mm thick and {SLICE_MM} mm apart along one axis, drawn for
+each scan, and full resolution within them.
+"""
+PARTS = {'real': ('Real scans', REAL), 'synthetic': ('Synthetic scans', SYNTHETIC)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what there are data for, then write the page."""
+    args = parse(argv)
+    tables = args.docs / 'accuracy'
+    if not args.page_only:
+        set_threads(args.threads)
+        with tempfile.TemporaryDirectory(prefix='accuracy-') as folder:
+            for name, measure in (('real', measure_real), ('synthetic', measure_synthetic)):
+                work = Path(folder, name)
+                facts = measure(args, work)
+                if facts:
+                    keep(work / 'evaluation', tables, name, {**describe(args), **facts})
+    write_text(args.docs / 'accuracy.rst', page(tables))
+    print(f'{args.docs / "accuracy.rst"} written')
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    add = parser.add_argument
+    add('--bids', type=Path, default=DATA / 'bids', help='BIDS data set')
+    add('--references', type=Path, default=DATA / 'bids/derivatives/reference', help='of it')
+    add('--label-maps', type=Path, default=DATA / 'label_maps', help='file or folder')
+    add('--held-out', nargs='+', default=[f'sub-{i}' for i in range(13, 17)], metavar='NAME')
+    add('--model', default='default', help='name of a shipped model, or a .safetensors file')
+    add('--scans', type=int, default=5, help='synthetic scans per label map and condition')
+    add('--limit', type=int, help='at most this many participants and label maps')
+    add('--device', default='cpu', help='auto, cpu, cuda or cuda:N')
+    add('--threads', type=int, help='CPU threads')
+    add('--docs', type=Path, default=REPOSITORY / 'docs', help='where the page goes')
+    add('--page-only', action='store_true', help='rewrite the page from its tables')
+    return parser.parse_args(argv)
+
+
+def describe(args: argparse.Namespace) -> dict[str, str]:
+    """Name the model and the machine."""
+    weights = model_path(args.model)
+    card = read_card(weights)
+    device = resolve_device(args.device)
+    hardware = f'{cpu_name()}, CPU threads: {torch.get_num_threads()}'
+    if device.type == 'cuda':
+        hardware = f'{torch.cuda.get_device_name(device)}; {hardware}'
+    return {
+        'Model': f'{card.name} ({card.spacing_mm:g} mm, {card.training.get("steps")} steps)',
+        'SHA-256': sha256(weights),
+        'Hardware': f'{hardware}, {str(fast_dtype(device)).removeprefix("torch.")}',
+    }
+
+
+def cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def call(program: str, *arguments: object) -> tuple[int, str]:
+    """Run one of our programs; return its exit code and the command line."""
+    module = {'synthseg-bids': 'synthseg_bids.cli.run', 'synthseg': 'synthseg_bids.cli.main'}
+    words = [str(argument) for argument in arguments]
+    command = [sys.executable, '-m', module[program], *words]
+    return subprocess.run(command, check=False).returncode, shlex.join([program, *words])
+
+
+def evaluate(segmentations: Path, reference: str, work: Path) -> str:
+    """Run ``synthseg evaluate``; return its command line."""
+    code, command = call(
+        'synthseg', 'evaluate', segmentations, '--reference', reference,
+        '--out', work / 'evaluation',
+    )  # fmt: skip
+    if code:
+        raise SystemExit(f'exit code {code} from: {command}')
+    return command.replace(str(work), 'OUT')
+
+
+def measure_real(args: argparse.Namespace, work: Path) -> dict[str, str]:
+    """Segment the participants that have references; return the facts of the run."""
+    folders = sorted(
+        p.name for p in args.references.glob('sub-*') if (args.bids / p.name).is_dir()
+    )
+    if not folders:
+        print(f'{args.bids}, {args.references}: no participant with a reference; skipped')
+        return {}
+    options: list[object] = ['--model', args.model, '--device', args.device]
+    options += ['--omp-nthreads', torch.get_num_threads()]
+    code, command = call(
+        'synthseg-bids', args.bids, work / 'derivatives', 'participant',
+        '--participant-label', *(name.removeprefix('sub-') for name in folders[: args.limit]),
+        *options, '-w', work / 'work',
+    )  # fmt: skip
+    if code not in (0, 1):
+        raise SystemExit(f'exit code {code} from: {command}')
+    status = read_table(work / 'derivatives' / 'group_status.tsv')
+    failed = [row['source'].rpartition('/')[2] for row in status if row['status'] == 'failed']
+    done = Counter(row['status'] for row in status)['done']
+    evaluation = evaluate(work / 'derivatives', f'reference={args.references}', work)
+    return {
+        'Scans': f'{done} segmented, {len(failed)} failed {" ".join(failed)}'.strip(),
+        'Command 1': command.replace(str(work), 'OUT'),
+        'Command 2': evaluation,
+    }
+
+
+def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
+    """Segment scans made from held-out label maps; return the facts of the run."""
+    found = find_label_maps(args.label_maps) if args.label_maps.exists() else []
+    paths = [p for p in found if any(name in p.name for name in args.held_out)][: args.limit]
+    if not paths:
+        print(f'{args.label_maps}: no label map of {" ".join(args.held_out)}; skipped')
+        return {}
+    card = read_card(model_path(args.model))
+    seen = {path.name for path in paths} & {*card.training.get('label_maps', [])}
+    if seen:
+        raise SystemExit(
+            f'{", ".join(sorted(seen))}: the model was trained on it; hold out others'
+        )
+    segmenter = Segmenter(args.model, args.device)
+    for number, path in enumerate(paths):
+        label_map = load_label_map(path)
+        for i in range(args.scans):
+            for condition in CONDITIONS:
+                seed = FIRST_SEED + 1000 * number + i
+                print(f'{path.name} {condition} {i + 1}/{args.scans}', flush=True)
+                # Entities tell the scans apart, so that each finds the labels it was made from.
+                stem = f'sub-{number + 1:02d}_acq-{condition}_run-{i + 1}'
+                segment_synthetic(segmenter, label_map, condition, seed, work, stem)
+    options = ['--label-maps', args.label_maps, '--held-out', *args.held_out]
+    options += ['--scans', args.scans, '--model', args.model, '--device', args.device]
+    options += ['--limit', args.limit] if args.limit else []
+    return {
+        'Label maps': ', '.join(path.name for path in paths),
+        'Scans': f'{args.scans} per label map and condition',
+        'Command 1': shlex.join(['python', 'benchmarks/accuracy.py', *map(str, options)]),
+        'Command 2': evaluate(work / 'derivatives', f'labels={work / "labels"}', work),
+    }
+
+
+def segment_synthetic(
+    segmenter: Segmenter, label_map: LabelMap, condition: str, seed: int, work: Path, stem: str
+) -> None:
+    """Make and segment one scan; write its labels and the segmentation as BIDS derivatives."""
+    image, labels, affine = synthetic_scan(label_map, condition, seed)
+    found = segmenter.segment(image, affine).labels
+    subject = stem.partition('_')[0]
+    for dataset, name, data in (
+        ('labels', f'{stem}_dseg.nii.gz', labels),
+        ('derivatives', f'{stem}_seg-synthseg_desc-{condition}_dseg.nii.gz', found),
+    ):
+        path = work / dataset / subject / 'anat' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, data, affine)
+
+
+def synthetic_scan(
+    label_map: LabelMap, condition: str, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make a scan at the resolution of the label map.
+
+    Returns
+    -------
+    image : (x, y, z) float32 array
+    labels : (x, y, z) int16 array
+    affine : (4, 4) array
+    """
+    own = PRESETS['synthseg-bids']
+    config = replace(
+        PRESETS['synthseg2023' if condition == SLICES else condition],
+        size=own.size,
+        crop_jitter=own.crop_jitter,
+        downsampling=1,
+        rescale=True,
+    )
+    if condition == SLICES:
+        config = replace(config, resolution=None, rescale=False)
+    image, target, affine = synthesize(label_map, config, seed)
+    if condition == SLICES:
+        axis = int(np.random.default_rng(seed).integers(3))
+        image = rescale_percentiles(acquire(image, thick_slices(axis, label_map.spacing_mm)))
+    values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
+    return image.numpy(), values[target.numpy()], affine
+
+
+def thick_slices(axis: int, spacing_mm: float) -> Resolution:
+    """Return an acquisition as the generator draws them, with coarse slices along one axis."""
+    step, sigma = [1.0] * 3, [0.5] * 3
+    step[axis] = SLICE_MM / spacing_mm
+    sigma[axis] = 0.75 * step[axis]
+    return Resolution((sigma[0], sigma[1], sigma[2]), (step[0], step[1], step[2]))
+
+
+def keep(evaluation: Path, tables: Path, name: str, facts: dict[str, str]) -> None:
+    """Copy tables and figure to the documentation, with the facts of the run."""
+    tables.mkdir(parents=True, exist_ok=True)
+    for kind in ('scans', 'summary'):
+        shutil.copyfile(evaluation / f'dice_{kind}.tsv', tables / f'{name}_{kind}.tsv')
+    shutil.copyfile(next(evaluation.glob('dice_*.png')), tables / f'{name}.png')
+    rows = [{'fact': key, 'value': value} for key, value in facts.items()]
+    write_table(tables / f'{name}_run.tsv', ('fact', 'value'), rows)
+
+
+def page(tables: Path) -> str:
+    """Make the page from the tables."""
+    blocks = [HEADER, fill(INTRODUCTION)]
+    for name, (title, text) in PARTS.items():
+        summary = read_table(tables / f'{name}_summary.tsv')
+        if not summary:
+            continue
+        facts = {row['fact']: row['value'] for row in read_table(tables / f'{name}_run.tsv')}
+        commands = [value for key, value in facts.items() if key.startswith('Command')]
+        blocks += [f'{title}\n{"-" * len(title)}\n', fill(text)]
+        blocks.append(
+            ''.join(f':{k}: {v}\n' for k, v in facts.items() if not k.startswith('Command'))
+        )
+        blocks.append('::\n\n' + ''.join(f'    {line}\n' for line in commands))
+        blocks += [means_table(summary), structures_table(summary)]
+        blocks.append(
+            f'.. image:: accuracy/{name}.png\n   :alt: Dice of each structure and contrast\n'
+        )
+    return '\n'.join(blocks)
+
+
+def fill(text: str) -> str:
+    return textwrap.fill(' '.join(text.split()), 95) + '\n'
+
+
+def means_table(summary: list[dict[str, str]]) -> str:
+    """Tabulate the means over structures of each contrast."""
+
+    def cell(row: dict[str, str]) -> str:
+        interval = f' [{short(row["ci_low"])} to {short(row["ci_high"])}]'
+        return short(row['mean']) + (interval if row['ci_low'] != 'n/a' else '')
+
+    by_key = {(row['contrast'], row['structure']): row for row in summary}
+    lines = []
+    for contrast in contrasts(summary):
+        means = [by_key[contrast, name] for name in (MEAN_NAME, MEAN_OF_LABELS)]
+        cells = [text for row in means for text in (cell(row), short(row['sd']))]
+        lines.append([contrast, means[0]['n'], *cells])
+    return table(
+        'Means over structures', ['Contrast', 'Scans', '12 structures', 'SD', '32 labels', 'SD'],
+        lines,
+    )  # fmt: skip
+
+
+def structures_table(summary: list[dict[str, str]]) -> str:
+    """Tabulate mean and standard deviation of each structure and contrast."""
+
+    def cell(row: dict[str, str]) -> str:
+        return short(row['mean']) + (f' ± {short(row["sd"])}' if row['sd'] != 'n/a' else '')
+
+    cells: dict[str, dict[str, str]] = {}
+    for row in summary:
+        cells.setdefault(row['structure'], {})[row['contrast']] = cell(row)
+    columns = contrasts(summary)
+    lines = [[name, *(cells[name][contrast] for contrast in columns)] for name in PAPER_STRUCTURES]
+    return table('Mean ± SD of each structure', ['Structure', *columns], lines)
+
+
+def contrasts(summary: list[dict[str, str]]) -> list[str]:
+    """List the contrasts in the order of the summary; all of them last, if there are several."""
+    found = list(dict.fromkeys(row['contrast'] for row in summary))
+    return found if len(found) > 2 else [c for c in found if c != ALL_CONTRASTS]
+
+
+def short(number: str) -> str:
+    return number if number == 'n/a' else f'{float(number):.3f}'
+
+
+def table(title: str, header: list[str], lines: list[list[str]]) -> str:
+    """Write a table whose numbers show on any renderer, unlike those included from a file."""
+    quoted = [', '.join(f'"{cell}"' for cell in line) for line in lines]
+    head = ', '.join(f'"{cell}"' for cell in header)
+    body = ''.join(f'   {line}\n' for line in quoted)
+    return f'.. csv-table:: {title}\n   :header: {head}\n\n{body}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

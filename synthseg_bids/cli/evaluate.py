@@ -1,0 +1,281 @@
+"""``synthseg evaluate``: overlap of existing segmentations with references.
+
+The segmentations are those of a data set of derivatives (its *_dseg.nii.gz, matched with the
+references by subject, session, acquisition and run, as synthseg-bids does) or single label maps.
+DIR receives dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with
+bootstrap confidence intervals) and, for each reference, the box plot dice_NAME.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..bids.query import ImageFile
+
+LOGGER = logging.getLogger(__name__)
+
+#: Contrast of label maps whose name does not tell.
+UNKNOWN = 'unknown'
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One segmentation to evaluate.
+
+    Attributes
+    ----------
+    path : Path
+        Its label map.
+    name, contrast : str
+        Of the scan that was segmented.
+    references : dict of str to Path
+        Label maps to compare it with.
+    """
+
+    path: Path
+    name: str
+    contrast: str
+    references: dict[str, Path] = field(default_factory=dict)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        'evaluate', help='compare segmentations with references', description=__doc__
+    )
+    parser.add_argument(
+        'segmentations', type=Path, nargs='+', metavar='DERIVATIVES_OR_FILE',
+        help='data set written by synthseg-bids, or label maps',
+    )  # fmt: skip
+    parser.add_argument(
+        '--reference', type=_reference, action='append', required=True, metavar='NAME=PATH',
+        help='data set of FreeSurfer or SAMSEG label maps, or one label map that every FILE is '
+        'compared with; repeatable',
+    )  # fmt: skip
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='DIR', help='folder of the tables and figures'
+    )
+    parser.set_defaults(run=run)
+
+
+def _reference(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition('=')
+    if not (equals and path and re.fullmatch('[a-zA-Z0-9]+', name)):
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: give NAME=PATH, the name of letters and digits'
+        )
+    return name, Path(path)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+
+    Returns
+    -------
+    int
+        0, or 1 if a comparison failed; the tables hold the others.
+
+    Raises
+    ------
+    ValueError
+        If nothing could be compared.
+    """
+    references = dict(args.reference)
+    if len(references) < len(args.reference):
+        raise ValueError('--reference: a name was given twice; give each its own')
+    for name, path in references.items():
+        if not path.exists():
+            raise ValueError(f'--reference {name}={path}: does not exist; give a folder or file')
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f'{args.out}: is a file; give the name of a folder')
+    scans = [scan for path in args.segmentations for scan in find_scans(path, references)]
+    names = [scan.name for scan in scans]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f'{", ".join(twice[:5])}: segmented more than once; evaluate one method at a time'
+        )
+    rows, failures = _compare_all(scans)
+    if not rows:
+        raise ValueError(
+            f'nothing to compare: {len(scans)} segmentations, none with a usable reference; '
+            'subject, session, acquisition and run must be the same'
+        )
+    write_results(args.out, rows)
+    without = sum(not scan.references for scan in scans)
+    compared = len({(row['scan'], row['reference']) for row in rows})
+    print(f'{compared} compared, {without} without a reference, {failures} failed')
+    return 1 if failures else 0
+
+
+def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
+    """List the segmentations in a data set, or the one in a file, with their references.
+
+    Parameters
+    ----------
+    path : Path
+        Derivatives, or a label map.
+    references : mapping of str to Path
+        Data sets by name; single label maps too where `path` is one.
+
+    Returns
+    -------
+    list of Scan
+
+    Raises
+    ------
+    ValueError
+        If there is none, or references do not go with it.
+    """
+    from ..bids.references import find_reference
+
+    single = {name: target for name, target in references.items() if target.is_file()}
+    folders = {name: target for name, target in references.items() if name not in single}
+    if path.is_dir():
+        if single:
+            raise ValueError(
+                f'{path}: a data set needs data sets as references, not one label map '
+                f'({", ".join(map(str, single.values()))})'
+            )
+        paths = sorted(path.glob('sub-*/**/anat/sub-*_dseg.nii.gz'))
+        if not paths:
+            raise ValueError(
+                f'{path}: no sub-*/[ses-*/]anat/*_dseg.nii.gz here; give the output folder of '
+                'synthseg-bids'
+            )
+    else:
+        paths = [path]
+    scans = []
+    for file in paths:
+        image = source_image(file)
+        found = find_reference(image, folders) if image else {}
+        name = file.name if image is None else Path(image.relative).name.partition('.')[0]
+        contrast = image.suffix if image else UNKNOWN
+        scans.append(Scan(file, name, contrast, {**found, **single}))
+    return scans
+
+
+def source_image(path: Path) -> ImageFile | None:
+    """Tell which image a label map was made from: by its sidecar, else by its own name.
+
+    Parameters
+    ----------
+    path : Path
+        ``sub-01_seg-synthseg_desc-T1w_dseg.nii.gz`` or the like.
+
+    Returns
+    -------
+    ImageFile or None
+        The file need not exist. None if the name does not follow BIDS.
+    """
+    from urllib.parse import unquote
+
+    from ..bids.names import DERIVATIVE_ENTITIES, parse_name
+    from ..bids.query import DEFAULT_SUFFIXES, ImageFile
+
+    try:
+        sidecar = json.loads((path.parent / f'{path.name.partition(".")[0]}.json').read_text())
+        source = unquote(sidecar['Sources'][0].rpartition(':')[2])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        source = ''
+    parsed = parse_name(source.rpartition('/')[2])
+    if parsed:
+        return ImageFile(path, source, parsed[0], parsed[1])
+    parsed = parse_name(path.name)
+    if parsed is None:
+        return None
+    description = parsed[0].get('desc', UNKNOWN)
+    suffix = next((s for s in DEFAULT_SUFFIXES if description.startswith(s)), description)
+    entities = {k: v for k, v in parsed[0].items() if k not in DERIVATIVE_ENTITIES}
+    name = '_'.join([*(f'{key}-{value}' for key, value in entities.items()), suffix])
+    return ImageFile(path, name, entities, suffix)
+
+
+def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:
+    """Compare every scan with its references; one that fails is logged and counted."""
+    from ..evaluation import scan_rows
+    from ..labels import LabelSchemeError
+    from ..measures import FieldOfViewError
+    from ..volume_io import InputImageError
+
+    rows: list[dict[str, Any]] = []
+    failures = 0
+    for scan in scans:
+        if not scan.references:
+            LOGGER.warning('%s: no reference', scan.path)
+        for name, reference in scan.references.items():
+            try:
+                compared = _compare(scan.path, reference)
+            except (InputImageError, LabelSchemeError, FieldOfViewError) as error:
+                LOGGER.error('%s', error)
+                failures += 1
+            else:
+                rows += scan_rows(scan.name, scan.contrast, name, compared)
+                LOGGER.info('%s (%s): Dice %.3f', scan.name, name, compared[-1]['dice'])
+    return rows, failures
+
+
+def _compare(path: Path, reference: Path) -> list[dict[str, Any]]:
+    """Compare two label maps on disk."""
+    from ..measures import compare_to_reference
+    from ..volume_io import read_label_map
+
+    ours, theirs = read_label_map(path), read_label_map(reference)
+    labels = _as_ours(ours.data, str(path))
+    return compare_to_reference(labels, ours.affine, theirs.data, theirs.affine, str(reference))
+
+
+def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
+    """Translate the segmentation of another program; ours is left as it is."""
+    import numpy as np
+
+    from ..labels import fold_reference, segmentation_labels
+
+    known = [label.index for label in segmentation_labels()]
+    return labels if np.isin(np.unique(labels), known).all() else fold_reference(labels, source)
+
+
+def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the tables and the figures, and print the means.
+
+    Parameters
+    ----------
+    out : Path
+        Folder.
+    rows : sequence of mapping
+        From :func:`synthseg_bids.evaluation.scan_rows`.
+    """
+    from ..bids.atomic import write_table
+    from ..evaluation import SCAN_COLUMNS, SUMMARY_COLUMNS, structure_values, summarise
+    from ..reports.figures import dice_boxes
+
+    summary = summarise(rows)
+    write_table(out / 'dice_scans.tsv', SCAN_COLUMNS, rows)
+    write_table(out / 'dice_summary.tsv', SUMMARY_COLUMNS, summary)
+    for name in sorted({row['reference'] for row in rows}):
+        dice_boxes(structure_values(rows, name), out / f'dice_{name}.png', title=name)
+    columns = ('reference', 'contrast', 'structure', 'n', 'mean', 'sd', 'ci_low', 'ci_high')
+    print('\t'.join(columns))
+    for row in summary:
+        if row['kind'] == 'mean':
+            print('\t'.join(_short(row[column]) for column in columns))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f'{value:.3f}' if value == value else 'n/a'
+    return str(value)

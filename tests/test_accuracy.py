@@ -1,0 +1,89 @@
+"""The accuracy benchmark: synthetic scans of a tiny label map, tables, page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.synth.files import load_label_map
+from synthseg_bids.weights import model_path, read_card
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def accuracy():
+    path = REPOSITORY / 'benchmarks' / 'accuracy.py'
+    spec = importlib.util.spec_from_file_location('accuracy', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def label_map(tmp_path):
+    """A head of white matter and cortex, left and right, in fluid."""
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[2:30, 2:30, 2:30] = 24
+    labels[5:27, 5:27, 5:27] = 3
+    labels[8:24, 8:24, 8:24] = 2
+    labels[16:][labels[16:] == 3] = 42
+    labels[16:][labels[16:] == 2] = 41
+    path = tmp_path / 'maps' / 'sub-13_dseg.nii.gz'
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(labels, np.diag([-1.0, 1, 1, 1])), path)
+    return path
+
+
+def test_thick_slices_are_thick_along_one_axis(accuracy, label_map):
+    source = load_label_map(label_map)
+    image, labels, affine = accuracy.synthetic_scan(source, accuracy.SLICES, 3)
+    assert image.shape == labels.shape == (32, 32, 32)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(np.abs(np.diag(affine)), 1)
+    assert {2, 41} <= {*np.unique(labels)}
+    # between two slices nothing but linear interpolation
+    bends = [np.abs(np.diff(image, 2, axis)).mean() for axis in range(3)]
+    assert min(bends) < 0.25 * np.median(bends)
+    again, _, _ = accuracy.synthetic_scan(source, accuracy.SLICES, 3)
+    np.testing.assert_array_equal(image, again)
+    assert accuracy.thick_slices(1, 1.0).step == (1, 5, 1)
+
+
+def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsys):
+    docs = tmp_path / 'docs'
+    absent = ['--bids', tmp_path / 'absent', '--references', tmp_path / 'absent']
+    arguments = [*absent, '--label-maps', label_map.parent, '--model', tiny_model]
+    arguments += ['--scans', 2, '--threads', 1, '--docs', docs]
+    assert accuracy.main([str(argument) for argument in arguments]) == 0
+    assert 'no participant with a reference; skipped' in capsys.readouterr().out
+    summary = read_table(docs / 'accuracy' / 'synthetic_summary.tsv')
+    assert {row['contrast'] for row in summary} == {*accuracy.CONDITIONS, 'all'}
+    assert {row['n'] for row in summary if row['structure'] == 'cerebral cortex'} == {'2', '6'}
+    page = (docs / 'accuracy.rst').read_text()
+    assert 'Real scans' not in page
+    assert f'{float(summary[0]["mean"]):.3f}' in page
+    assert accuracy.sha256(tiny_model) in page
+    assert (docs / 'accuracy' / 'synthetic.png').exists()
+    assert page == accuracy.page(docs / 'accuracy')
+
+
+def test_label_maps_seen_in_training_are_refused(accuracy, label_map, tmp_path):
+    name = read_card(model_path('default')).training['label_maps'][0]
+    seen = label_map.rename(label_map.with_name(name))
+    arguments = ['--bids', tmp_path, '--references', tmp_path, '--docs', tmp_path]
+    arguments += ['--label-maps', seen, '--held-out', name]
+    with pytest.raises(SystemExit, match='trained on it'):
+        accuracy.main([str(argument) for argument in arguments])
+
+
+def test_the_page_holds_the_numbers_of_its_tables(accuracy):
+    page = REPOSITORY / 'docs' / 'accuracy.rst'
+    if not page.exists():
+        pytest.skip('make accuracy has not been run')
+    assert page.read_text(encoding='utf-8') == accuracy.page(page.parent / 'accuracy')
