@@ -1,17 +1,24 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
 # make test: set up, then lint, types and tests
+# make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
+# make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
+KERAS = $(VENV)/keras
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test test-parity lint benchmark accuracy clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -q
+
+test-parity: $(INSTALLED) $(KERAS)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
+	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python -m pytest -q -m parity tests/parity
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -21,10 +28,19 @@ lint: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/benchmark_generator.py
 
+accuracy: $(INSTALLED)
+	$(BIN)/python benchmarks/accuracy.py
+
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,demo]'
+	touch $@
+
+# The last versions that build the reference network, in an environment of their own.
+$(KERAS)/installed: tests/parity/requirements.txt
+	python3.11 -m venv $(KERAS)
+	$(KERAS)/bin/pip install --quiet --requirement tests/parity/requirements.txt
 	touch $@
 
 clean:

@@ -29,6 +29,7 @@ setup(
     extras_require={
         'test': [
             'bids-validator-deno',
+            'h5py',
             'hypothesis',
             'mypy',
             'pybids',
@@ -37,6 +38,10 @@ setup(
             'scipy',
         ],
         'demo': ['nilearn', 'pandas'],
+        # Published weights in Keras' format.
+        'official': ['h5py'],
+        # Comparison with other implementations: make test-parity.
+        'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },
     entry_points={
         'console_scripts': [

@@ -58,12 +58,14 @@ class ModelCard:
 
 
 def model_path(name_or_path: str | Path) -> Path:
-    """Return the weights file of a shipped model's name or of a path.
+    """Return the weights file of a model's name or of a path.
 
     Parameters
     ----------
     name_or_path : str or Path
-        ``default``, the name of another shipped model, or a ``.safetensors`` file.
+        ``default``, the name of another shipped model or of installed published weights such as
+        ``synthseg_2.0`` (see :func:`synthseg_bids.official.official_models`); or a
+        ``.safetensors`` file, or published weights (``.h5``, ``.pth``).
 
     Returns
     -------
@@ -72,19 +74,30 @@ def model_path(name_or_path: str | Path) -> Path:
     Raises
     ------
     ModelFileError
-        If there is no such model; the message lists the shipped ones.
+        If there is no such model; the message lists those that there are.
     """
+    # Not above: that module builds on this one.
+    from .official import SUFFIXES, official_models
+
     folder = Path(str(files('synthseg_bids').joinpath('data/models')))
-    path = Path(name_or_path)
-    if path.suffix != '.safetensors':
-        name = BEST_SHIPPED if name_or_path == DEFAULT_MODEL else name_or_path
-        path = folder / f'{name}.safetensors'
-    if not path.is_file():
-        shipped = ', '.join(sorted(p.stem for p in folder.glob('*.safetensors'))) or 'none'
+    known = official_models() | {p.stem: p for p in folder.glob('*.safetensors')}
+    if Path(name_or_path).suffix in ('.safetensors', *SUFFIXES):
+        path: Path | None = Path(name_or_path)
+    else:
+        path = known.get(BEST_SHIPPED if name_or_path == DEFAULT_MODEL else str(name_or_path))
+    if path is None or not path.is_file():
         raise ModelFileError(
-            f'{name_or_path}: no such model; give a .safetensors file or one of: {shipped}'
+            f'{name_or_path}: no such model; give a weights file (.safetensors, .h5, .pth) or one '
+            f'of: {", ".join(sorted(known)) or "none"}{_where_published(str(name_or_path))}'
         )
     return path
+
+
+def _where_published(name: str) -> str:
+    """Explain why a published network's name is not known."""
+    if not name.startswith('synthseg_'):
+        return ''
+    return "; FreeSurfer's are found if FREESURFER_HOME is set, DIPY's in its own folder"
 
 
 def load_model(
@@ -95,7 +108,8 @@ def load_model(
     Parameters
     ----------
     name_or_path : str or Path
-        See :func:`model_path`; the card has the same name with the suffix ``.json``.
+        See :func:`model_path`; the card of a ``.safetensors`` file has the same name with the
+        suffix ``.json``. Published weights are imported in memory.
     device : torch.device or str
 
     Returns
@@ -109,6 +123,16 @@ def load_model(
         If a file is missing, damaged, or does not fit its card.
     """
     path = model_path(name_or_path)
+    if path.suffix == '.safetensors':
+        network, card = _load_safetensors(path)
+    else:
+        from .official import import_model
+
+        network, card = import_model(path)
+    return network.place(device).eval().requires_grad_(False), card
+
+
+def _load_safetensors(path: Path) -> tuple[UNet3D, ModelCard]:
     card = read_card(path)
     if card.sha256 and card.sha256 != sha256(path):
         raise ModelFileError(f'{path}: checksum differs from its card; copy the file again')
@@ -119,7 +143,7 @@ def load_model(
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelFileError(f'{path}: not the weights its card describes ({reason})') from error
-    return network.place(device).eval().requires_grad_(False), card
+    return network, card
 
 
 def read_card(path: Path) -> ModelCard:
@@ -138,8 +162,10 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f'{card_path}: not a model card ({error})') from error
 
 
-def save_model(path: Path, network: UNet3D, card: ModelCard) -> ModelCard:
-    """Write weights (float16) and model card.
+def save_model(
+    path: Path, network: UNet3D, card: ModelCard, dtype: torch.dtype = torch.float16
+) -> ModelCard:
+    """Write weights and model card.
 
     Parameters
     ----------
@@ -148,6 +174,8 @@ def save_model(path: Path, network: UNet3D, card: ModelCard) -> ModelCard:
     network : UNet3D
     card : ModelCard
         Its checksum is filled in.
+    dtype : torch.dtype
+        Number format of the file; networks trained here lose nothing by half precision.
 
     Returns
     -------
@@ -157,7 +185,7 @@ def save_model(path: Path, network: UNet3D, card: ModelCard) -> ModelCard:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         # batch counters stay integers
-        key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
+        key: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
         for key, value in network.state_dict().items()
     }
     temporary = path.with_suffix('.tmp')

@@ -1,4 +1,4 @@
-"""The ``synthseg`` command: generate, train and segment single files."""
+"""The ``synthseg`` command: generate, train, segment single files, evaluate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import segment, synthesize, train
+from . import evaluate, import_weights, segment, synthesize, train
 
-COMMANDS = (synthesize, train, segment)
+COMMANDS = (synthesize, train, segment, evaluate, import_weights)
 
 
 def build_parser() -> argparse.ArgumentParser:

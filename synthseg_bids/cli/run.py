@@ -84,7 +84,7 @@ def run(config: RunConfig) -> int:
     work_dir = _check_folders(config)
     derivatives = dict(config.derivatives)
     tasks, skipped = _find_tasks(config)
-    model = model_path(config.model).resolve()
+    model = model_path(config.model).absolute()
     resources = plan_resources(
         config.device, config.n_gpus, config.procs_per_gpu, config.nprocs, config.omp_nthreads,
         work_dir / 'locks',

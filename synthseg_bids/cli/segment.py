@@ -23,9 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         '--posteriors', type=Path, metavar='NII', help='4D probabilities on the grid of IN'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--model', default='default', help='name of a shipped model, or a .safetensors file'
-    )
+    parser.add_argument('--model', default='default', help='shipped model, or weights file')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
     parser.add_argument(
         '--fast', action='store_true', help='do not average with the mirrored scan: half the time'
