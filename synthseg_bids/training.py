@@ -225,9 +225,11 @@ class Trainer:
             Called with the trainer and the loss after every step.
         """
         losses: list[float] = []
-        started, first = time.monotonic(), self.step
+        first, before = self.step, self.seconds
         while self.step < self.config.steps:
+            started = time.monotonic()
             loss = float(self.train_step())
+            self.seconds += time.monotonic() - started
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f'step {self.step}: the loss is {loss}; lower the learning rate'
@@ -236,18 +238,18 @@ class Trainer:
             if on_step is not None:
                 on_step(self, loss)
             if self.step % self.config.epoch_steps == 0 or self.step == self.config.steps:
-                elapsed = time.monotonic() - started
-                self.seconds += elapsed
                 progress = Progress(
                     step=self.step,
                     learning_rate=learning_rate(self.config, self.step - 1),
                     loss=sum(losses) / len(losses),
-                    samples_per_s=(self.step - first) * self.config.batch_size / elapsed,
+                    samples_per_s=(self.step - first)
+                    * self.config.batch_size
+                    / (self.seconds - before),
                     seconds=self.seconds,
                     dice=self.validate(),
                 )
                 on_epoch(self, progress)
-                losses, started, first = [], time.monotonic(), self.step
+                losses, first, before = [], self.step, self.seconds
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
