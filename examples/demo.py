@@ -90,6 +90,7 @@ def main(folder: Path) -> int:
             np.asarray(labels.dataobj),
             folder / f'overlay_{suffix}.png',
             title=image.name,
+            spacing_mm=scan.header.get_zooms()[:3],
         )
     print(pd.DataFrame(columns).to_string())
     print(f'\nOutputs: {out}\nPictures: {folder}/overlay_*.png')

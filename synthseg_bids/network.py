@@ -174,3 +174,23 @@ class UNet3D(nn.Module):
             x = skip + x if self.config.skip == 'add' else torch.cat([skip, x], 1)
             x = level(x)[1]
         return self.likelihood(x)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad images with zeros at the end of each axis, so that a U-Net can halve them.
+
+    Parameters
+    ----------
+    images : (batch, channels, x, y, z) tensor
+    multiple : int
+        What the sides are to be multiples of; see ``NetworkConfig.size_multiple``.
+
+    Returns
+    -------
+    (batch, channels, x', y', z') tensor
+        Channels last.
+    """
+    missing = [-n % multiple for n in images.shape[2:]]
+    if any(missing):
+        images = functional.pad(images, (0, missing[2], 0, missing[1], 0, missing[0]))
+    return images.contiguous(memory_format=torch.channels_last_3d)

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .device import fast_dtype
 from .labels import PAPER_STRUCTURES, segmentation_labels
 from .losses import dice_and_cross_entropy, wl2
-from .network import NetworkConfig, UNet3D
+from .network import NetworkConfig, UNet3D, pad_to_multiple
 from .synth.files import LabelMap
 from .synth.generator import PRESETS, GeneratorConfig, apply, draw
 from .weights import ModelCard
@@ -156,6 +155,21 @@ class Trainer:
         self.dtype = fast_dtype(self.device)
         self.forward = torch.compile(self.network) if config.compile else self.network
 
+    def start_from(self, network: UNet3D) -> None:
+        """Start from the weights of a trained network, such as a shipped one.
+
+        Raises
+        ------
+        CheckpointError
+            If its architecture is another.
+        """
+        if network.config != self.config.network:
+            raise CheckpointError(
+                f'cannot start from {network.config}, asked for {self.config.network}'
+            )
+        self.network.load_state_dict(network.state_dict())
+        self.average.load_state_dict(network.state_dict())
+
     def sample(self, number: int) -> tuple[Tensor, Tensor]:
         """Generate training sample `number` of this run.
 
@@ -189,7 +203,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.config, self.step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.forward(_fit(images, self.config.network.size_multiple))
+            logits = self.forward(pad_to_multiple(images, self.config.network.size_multiple))
         x, y, z = targets.shape[1:]
         loss = self.loss(logits[..., :x, :y, :z], targets)
         loss.backward()
@@ -287,7 +301,9 @@ class Trainer:
         """Return the most likely channel of each voxel of an image ``(x, y, z)``."""
         x, y, z = image.shape
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.average(_fit(image[None, None], self.config.network.size_multiple))
+            logits = self.average(
+                pad_to_multiple(image[None, None], self.config.network.size_multiple)
+            )
         return logits[0, :, :x, :y, :z].argmax(0)
 
     def save(self, path: Path) -> None:
@@ -355,14 +371,6 @@ class Trainer:
                 **({k: v for k, v in curve[-1].items() if k.startswith('dice_')} if curve else {}),
             },
         )
-
-
-def _fit(images: Tensor, multiple: int) -> Tensor:
-    """Pad ``(batch, 1, x, y, z)`` with zeros at the end of each axis, channels last."""
-    missing = [-n % multiple for n in images.shape[2:]]
-    if any(missing):
-        images = functional.pad(images, (0, missing[2], 0, missing[1], 0, missing[0]))
-    return images.contiguous(memory_format=torch.channels_last_3d)
 
 
 def paper_dice(predicted: Tensor, target: Tensor) -> float:

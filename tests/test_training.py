@@ -69,9 +69,9 @@ def test_resuming_is_exact(maps, tmp_path):
 
 
 def test_training_lowers_the_loss(maps):
-    config = replace(CONFIG, steps=60, warmup=5)
+    config = replace(CONFIG, steps=100, warmup=5)
     trainer = Trainer(config, maps)
-    losses = [float(trainer.train_step()) for _ in range(60)]
+    losses = [float(trainer.train_step()) for _ in range(100)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
@@ -112,6 +112,18 @@ def test_another_architecture_is_refused(maps, tmp_path):
         Trainer(CONFIG, maps).resume(tmp_path / 'broken.pt')
 
 
+def test_start_from_a_trained_network(maps):
+    trained = finished(Trainer(CONFIG, maps))
+    trainer = Trainer(replace(CONFIG, seed=1), maps)
+    trainer.start_from(trained.average)
+    for model in (trainer.network, trainer.average):
+        pairs = zip(model.parameters(), trained.average.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    other = replace(CONFIG, network=replace(CONFIG.network, features=4))
+    with pytest.raises(CheckpointError, match='cannot start from'):
+        Trainer(other, maps).start_from(trained.average)
+
+
 def test_learning_rate_ends_at_zero():
     rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps + 1)]
     assert max(rates) == CONFIG.learning_rate
@@ -136,6 +148,9 @@ def test_command_line(folder, tmp_path, capsys):
         'learning_curve.png',
     }  # fmt: skip
     assert len((out / 'learning_curve.tsv').read_text().splitlines()) == 3
+    again = [*command, '--start-from', str(out / 'model.safetensors')]
+    again[2] = str(tmp_path / 'again')
+    assert main(again) == 0
     command[command.index('--steps') + 1] = '3'
     assert main(command) == 0
     assert len((out / 'learning_curve.tsv').read_text().splitlines()) == 4

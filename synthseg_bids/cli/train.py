@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('label_maps', type=Path, help='folder of label maps, or BIDS derivatives with dseg files')
     add('out', type=Path, help='output folder')
     add('--preset', choices=PRESET_NAMES, default='synthseg-bids')
+    add('--start-from', metavar='MODEL', help='shipped model or weights file to start from')
     add('--validate-on', nargs='*', default=[], metavar='NAME', help='label maps to hold out')
     add('--steps', type=int, default=100_000)
     add('--batch-size', type=int, default=1)
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from ..device import resolve_device, set_threads
     from ..synth.files import LabelMapError, find_label_maps, load_label_map
     from ..training import Trainer
+    from ..weights import load_model
 
     set_threads(args.threads)
     paths = find_label_maps(args.label_maps)
@@ -115,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         trainer.resume(checkpoint)
         curve = [row for row in _read_curve(args.out) if row['step'] <= trainer.step]
         logger.info('resumed at step %d', trainer.step)
+    elif args.start_from:
+        trainer.start_from(load_model(args.start_from)[0])
     return _train(trainer, args.out, curve)
 
 

@@ -90,7 +90,13 @@ def dice_boxes(
     _save(figure, path)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, path: Path, title: str = '') -> None:
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    path: Path,
+    title: str = '',
+    spacing_mm: Sequence[float] = (1, 1, 1),
+) -> None:
     """Draw a scan in three planes through its brain, plain and with its label map.
 
     Parameters
@@ -102,6 +108,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, path: Path, title: str = '') 
     path : Path
         PNG file to write.
     title : str
+    spacing_mm : sequence of float
+        Voxel size along each axis: thick slices are drawn thick.
     """
     colors = np.zeros((int(max(labels.max(), 60)) + 1, 4))
     for label in segmentation_labels()[1:]:
@@ -114,10 +122,13 @@ def overlay(image: np.ndarray, labels: np.ndarray, path: Path, title: str = '') 
     axes = figure.subplots(2, 3)
     for axis in range(3):
         plane = np.take(image, centre[axis], axis).T
+        across, up = (spacing_mm[other] for other in range(3) if other != axis)
         drawn = colors[np.take(labels, centre[axis], axis).T]
         for row in (0, 1):
-            axes[row, axis].imshow(plane, cmap='gray', vmin=low, vmax=high, origin='lower')
+            axes[row, axis].imshow(
+                plane, cmap='gray', vmin=low, vmax=high, origin='lower', aspect=up / across
+            )
             axes[row, axis].axis('off')
-        axes[1, axis].imshow(drawn, origin='lower', interpolation='nearest')
+        axes[1, axis].imshow(drawn, origin='lower', interpolation='nearest', aspect=up / across)
     figure.suptitle(title, color='white', fontsize=10)
     _save(figure, path)
