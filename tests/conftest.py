@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,3 +27,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('model') / 'tiny.safetensors'
     save_model(path, UNet3D(config), ModelCard(name='tiny', network=config, spacing_mm=4.0))
     return path
+
+
+@pytest.fixture
+def touch(tmp_path: Path) -> Callable[..., Path]:
+    """Make empty files below ``tmp_path/raw``; returns that folder."""
+
+    def make(*names: str) -> Path:
+        root = tmp_path / 'raw'
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return root
+
+    return make
