@@ -31,13 +31,12 @@ from .geometry import (
     to_ras,
     voxel_volume_mm3,
 )
-from .labels import mirror_channels, segmentation_labels
+from .labels import CSF, mirror_channels, segmentation_labels
 from .postprocess import Box, clean, crop_box, find_brain, resample_labels, soft_volumes
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-CSF = 24
 #: How often the brain is looked for: in the whole scan, then in the crop around what was found,
 #: which the network knows better.
 LOCALISATIONS = 2
@@ -267,7 +266,7 @@ class Segmenter:
         seen = tuple(found.shape[1:])
         found, inner = clean(found, self._groups)
         if inner is None:
-            LOGGER.warning('no brain found in the scan: everything is background')
+            logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
@@ -326,7 +325,7 @@ class Segmenter:
         try:
             return *self._infer(image, self.device), self.device
         except torch.cuda.OutOfMemoryError:
-            LOGGER.warning(
+            logger.warning(
                 '%s: out of memory for an image of %s voxels; continuing on the CPU',
                 self.device,
                 ' x '.join(map(str, image.shape)),

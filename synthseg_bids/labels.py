@@ -40,6 +40,10 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 }
 
 
+#: The cerebrospinal fluid around the brain.
+CSF = 24
+
+
 class LabelSchemeError(ValueError):
     """A label map's numbering is not one that we can translate."""
 
@@ -129,6 +133,11 @@ def segmentation_labels() -> tuple[Label, ...]:
     return tuple(sorted(found, key=lambda label: label.channel or 0))
 
 
+def channel_labels() -> tuple[int, ...]:
+    """Return the segmentation label of each network channel."""
+    return tuple(label.index for label in segmentation_labels())
+
+
 def mirror_channels(labels: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the channel permutation that a left/right flip of the image asks for.
 
@@ -147,7 +156,7 @@ def mirror_channels(labels: tuple[int, ...] | None = None) -> np.ndarray:
     [0, 3, 2, 1]
     """
     if labels is None:
-        labels = tuple(label.index for label in segmentation_labels())
+        labels = channel_labels()
     mirror = {label.index: label.mirror for label in generation_labels()}
     return np.array([labels.index(mirror[value]) for value in labels])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .geometry import voxel_volume_mm3
-from .labels import PAPER_STRUCTURES, fold_reference, segmentation_labels
+from .labels import PAPER_STRUCTURES, channel_labels, fold_reference, segmentation_labels
 
 #: References of which less than this lies in a scan's field of view are not of that scan.
 MIN_SHARE_IN_VIEW = 0.5
@@ -42,7 +42,7 @@ def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tup
     (8, 24.0)
     """
     voxel = voxel_volume_mm3(affine)
-    counts = dict.fromkeys((label.index for label in segmentation_labels()), 0)
+    counts = dict.fromkeys(channel_labels(), 0)
     counts |= _counts(labels)
     return {label: (count, count * voxel) for label, count in sorted(counts.items())}
 

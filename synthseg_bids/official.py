@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .labels import segmentation_labels
+from .labels import CSF, channel_labels
 from .network import NetworkConfig, UNet3D
 from .weights import ModelCard, ModelFileError, save_model, sha256
 
@@ -26,8 +26,6 @@ from .weights import ModelCard, ModelFileError, save_model, sha256
 SUFFIXES = ('.h5', '.pth')
 #: Release of the reference implementation by its number of output channels.
 RELEASES = {32: '1.0', 33: '2.0'}
-#: Label that release 1.0 does not segment.
-CSF = 24
 #: Logit of a label that is not segmented: its probability is exactly 0, in half precision too.
 NEVER = -1e4
 
@@ -140,7 +138,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
         raise ModelFileError(f'{path}: no such file')
     # Before all else: a file that may not be read is not a damaged one.
     checksum = sha256(path)
-    labels = tuple(label.index for label in segmentation_labels())
+    labels = channel_labels()
     with torch.device('meta'):
         network = UNet3D(replace(config or NetworkConfig(), out_channels=len(labels)))
     is_keras = path.suffix == '.h5'

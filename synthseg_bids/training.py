@@ -6,7 +6,6 @@ resumed sees the same samples as one that is not, and continues exactly.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,18 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .device import fast_dtype
-from .labels import PAPER_STRUCTURES, segmentation_labels
+from .labels import channel_labels
 from .losses import dice_and_cross_entropy, wl2
+from .measures import paper_dice
 from .network import NetworkConfig, UNet3D, pad_to_multiple
-from .synth.files import LabelMap
-from .synth.generator import PRESETS, GeneratorConfig, apply, draw
+from .synth.files import LabelMap, generate
+from .synth.generator import PRESETS, GeneratorConfig
 from .weights import ModelCard
-
-logger = logging.getLogger(__name__)
 
 #: Presets that the validation scans are drawn with.
 VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
@@ -181,11 +180,8 @@ class Trainer:
         source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         which = int(torch.randint(len(self.label_maps), (1,), generator=source))
         label_map = self.label_maps[which]
-        x, y, z = label_map.indices.shape
-        parameters = draw(
-            self.config.generator, (x, y, z), source, label_map.centre, label_map.spacing_mm
-        )
-        return apply(label_map.indices, parameters, self.config.generator)
+        image, target, _ = generate(label_map, self.config.generator, source)
+        return image, target
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of the current step."""
@@ -275,6 +271,7 @@ class Trainer:
             Preset name to mean Dice; the same scans at every call.
         """
         self.average.eval()
+        labels = np.array(channel_labels())
         results = {}
         for preset in VALIDATION_PRESETS if self.validation else ():
             own = self.config.generator
@@ -287,13 +284,13 @@ class Trainer:
             )
             scores = []
             for number, label_map in enumerate(self.validation):
-                x, y, z = label_map.indices.shape
+                label_map = replace(label_map, indices=label_map.indices.to(self.device))
                 source = torch.Generator().manual_seed(number)
-                parameters = draw(
-                    config, (x, y, z), source, label_map.centre, label_map.spacing_mm
+                image, target, _ = generate(label_map, config, source)
+                predicted, truth = (
+                    labels[channels.cpu().numpy()] for channels in (self._predict(image), target)
                 )
-                image, target = apply(label_map.indices.to(self.device), parameters, config)
-                scores.append(paper_dice(self._predict(image), target.long()))
+                scores.append(paper_dice(predicted, truth)['mean'])
             results[preset] = sum(scores) / len(scores)
         return results
 
@@ -371,29 +368,3 @@ class Trainer:
                 **({k: v for k, v in curve[-1].items() if k.startswith('dice_')} if curve else {}),
             },
         )
-
-
-def paper_dice(predicted: Tensor, target: Tensor) -> float:
-    """Return the mean Dice over the paper's 12 structures, left and right averaged.
-
-    Parameters
-    ----------
-    predicted, target : integer tensors of one shape
-        Network channels.
-
-    Returns
-    -------
-    float
-        Structures absent from both are left out.
-    """
-    labels = [label.index for label in segmentation_labels()]
-    n = len(labels)
-    both = torch.bincount((predicted * n + target).flatten(), minlength=n * n).reshape(n, n)
-    overlap, size = both.diagonal(), both.sum(0) + both.sum(1)
-    means = []
-    for members in PAPER_STRUCTURES.values():
-        rows = [labels.index(member) for member in members]
-        scores = [float(2 * overlap[r] / size[r]) for r in rows if size[r] > 0]
-        if scores:
-            means.append(sum(scores) / len(scores))
-    return sum(means) / len(means) if means else math.nan

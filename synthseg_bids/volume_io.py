@@ -25,7 +25,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from .geometry import spacing_mm
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh')
 WRITABLE = ('.nii', '.nii.gz')
@@ -96,7 +96,7 @@ def read_volume(path: str | Path) -> Volume:
     data = _load(image, path, np.float32)
     bad = ~np.isfinite(data)
     if bad.any():
-        LOGGER.warning('%s: %d voxels are not finite; set to 0', path, int(bad.sum()))
+        logger.warning('%s: %d voxels are not finite; set to 0', path, int(bad.sum()))
         data[bad] = 0
     if data.min() == data.max():
         raise InputImageError(
@@ -260,7 +260,7 @@ def _open(path: Path) -> Any:
         )
     header = image.header
     if isinstance(header, nib.Nifti1Header) and not (header['sform_code'] or header['qform_code']):
-        LOGGER.warning(
+        logger.warning(
             '%s: neither sform nor qform is set; left and right are a guess (first axis to the '
             'left)',
             path,

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from .labels import segmentation_labels
+from .labels import channel_labels
 from .network import NetworkConfig, UNet3D
 
 #: What every command asks for unless told otherwise, and the shipped model that it stands for.
@@ -49,9 +49,7 @@ class ModelCard:
     network: NetworkConfig
     spacing_mm: float
     crop_mm: tuple[float, float, float] | None = None
-    labels: tuple[int, ...] = field(
-        default_factory=lambda: tuple(label.index for label in segmentation_labels())
-    )
+    labels: tuple[int, ...] = field(default_factory=channel_labels)
     sha256: str = ''
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)

@@ -169,3 +169,10 @@ def test_share_in_view():
     assert share_in_view(reference, np.eye(4), (4, 4, 4), np.eye(4)) == 1
     assert share_in_view(reference, shifted, (4, 4, 4), np.eye(4)) == 0.5
     assert share_in_view(0 * reference, np.eye(4), (4, 4, 4), np.eye(4)) == 0
+
+
+def test_paper_dice_by_hand():
+    # left and right white matter, left cortex
+    reference = np.array([2, 2, 41, 41, 3, 0])
+    segmentation = np.array([2, 0, 41, 41, 0, 0])
+    assert paper_dice(segmentation, reference)['mean'] == pytest.approx(((2 / 3 + 1) / 2 + 0) / 2)

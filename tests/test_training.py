@@ -16,7 +16,6 @@ from synthseg_bids.training import (
     Trainer,
     TrainingConfig,
     learning_rate,
-    paper_dice,
 )
 
 CONFIG = TrainingConfig(
@@ -128,13 +127,6 @@ def test_learning_rate_ends_at_zero():
     rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps + 1)]
     assert max(rates) == CONFIG.learning_rate
     assert rates[-1] == 0
-
-
-def test_paper_dice_by_hand():
-    # channels 1 and 19 are left and right white matter, 2 is left cortex
-    target = torch.tensor([1, 1, 19, 19, 2, 0])
-    predicted = torch.tensor([1, 0, 19, 19, 0, 0])
-    assert paper_dice(predicted, target) == pytest.approx(((2 / 3 + 1) / 2 + 0) / 2)
 
 
 def test_command_line(folder, tmp_path, capsys):

@@ -16,7 +16,7 @@ from .metadata import write_descriptions
 from .names import parse_name
 from .tables import TOTAL_NAME
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _IDENTITY = {
     'participant_id': {'Description': 'Participant.'},
@@ -81,7 +81,7 @@ def _gather(path: Path, value: str) -> list[dict[str, str]]:
     try:
         source = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))['Sources'][0]
     except (OSError, ValueError, LookupError, TypeError):
-        _LOGGER.warning('%s: its sidecar does not name its source; left out of the group', path)
+        logger.warning('%s: its sidecar does not name its source; left out of the group', path)
         return []
     identity = {
         'participant_id': f'sub-{entities["sub"]}',

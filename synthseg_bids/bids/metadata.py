@@ -18,7 +18,7 @@ from .query import QueryError
 APP = 'synthseg-bids'
 BIDS_VERSION = '1.10.1'
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # "figures" without a closing slash: with one, the validator does not ignore the folder.
 _BIDSIGNORE = """*.html
@@ -122,7 +122,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        _LOGGER.warning('%s: cannot be read (%s); going on without it', path, error)
+        logger.warning('%s: cannot be read (%s); going on without it', path, error)
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def report_bids_errors(
@@ -36,7 +36,7 @@ def report_bids_errors(
     """
     executable = shutil.which('bids-validator-deno')
     if executable is None:
-        _LOGGER.info('bids-validator-deno is not installed; the dataset is not validated')
+        logger.info('bids-validator-deno is not installed; the dataset is not validated')
         return []
     command = [executable, '--json', '--ignoreWarnings', str(bids_dir)]
     environment = {**os.environ, 'DENO_DIR': str(cache_dir / 'deno'), 'NO_COLOR': '1'}
@@ -46,7 +46,7 @@ def report_bids_errors(
         )
         issues = json.loads(answer.stdout)['issues']['issues']
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError) as error:
-        _LOGGER.info('bids-validator-deno gave no answer (%s)', type(error).__name__)
+        logger.info('bids-validator-deno gave no answer (%s)', type(error).__name__)
         return []
     return [
         f'{issue["location"]}: {issue.get("code", "")} {issue.get("subCode", "")}'.rstrip()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..bids.query import ImageFile
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Contrast of label maps whose name does not tell.
 UNKNOWN = 'unknown'
@@ -216,16 +216,16 @@ def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:
     failures = 0
     for scan in scans:
         if not scan.references:
-            LOGGER.warning('%s: no reference', scan.path)
+            logger.warning('%s: no reference', scan.path)
         for name, reference in scan.references.items():
             try:
                 compared = _compare(scan.path, reference)
             except (InputImageError, LabelSchemeError, FieldOfViewError) as error:
-                LOGGER.error('%s', error)
+                logger.error('%s', error)
                 failures += 1
             else:
                 rows += scan_rows(scan.name, scan.contrast, name, compared)
-                LOGGER.info('%s (%s): Dice %.3f', scan.name, name, compared[-1]['dice'])
+                logger.info('%s (%s): Dice %.3f', scan.name, name, compared[-1]['dice'])
     return rows, failures
 
 
@@ -243,10 +243,10 @@ def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
     """Translate the segmentation of another program; ours is left as it is."""
     import numpy as np
 
-    from ..labels import fold_reference, segmentation_labels
+    from ..labels import channel_labels, fold_reference
 
-    known = [label.index for label in segmentation_labels()]
-    return labels if np.isin(np.unique(labels), known).all() else fold_reference(labels, source)
+    ours = np.isin(np.unique(labels), channel_labels()).all()
+    return labels if ours else fold_reference(labels, source)
 
 
 def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
     from ..official import convert
 
     card = convert(args.file, args.out)
-    LOGGER.info('%s: %s from %s', args.out, card.training['release'], args.file)
+    logger.info('%s: %s from %s', args.out, card.training['release'], args.file)
     return 0

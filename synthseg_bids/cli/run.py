@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from synthseg_bids.workflows.monitor import Ledger
     from synthseg_bids.workflows.resources import Resources
 
-_LOGGER = logging.getLogger('synthseg_bids')
+logger = logging.getLogger('synthseg_bids')
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 3, 70, 130
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain('interrupted; the same command resumes', EXIT_INTERRUPTED)
     except Exception as error:
-        _LOGGER.debug('internal error', exc_info=True)
+        logger.debug('internal error', exc_info=True)
         return _complain(f'internal error: {type(error).__name__}: {error}', EXIT_INTERNAL)
 
 
@@ -126,7 +126,7 @@ def _set_environment(verbose: int) -> None:
     if verbose < 2:
         console.addFilter(lambda record: record.name.startswith('synthseg_bids'))
     logging.basicConfig(level=logging.INFO, handlers=[console])
-    _LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _complain(problem: object, code: int) -> int:
@@ -156,7 +156,7 @@ def _check_folders(config: RunConfig) -> Path:
         if not path.is_dir():
             raise QueryError(f'-d {name}={path}: no such folder')
     if read_description(bids_dir) is None:
-        _LOGGER.warning('%s: dataset_description.json is missing; going on', config.bids_dir)
+        logger.warning('%s: dataset_description.json is missing; going on', config.bids_dir)
     return work_dir
 
 
@@ -267,11 +267,11 @@ def _announce(
     if pending and not config.skip_bids_validation:
         participants = {task.image.entities['sub'] for task in pending}
         for line in report_bids_errors(config.bids_dir, participants, work_dir):
-            _LOGGER.warning('BIDS validator: %s', line)
+            logger.warning('BIDS validator: %s', line)
     for entry in skipped:
         if entry.failed:
-            _LOGGER.error('%s: %s', config.bids_dir / entry.relative, entry.reason)
-    _LOGGER.info(
+            logger.error('%s: %s', config.bids_dir / entry.relative, entry.reason)
+    logger.info(
         '%d images to segment on %s, %d at once with %d CPU threads each',
         len(pending), ', '.join(resources.devices), resources.n_segmentations, resources.threads,
     )  # fmt: skip

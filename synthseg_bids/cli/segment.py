@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,5 +90,5 @@ def run(args: argparse.Namespace) -> int:
     if found.posteriors is not None:
         write_posteriors(args.posteriors, found.posteriors, scan.affine, scan)
     write_label_map(args.out, found.labels, scan)
-    LOGGER.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
+    logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
     return 0

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..geometry import orientation, ras_affine, to_ras
-from ..labels import generation_indices, segmentation_labels
+from ..labels import channel_labels, generation_indices
 from ..volume_io import read_label_map, write_image
-from .generator import PRESETS, GeneratorConfig, apply, draw
+from .generator import PRESETS, Draw, GeneratorConfig, apply, draw
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,30 @@ def load_label_map(path: Path) -> LabelMap:
     )
 
 
+def generate(
+    label_map: LabelMap, config: GeneratorConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Draw]:
+    """Draw parameters and make a synthetic scan with them.
+
+    Parameters
+    ----------
+    label_map : LabelMap
+    config : GeneratorConfig
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    image : (x, y, z) float32 tensor
+    target : (x, y, z) uint8 tensor
+        Network channels.
+    parameters : Draw
+    """
+    x, y, z = label_map.indices.shape
+    parameters = draw(config, (x, y, z), generator, label_map.centre, label_map.spacing_mm)
+    return *apply(label_map.indices, parameters, config), parameters
+
+
 def synthesize(
     label_map: LabelMap, config: GeneratorConfig, seed: int
 ) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -134,15 +158,7 @@ def synthesize(
     affine : (4, 4) array
         Of both.
     """
-    shape = label_map.indices.shape
-    parameters = draw(
-        config,
-        (shape[0], shape[1], shape[2]),
-        torch.Generator().manual_seed(seed),
-        centre=label_map.centre,
-        spacing_mm=label_map.spacing_mm,
-    )
-    image, target = apply(label_map.indices, parameters, config)
+    image, target, parameters = generate(label_map, config, torch.Generator().manual_seed(seed))
     factor = config.downsampling
     # first voxel of the crop, then the centre of the first coarse voxel
     corner = np.array(parameters.start) + (factor - 1) / 2
@@ -182,7 +198,7 @@ def synthesize_files(
         Image and label map of each scan.
     """
     config = replace(PRESETS[preset], size=None if size is None else (size, size, size))
-    values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
+    values = np.array(channel_labels(), dtype=np.int16)
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for i in range(count):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..labels import generation_labels, segmentation_labels
+from ..labels import CSF, generation_labels, segmentation_labels
 from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation
 from .intensity import (
     Intensities,
@@ -33,8 +33,6 @@ from .intensity import (
 )
 from .linear import apply_along_axes, blur_matrix
 from .resolution import Resolution, ResolutionConfig, acquire, draw_resolution
-
-CSF = 24
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from .base import init_synthseg_wf
 from .plugin import Crash, IsolatedMultiProcPlugin
 from .resources import Resources, available_memory_gb
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def execute(
@@ -74,7 +74,7 @@ def execute(
         # Once more what was reported for each node; anything else is our own fault.
         if not plugin.crashes:
             raise
-        _LOGGER.debug('%s', error)
+        logger.debug('%s', error)
 
 
 def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
@@ -112,7 +112,7 @@ class Ledger:
         """Note that a node started or ended; called by Nipype."""
         task = self._task_of(node.fullname)
         if status == 'start' and node.name == 'segment':
-            _LOGGER.info('%s: started', task.image.relative)
+            logger.info('%s: started', task.image.relative)
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
@@ -124,12 +124,12 @@ class Ledger:
             device=outputs.provenance['Device'],
         )
         self._outcomes[task.name] = outcome
-        _LOGGER.info(
+        logger.info(
             '%s: done (%d of %d images)',
             outcome.relative, len(self._outcomes), len(self.tasks),
         )  # fmt: skip
         for note in outputs.notes or []:
-            _LOGGER.warning('%s: %s', outcome.relative, note)
+            logger.warning('%s: %s', outcome.relative, note)
 
     def on_crash(self, crash: Crash) -> None:
         """Note that a node failed; called by the plugin."""
@@ -142,7 +142,7 @@ class Ledger:
         )
         source = str(task.image.path)
         said = crash.reason if source in crash.reason else f'{source}: {crash.reason}'
-        _LOGGER.error('%s', said)
+        logger.error('%s', said)
 
     def close(self, out_dir: Path, posteriors: bool) -> list[Outcome]:
         """Check that what should be there is, and account for images never reached.
@@ -164,14 +164,14 @@ class Ledger:
             if outcome is None:
                 reason = 'not run: stopped before its turn came, or before its end'
                 self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
-                _LOGGER.error('%s: %s', task.image.path, reason)
+                logger.error('%s: %s', task.image.path, reason)
             elif outcome.status == 'done':
                 # Whether references could be used, the notes say.
                 kinds = [kind for kind in task.kinds(posteriors) if kind != 'dice']
                 missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
                 if missing:
                     outcome.status, outcome.reason = 'failed', f'missing: {", ".join(missing)}'
-                    _LOGGER.error('%s: %s', task.image.path, outcome.reason)
+                    logger.error('%s: %s', task.image.path, outcome.reason)
         return [self._outcomes[task.name] for task in self.tasks]
 
     def _task_of(self, node: str) -> ImageTask:

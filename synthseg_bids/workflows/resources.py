@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # One segmentation gains little from more threads than this.
 _MAX_THREADS = 8
@@ -107,7 +107,7 @@ def plan_resources(
     slots = len(devices) * procs_per_gpu if devices[0] != 'cpu' else 1
     threads = omp_nthreads or max(1, min(nprocs // slots, _MAX_THREADS))
     if threads > nprocs:
-        _LOGGER.warning('--omp-nthreads %d is more than --nprocs; using %d', threads, nprocs)
+        logger.warning('--omp-nthreads %d is more than --nprocs; using %d', threads, nprocs)
         threads = nprocs
     return Resources(devices, procs_per_gpu, nprocs, threads, str(lock_dir))
 
