@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
+from .errors import UsageError
 
-class DeviceError(ValueError):
+
+class DeviceError(UsageError):
     """A device that was asked for does not exist."""
 
 
@@ -63,3 +68,60 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     native = any(getattr(torch.cpu, check, bool)() for check in checks)
     return torch.bfloat16 if native else torch.float32
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free now.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    int
+        On a GPU, what is free on it. Otherwise what the system could give, or, where that is
+        less, what the control group we live in (a container, a batch job) may still take.
+    """
+    if device.type == 'cuda':
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if 'MemAvailable' in line)
+    except (OSError, ValueError, StopIteration):
+        pass
+    for limit, usage, cache in (
+        ('memory.max', 'memory.current', 'memory.stat'),
+        ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'memory/memory.stat'),
+    ):
+        left = group_bytes(Path('/sys/fs/cgroup'), limit, usage, cache)
+        free = free if left is None else min(free, left)
+    return free
+
+
+def group_bytes(root: Path, limit: str, usage: str, statistics: str) -> int | None:
+    """Return the memory that a control group may still take.
+
+    Parameters
+    ----------
+    root : Path
+        Of the control group's files.
+    limit, usage, statistics : str
+        Names of the files with its limit, what it uses, and what of that is file cache, which
+        the system takes back.
+
+    Returns
+    -------
+    int or None
+        None if there is no such group, or no limit.
+    """
+    try:
+        left = int((root / limit).read_text()) - int((root / usage).read_text())
+        for line in (root / statistics).read_text().splitlines():
+            name, _, value = line.partition(' ')
+            if name in ('inactive_file', 'active_file'):
+                left += int(value)
+    except (OSError, ValueError):
+        return None
+    return max(left, 0)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .device import fast_dtype, resolve_device, set_threads
+from .device import resolve_device, set_threads
+from .engine import Engine
 from .geometry import (
     Orientation,
     from_ras,
@@ -32,7 +34,16 @@ from .geometry import (
     voxel_volume_mm3,
 )
 from .labels import CSF, mirror_channels, segmentation_labels
-from .postprocess import Box, clean, crop_box, find_brain, resample_labels, soft_volumes
+from .postprocess import (
+    Box,
+    clean,
+    crop_box,
+    find_brain,
+    mean_confidence,
+    resample_labels,
+    soft_volumes,
+)
+from .predict import MAX_TILES, Plan, Prediction, predict
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 logger = logging.getLogger(__name__)
@@ -40,6 +51,25 @@ logger = logging.getLogger(__name__)
 #: How often the brain is looked for: in the whole scan, then in the crop around what was found,
 #: which the network knows better.
 LOCALISATIONS = 2
+
+CPU = torch.device('cpu')
+
+
+@dataclass(frozen=True)
+class IsotropicMaps:
+    """A segmentation on a grid of 1 mm over the scan's field of view, in RAS.
+
+    Attributes
+    ----------
+    labels : (x, y, z) int16 array
+    posteriors : (n_channels, x, y, z) uint8 array, or None
+        Probabilities times 255.
+    affine : (4, 4) float64 array
+    """
+
+    labels: np.ndarray
+    posteriors: np.ndarray | None
+    affine: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,6 +90,15 @@ class Segmentation:
         Where the network ran.
     seconds : float
         Wall-clock time, model loading not counted.
+    confidence : (n_channels,) float32 array
+        Mean posterior of each label over its voxels; NaN where it has none, and for background.
+    flip_dice : (n_channels,) float32 array, or None
+        Dice of the labels of the straight and the mirrored pass on the network grid; NaN for
+        labels that neither has, None without the latter.
+    peak_gpu_mb : float or None
+        Most memory that was allocated on the GPU; None on the CPU.
+    isotropic : IsotropicMaps or None
+        The segmentation on a 1 mm grid, where asked for.
     """
 
     labels: np.ndarray
@@ -68,6 +107,10 @@ class Segmentation:
     grid_shape: tuple[int, ...]
     device: str
     seconds: float
+    confidence: np.ndarray
+    flip_dice: np.ndarray | None = None
+    peak_gpu_mb: float | None = None
+    isotropic: IsotropicMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -121,79 +164,6 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
     return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, steps)
 
 
-def rescale_intensities(image: np.ndarray) -> np.ndarray:
-    """Clip to the 0.5th and 99.5th percentile, then stretch to [0, 1].
-
-    Parameters
-    ----------
-    image : (x, y, z) float32 array
-
-    Returns
-    -------
-    (x, y, z) float32 array
-        Zeros where the percentiles coincide.
-    """
-    low, high = np.percentile(image, (0.5, 99.5)).astype(np.float32)
-    if not high > low:
-        return np.zeros_like(image)
-    return (np.clip(image, low, high) - low) / (high - low)
-
-
-@torch.inference_mode()
-def forward(
-    network: torch.nn.Module,
-    image: np.ndarray,
-    multiple: int,
-    device: torch.device,
-    mirror: np.ndarray | None = None,
-) -> Tensor:
-    """Compute the posteriors of an image.
-
-    Parameters
-    ----------
-    network : module
-        From (1, 1, x, y, z) intensities to (1, n_channels, x, y, z) logits.
-    image : (x, y, z) float32 array
-        On the network grid; rescaled to [0, 1] here, then padded with 0.
-    multiple : int
-        Every side that the network sees is a multiple of this.
-    device : torch.device
-    mirror : (n_channels,) integer array, optional
-        Channel permutation of a left/right flip; if given, the posteriors are averaged with those
-        of the flipped image.
-
-    Returns
-    -------
-    (n_channels, x, y, z) float32 tensor
-        On the CPU.
-    """
-    # Two of them at least: a single voxel at the deepest level has no variance to normalise by.
-    padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
-    inside = tuple(
-        slice((p - n) // 2, (p - n) // 2 + n) for p, n in zip(padded, image.shape, strict=True)
-    )
-    x = torch.zeros((1, 1, *padded))
-    x[0, 0][inside] = torch.from_numpy(rescale_intensities(image))
-    x = x.to(device=device, memory_format=torch.channels_last_3d)
-    posteriors = _softmax(network, x)
-    if mirror is not None:
-        flipped = _softmax(network, x.flip(2))
-        for channel, twin in enumerate(mirror):
-            posteriors[channel].add_(flipped[int(twin)].flip(0)).mul_(0.5)
-    return posteriors[(slice(None), *inside)].cpu().contiguous()
-
-
-def _softmax(network: torch.nn.Module, x: Tensor) -> Tensor:
-    """Return (n_channels, x, y, z) float32 posteriors, contiguous by channel."""
-    dtype = fast_dtype(x.device)
-    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = network(x)[0]
-    # Not functional.softmax: in place, this array being the largest of all.
-    logits = logits.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    logits.sub_(logits.amax(0)).exp_()
-    return logits.div_(logits.sum(0))
-
-
 class Segmenter:
     """A network, loaded once, that segments scans of any contrast and resolution.
 
@@ -207,6 +177,8 @@ class Segmenter:
         Average with the segmentation of the mirrored scan: better, twice the time.
     threads : int, optional
         CPU threads (default: as the process is set up).
+    fallback : bool
+        Go on on the CPU with a scan that does not fit into the memory of the GPU.
 
     Raises
     ------
@@ -219,31 +191,55 @@ class Segmenter:
         device: str = 'auto',
         flip: bool = True,
         threads: int | None = None,
+        fallback: bool = True,
     ) -> None:
         set_threads(threads)
-        self.device = resolve_device(device)
-        self._use(*load_model(model, self.device), flip)
+        network, card = load_model(model)
+        engine = Engine(network, resolve_device(device))
+        self._use(engine, card, flip, partial(Engine, network, CPU) if fallback else None)
 
     @classmethod
-    def from_network(
-        cls, network: torch.nn.Module, card: ModelCard, device: str = 'cpu', flip: bool = True
+    def from_engine(
+        cls,
+        engine: Engine,
+        card: ModelCard,
+        flip: bool = True,
+        spare: Callable[[], Engine] | None = None,
     ) -> Segmenter:
-        """Wrap a network that is in memory, such as one in training (it is left in eval mode)."""
+        """Wrap a network that is in memory.
+
+        Parameters
+        ----------
+        engine : Engine
+        card : ModelCard
+            What the network was trained on.
+        flip : bool
+        spare : callable, optional
+            Makes an engine on the CPU, for scans that the device's memory does not suffice for.
+        """
         segmenter = cls.__new__(cls)
-        segmenter.device = resolve_device(device)
-        segmenter._use(network.to(segmenter.device).eval(), card, flip)
+        segmenter._use(engine, card, flip, spare)
         return segmenter
 
-    def _use(self, network: torch.nn.Module, card: ModelCard, flip: bool) -> None:
-        self.network = network
+    def _use(
+        self, engine: Engine, card: ModelCard, flip: bool, spare: Callable[[], Engine] | None
+    ) -> None:
+        self.engine = engine
+        self.device = engine.device
         self.card = card
+        self._spare = spare
         self._mirror = mirror_channels(card.labels) if flip else None
         group_of = {label.index: label.topology_group for label in segmentation_labels()}
         self._groups = tuple(group_of[label] for label in card.labels)
         self._fluid = card.labels.index(CSF) if CSF in card.labels else None
 
     def segment(
-        self, data: np.ndarray, affine: np.ndarray, posteriors: bool = False
+        self,
+        data: np.ndarray,
+        affine: np.ndarray,
+        posteriors: bool = False,
+        labels_1mm: bool = False,
+        posteriors_1mm: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -255,16 +251,20 @@ class Segmenter:
             From voxel indices to mm (RAS+).
         posteriors : bool
             Whether to return the posteriors on the scan's grid (33 bytes per voxel).
+        labels_1mm, posteriors_1mm : bool
+            Whether to return labels, or labels and posteriors, on a 1 mm grid.
 
         Returns
         -------
         Segmentation
         """
         start = time.perf_counter()
+        if self.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(self.device)
         prepared = prepare(data, affine, self.card.spacing_mm)
-        region, found, device = self._infer_where_it_fits(prepared.image)
-        seen = tuple(found.shape[1:])
-        found, inner = clean(found, self._groups)
+        region, prediction, device = self._infer_where_it_fits(prepared.image)
+        seen = tuple(prediction.posteriors.shape[1:])
+        found, inner = clean(prediction.posteriors, self._groups)
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
@@ -280,6 +280,10 @@ class Segmenter:
             self.card.labels,
             posteriors,
         )
+        isotropic = None
+        if labels_1mm or posteriors_1mm:
+            in_ras = ras_affine(affine, data.shape, prepared.orient)
+            isotropic = self._on_1mm_grid(found, box, prepared, in_ras, posteriors_1mm)
         return Segmentation(
             labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
             volumes_mm3=soft_volumes(
@@ -289,20 +293,37 @@ class Segmenter:
             grid_shape=seen,
             device=str(device),
             seconds=time.perf_counter() - start,
+            confidence=mean_confidence(found),
+            flip_dice=prediction.flip_dice,
+            peak_gpu_mb=torch.cuda.max_memory_allocated(self.device) / 2**20
+            if self.device.type == 'cuda'
+            else None,
+            isotropic=isotropic,
         )
 
-    def _infer(self, image: np.ndarray, device: torch.device) -> tuple[Box, Tensor]:
+    def _on_1mm_grid(
+        self, found: Tensor, box: Box, prepared: Prepared, affine: np.ndarray, posteriors: bool
+    ) -> IsotropicMaps:
+        shape, new_affine = resampled_grid(prepared.scan_shape, affine, 1.0)
+        steps = np.full(3, 1 / self.card.spacing_mm)
+        labels, kept = resample_labels(
+            found, box, prepared.image.shape, shape, steps, self.card.labels, posteriors
+        )
+        return IsotropicMaps(labels, kept, new_affine)
+
+    def _infer(
+        self, image: np.ndarray, engine: Engine, plan: Plan | None
+    ) -> tuple[Box, Prediction]:
         """Return the part of the network grid that was segmented, and its posteriors."""
-        multiple = self.card.network.size_multiple
         region: Box = tuple(slice(0, n) for n in image.shape)
         for _ in range(LOCALISATIONS if self.card.crop_mm else 0):
-            closer = self._closer(image, region, device)
+            closer = self._closer(image, region, engine, plan)
             if closer == region:
                 break
             region = closer
-        return region, forward(self.network, image[region], multiple, device, self._mirror)
+        return region, predict(engine, image[region], self._mirror, plan)
 
-    def _closer(self, image: np.ndarray, region: Box, device: torch.device) -> Box:
+    def _closer(self, image: np.ndarray, region: Box, engine: Engine, plan: Plan | None) -> Box:
         """Return the crop around the brain that the network sees in a region of the image."""
         assert self.card.crop_mm is not None
         multiple = self.card.network.size_multiple
@@ -311,8 +332,7 @@ class Segmenter:
         smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
         if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
             return region
-        posteriors = forward(self.network, image[region], multiple, device)
-        brain = find_brain(posteriors, self._fluid)
+        brain = find_brain(predict(engine, image[region], plan=plan).posteriors, self._fluid)
         if brain is None:
             return region
         placed = tuple(
@@ -320,23 +340,24 @@ class Segmenter:
         )
         return crop_box(placed, *grid)
 
-    def _infer_where_it_fits(self, image: np.ndarray) -> tuple[Box, Tensor, torch.device]:
-        """Fall back to the CPU if the GPU's memory does not suffice."""
-        try:
-            return *self._infer(image, self.device), self.device
-        except torch.cuda.OutOfMemoryError:
-            logger.warning(
-                '%s: out of memory for an image of %s voxels; continuing on the CPU',
-                self.device,
-                ' x '.join(map(str, image.shape)),
-            )
-        torch.cuda.empty_cache()
-        cpu = torch.device('cpu')
-        try:
-            self.network.to(cpu)
-            return *self._infer(image, cpu), cpu
-        finally:
-            self.network.to(self.device)
+    def _infer_where_it_fits(self, image: np.ndarray) -> tuple[Box, Prediction, torch.device]:
+        """Cut the image into tiles if the GPU's memory runs out, then fall back to the CPU."""
+        for plan in (None, Plan(torch.float16, MAX_TILES // 2), Plan(torch.float16, MAX_TILES)):
+            try:
+                return *self._infer(image, self.engine, plan), self.device
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                last = plan is not None and plan.tiles == MAX_TILES
+                if last and self._spare is None:
+                    raise
+                logger.warning(
+                    '%s: out of memory for an image of %s voxels; continuing %s',
+                    self.device,
+                    ' x '.join(map(str, image.shape)),
+                    'on the CPU' if last else 'in tiles, less accurate at their borders',
+                )
+        assert self._spare is not None
+        return *self._infer(image, self._spare(), None), CPU
 
 
 @lru_cache(maxsize=2)
@@ -345,6 +366,7 @@ def cached_segmenter(
     device: str = 'auto',
     flip: bool = True,
     threads: int | None = None,
+    fallback: bool = True,
 ) -> Segmenter:
     """Return the process's :class:`Segmenter` for these options, loading it on first use."""
-    return Segmenter(model, device, flip, threads)
+    return Segmenter(model, device, flip, threads, fallback)

@@ -102,7 +102,7 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
-        Channel 0 is background. Changed in place.
+        Channel 0 is background.
     groups : (n_channels,) tuple of int
         Channels of one group form one body (0: not constrained).
 
@@ -117,7 +117,9 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     box = bounding_box(brain)
     if box is None:
         return posteriors[:, :0, :0, :0], None
-    posteriors = posteriors[(slice(None), *box)].contiguous()
+    posteriors = posteriors[(slice(None), *box)].to(
+        torch.float32, memory_format=torch.contiguous_format, copy=True
+    )
     posteriors[1:] *= torch.from_numpy(brain[box])
     for group in sorted(set(groups) - {0}):
         channels = [channel for channel, g in enumerate(groups) if g == group]
@@ -176,6 +178,29 @@ def soft_volumes(posteriors: Tensor, n_voxels: int, voxel_volume_mm3: float) -> 
     volumes = posteriors.sum((1, 2, 3), dtype=torch.float64).numpy()
     volumes[0] += n_voxels - posteriors[0].numel()
     return volumes * voxel_volume_mm3
+
+
+@torch.inference_mode()
+def mean_confidence(posteriors: Tensor) -> np.ndarray:
+    """Average, for each channel, the posterior of the voxels in which it is the most likely.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Inside the brain's bounding box.
+
+    Returns
+    -------
+    (n_channels,) float32 array
+        NaN where a channel is nowhere the most likely, and for background, most of which lies
+        outside the box.
+    """
+    n = len(posteriors)
+    best, winner = (part.flatten() for part in posteriors.max(0))
+    sums = torch.bincount(winner, best.double(), minlength=n)
+    means = (sums / torch.bincount(winner, minlength=n)).float().numpy()
+    means[0] = np.nan
+    return means
 
 
 @torch.inference_mode()

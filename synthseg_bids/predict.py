@@ -1,0 +1,289 @@
+"""From an image on the network grid to posteriors, in the memory that there is.
+
+The image is padded, run through the network straight and mirrored, and the softmax of both is
+averaged slab by slab. Before that the memory this takes is predicted; where it does not fit, the
+posteriors are kept in half precision, and as a last resort the image is cut into tiles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .device import available_bytes
+from .engine import Engine, slabs
+from .network import NetworkConfig
+
+logger = logging.getLogger(__name__)
+
+#: What neighbouring tiles share, in voxels, on either side of their border.
+TILE_OVERLAP = 32
+#: Most tiles that an image is cut into.
+MAX_TILES = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to fit a forward pass into memory.
+
+    Attributes
+    ----------
+    storage : torch.dtype
+        Number format of the posteriors.
+    tiles : int
+        Into how many overlapping tiles the image is cut, along its longest axis. More than one is
+        no longer exact: no tile sees the whole image.
+    """
+
+    storage: torch.dtype = torch.float32
+    tiles: int = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of an image.
+
+    Attributes
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        On the CPU, in the plan's number format.
+    flip_dice : (n_channels,) float32 array, or None
+        Dice of the labels of the straight and the mirrored pass; None without the latter, NaN
+        for labels that neither has.
+    """
+
+    posteriors: Tensor
+    flip_dice: np.ndarray | None
+
+
+def rescale_intensities(image: np.ndarray) -> np.ndarray:
+    """Clip to the 0.5th and 99.5th percentile, then stretch to [0, 1].
+
+    Parameters
+    ----------
+    image : (x, y, z) float32 array
+
+    Returns
+    -------
+    (x, y, z) float32 array
+        Zeros where the percentiles coincide.
+    """
+    low, high = np.percentile(image, (0.5, 99.5)).astype(np.float32)
+    if not high > low:
+        return np.zeros_like(image)
+    return (np.clip(image, low, high) - low) / (high - low)
+
+
+def predict(
+    engine: Engine, image: np.ndarray, mirror: np.ndarray | None = None, plan: Plan | None = None
+) -> Prediction:
+    """Compute the posteriors of an image.
+
+    Parameters
+    ----------
+    engine : Engine
+    image : (x, y, z) float32 array
+        On the network grid; rescaled to [0, 1] here, then padded with 0.
+    mirror : (n_channels,) integer array, optional
+        Channel permutation of a left/right flip; if given, the posteriors are averaged with those
+        of the flipped image.
+    plan : Plan, optional
+        By default the one that fits the memory at hand.
+
+    Returns
+    -------
+    Prediction
+    """
+    if plan is None:
+        free, itemsize = available_bytes(engine.device), engine.dtype.itemsize
+        plan = choose_plan(engine.config, image.shape, itemsize, mirror is not None, free)
+    scaled = torch.from_numpy(rescale_intensities(image))
+    if plan.tiles == 1:
+        posteriors, counts = infer(engine, scaled, mirror, plan.storage)
+    else:
+        axis = int(np.argmax(image.shape))
+        posteriors = torch.empty((engine.config.out_channels, *image.shape), dtype=plan.storage)
+        counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
+        for seen, kept in tile_slices(image.shape[axis], plan.tiles):
+            tile = scaled.narrow(axis, seen.start, seen.stop - seen.start)
+            found, n = infer(engine, tile, mirror, plan.storage)
+            counts += n
+            length = kept.stop - kept.start
+            part = found.narrow(axis + 1, kept.start - seen.start, length)
+            posteriors.narrow(axis + 1, kept.start, length).copy_(part)
+    if mirror is None:
+        return Prediction(posteriors, None)
+    both, straight, flipped = counts.double()
+    return Prediction(posteriors, (2 * both / (straight + flipped)).float().numpy())
+
+
+@torch.inference_mode()
+def infer(
+    engine: Engine,
+    image: Tensor,
+    mirror: np.ndarray | None = None,
+    storage: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Compute the posteriors of a rescaled image in one piece.
+
+    Parameters
+    ----------
+    engine : Engine
+    image : (x, y, z) float32 tensor
+        In [0, 1]; padded with 0 here.
+    mirror : (n_channels,) integer array, optional
+        See :func:`predict`.
+    storage : torch.dtype
+        Of the posteriors.
+
+    Returns
+    -------
+    posteriors : (n_channels, x, y, z) tensor
+    counts : (3, n_channels) int64 tensor
+        Voxels to which both passes give a label, the straight one does, and the mirrored one
+        does; padding included, zeros without a mirrored pass.
+    """
+    multiple = engine.config.size_multiple
+    # Two of them at least: a single voxel at the deepest level has no variance to normalise by.
+    padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
+    before = [(p - n) // 2 for p, n in zip(padded, image.shape, strict=True)]
+    _, *inside = (slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
+    x = torch.zeros((1, 1, *padded))
+    x[0, 0, before[0] : before[0] + len(image)][(slice(None), *inside)] = image
+    straight = engine.features(x)
+    flipped = None if mirror is None else engine.features(x.flip(2))
+    del x
+    n_channels = engine.config.out_channels
+    posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
+    counts = torch.zeros(3, n_channels, dtype=torch.int64)
+    for slab in slabs(straight):
+        found = _softmax(engine.logits(straight, slab))
+        if flipped is not None:
+            there = slice(padded[0] - slab.stop, padded[0] - slab.start)
+            again = _softmax(engine.logits(flipped, there)).flip(1)[torch.as_tensor(mirror)]
+            counts += _count(found, again).cpu()
+            found.add_(again).mul_(0.5)
+        # The part of the slab that is not padding.
+        first = max(slab.start - before[0], 0)
+        last = min(slab.stop - before[0], len(image))
+        if last > first:
+            shift = before[0] - slab.start
+            rows = slice(first + shift, last + shift)
+            posteriors[:, first:last] = found[(slice(None), rows, *inside)]
+    return posteriors, counts
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return the softmax over the first axis, in place."""
+    logits.sub_(logits.amax(0)).exp_()
+    return logits.div_(logits.sum(0))
+
+
+def _count(straight: Tensor, flipped: Tensor) -> Tensor:
+    """Count the voxels of each label: where both agree, in the one, and in the other."""
+    n = len(straight)
+    one, other = straight.argmax(0).flatten(), flipped.argmax(0).flatten()
+    both = one[one == other]
+    return torch.stack([part.bincount(minlength=n) for part in (both, one, other)])
+
+
+def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:
+    """Cut an axis into overlapping tiles.
+
+    Parameters
+    ----------
+    length : int
+    tiles : int
+
+    Returns
+    -------
+    list of (slice, slice)
+        What each tile sees, and the part of it that is kept; the latter cover the axis once.
+
+    Examples
+    --------
+    >>> tile_slices(100, 2)
+    [(slice(0, 82, None), slice(0, 50, None)), (slice(18, 100, None), slice(50, 100, None))]
+    """
+    borders = [round(i * length / tiles) for i in range(tiles + 1)]
+    return [
+        (slice(max(first - TILE_OVERLAP, 0), min(last + TILE_OVERLAP, length)), slice(first, last))
+        for first, last in itertools.pairwise(borders)
+    ]
+
+
+def predicted_bytes(
+    config: NetworkConfig, shape: tuple[int, ...], itemsize: int, flip: bool, plan: Plan
+) -> int:
+    """Predict the peak of the memory that a forward pass takes, input and output included.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    shape : tuple of int
+        Of the image.
+    itemsize : int
+        Bytes of a weight or activation.
+    flip : bool
+    plan : Plan
+
+    Returns
+    -------
+    int
+    """
+    kept = math.prod(shape) * config.out_channels * plan.storage.itemsize
+    longest = max(shape)
+    seen = max(tile.stop - tile.start for tile, _ in tile_slices(longest, plan.tiles))
+    # Padding included.
+    voxels = math.prod(-(-n // 16) * 16 for n in shape) // longest * seen
+    feature = voxels * config.features * itemsize
+    # In the last decoder level: skip connection, its convolution, that of what is below, and the
+    # features of the straight pass. Afterwards: the features of both passes, and the posteriors.
+    body = (4 if flip else 3) * feature
+    output = (2 if flip else 1) * feature + voxels * config.out_channels * plan.storage.itemsize
+    return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
+
+
+def choose_plan(
+    config: NetworkConfig, shape: tuple[int, ...], itemsize: int, flip: bool, available: int
+) -> Plan:
+    """Choose the plan for the memory at hand: exact if at all possible.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    shape : tuple of int
+        Of the image.
+    itemsize : int
+        Bytes of a weight or activation.
+    flip : bool
+    available : int
+        Bytes; see :func:`available_bytes`.
+
+    Returns
+    -------
+    Plan
+        The smallest one, if none fits.
+    """
+    half = [Plan(torch.float16, tiles) for tiles in range(1, MAX_TILES + 1)]
+    for plan in [Plan(), *half]:
+        needed = predicted_bytes(config, shape, itemsize, flip, plan)
+        if needed <= available:
+            break
+    if plan.tiles > 1:
+        logger.warning(
+            '%.1f GB of memory are free: segmenting %s voxels in %d tiles, less accurate at their '
+            'borders',
+            available / 2**30,
+            ' x '.join(map(str, shape)),
+            plan.tiles,
+        )
+    elif plan != Plan():
+        logger.info('%.1f GB of memory are free: posteriors in half precision', available / 2**30)
+    return plan

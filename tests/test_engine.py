@@ -1,0 +1,81 @@
+"""The rearranged forward pass is the network's own function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from synthseg_bids.engine import Engine, slabs, sub_pixel_weights
+from synthseg_bids.network import NetworkConfig, UNet3D
+
+CONFIGS = {
+    'paper': NetworkConfig(features=4),
+    'instance': NetworkConfig(features=4, norm='instance', norm_placement='conv'),
+    'add': NetworkConfig(
+        features=4, decoder_convs=1, skip='add', norm='instance', norm_placement='conv'
+    ),
+    'plain': NetworkConfig(features=4, levels=3, norm='none'),
+}
+
+
+def random_network(config: NetworkConfig) -> UNet3D:
+    torch.manual_seed(0)
+    network = UNet3D(config).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            # Negative scales, too, which must not be pulled through a max-pooling.
+            nn.init.uniform_(module.weight, -1, 2)
+            for tensor, low, high in (
+                (module.bias, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.2, 2),
+            ):
+                nn.init.uniform_(tensor, low, high)
+    return network
+
+
+def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
+    features = engine.features(x)
+    return torch.cat([engine.logits(features, slab) for slab in slabs(features)], 1)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+def test_equals_the_network(name, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr('synthseg_bids.engine.SLAB_VOXELS', 5000)  # several slabs
+    network = random_network(CONFIGS[name])
+    x = torch.rand(1, 1, 32, 48, 16)
+    with torch.inference_mode():
+        expected = network(x)[0]
+    found = logits(Engine(network, torch.device('cpu'), dtype), x)
+    assert found.dtype == torch.float32
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+def test_leaves_the_network_as_it_was():
+    network = random_network(CONFIGS['paper'])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    Engine(network, torch.device('cpu'), torch.bfloat16)
+    for name, value in network.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_sub_pixel_weights_are_exact_at_the_borders():
+    weight, coarse = torch.rand(3, 2, 3, 3, 3).double(), torch.rand(1, 2, 4, 5, 3).double()
+    fine = functional.interpolate(coarse, scale_factor=2.0, mode='nearest')
+    expected = functional.conv3d(fine, weight, padding=1)
+    parts = functional.conv3d(coarse, sub_pixel_weights(weight), padding=1).chunk(8, 1)
+    # Odd along the first axis, even along the others.
+    torch.testing.assert_close(parts[4][:, :, 1:, :-1, :-1], expected[:, :, 1::2, ::2, ::2])
+    torch.testing.assert_close(parts[3][:, :, :-1, 1:, 1:], expected[:, :, ::2, 1::2, 1::2])
+
+
+def test_slabs_cover_every_row_once():
+    features = torch.empty(1, 1, 700, 64, 64)
+    found = list(slabs(features))
+    assert len(found) > 2
+    assert [row for slab in found for row in range(slab.start, slab.stop)] == list(range(700))

@@ -1,0 +1,148 @@
+"""Posteriors of an image: padding, flip averaging, and plans that fit the memory."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from synthseg_bids import device
+from synthseg_bids.engine import Engine
+from synthseg_bids.labels import mirror_channels
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.predict import (
+    MAX_TILES,
+    TILE_OVERLAP,
+    Plan,
+    choose_plan,
+    predict,
+    predicted_bytes,
+    rescale_intensities,
+    tile_slices,
+)
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture(scope='module')
+def engine() -> Engine:
+    torch.manual_seed(0)
+    config = NetworkConfig(features=2, levels=3, norm='none')
+    return Engine(UNet3D(config), CPU, torch.float32)
+
+
+@pytest.fixture
+def image(rng) -> np.ndarray:
+    return rng.random((30, 21, 18), dtype=np.float32)
+
+
+def test_flip_averages_both_sides(engine, image):
+    mirror = mirror_channels()
+    straight = predict(engine, image).posteriors
+    # Padding is the same on both sides of an even image, so that its mirror image is padded alike.
+    flipped = predict(engine, np.ascontiguousarray(image[::-1])).posteriors
+    found = predict(engine, image, mirror)
+    expected = (straight + flipped[torch.as_tensor(mirror)].flip(1)) / 2
+    torch.testing.assert_close(found.posteriors, expected)
+    torch.testing.assert_close(found.posteriors.sum(0), torch.ones(image.shape))
+
+
+def test_flip_dice_is_that_of_the_two_label_maps(engine, image):
+    mirror = mirror_channels()
+    # No padding, which would be counted as well.
+    image = np.ascontiguousarray(image[:28, :20, :16])
+    found = predict(engine, image, mirror).flip_dice
+    assert found is not None
+    one = predict(engine, image).posteriors.argmax(0)
+    flipped = predict(engine, np.ascontiguousarray(image[::-1])).posteriors
+    other = flipped[torch.as_tensor(mirror)].flip(1).argmax(0)
+    for channel in range(33):
+        sizes = int((one == channel).sum() + (other == channel).sum())
+        both = int(((one == channel) & (other == channel)).sum())
+        assert (
+            found[channel] == pytest.approx(2 * both / sizes)
+            if sizes
+            else np.isnan(found[channel])
+        )
+    assert np.isfinite(found).sum() > 1
+
+
+def test_without_flip_there_is_no_flip_dice(engine, image):
+    assert predict(engine, image).flip_dice is None
+
+
+def test_half_precision_and_tiles_hardly_differ(engine, rng):
+    # Long enough that the inner halves of the tiles see what they see in the whole.
+    image = rng.random((16, 16, 200), dtype=np.float32)
+    whole = predict(engine, image, plan=Plan()).posteriors
+    half = predict(engine, image, plan=Plan(torch.float16)).posteriors
+    tiled = predict(engine, image, plan=Plan(torch.float16, 3)).posteriors
+    assert half.dtype == tiled.dtype == torch.float16
+    assert (half.float() - whole).abs().max() < 1e-3
+    # Without normalisation a voxel sees its surroundings only, here less than the overlap; what
+    # differs is where the coarser levels' voxels lie.
+    assert (tiled.float() - whole).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize('tiles', [1, 2, 5])
+def test_tiles_cover_every_row_once(tiles):
+    found = tile_slices(203, tiles)
+    assert [i for _, kept in found for i in range(kept.start, kept.stop)] == list(range(203))
+    for seen, kept in found:
+        assert seen.start == max(kept.start - TILE_OVERLAP, 0)
+        assert seen.stop == min(kept.stop + TILE_OVERLAP, 203)
+
+
+def test_plans_shrink_with_the_memory(caplog):
+    case = NetworkConfig(), (192, 224, 192), 2, True
+    plans = [Plan(), Plan(torch.float16), *(Plan(torch.float16, n) for n in (3, MAX_TILES))]
+    needed = [predicted_bytes(*case, plan) for plan in plans]
+    assert needed == sorted(needed, reverse=True)
+    assert choose_plan(*case, needed[0]) == Plan()
+    assert choose_plan(*case, needed[0] - 1) == Plan(torch.float16)
+    assert not caplog.records
+    assert choose_plan(*case, needed[2]) == Plan(torch.float16, 3)
+    assert 'in 3 tiles' in caplog.text
+    assert choose_plan(*case, 0) == Plan(torch.float16, MAX_TILES)
+
+
+def test_the_paper_network_fits_into_four_gigabytes():
+    for itemsize in (2, 4):
+        needed = predicted_bytes(NetworkConfig(), (192, 224, 192), itemsize, True, Plan())
+        assert needed < 3.4 * 2**30
+
+
+def test_says_when_it_saves_memory(engine, image, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    needed = predicted_bytes(engine.config, image.shape, 4, False, Plan(torch.float16))
+    monkeypatch.setattr('synthseg_bids.predict.available_bytes', lambda device: needed)
+    assert predict(engine, image).posteriors.dtype == torch.float16
+    assert 'half precision' in caplog.text
+
+
+def test_intensities_are_clipped_to_percentiles(rng):
+    image = rng.normal(size=(20, 20, 20)).astype(np.float32)
+    image[0, 0, 0] = 1e6
+    scaled = rescale_intensities(image)
+    assert scaled.dtype == np.float32
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    assert 0.4 < np.median(scaled) < 0.6
+    np.testing.assert_array_equal(rescale_intensities(np.ones((3, 3, 3), np.float32)), 0)
+
+
+def test_available_memory_obeys_control_groups(tmp_path):
+    free = device.available_bytes(CPU)
+    assert 2**20 < free < 2**44
+    for name, text in (
+        ('memory.max', '1000000'),
+        ('memory.current', '600000'),
+        ('memory.stat', 'anon 500000\ninactive_file 50000\nactive_file 25000\n'),
+    ):
+        (tmp_path / name).write_text(text)
+    names = ('memory.max', 'memory.current', 'memory.stat')
+    assert device.group_bytes(tmp_path, *names) == 475000
+    (tmp_path / 'memory.max').write_text('max')
+    assert device.group_bytes(tmp_path, *names) is None
