@@ -21,6 +21,7 @@ from .device import fast_dtype
 from .labels import channel_labels
 from .losses import dice_and_cross_entropy, wl2
 from .measures import paper_dice
+from .muon import Muon
 from .network import NetworkConfig, UNet3D, pad_to_multiple
 from .synth.files import LabelMap, generate
 from .synth.generator import PRESETS, GeneratorConfig
@@ -51,6 +52,7 @@ class TrainingConfig:
         `decay_fraction` of the run. Until then a run can be prolonged without loss.
     warmup : int
     decay_fraction : float
+    optimizer : {'adamw', 'muon'}
     weight_decay, gradient_clip : float
         Of AdamW, and the largest norm of a gradient.
     dice_weight, cross_entropy_weight : float
@@ -75,6 +77,7 @@ class TrainingConfig:
     learning_rate: float = 1e-2
     warmup: int = 200
     decay_fraction: float = 0.4
+    optimizer: str = 'adamw'
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     dice_weight: float = 1.0
@@ -146,13 +149,18 @@ class Trainer:
         self.network = UNet3D(config.network).place(self.device)
         self.average = UNet3D(config.network).place(self.device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = self._make_optimizer()
         self.step = 0
         self.seconds = 0.0
         self.dtype = fast_dtype(self.device)
         self.forward = torch.compile(self.network) if config.compile else self.network
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        if self.config.optimizer == 'muon':
+            return Muon(self.network, self.config.learning_rate, self.network.likelihood)
+        return torch.optim.AdamW(
+            self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
+        )
 
     def start_from(self, network: UNet3D) -> None:
         """Start from the weights of a trained network, such as a shipped one.
@@ -312,6 +320,7 @@ class Trainer:
             'step': self.step,
             'seconds': self.seconds,
             'architecture': asdict(self.config.network),
+            'optimizer_name': self.config.optimizer,
         }
         temporary = path.with_suffix('.tmp')
         torch.save(state, temporary)
@@ -336,6 +345,12 @@ class Trainer:
             )
         self.network.load_state_dict(state['network'])
         self.average.load_state_dict(state['average'])
+        made_by = state.get('optimizer_name', 'adamw')
+        if made_by != self.config.optimizer:
+            raise CheckpointError(
+                f'{path}: trained with {made_by}, asked for {self.config.optimizer}; use the same '
+                'optimizer or another folder'
+            )
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.seconds = state['step'], state['seconds']
 

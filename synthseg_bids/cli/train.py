@@ -38,6 +38,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('--validate-on', nargs='*', default=[], metavar='NAME', help='label maps to hold out')
     add('--steps', type=int, default=100_000)
     add('--batch-size', type=int, default=1)
+    add(
+        '--optimizer',
+        choices=['adamw', 'muon'],
+        default='adamw',
+        help='adamw, or muon for the weights of convolutions',
+    )
     add('--learning-rate', type=float, default=1e-2)
     add('--decay-fraction', type=float, default=0.4, help='part of the run that lowers the rate')
     add('--wl2-steps', type=int, default=0, help='warm-up steps with the wl2 loss')
@@ -81,6 +87,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
         generator=generator,
         steps=args.steps,
         batch_size=args.batch_size,
+        optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         decay_fraction=args.decay_fraction,
         wl2_steps=args.wl2_steps,
