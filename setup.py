@@ -22,7 +22,9 @@ setup(
         'nibabel>=5',
         'nipype>=1.10',
         'numpy',
+        'pandas',
         'safetensors',
+        'tomli; python_version < "3.11"',
         'torch>=2.4',
         'tqdm',
     ],
@@ -37,7 +39,7 @@ setup(
             'ruff',
             'scipy',
         ],
-        'demo': ['nilearn', 'pandas'],
+        'demo': ['nilearn'],
         # Published weights in Keras' format.
         'official': ['h5py'],
         # Comparison with other implementations: make test-parity.
@@ -45,7 +47,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'synthseg = synthseg_bids.cli.main:main',
+            'synthseg = synthseg_bids.cli.main:entry',
             'synthseg-bids = synthseg_bids.cli.run:main',
         ]
     },

@@ -1,3 +1,15 @@
 """SynthSeg for BIDS: segment brain scans of any contrast with a network trained on synthesis."""
 
+from typing import Any
+
 __version__ = '0.1.0'
+__all__ = ['Segmenter', '__version__']
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes a second to import: only for those who segment.
+    if name == 'Segmenter':
+        from .api import Segmenter
+
+        return Segmenter
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -115,9 +115,8 @@ class Engine:
         self._down = [cast(Level, level) for level in network.down]
         self._up = [cast(Level, level) for level in network.up]
         self._reduce = list(network.reduce)
-        self._joins = [
-            _split(level.convs[0]) for level in self._up if self.config.skip == 'concat'
-        ]
+        joined = self._up if self.config.skip == 'concat' else []
+        self._joins = [_split(cast(nn.Conv3d, level.convs[0])) for level in joined]
 
     @torch.inference_mode()
     def features(self, x: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 LOCALISATIONS = 2
 
 CPU = torch.device('cpu')
+#: Of the brain in CT scans, in Hounsfield units.
+CT_RANGE = (0, 80)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Prepared:
         Of the scan.
     scan_shape : (3,) tuple of int
         Of the scan in RAS.
+    scan_affine : (4, 4) float64 array
+        Of the scan in RAS.
     steps : (3,) float64 array
         Spacing of the scan in RAS divided by the network's.
     """
@@ -135,7 +139,37 @@ class Prepared:
     affine: np.ndarray
     orient: Orientation
     scan_shape: tuple[int, ...]
+    scan_affine: np.ndarray
     steps: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """Posteriors of a scan on the network grid, cleaned.
+
+    Attributes
+    ----------
+    prepared : Prepared
+    posteriors : (n_channels, x, y, z) float32 tensor
+        Inside the brain's bounding box.
+    box : tuple of slice
+        Where on the network grid that is.
+    seen : (3,) tuple of int
+        Size of what the network saw.
+    flip_dice : (n_channels,) float32 array, or None
+    device : torch.device
+        Where it ran.
+    start : float
+        When it began, by :func:`time.perf_counter`.
+    """
+
+    prepared: Prepared
+    posteriors: Tensor
+    box: Box
+    seen: tuple[int, ...]
+    flip_dice: np.ndarray | None
+    device: torch.device
+    start: float
 
 
 def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
@@ -161,7 +195,7 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
         resampling_matrix(n_in, n_out, 1 / step)
         for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
     ]
-    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, steps)
+    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
 
 
 class Segmenter:
@@ -228,9 +262,9 @@ class Segmenter:
         self.device = engine.device
         self.card = card
         self._spare = spare
-        self._mirror = mirror_channels(card.labels) if flip else None
+        self.mirror = mirror_channels(card.labels) if flip else None
         group_of = {label.index: label.topology_group for label in segmentation_labels()}
-        self._groups = tuple(group_of[label] for label in card.labels)
+        self.groups = tuple(group_of[label] for label in card.labels)
         self._fluid = card.labels.index(CSF) if CSF in card.labels else None
 
     def segment(
@@ -240,6 +274,7 @@ class Segmenter:
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
+        ct: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -253,63 +288,78 @@ class Segmenter:
             Whether to return the posteriors on the scan's grid (33 bytes per voxel).
         labels_1mm, posteriors_1mm : bool
             Whether to return labels, or labels and posteriors, on a 1 mm grid.
+        ct : bool
+            Clip to the range of the brain in CT scans, 0 to 80 Hounsfield units, first.
 
         Returns
         -------
         Segmentation
         """
+        found = self.find(data, affine, ct)
+        return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
+
+    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> Found:
+        """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        if ct:
+            data = np.clip(data, *CT_RANGE)
         prepared = prepare(data, affine, self.card.spacing_mm)
         region, prediction, device = self._infer_where_it_fits(prepared.image)
-        seen = tuple(prediction.posteriors.shape[1:])
-        found, inner = clean(prediction.posteriors, self._groups)
+        posteriors, inner = clean(prediction.posteriors, self.groups)
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        labels, kept = resample_labels(
-            found,
-            box,
-            prepared.image.shape,
-            prepared.scan_shape,
-            prepared.steps,
-            self.card.labels,
-            posteriors,
-        )
+        seen = tuple(prediction.posteriors.shape[1:])
+        return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start)
+
+    def finish(
+        self,
+        found: Found,
+        posteriors: bool = False,
+        labels_1mm: bool = False,
+        posteriors_1mm: bool = False,
+    ) -> Segmentation:
+        """Bring what was found to the grid of the scan; see :meth:`segment`."""
+        grid = found.prepared
+        labels, kept = self._resample(found, grid.scan_shape, grid.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
-            in_ras = ras_affine(affine, data.shape, prepared.orient)
-            isotropic = self._on_1mm_grid(found, box, prepared, in_ras, posteriors_1mm)
+            in_ras = grid.scan_affine
+            shape, new_affine = resampled_grid(grid.scan_shape, in_ras, 1.0)
+            steps = np.full(3, 1 / self.card.spacing_mm)
+            maps = self._resample(found, shape, steps, posteriors_1mm)
+            isotropic = IsotropicMaps(*maps, new_affine)
+        peak = None
+        if self.device.type == 'cuda':
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
         return Segmentation(
-            labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
+            labels=np.ascontiguousarray(from_ras(labels, grid.orient)),
             volumes_mm3=soft_volumes(
-                found, prepared.image.size, voxel_volume_mm3(prepared.affine)
+                found.posteriors, grid.image.size, voxel_volume_mm3(grid.affine)
             ),
-            posteriors=None if kept is None else from_ras(kept, prepared.orient),
-            grid_shape=seen,
-            device=str(device),
-            seconds=time.perf_counter() - start,
-            confidence=mean_confidence(found),
-            flip_dice=prediction.flip_dice,
-            peak_gpu_mb=torch.cuda.max_memory_allocated(self.device) / 2**20
-            if self.device.type == 'cuda'
-            else None,
+            posteriors=None if kept is None else from_ras(kept, grid.orient),
+            grid_shape=found.seen,
+            device=str(found.device),
+            seconds=time.perf_counter() - found.start,
+            confidence=mean_confidence(found.posteriors),
+            flip_dice=found.flip_dice,
+            peak_gpu_mb=peak,
             isotropic=isotropic,
         )
 
-    def _on_1mm_grid(
-        self, found: Tensor, box: Box, prepared: Prepared, affine: np.ndarray, posteriors: bool
-    ) -> IsotropicMaps:
-        shape, new_affine = resampled_grid(prepared.scan_shape, affine, 1.0)
-        steps = np.full(3, 1 / self.card.spacing_mm)
-        labels, kept = resample_labels(
-            found, box, prepared.image.shape, shape, steps, self.card.labels, posteriors
+    def _resample(
+        self, found: Found, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return labels and posteriors on another grid in RAS."""
+        from_shape = found.prepared.image.shape
+        return resample_labels(
+            found.posteriors, found.box, from_shape, shape, steps, self.card.labels, posteriors
         )
-        return IsotropicMaps(labels, kept, new_affine)
 
     def _infer(
         self, image: np.ndarray, engine: Engine, plan: Plan | None
@@ -321,7 +371,7 @@ class Segmenter:
             if closer == region:
                 break
             region = closer
-        return region, predict(engine, image[region], self._mirror, plan)
+        return region, predict(engine, image[region], self.mirror, plan)
 
     def _closer(self, image: np.ndarray, region: Box, engine: Engine, plan: Plan | None) -> Box:
         """Return the crop around the brain that the network sees in a region of the image."""

@@ -10,6 +10,9 @@ import numpy as np
 from .geometry import voxel_volume_mm3
 from .labels import PAPER_STRUCTURES, channel_labels, fold_reference, segmentation_labels
 
+#: Name of the sum of all structures, the volume inside the skull.
+TOTAL_NAME = 'Total-Intracranial'
+
 #: References of which less than this lies in a scan's field of view are not of that scan.
 MIN_SHARE_IN_VIEW = 0.5
 

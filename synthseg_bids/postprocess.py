@@ -43,7 +43,7 @@ def find_brain(posteriors: Tensor, fluid: int | None = None) -> Box | None:
         likely brain than not.
     """
     outside = posteriors[0] if fluid is None else posteriors[0] + posteriors[fluid]
-    body = _largest_body((outside < 1 - FIND_THRESHOLD).numpy())
+    body = largest_body((outside < 1 - FIND_THRESHOLD).numpy())
     if not body.any():
         return None
     box = []
@@ -113,7 +113,7 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     box : tuple of slice, or None
         That box; outside of it everything is background. None where there is no brain.
     """
-    brain = _dilate(_largest_body((posteriors[0] < 1 - KEEP_THRESHOLD).numpy()))
+    brain = _dilate(largest_body((posteriors[0] < 1 - KEEP_THRESHOLD).numpy()))
     box = bounding_box(brain)
     if box is None:
         return posteriors[:, :0, :0, :0], None
@@ -124,7 +124,7 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     for group in sorted(set(groups) - {0}):
         channels = [channel for channel, g in enumerate(groups) if g == group]
         likely = (posteriors[channels].amax(0) > KEEP_THRESHOLD).numpy()
-        body = torch.from_numpy(_dilate(_largest_body(likely)))
+        body = torch.from_numpy(_dilate(largest_body(likely)))
         for channel in channels:
             posteriors[channel] *= body
     # What has lost all its probability is background.
@@ -132,7 +132,7 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     return posteriors.div_(posteriors.sum(0)), box
 
 
-def _largest_body(mask: np.ndarray) -> np.ndarray:
+def largest_body(mask: np.ndarray) -> np.ndarray:
     """Return the largest 6-connected component of a mask."""
     body = np.zeros(mask.shape, dtype=bool)
     # Inside the bounding box only: most structures are small.

@@ -20,22 +20,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.nifti1 import Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 
 from .geometry import spacing_mm
+from .image_checks import COMPRESSED, InputImageError, check_file, check_image, damaged
+from .qc import Header
 
 logger = logging.getLogger(__name__)
 
-READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh')
 WRITABLE = ('.nii', '.nii.gz')
-
-#: A longer side than this means that the header's unit is not mm.
-MAX_FIELD_OF_VIEW_MM = 2000.0
-
-
-class InputImageError(ValueError):
-    """An image file cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +47,15 @@ class Volume:
         A copy of the file's.
     path : Path
         Where it was read from.
+    n_not_finite : int
+        Voxels of the file that were not finite.
     """
 
     data: np.ndarray
     affine: np.ndarray
     header: Any
     path: Path
+    n_not_finite: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,8 +91,44 @@ def read_volume(path: str | Path) -> Volume:
     """
     path = Path(path)
     image = _open(path)
-    data = _load(image, path, np.float32)
+    return _scan(_load(image, path, np.float32), image, path)
+
+
+def volume_of(image: Any, name: str = 'image') -> Volume:
+    """Take an image that nibabel has in memory (or would read) for a scan.
+
+    Parameters
+    ----------
+    image : nibabel.spatialimages.SpatialImage
+    name : str
+        For messages.
+
+    Returns
+    -------
+    Volume
+        See :func:`read_volume`.
+
+    Raises
+    ------
+    InputImageError
+        See :func:`read_volume`.
+    """
+    path = Path(image.get_filename() or name)
+    check_image(image, path)
+    try:
+        data = image.get_fdata(dtype=np.float32, caching='unchanged')
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise damaged(path, error) from error
+    return _scan(np.array(data.reshape(image.shape[:3]), order='C'), image, path)
+
+
+def _scan(data: np.ndarray, image: Any, path: Path) -> Volume:
+    """Check the voxels of a scan; those that are not finite become 0."""
+    if 1 in data.shape:
+        raise InputImageError(f'{path}: a single slice; give one whole volume')
     bad = ~np.isfinite(data)
+    if bad.all():
+        raise InputImageError(f'{path}: no voxel is finite; export it again')
     if bad.any():
         logger.warning('%s: %d voxels are not finite; set to 0', path, int(bad.sum()))
         data[bad] = 0
@@ -103,7 +137,7 @@ def read_volume(path: str | Path) -> Volume:
             f'{path}: every voxel is {data.flat[0]:g}, so there is nothing to segment; check that '
             'the right file was exported'
         )
-    return Volume(data, np.array(image.affine, dtype=np.float64), image.header.copy(), path)
+    return _volume(data, image, path, n_not_finite=int(bad.sum()))
 
 
 def read_label_map(path: str | Path) -> Volume:
@@ -135,14 +169,59 @@ def read_label_map(path: str | Path) -> Volume:
             f'{path}: holds values like {data[wrong][0]:g} and is therefore not a label map; give '
             'a segmentation of integers'
         )
-    labels = rounded.astype(np.int32)
-    return Volume(labels, np.array(image.affine, dtype=np.float64), image.header.copy(), path)
+    return _volume(rounded.astype(np.int32), image, path)
+
+
+def header_of(scan: Volume) -> Header:
+    """Return what quality control looks at in a scan's header; empty for formats without forms."""
+    header = scan.header
+    if not isinstance(header, nib.Nifti1Header):
+        return Header(n_not_finite=scan.n_not_finite)
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except ValueError:  # no rotation
+        qform = None
+    return Header(
+        sform=header.get_sform(coded=True)[0],
+        qform=qform,
+        sform_code=int(header['sform_code']),
+        qform_code=int(header['qform_code']),
+        n_not_finite=scan.n_not_finite,
+    )
+
+
+def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.Nifti1Image:
+    """Put labels on the grid of another volume, with its sform, qform, codes and units.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+    like : Volume
+        Same shape.
+    dtype : NumPy integer type
+        Of the image.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a label does not fit the type.
+    """
+    if labels.shape != like.shape:
+        raise ValueError(f'{like.path}: labels of shape {labels.shape} on a grid of {like.shape}')
+    stored = labels.astype(dtype)
+    if not np.array_equal(stored, labels):
+        raise ValueError(f'{like.path}: labels do not fit {np.dtype(dtype).name}')
+    return nib.Nifti1Image(stored, *_affine_and_header(like, stored.dtype))
 
 
 def write_label_map(
     path: str | Path, labels: np.ndarray, like: Volume, dtype: Any = np.int16
 ) -> None:
-    """Write labels on the grid of another volume, with its sform, qform, codes and units.
+    """Write labels on the grid of another volume.
 
     The file appears under its name only once it is complete.
 
@@ -150,23 +229,15 @@ def write_label_map(
     ----------
     path : path-like
         ``.nii`` or ``.nii.gz``.
-    labels : (x, y, z) integer array
-    like : Volume
-        Same shape.
-    dtype : NumPy integer type
-        Of the file.
+    labels, like, dtype
+        See :func:`label_image`.
 
     Raises
     ------
     ValueError
-        If the shapes differ, a label does not fit the type, or the name ends otherwise.
+        See :func:`label_image`, and if the name ends otherwise.
     """
-    if labels.shape != like.shape:
-        raise ValueError(f'{path}: labels of shape {labels.shape} on a grid of {like.shape}')
-    stored = labels.astype(dtype)
-    if not np.array_equal(stored, labels):
-        raise ValueError(f'{path}: labels do not fit {np.dtype(dtype).name}')
-    _save(path, nib.Nifti1Image(stored, *_affine_and_header(like, stored.dtype)))
+    _save(path, label_image(labels, like, dtype))
 
 
 def write_image(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
@@ -190,21 +261,23 @@ def write_image(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
     _save(path, image)
 
 
-def write_posteriors(
-    path: str | Path, posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
-) -> None:
-    """Write posterior probabilities as a 4D file of bytes, with a scale factor of 1/255.
+def posteriors_image(
+    posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
+) -> nib.Nifti1Image:
+    """Make a 4D image of bytes, with a scale factor of 1/255, of posterior probabilities.
 
     Parameters
     ----------
-    path : path-like
-        ``.nii`` or ``.nii.gz``.
     posteriors : (channel, x, y, z) array
         Probabilities, or uint8 that are already multiplied by 255.
     affine : (4, 4) array
         Used where `like` is not given.
     like : Volume, optional
         Whose sform, qform and codes to keep.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
     """
     if posteriors.dtype != np.uint8:
         scaled = np.empty(posteriors.shape, dtype=np.uint8)
@@ -220,90 +293,43 @@ def write_posteriors(
         image = nib.Nifti1Image(data, *_affine_and_header(like, data.dtype))
     image.header.set_xyzt_units('mm', 'sec')
     image.header.set_slope_inter(1 / 255, 0)
-    _save(path, image)
+    return image
+
+
+def write_posteriors(
+    path: str | Path, posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
+) -> None:
+    """Write posterior probabilities.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz``.
+    posteriors, affine, like
+        See :func:`posteriors_image`.
+    """
+    _save(path, posteriors_image(posteriors, affine, like))
 
 
 def _open(path: Path) -> Any:
     """Open an image and check everything that its header tells."""
-    _check_file(path)
+    check_file(path)
     try:
-        with warnings.catch_warnings():
+        # What nibabel repairs on its way, we check ourselves.
+        with warnings.catch_warnings(), LoggingOutputSuppressor():
             warnings.simplefilter('ignore')
             image: Any = nib.load(path)
-            affine = image.affine
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise _damaged(path, error) from error
-    kind = image.header.get_data_dtype()
-    if kind.fields or kind.kind not in 'iuf':
-        raise InputImageError(
-            f'{path}: voxels of type {"RGB" if kind.fields else kind.name}; convert the image to '
-            'one real number per voxel'
-        )
-    spatial = image.shape[:3]
-    extra = [n for n in image.shape[3:] if n != 1]
-    if len(spatial) < 3 or 0 in image.shape:
-        raise InputImageError(f'{path}: shape {image.shape} is not 3D; give one whole volume')
-    if extra:
-        raise InputImageError(
-            f'{path}: 4D with {int(np.prod(extra))} volumes; extract one of them or their mean'
-        )
-    if affine is None or not np.isfinite(affine).all() or _is_singular(affine):
-        raise InputImageError(
-            f'{path}: the affine is singular or not finite, so the image has no place in space; '
-            'repair sform and qform in its header'
-        )
-    size = spacing_mm(affine) * spatial
-    if size.max() > MAX_FIELD_OF_VIEW_MM:
-        raise InputImageError(
-            f'{path}: field of view of {" x ".join(f"{s:.0f}" for s in size)} mm; repair the '
-            'voxel size in its header (it must be in mm)'
-        )
-    header = image.header
-    if isinstance(header, nib.Nifti1Header) and not (header['sform_code'] or header['qform_code']):
-        logger.warning(
-            '%s: neither sform nor qform is set; left and right are a guess (first axis to the '
-            'left)',
-            path,
-        )
+        raise damaged(path, error) from error
+    check_image(image, path)
     return image
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is not a file with content, and name the usual reasons."""
-    if path.is_symlink() and not path.exists():
-        raise InputImageError(
-            f'{path}: a link to a file that is not there (content not downloaded?); run '
-            '"datalad get" on it or repair the link'
-        )
-    if not path.is_file():
-        found = 'is a folder' if path.is_dir() else 'does not exist'
-        raise InputImageError(f'{path}: {found}; give an image file')
-    if not path.name.lower().endswith(READABLE):
-        raise InputImageError(f'{path}: not one of {", ".join(READABLE)}; convert it to NIfTI')
-    try:
-        with path.open('rb') as stream:
-            start = stream.read(64)
-    except OSError as error:
-        raise InputImageError(f'{path}: cannot be opened ({error.strerror})') from error
-    if not start:
-        raise InputImageError(f'{path}: the file is empty; export or download it again')
-    if start.startswith((b'/annex/objects/', b'version https://git-lfs')):
-        raise InputImageError(
-            f'{path}: a pointer to content that is not downloaded; run "datalad get" or '
-            '"git lfs pull"'
-        )
-
-
-def _is_singular(affine: np.ndarray) -> bool:
-    spacing = spacing_mm(affine)
-    return bool((spacing < 1e-6).any() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3)
 
 
 def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
     """Read the voxels as a contiguous (x, y, z) array."""
     try:
         with np.errstate(over='ignore', invalid='ignore'):
-            if path.name.lower().endswith(('.gz', '.mgz')):
+            if path.name.lower().endswith(COMPRESSED):
                 # Read on to the end, where the checksum is: nibabel stops at the last voxel.
                 with gzip.open(path) as stream:
                     data = type(image).from_stream(stream).get_fdata(dtype=dtype)
@@ -312,17 +338,14 @@ def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
             else:
                 data = image.get_fdata(dtype=dtype, caching='unchanged')
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     # A copy, since an uncompressed file may be mapped read-only.
     return np.array(data.reshape(image.shape[:3]), order='C')
 
 
-def _damaged(path: Path, error: Exception) -> InputImageError:
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    return InputImageError(
-        f'{path}: cannot be read, probably damaged or truncated ({reason[:120]}); export or '
-        'download it again'
-    )
+def _volume(data: np.ndarray, image: Any, path: Path, n_not_finite: int = 0) -> Volume:
+    affine = np.array(image.affine, dtype=np.float64)
+    return Volume(data, affine, image.header.copy(), path, n_not_finite)
 
 
 def _affine_and_header(like: Volume, dtype: np.dtype) -> tuple[np.ndarray | None, Any]:
@@ -353,5 +376,8 @@ def _save(path: str | Path, image: Any) -> None:
     try:
         nib.save(image, temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        # Of a full disk the system does not say which.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.weights import load_model, save_model
 
 AFFINE = np.array([[0, 0, 3.0, -40], [-4, 0, 0, 30], [0, -4, 0, 25], [0, 0, 0, 1]])
 
@@ -53,6 +55,38 @@ def test_writes_labels_volumes_and_posteriors(tmp_path, scan, tiny_model):
     assert image.shape == (12, 14, 15, 33)
     np.testing.assert_allclose(image.get_fdata().sum(-1), 1, atol=0.1)
     np.testing.assert_array_equal(image.affine, AFFINE)
+
+
+def test_ct_is_clipped(tmp_path, scan, tiny_model):
+    image = nib.load(scan)
+    for name, data in (('ct', image.get_fdata() * 1000), ('cut', None)):
+        data = np.clip(image.get_fdata() * 1000, 0, 80) if data is None else data
+        nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), tmp_path / f'{name}.nii')
+    assert run(tmp_path / 'ct.nii', tmp_path / 'a.nii', '--model', tiny_model, '--ct') == 0
+    assert run(tmp_path / 'cut.nii', tmp_path / 'b.nii', '--model', tiny_model) == 0
+    first, second = (nib.load(tmp_path / f'{name}.nii').get_fdata() for name in 'ab')
+    np.testing.assert_array_equal(first, second)
+
+
+def test_compat_gives_the_grid_of_the_reference(tmp_path, scan, tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr('synthseg_bids.compat.SMALLEST', 32)
+    labels, maps, table = (tmp_path / name for name in ('l.nii', 'p.nii', 'v.tsv'))
+    options = ('--compat', '--posteriors', maps, '--volumes', table)
+    assert run(scan, labels, '--model', tiny_model, *options) == 1
+    assert 'tiny: works at 4 mm' in capsys.readouterr().err
+    network, card = load_model(tiny_model)
+    fine = save_model(tmp_path / 'fine.safetensors', network, replace(card, spacing_mm=1.0))
+    assert fine.spacing_mm == 1
+    assert run(scan, labels, '--model', tmp_path / 'fine.safetensors', *options) == 0
+    image = nib.load(labels)
+    # Axes as in the scan, 1 mm apart; a corner of the field of view stays where it is.
+    assert image.shape == (48, 56, 45)
+    np.testing.assert_allclose(image.affine[:3, :3], AFFINE[:3, :3] / (4, 4, 3), atol=1e-6)
+    corner = np.array([-0.5, -0.5, -0.5, 1])
+    np.testing.assert_allclose(image.affine @ corner, AFFINE @ corner, atol=1e-5)
+    assert nib.load(maps).shape == (48, 56, 45, 33)
+    rows = table.read_text().splitlines()
+    assert len(rows) == 34
 
 
 def test_fast_is_without_the_mirrored_scan(tmp_path, scan, tiny_model):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'synthseg_bids'
 TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
-    'postprocess',
+    *('postprocess', 'engine', 'predict', 'compat', 'muon', 'api'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -16,7 +16,7 @@ ALLOWED = {
     'nipype': {'interfaces', 'workflows', 'cli'},
     'matplotlib': {'reports'},
     'argparse': {'cli'},
-    'nibabel': {'volume_io', 'synth', 'geometry', 'interfaces'},
+    'nibabel': {'volume_io', 'api', 'image_checks', 'synth', 'geometry', 'interfaces'},
     'bids': {'bids'},
     'h5py': {'official'},
 }
@@ -25,7 +25,12 @@ FORBIDDEN = {
     'labels': {'*'},
     'geometry': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'volume_io': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'image_checks': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'measures': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'qc': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'qc_measures': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'agreement': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'stats': {'*'},
     'evaluation': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'synth': {'network', 'training', 'inference', 'bids', 'interfaces', 'workflows', 'cli'},
     'network': {'*'},
@@ -34,6 +39,10 @@ FORBIDDEN = {
     'official': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'training': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'inference': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'engine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'muon': {'*'},
+    'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'compat': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'postprocess': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'bids': TORCH | {'interfaces', 'workflows', 'cli', 'reports'},
     'interfaces': {'workflows', 'cli'},

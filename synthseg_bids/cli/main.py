@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from . import evaluate, import_weights, segment, synthesize, train
+from .launch import restart_with_settings
 
 COMMANDS = (synthesize, train, segment, evaluate, import_weights)
 
@@ -42,5 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def entry() -> int:
+    """Run as a program of its own."""
+    if sys.argv[1:2] in (['segment'], ['train']):
+        restart_with_settings()
+    return main()
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(entry())

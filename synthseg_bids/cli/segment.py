@@ -28,6 +28,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         '--fast', action='store_true', help='do not average with the mirrored scan: half the time'
     )
+    parser.add_argument(
+        '--ct', action='store_true', help='a CT scan: clip to 0 to 80 Hounsfield units first'
+    )
+    parser.add_argument(
+        '--compat', action='store_true',
+        help='go exactly the way of the reference implementation, for its published weights; the '
+        'outputs lie on its grid of 1 mm',
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -70,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """
     _check_names(args)
 
-    from ..volume_io import read_volume, write_label_map, write_posteriors
+    from ..volume_io import read_volume, write_image, write_label_map, write_posteriors
 
     scan = read_volume(args.scan)
 
@@ -79,16 +87,25 @@ def run(args: argparse.Namespace) -> int:
     from ..measures import total_intracranial, volumes_from_labels
 
     segmenter = Segmenter(args.model, args.device, flip=not args.fast, threads=args.threads)
-    found = segmenter.segment(scan.data, scan.affine, posteriors=args.posteriors is not None)
     for path in (args.out, args.posteriors, args.volumes):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+    if args.compat:
+        from ..compat import segment_as_reference
+
+        found = segment_as_reference(segmenter, scan.data, scan.affine, not args.fast, args.ct)
+        affine, like = found.affine, None
+        write_image(args.out, found.labels, affine)
+    else:
+        wanted = args.posteriors is not None
+        found = segmenter.segment(scan.data, scan.affine, posteriors=wanted, ct=args.ct)
+        affine, like = scan.affine, scan
+        write_label_map(args.out, found.labels, scan)
     if args.volumes is not None:
-        volumes = volumes_from_labels(found.labels, scan.affine)
+        volumes = volumes_from_labels(found.labels, affine)
         soft = found.volumes_mm3.tolist()
         write_morph_table(args.volumes, volumes, total_intracranial(volumes), soft)
-    if found.posteriors is not None:
-        write_posteriors(args.posteriors, found.posteriors, scan.affine, scan)
-    write_label_map(args.out, found.labels, scan)
+    if args.posteriors is not None:
+        write_posteriors(args.posteriors, found.posteriors, affine, like)
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
     return 0

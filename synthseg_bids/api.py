@@ -1,0 +1,185 @@
+"""Segmenting from Python: images in, images and pandas out.
+
+>>> from synthseg_bids import Segmenter  # doctest: +SKIP
+>>> segment = Segmenter()  # doctest: +SKIP
+>>> result = segment(nibabel.load('scan.nii.gz'))  # doctest: +SKIP
+>>> result.labels.to_filename('dseg.nii.gz')  # doctest: +SKIP
+>>> result.volumes['Left-Hippocampus']  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import inference
+from .labels import segmentation_labels
+from .measures import TOTAL_NAME, total_intracranial, volumes_from_labels
+from .volume_io import Volume, header_of, label_image, posteriors_image, read_volume, volume_of
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import pandas as pd
+
+#: A path, or an image of nibabel.
+Source = Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the segmentation of a scan gives.
+
+    Attributes
+    ----------
+    scan : Volume
+        The scan as read.
+    segmentation : Segmentation
+        The numbers behind everything else, as arrays.
+    """
+
+    scan: Volume
+    segmentation: inference.Segmentation
+    _segmenter: inference.Segmenter = field(repr=False)
+    _found: inference.Found = field(repr=False)
+
+    @cached_property
+    def labels(self) -> nib.Nifti1Image:
+        """Label map on the grid of the scan, in FreeSurfer's numbers."""
+        image = label_image(self.segmentation.labels, self.scan)
+        return type(image)(image.dataobj, self.scan.affine, image.header)
+
+    @cached_property
+    def posteriors(self) -> nib.Nifti1Image:
+        """Probability of every label on the grid of the scan, 4D; computed when first asked for.
+
+        The volumes are in the order of :func:`synthseg_bids.labels.segmentation_labels`.
+        """
+        maps = self._segmenter.finish(self._found, posteriors=True).posteriors
+        assert maps is not None
+        # In memory no scale factor is applied to bytes, as it is when a file is read.
+        as_bytes = posteriors_image(maps, self.scan.affine, self.scan)
+        values = np.asanyarray(as_bytes.dataobj) / np.float32(255)
+        return type(as_bytes)(values, self.scan.affine)
+
+    @cached_property
+    def volumes(self) -> pd.Series:
+        """Volume of every structure of the label map, and of all of them, in mm^3, by name."""
+        import pandas as pd
+
+        volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
+        by_name = {
+            label.name: volumes[label.index][1] for label in segmentation_labels() if label.index
+        }
+        by_name[TOTAL_NAME] = total_intracranial(volumes)
+        return pd.Series(by_name, name='volume_mm3')
+
+    @cached_property
+    def quality(self) -> pd.DataFrame:
+        """Quality control: a row per measure, the verdict last; see ``docs/qc.rst``."""
+        import pandas as pd
+
+        from .qc import assess
+
+        found = self.segmentation
+        rows = assess(
+            self.scan.data,
+            found.labels,
+            self.scan.affine,
+            header_of(self.scan),
+            found.confidence.tolist(),
+            None if found.flip_dice is None else found.flip_dice.tolist(),
+        )
+        return pd.DataFrame(rows).set_index('measure')
+
+
+class Segmenter(inference.Segmenter):
+    """A network that segments scans of any contrast and resolution.
+
+    One object serves one thread at a time; several objects are independent of each other.
+
+    Parameters
+    ----------
+    model : str or Path
+        Name of a shipped model, or a file of weights.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    flip : bool
+        Average with the segmentation of the mirrored scan: better, twice the time.
+    threads : int, optional
+        CPU threads (default: as the process is set up).
+    fallback : bool
+        Go on on the CPU with a scan that does not fit into the memory of the GPU.
+    """
+
+    def __call__(self, image: Source, ct: bool = False) -> Result:
+        """Segment a scan.
+
+        Parameters
+        ----------
+        image : path-like, or nibabel.spatialimages.SpatialImage
+        ct : bool
+            Whether it is a CT scan, in Hounsfield units.
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        InputImageError
+            If it cannot be read, or is not one 3D volume of real numbers that differ.
+        """
+        return self._segment(_read(image), ct)
+
+    def batch(
+        self, images: Iterable[Source], ct: bool = False, prefetch: int = 2
+    ) -> Iterator[tuple[Source, Result | ValueError]]:
+        """Segment scans one after the other, reading ahead while the network runs.
+
+        Parameters
+        ----------
+        images : iterable of path-like or SpatialImage
+            Taken one by one, so that it may be endless.
+        ct : bool
+        prefetch : int
+            How many scans are read ahead.
+
+        Yields
+        ------
+        image
+            As given.
+        result : Result or InputImageError
+            A scan that cannot be used costs the others nothing.
+        """
+        waiting = iter(images)
+        with ThreadPoolExecutor(max_workers=max(prefetch, 1)) as pool:
+
+            def ask(n: int) -> list[tuple[Source, Any]]:
+                return [(image, pool.submit(_read, image)) for image in islice(waiting, n)]
+
+            asked = ask(max(prefetch, 1))
+            while asked:
+                image, scan = asked.pop(0)
+                try:
+                    volume = scan.result()
+                except ValueError as error:
+                    asked += ask(1)
+                    yield image, error
+                    continue
+                asked += ask(1)
+                yield image, self._segment(volume, ct)
+
+    def _segment(self, scan: Volume, ct: bool) -> Result:
+        found = self.find(scan.data, scan.affine, ct)
+        return Result(scan, self.finish(found), self, found)
+
+
+def _read(image: Source) -> Volume:
+    return read_volume(image) if isinstance(image, str | Path) else volume_of(image)

@@ -1,0 +1,63 @@
+"""Judge a segmented image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='image')
+    in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+    confidence = traits.List(
+        traits.Float, desc='mean posterior of each label over its voxels, by channel'
+    )
+    flip_dice = traits.List(
+        traits.Float, desc='overlap of each label with that of the mirrored image, by channel'
+    )
+
+
+class _OutputSpec(TraitedSpec):
+    out_table = File(exists=True, desc='measures, a row each; the last one is the verdict')
+    verdict = traits.Enum('pass', 'review', 'fail', desc='the worst flag of all measures')
+    reasons = traits.Str(desc='what led to it, in plain language')
+
+
+class AssessQuality(SimpleInterface):
+    """Judge an image and its segmentation: header, field of view, noise, confidence, volumes."""
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.tables import write_qc_table
+        from synthseg_bids.qc import assess
+        from synthseg_bids.volume_io import header_of, read_label_map, read_volume
+
+        inputs = self.inputs
+        image = read_volume(inputs.in_file)
+        rows = assess(
+            image.data,
+            read_label_map(inputs.in_labels).data,
+            image.affine,
+            header_of(image),
+            inputs.confidence if isdefined(inputs.confidence) else None,
+            inputs.flip_dice if isdefined(inputs.flip_dice) else None,
+        )
+        out_table = Path(runtime.cwd) / 'qc.tsv'
+        write_qc_table(out_table, rows)
+        self._results |= {
+            'out_table': str(out_table),
+            'verdict': rows[-1]['value'],
+            'reasons': rows[-1]['reason'],
+        }
+        return runtime

@@ -1,0 +1,110 @@
+"""Segmenting from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from grids import oriented_affine
+
+from synthseg_bids import Segmenter
+from synthseg_bids.image_checks import InputImageError
+from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.qc_measures import VERDICT
+
+AFFINE = oriented_affine('LIA', (3, 4, 5), 10)
+
+
+@pytest.fixture(scope='module')
+def segment(tiny_model) -> Segmenter:
+    return Segmenter(tiny_model, 'cpu')
+
+
+@pytest.fixture
+def image(rng) -> nib.Nifti1Image:
+    scan = nib.Nifti1Image(rng.normal(size=(16, 12, 10)).astype(np.float32), AFFINE)
+    scan.set_qform(AFFINE, code=1)
+    return scan
+
+
+def test_an_image_gives_images_and_pandas(segment, image):
+    result = segment(image)
+    np.testing.assert_allclose(result.labels.affine, AFFINE, atol=1e-4)
+    assert result.labels.header['qform_code'] == 1
+    assert result.labels.get_data_dtype() == np.int16
+    labels = np.asarray(result.labels.dataobj)
+    assert labels.shape == image.shape
+    volumes = result.volumes
+    for label in segmentation_labels():
+        if label.index:
+            expected = (labels == label.index).sum() * 60
+            assert volumes[label.name] == pytest.approx(expected, rel=1e-4)
+    assert volumes['Total-Intracranial'] > 0
+    assert result.quality.index[-1] == VERDICT
+    assert result.quality.loc[VERDICT, 'value'] in ('pass', 'review', 'fail')
+
+
+def test_posteriors_come_when_asked_for(segment, image):
+    result = segment(image)
+    assert result.segmentation.posteriors is None
+    posteriors = result.posteriors.get_fdata(dtype=np.float32)
+    assert posteriors.shape == (*image.shape, 33)
+    np.testing.assert_allclose(posteriors.sum(-1), 1, atol=0.1)
+    labels = np.array([label.index for label in segmentation_labels()])
+    chosen = labels[posteriors.argmax(-1)]
+    # But for what rounding to bytes makes equal.
+    assert (chosen == np.asarray(result.labels.dataobj)).mean() > 0.9
+
+
+def test_a_path_gives_what_its_image_gives(segment, image, tmp_path):
+    nib.save(image, tmp_path / 'scan.nii.gz')
+    from_file = segment(tmp_path / 'scan.nii.gz')
+    np.testing.assert_array_equal(
+        np.asarray(from_file.labels.dataobj), np.asarray(segment(image).labels.dataobj)
+    )
+
+
+def test_ct_is_clipped(segment, image):
+    wide = nib.Nifti1Image(image.get_fdata() * 1000, AFFINE)
+    clipped = nib.Nifti1Image(np.clip(wide.get_fdata(), 0, 80), AFFINE)
+    as_ct, plain, by_hand = segment(wide, ct=True), segment(wide), segment(clipped)
+    np.testing.assert_array_equal(as_ct.segmentation.labels, by_hand.segmentation.labels)
+    assert (as_ct.segmentation.labels != plain.segmentation.labels).any()
+
+
+@pytest.mark.parametrize('prefetch', [0, 1, 5])
+def test_a_bad_scan_costs_a_batch_nothing_else(segment, image, tmp_path, prefetch):
+    nib.save(image, tmp_path / 'good.nii.gz')
+    (tmp_path / 'bad.nii.gz').write_bytes(b'')
+    sources = [tmp_path / 'bad.nii.gz', tmp_path / 'good.nii.gz', image]
+    found = list(segment.batch(sources, prefetch=prefetch))
+    assert [source for source, _ in found] == sources
+    assert isinstance(found[0][1], InputImageError)
+    np.testing.assert_array_equal(found[1][1].segmentation.labels, found[2][1].segmentation.labels)
+
+
+def test_a_batch_may_be_endless(segment, image):
+    def scans():
+        while True:
+            yield image
+
+    results = segment.batch(scans())
+    next(results)
+    _, second = next(results)
+    assert second.labels.shape == image.shape
+    results.close()
+
+
+def test_images_of_other_shapes_are_refused(segment, rng):
+    with pytest.raises(InputImageError, match='image: '):
+        segment(nib.Nifti1Image(rng.random((4, 4, 4, 3)), np.eye(4)))
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = 'import sys, synthseg_bids; assert "torch" not in sys.modules; synthseg_bids.Segmenter'
+    subprocess.run([sys.executable, '-c', code], check=True)
+    with pytest.raises(ImportError):
+        from synthseg_bids import NoSuchThing  # noqa: F401

@@ -1,0 +1,61 @@
+"""Programs start with the memory settings that make them fast, and only once more."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from synthseg_bids.cli.launch import VARIABLE, keep_memory
+
+library, version = platform.libc_ver()
+pytestmark = pytest.mark.skipif(
+    library != 'glibc' or tuple(map(int, version.split('.')[:2])) < (2, 35),
+    reason='the C library does not know the settings',
+)
+PROGRAM = """
+import os, sys
+from synthseg_bids.cli.launch import restart_with_settings
+print('start', os.getpid(), *sys.argv[1:], flush=True)
+restart_with_settings()
+print(os.environ.get('GLIBC_TUNABLES'))
+"""
+
+
+def run(tmp_path, **settings: str) -> list[str]:
+    program = tmp_path / 'program.py'
+    program.write_text(PROGRAM)
+    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, 'LD_PRELOAD')}
+    done = subprocess.run(
+        [sys.executable, program, 'a b', '--option'],
+        env=environment | settings, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_restarts_once_as_the_same_process(tmp_path):
+    first, second, settings = run(tmp_path)
+    assert first == second
+    assert first.endswith('a b --option')
+    assert 'glibc.malloc.hugetlb=1' in settings
+
+
+@pytest.mark.parametrize(
+    'settings', [{VARIABLE: 'glibc.malloc.arena_max=2'}, {'LD_PRELOAD': 'libm.so.6'}]
+)
+def test_leaves_what_the_user_chose(tmp_path, settings):
+    lines = run(tmp_path, **settings)
+    assert len(lines) == 2
+    assert lines[1] == str(settings.get(VARIABLE))
+
+
+def test_older_libraries_are_left_alone(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv('LD_PRELOAD', raising=False)
+    for found in (('glibc', '2.31'), ('musl', '1.2')):
+        monkeypatch.setattr(platform, 'libc_ver', lambda found=found: found)
+        keep_memory()
+        assert VARIABLE not in os.environ
