@@ -1,6 +1,7 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
 # make test: set up, then lint, types and tests
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
+# make bench: time and memory beside TensorFlow and DIPY, on a quiet machine
 # make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 KERAS = $(VENV)/keras
 
-.PHONY: demo test test-parity lint benchmark accuracy clean
+.PHONY: demo test test-parity lint bench accuracy clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -25,8 +26,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-benchmark: $(INSTALLED)
-	$(BIN)/python benchmarks/benchmark_generator.py
+bench: $(INSTALLED) $(KERAS)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
+	$(BIN)/python benchmarks/generator.py
+	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
 
 accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py

@@ -1,6 +1,6 @@
 """Time the generator, as a whole and step by step.
 
-Usage: python benchmarks/benchmark_generator.py [LABEL_MAP]
+Usage: python benchmarks/generator.py [LABEL_MAP]
 
 Without a label map a head of 256 x 256 x 256 voxels is made of ellipsoids.
 """

@@ -1,0 +1,155 @@
+"""One measurement of benchmarks/inference.py, in a process of its own: prints a line of JSON.
+
+Usage: python inference_rows.py ROW [--size N] [--scan FILE] [--threads N]
+
+Only what a row needs is imported, so that the rows of other implementations run in environments
+that do not have this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+FEATURES, CHANNELS = 24, 33
+
+
+def measure(run, repeats: int = 3) -> dict[str, float]:
+    """Return the seconds of the first and of the fastest later call, and the peak memory."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {'first_s': seconds[0], 'seconds': min(seconds[1:] or seconds), 'peak_gb': peak}
+
+
+def random_scan(size: int) -> np.ndarray:
+    return np.random.default_rng(0).random((size, size, size), dtype=np.float32)
+
+
+def keras_network(args):
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'tests', 'parity'))
+    import tensorflow as tf
+    from keras_unet import build
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    model = build(FEATURES, CHANNELS)
+    scan = random_scan(args.size)[None, ..., None]
+    return measure(lambda: model.predict(scan, verbose=0))
+
+
+def plain_network(args, dtype_name: str = 'float32'):
+    """Run the network as it is written, every array whole."""
+    import torch
+
+    from synthseg_bids.network import UNet3D
+
+    torch.set_num_threads(args.threads)
+    dtype = getattr(torch, dtype_name)
+    network = UNet3D().eval().place('cpu')
+    scan = torch.from_numpy(random_scan(args.size))[None, None]
+    scan = scan.contiguous(memory_format=torch.channels_last_3d)
+
+    @torch.inference_mode()
+    def run():
+        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            return network(scan).softmax(1)
+
+    return measure(run)
+
+
+def our_network(args, dtype_name: str, flip: bool = False):
+    import torch
+
+    from synthseg_bids.engine import Engine
+    from synthseg_bids.labels import mirror_channels
+    from synthseg_bids.network import UNet3D
+    from synthseg_bids.predict import infer
+
+    torch.set_num_threads(args.threads)
+    engine = Engine(UNet3D(), torch.device('cpu'), getattr(torch, dtype_name))
+    scan = torch.from_numpy(random_scan(args.size))
+    mirror = mirror_channels() if flip else None
+    return measure(lambda: infer(engine, scan, mirror))
+
+
+def dipy_pipeline(args):
+    import nibabel as nib
+    import torch
+    from dipy.nn.torch.synthseg import SynthSeg
+
+    torch.set_num_threads(args.threads)
+    # Its weights would be downloaded; random ones take the same time.
+    SynthSeg.fetch_default_weights = lambda self: None
+    segmenter = SynthSeg()
+    image = nib.load(args.scan)
+    data = image.get_fdata(dtype=np.float32)
+    return measure(lambda: segmenter.predict(data, image.affine), repeats=1)
+
+
+def our_pipeline(args, model: str | None = None, dtype_name: str | None = None):
+    import torch
+
+    from synthseg_bids.device import set_threads
+    from synthseg_bids.engine import Engine
+    from synthseg_bids.inference import Segmenter
+    from synthseg_bids.network import NetworkConfig, UNet3D
+    from synthseg_bids.volume_io import read_volume
+    from synthseg_bids.weights import ModelCard
+
+    set_threads(args.threads)
+    if model:
+        segmenter = Segmenter(model, 'cpu')
+    else:
+        dtype = getattr(torch, dtype_name) if dtype_name else None
+        engine = Engine(UNet3D(), torch.device('cpu'), dtype)
+        segmenter = Segmenter.from_engine(engine, ModelCard('random', NetworkConfig(), 1.0))
+    scan = read_volume(args.scan)
+    return measure(lambda: segmenter.segment(scan.data, scan.affine), repeats=2)
+
+
+def peak_gflops(args):
+    """Multiply matrices as fast as this computer can."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    found = {}
+    for name in ('float32', 'bfloat16'):
+        matrix = torch.randn(2048, 2048).to(getattr(torch, name))
+        fastest = measure(lambda matrix=matrix: matrix @ matrix, repeats=8)['seconds']
+        found[name] = 2 * 2048**3 / fastest / 1e9
+    return found
+
+
+ROWS = {
+    'network-tensorflow': keras_network,
+    'network-plain-float32': plain_network,
+    'network-plain-bfloat16': lambda args: plain_network(args, 'bfloat16'),
+    'network-ours-float32': lambda args: our_network(args, 'float32'),
+    'network-ours-bfloat16': lambda args: our_network(args, 'bfloat16'),
+    'network-ours-float32-flip': lambda args: our_network(args, 'float32', flip=True),
+    'network-ours-bfloat16-flip': lambda args: our_network(args, 'bfloat16', flip=True),
+    'pipeline-dipy': dipy_pipeline,
+    'pipeline-ours-float32': lambda args: our_pipeline(args, dtype_name='float32'),
+    'pipeline-ours': our_pipeline,
+    'pipeline-shipped': lambda args: our_pipeline(args, 'default'),
+    'peak-gflops': peak_gflops,
+}
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser()
+    parser.add_argument('row', choices=ROWS)
+    parser.add_argument('--size', type=int, default=192)
+    parser.add_argument('--scan')
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    print(json.dumps(ROWS[args.row](args)))
