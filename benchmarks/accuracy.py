@@ -11,7 +11,6 @@ run go to docs/accuracy/; the page is made from them alone (--page-only does jus
 from __future__ import annotations
 
 import argparse
-import platform
 import shlex
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from page import cpu_name, table
 
 from synthseg_bids.bids.atomic import read_table, write_table, write_text
 from synthseg_bids.device import fast_dtype, resolve_device, set_threads
@@ -123,13 +123,6 @@ def describe(args: argparse.Namespace) -> dict[str, str]:
         'SHA-256': sha256(weights),
         'Hardware': f'{hardware}, {str(fast_dtype(device)).removeprefix("torch.")}',
     }
-
-
-def cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def call(program: str, *arguments: object) -> tuple[int, str]:
@@ -342,14 +335,6 @@ def contrasts(summary: list[dict[str, str]]) -> list[str]:
 
 def short(number: str) -> str:
     return number if number == 'n/a' else f'{float(number):.3f}'
-
-
-def table(title: str, header: list[str], lines: list[list[str]]) -> str:
-    """Write a table whose numbers show on any renderer, unlike those included from a file."""
-    quoted = [', '.join(f'"{cell}"' for cell in line) for line in lines]
-    head = ', '.join(f'"{cell}"' for cell in header)
-    body = ''.join(f'   {line}\n' for line in quoted)
-    return f'.. csv-table:: {title}\n   :header: {head}\n\n{body}'
 
 
 if __name__ == '__main__':

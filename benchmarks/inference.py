@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from page import cpu_name, table
 
-from synthseg_bids.bids.atomic import write_table
+from synthseg_bids.bids.atomic import write_table, write_text
 from synthseg_bids.cli.launch import VARIABLE, keep_memory
 from synthseg_bids.device import fast_dtype
 
@@ -47,6 +47,46 @@ COLUMNS = (
     *('what', 'implementation', 'seconds', 'first_seconds', 'peak_gb', 'times_faster'),
     *('cpu', 'threads', 'settings'),
 )
+
+
+HEADER = """\
+Speed and memory
+================
+
+.. Written by benchmarks/inference.py (make bench); do not edit.
+
+Every row was measured in a process of its own, one after the other, on the CPU below. *Seconds*
+is the fastest of the calls after the first one (DIPY: of one call). *Times faster* compares with
+TensorFlow for the network, and with DIPY for the whole scan. Weights are random, but for the
+shipped model: time and memory do not depend on what was learnt. Nothing here was measured on a
+GPU yet.
+"""
+IDEAS = """
+What makes the difference
+-------------------------
+
+- **Number format.** Where the CPU computes bfloat16 natively (AVX512-bf16 or AMX), convolutions
+  run in it and sum in float32; else in float32. The output layer and the softmax are always in
+  float32, slab by slab.
+- **Sub-pixel decoder.** A 3x3x3 convolution of a tensor that was up-sampled by repetition is
+  computed on the coarse grid, as 2x2x2 convolutions for each of the 8 fine voxels; the skip
+  connection has a convolution of its own, and the concatenated tensor is never made. The result
+  is the same but for rounding; the count of operations above shows what is saved.
+- **In-place activations and weights converted once.** The plain network in bfloat16 (autocast)
+  loses most of what the number format gains to conversions and copies.
+- **Memory that is kept.** By default the C library gives the memory of every large tensor back to
+  the system, which clears it page by page when it is asked for again. ``synthseg segment`` and
+  ``synthseg train`` restart with other settings of glibc (``synthseg_bids/cli/launch.py``), and
+  ``synthseg-bids`` starts its workers with them: about a quarter less processor time per pass.
+- **Posteriors by slabs.** Logits of all labels never stand in memory at once. Before it starts, a
+  pass predicts the memory it takes and compares it with what is free (the limit of a container or
+  batch job included): if need be the posteriors are kept in half precision, and only then is the
+  image cut into tiles, which the log says.
+
+Not tried: OpenVINO, 8-bit numbers, Winograd convolutions. On a CPU with AVX512-bf16 but no AMX,
+the arithmetic alone bounds what can be gained over TensorFlow: divide the operations as computed
+by the speed of large matrices.
+"""
 
 
 def measure(row: str, args: argparse.Namespace, scan: Path) -> dict[str, float] | None:
@@ -111,38 +151,48 @@ def main() -> None:
             nib.save(nib.Nifti1Image(data, np.eye(4)), scan)
         peak = measure('peak-gflops', args, scan) or {}
         found = {row: result for row in rows if (result := measure(row, args, scan))}
-    table = []
+    lines = []
     for row, result in found.items():
         what, implementation, base = ROWS[row]
         times = found[base]['seconds'] / result['seconds'] if base in found else None
-        table.append({
+        lines.append({
             'what': what.format(size=args.size),
             'implementation': implementation,
             'seconds': round(result['seconds'], 2),
             'first_seconds': round(result['first_s'], 2),
             'peak_gb': round(result['peak_gb'], 2),
             'times_faster': None if times is None else round(times, 2),
-            'cpu': processor(),
+            'cpu': cpu_name(),
             'threads': args.threads,
             'settings': os.environ.get(VARIABLE) if 'ours' in implementation else None,
         })  # fmt: skip
         print(f'{what.format(size=args.size)}\n  {implementation:36}', end='')
         print(f'{result["seconds"]:8.2f} s  first {result["first_s"]:.2f} s', end='')
         print(f'  {result["peak_gb"]:.2f} GB' + (f'  {times:.2f} times faster' if times else ''))
-    if table:
-        write_table(args.out, COLUMNS, table)
-    print(f'operations: {operations(args.size, True):.2f} T as written, ', end='')
-    print(f'{operations(args.size, False):.2f} T as computed; large matrices: ', end='')
-    print(', '.join(f'{name} {speed:.0f} GFLOP/s' for name, speed in peak.items()))
+    if lines:
+        write_table(args.out, COLUMNS, lines)
+        facts = {
+            'Operations as the network is written': f'{operations(args.size, True):.2f} T',
+            'Operations as it is computed': f'{operations(args.size, False):.2f} T',
+        } | {f'Large matrices, {name}': f'{speed:.0f} GFLOP/s' for name, speed in peak.items()}
+        write_text(args.out.with_suffix('.rst'), page(lines, facts))
 
 
-def processor() -> str:
-    """Return the name of the CPU."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(': ')[1] for line in lines if 'model name' in line), 'unknown')
+def page(lines: list[dict[str, object]], facts: dict[str, str]) -> str:
+    """Return the page of documentation with what was measured."""
+    parts = [HEADER]
+    for what in dict.fromkeys(str(line['what']) for line in lines):
+        rows = []
+        for line in lines:
+            if line['what'] == what:
+                cells = (line[c] for c in ('seconds', 'first_seconds', 'peak_gb', 'times_faster'))
+                rows.append([line['implementation'], *('' if c is None else c for c in cells)])
+        header = ['Implementation', 'Seconds', 'First call', 'Peak memory, GB', 'Times faster']
+        parts.append(table(what.capitalize(), header, rows))
+    first = lines[0]
+    facts = {'CPU': f'{first["cpu"]}, {first["threads"]} threads', **facts}
+    parts.append(''.join(f':{name}: {value}\n' for name, value in facts.items()))
+    return '\n'.join([*parts, IDEAS])
 
 
 if __name__ == '__main__':
