@@ -14,7 +14,15 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['synthseg_bids', 'synthseg_bids.*']),
-    package_data={'synthseg_bids': ['py.typed', 'data/*.tsv', 'data/models/*']},
+    package_data={
+        'synthseg_bids': [
+            'py.typed',
+            'data/*.tsv',
+            'data/models/*',
+            'reports/*.css',
+            'reports/*.js',
+        ]
+    },
     install_requires=[
         'connected-components-3d',
         'filelock',
@@ -49,6 +57,7 @@ setup(
         'console_scripts': [
             'synthseg = synthseg_bids.cli.main:entry',
             'synthseg-bids = synthseg_bids.cli.run:main',
+            'synthseg-bids-docker = synthseg_bids.cli.docker_wrapper:main',
         ]
     },
 )

@@ -17,7 +17,7 @@ alike in both directions, and on NumPy arrays as well as on torch tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,28 @@ def voxel_volume_mm3(affine: np.ndarray) -> float:
     # The triple product, unlike np.linalg.det, is exact for axis-aligned grids.
     first, second, third = np.asarray(affine, dtype=float)[:3, :3].T
     return float(abs(np.cross(first, second) @ third))
+
+
+def largest_distance_mm(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Return how far apart two affines place the corners of a volume, at most.
+
+    Parameters
+    ----------
+    one, other : (4, 4) array
+    shape : (3,) sequence of int
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> largest_distance_mm(np.eye(4), np.diag([1, 1, 2, 1]), (9, 9, 4))
+    3.0
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))])
+    apart = (np.asarray(one, dtype=float) - other) @ corners.T
+    return float(np.sqrt((apart**2).sum(axis=0)).max())
 
 
 def orientation(affine: np.ndarray) -> Orientation:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,15 +13,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from .checksum import sha256
+from .errors import UsageError
 from .labels import channel_labels
 from .network import NetworkConfig, UNet3D
 
 #: What every command asks for unless told otherwise, and the shipped model that it stands for.
 DEFAULT_MODEL = 'default'
 BEST_SHIPPED = 'fast'
+#: Environment variable that names a folder with more models.
+MODELS_VARIABLE = 'SYNTHSEG_BIDS_MODELS'
 
 
-class ModelFileError(ValueError):
+class ModelFileError(UsageError):
     """A model's weights or card cannot be used."""
 
 
@@ -55,7 +59,7 @@ class ModelCard:
     validation: dict[str, Any] = field(default_factory=dict)
 
 
-def model_path(name_or_path: str | Path) -> Path:
+def model_path(name_or_path: str | Path, folder: Path | None = None) -> Path:
     """Return the weights file of a model's name or of a path.
 
     Parameters
@@ -64,6 +68,8 @@ def model_path(name_or_path: str | Path) -> Path:
         ``default``, the name of another shipped model or of installed published weights such as
         ``synthseg_2.0`` (see :func:`synthseg_bids.official.official_models`); or a
         ``.safetensors`` file, or published weights (``.h5``, ``.pth``).
+    folder : Path, optional
+        With more models to choose from by name (default: ``$SYNTHSEG_BIDS_MODELS``).
 
     Returns
     -------
@@ -77,8 +83,14 @@ def model_path(name_or_path: str | Path) -> Path:
     # Not above: that module builds on this one.
     from .official import SUFFIXES, official_models
 
-    folder = Path(str(files('synthseg_bids').joinpath('data/models')))
-    known = official_models() | {p.stem: p for p in folder.glob('*.safetensors')}
+    shipped = Path(str(files('synthseg_bids').joinpath('data/models')))
+    known = official_models() | {p.stem: p for p in shipped.glob('*.safetensors')}
+    if folder is None and os.environ.get(MODELS_VARIABLE):
+        folder = Path(os.environ[MODELS_VARIABLE])
+    if folder is not None:
+        if not folder.is_dir():
+            raise ModelFileError(f'{folder}: no such folder of models; give one that exists')
+        known |= {p.stem: p for p in folder.iterdir() if p.suffix in ('.safetensors', *SUFFIXES)}
     if Path(name_or_path).suffix in ('.safetensors', *SUFFIXES):
         path: Path | None = Path(name_or_path)
     else:
@@ -196,12 +208,3 @@ def save_model(
     temporary.replace(path)
     card_temporary.replace(path.with_suffix('.json'))
     return card
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 checksum in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,109 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from app import APP, GOOD, Run, launch, options, wait_for_end, wait_for_worker
 
 from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.cli.parser import parse_args
 from synthseg_bids.cli.run import main
-
-APP = [sys.executable, '-W', 'ignore', '-m', 'synthseg_bids.cli.run']
-GOOD = [
-    'sub-01/anat/sub-01_T1w.nii.gz',
-    'sub-01/anat/sub-01_T2w.nii',
-    'sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_FLAIR.nii.gz',
-]
-
-
-def write_image(path: Path, shape: Sequence[int] = (9, 10, 11), seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(seed).random(shape).astype('f4')
-    image = nib.Nifti1Image(data, np.diag([-8.0, 8, 9, 1]))
-    image.header.set_xyzt_units('mm', 'sec')
-    nib.save(image, path)
-
-
-def write_description(folder: Path, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {'Name': name, 'BIDSVersion': '1.10.1', 'Authors': ['A. One', 'B. Two']}
-    (folder / 'dataset_description.json').write_text(json.dumps(content))
-
-
-@pytest.fixture(scope='module')
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three good images, one truncated, one not downloaded, one 4D, one of another suffix."""
-    root = tmp_path_factory.mktemp('data') / 'raw'
-    write_description(root, 'Toy')
-    for seed, name in enumerate(GOOD):
-        write_image(root / name, seed=seed)
-    bad = root / 'sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz'
-    write_image(bad)
-    bad.write_bytes(bad.read_bytes()[:1500])
-    bad.with_name('sub-02_ses-a_T2w.nii.gz').symlink_to('../.git/annex/x')
-    write_image(bad.with_name('sub-02_ses-a_PDw.nii.gz'), (4, 4, 4, 2))
-    write_image(bad.with_name('sub-02_ses-a_angio.nii.gz'))
-    return root
-
-
-@pytest.fixture(scope='module')
-def references(raw: Path) -> Path:
-    """A reference for sub-01 that fits, one for sub-02 with labels of another scheme."""
-    root = raw.parent / 'references'
-    write_description(root, 'References')
-    labels = np.zeros((9, 10, 11), np.int16)
-    labels[:3], labels[3:6], labels[6:] = 2, 41, 1017
-    paths = {
-        'sub-01/anat/sub-01_desc-aparcaseg_dseg.nii.gz': labels,
-        'sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_dseg.nii.gz': labels + 130,
-    }
-    for name, data in paths.items():
-        (root / name).parent.mkdir(parents=True)
-        nib.save(nib.Nifti1Image(data, np.diag([-8.0, 8, 9, 1])), root / name)
-    return root
-
-
-@dataclass
-class Run:
-    out: Path
-    code: int
-    stdout: str
-    stderr: str
-
-    def status(self) -> dict[str, dict[str, str]]:
-        rows = read_table(self.out / 'group_status.tsv')
-        return {row['source'].removeprefix('bids:raw:'): row for row in rows}
-
-
-def options(raw: Path, out: Path, model: Path, *more: object) -> list[str]:
-    """Return the arguments of a run; one thread, since tiny images gain nothing from more."""
-    fixed = ['participant', '--model', model, '--device', 'cpu', '--omp-nthreads', 1]
-    fixed += ['--nprocs', 2, '-w', out.parent / 'work', '--skip-bids-validation']
-    return [str(part) for part in (raw, out, *fixed, *more)]
-
-
-def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
-    command = [*APP, *options(raw, out, model, *more)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
-    return Run(out, done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope='module')
-def finished(raw: Path, references: Path, tiny_model: Path) -> Run:
-    """One run over everything, with a home directory that cannot be written."""
-    home = raw.parent / 'home'
-    home.mkdir(mode=0o500)
-    environment = {**os.environ, 'HOME': str(home)}
-    run = launch(raw, raw.parent / 'first' / 'synthseg-bids', tiny_model, '--posteriors',
-                 '-d', f'fs={references}', env=environment)  # fmt: skip
-    assert not any(home.iterdir())
-    return run
 
 
 def test_one_bad_scan_fails_alone(finished):
@@ -142,21 +48,26 @@ def test_output_tree(finished):
     files = {
         path.relative_to(finished.out).as_posix()
         for path in finished.out.rglob('*')
-        if path.is_file() and 'logs' not in path.parts
+        if path.is_file() and 'logs' not in path.parts and not path.name.startswith('group_')
     }
     stems = {
         'sub-01/anat/sub-01_seg-synthseg_desc-T1w': ['dice'],
         'sub-01/anat/sub-01_seg-synthseg_desc-T2w': ['dice'],
         'sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_seg-synthseg_desc-FLAIR': [],
     }
-    ends = {'dseg': '.nii.gz', 'probseg': '.nii.gz', 'morph': '.tsv', 'dice': '.tsv'}
-    tables = ['group_morph', 'group_dice', 'group_status', 'descriptions', 'seg-synthseg_dseg']
+    ends = {'dseg': '.nii.gz', 'probseg': '.nii.gz', 'morph': '.tsv', 'qc': '.tsv', 'dice': '.tsv'}
+    tables = ['descriptions', 'seg-synthseg_dseg', 'sub-01/anat/sub-01_seg-synthseg_agreement']
     expected = {'dataset_description.json', 'README.md', 'CHANGES', '.bidsignore'}
+    expected |= {'sub-01.html', 'sub-02.html', 'group.html'}
     expected |= {table + end for table in tables for end in ('.tsv', '.json')}
     for stem, more in stems.items():
-        for kind in ['dseg', 'probseg', 'morph', *more]:
+        for kind in ['dseg', 'probseg', 'morph', 'qc', *more]:
             expected |= {f'{stem}_{kind}{ends[kind]}', f'{stem}_{kind}.json'}
+        participant, name = stem.split('/')[0], stem.rpartition('/')[2]
+        expected |= {f'{participant}/figures/{name}_{kind}.png' for kind in ('scan', 'dseg')}
     assert files == expected
+    groups = {path.stem for path in finished.out.glob('group_*.tsv')}
+    assert groups >= {'group_morph', 'group_qc', 'group_dice', 'group_status'}
 
 
 def test_label_maps_lie_on_their_images(finished, raw):
@@ -214,21 +125,93 @@ def test_tree_is_valid_bids(finished):
 
 def test_settings_and_logs_are_kept(finished):
     (log_dir,) = (path.parent for path in finished.out.glob('logs/*/config.toml'))
-    # Python 3.10 has none.
-    tomllib = pytest.importorskip('tomllib')
-    config = tomllib.loads((log_dir / 'config.toml').read_text())
-    assert config['posteriors'] is True
-    assert config['resources']['devices'] == ['cpu']
+    config = (log_dir / 'config.toml').read_text()
+    assert 'posteriors = "native"' in config
+    assert 'devices = ["cpu"]' in config
     assert 'nipype' in (log_dir / 'synthseg-bids.log').read_text()
+    text = (finished.out / 'logs/CITATION.md').read_text()
+    assert '3 images of 2 participants in 1 session' in text
+    assert '1 FLAIR, 1 T1w, 1 T2w' in text
+    assert (finished.out / 'logs/CITATION.bib').exists()
 
 
-def test_second_run_has_nothing_to_do(finished, raw, references, tiny_model):
-    maps = {path: path.stat().st_mtime_ns for path in finished.out.rglob('*.nii.gz')}
-    names = ['--participant-label', 'sub-01', '--posteriors', '-d', f'fs={references}']
-    run = launch(raw, finished.out, tiny_model, *names)
-    assert (run.code, run.stdout) == (0, '0 done, 2 skipped, 0 failed\n')
-    assert {path: path.stat().st_mtime_ns for path in maps} == maps
-    assert len(run.status()) == 7
+def test_same_input_gives_the_same_sidecar(finished):
+    sidecar = finished.out / 'sub-01/anat/sub-01_seg-synthseg_desc-T1w_dseg.json'
+    content = json.loads(sidecar.read_text())
+    assert 'Seconds' not in content
+    (reference,) = content['References']
+    assert (reference['URI'].split(':')[1], reference['Used']) == ('fs', True)
+    assert float(finished.status()[GOOD[0]]['seconds']) >= 0
+
+
+@pytest.mark.parametrize(
+    ('number', 'code', 'word'),
+    [(signal.SIGTERM, 143, 'terminated'), (signal.SIGINT, 130, 'interrupted')],
+)
+def test_interrupted_run_leaves_a_status_and_no_workers(
+    raw, tiny_model, tmp_path, number, code, word
+):
+    command = [*APP, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        worker = wait_for_worker(process.pid)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=240)
+    assert process.returncode == code
+    assert f'synthseg-bids: error: {word}; the same command resumes\n' in stderr.decode()
+    rows = read_table(tmp_path / 'out/group_status.tsv')
+    assert [row['status'] for row in rows] == ['failed', 'failed']
+    wait_for_end(worker)
+
+
+def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
+    """All optional outputs, one node after the other in the process itself."""
+    plugin = tmp_path / 'plugin.toml'
+    plugin.write_text('plugin = "Linear"\n')
+    out = tmp_path / 'out'
+    run = launch(raw, out, tiny_model, '--level', 'full', '--use-plugin', plugin,
+                 '--suffix', 'T1w', 'FLAIR', '--write-graph', '--mem-gb', '3')  # fmt: skip
+    assert run.stdout.splitlines()[-1] == '2 done, 4 skipped, 1 failed'
+    assert run.code == 1
+    assert 'ends too early' in run.stderr
+    stem = 'sub-01/anat/sub-01_seg-synthseg_{}desc-T1w_{}'
+    labels = nib.load(out / stem.format('res-1mm_', 'dseg.nii.gz'))
+    posteriors = nib.load(out / stem.format('res-1mm_', 'probseg.nii.gz'))
+    assert labels.shape == posteriors.shape[:3] == (72, 80, 99)
+    np.testing.assert_array_equal(labels.header.get_zooms(), 1)
+    assert nib.aff2axcodes(labels.affine) == ('R', 'A', 'S')
+    # Both have one centre, and cover the same.
+    image = nib.load(raw / GOOD[0])
+    centres = [i.affine @ [*((np.array(i.shape) - 1) / 2), 1] for i in (image, labels)]
+    np.testing.assert_allclose(*centres, atol=1e-3)
+    sidecar = json.loads((out / stem.format('res-1mm_', 'dseg.json')).read_text())
+    assert sidecar['Resolution']
+    assert (out / stem.format('', 'dseg.nii.gz')).exists()
+    assert not (out / stem.format('', 'probseg.nii.gz')).exists()
+    (log_dir,) = (path.parent for path in out.glob('logs/*/config.toml'))
+    assert 'segment' in (log_dir / 'graph.dot').read_text()
+
+
+def test_resources_are_measured(raw, tiny_model, tmp_path):
+    out = tmp_path / 'out'
+    run = launch(raw, out, tiny_model, '--resource-monitor', '--output-grid', '1mm', '--fast',
+                 '--bids-filter-file', write_filter(tmp_path))  # fmt: skip
+    assert run.stdout.splitlines()[-1] == '1 done, 6 skipped, 0 failed'
+    (table,) = out.glob('logs/*/resources.tsv')
+    rows = {row['node'].rpartition('.')[2]: row for row in read_table(table)}
+    assert {'segment', 'measure', 'save'} <= {*rows}
+    assert float(rows['segment']['peak_memory_mb']) > float(rows['save']['peak_memory_mb']) > 10
+    # Only the grid that was asked for; and a second run finds it.
+    (labels,) = out.glob('sub-01/anat/*_dseg.nii.gz')
+    assert '_res-1mm_' in labels.name
+    assert main(options(raw, out, tiny_model, '--output-grid', '1mm', '--fast', '--dry-run')) == 0
+
+
+def write_filter(folder: Path) -> Path:
+    query = {suffix: {'session': None} for suffix in ('t1w', 't2w', 'flair', 'pdw')}
+    query['t1w']['run'] = '*'
+    path = folder / 'filter.json'
+    path.write_text(json.dumps(query))
+    return path
 
 
 def test_killed_worker_is_named_and_the_others_finish(raw, tiny_model, tmp_path):
@@ -246,47 +229,19 @@ def test_killed_worker_is_named_and_the_others_finish(raw, tiny_model, tmp_path)
     assert f'{raw / GOOD[0]}: its worker process was killed' in run.stderr
 
 
-def wait_for_worker(pid: int, timeout_s: float = 120) -> int:
-    """Return the first worker: a child of the fork server, which is a child of the app."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        for server in children(pid):
-            if b'forkserver' in Path(f'/proc/{server}/cmdline').read_bytes():
-                for worker in children(server):
-                    return worker
-        time.sleep(0.01)
-    raise TimeoutError
-
-
-def children(pid: int) -> list[int]:
-    try:
-        text = Path(f'/proc/{pid}/task/{pid}/children').read_text()
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
-
-
-def test_interrupted_run_leaves_a_status_and_no_workers(raw, tiny_model, tmp_path):
-    command = [*APP, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        worker = wait_for_worker(process.pid)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-    assert process.returncode == 130
-    rows = read_table(tmp_path / 'out/group_status.tsv')
-    assert [row['status'] for row in rows] == ['failed', 'failed']
-    end = time.monotonic() + 30
-    while Path(f'/proc/{worker}').exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not Path(f'/proc/{worker}').exists()
-
-
 def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):
     code = main(options(raw, tmp_path / 'out', tiny_model, '--dry-run'))
-    lines = capsys.readouterr().out.splitlines()
+    header, *lines, last = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert lines[-1] == '4 to segment, 2 skipped, 1 failed'
-    assert any(GOOD[0] in line and '_desc-T1w_dseg.nii.gz' in line for line in lines)
+    assert header.split() == ['ACTION', 'IMAGE', 'REASON', 'OUTPUTS']
+    assert last == '4 to segment, 2 skipped, 1 failed'
+    rows = {line.split()[1]: line for line in lines}
+    assert len(rows) == 7
+    assert '_desc-T1w_dseg.nii.gz' in rows[GOOD[0]]
+    assert rows['sub-02/ses-a/anat/sub-02_ses-a_angio.nii.gz'].startswith('skip ')
+    assert rows['sub-02/ses-a/anat/sub-02_ses-a_T2w.nii.gz'].startswith('fail ')
+    # No column moves.
+    assert len({line.index('sub-') for line in lines}) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -299,6 +254,10 @@ def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):
         (['--model', 'none'], 2, 'none: no such model'),
         (['--device', 'gpu'], 2, 'use auto, cpu, cuda'),
         (['-d', 'x=/nowhere'], 2, 'no such folder'),
+        (['--exclude-participant-label', '77'], 2, 'participant 77 not found'),
+        (['--model-dir', '/nowhere'], 2, '/nowhere: no such folder of models'),
+        (['--bids-filter-file', '/nowhere'], 2, '/nowhere: cannot be read'),
+        (['--use-plugin', '/nowhere'], 2, '/nowhere: cannot be read'),
     ],
 )
 def test_wrong_usage(raw, tiny_model, tmp_path, capsys, more, code, message):
@@ -315,26 +274,6 @@ def test_folders_in_each_others_way(raw, tiny_model, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith('synthseg-bids: error: ') for line in lines)
-
-
-def test_arguments():
-    line = 'in out participant --participant_label sub-1 2 --session-id ses-a -d a=x b=y -d c=z'
-    config = parse_args([*line.split(), '--n_cpus', '3', '--notrack'])
-    assert config.participant_label == ('1', '2')
-    assert config.session_label == ('a',)
-    assert [name for name, _ in config.derivatives] == ['a', 'b', 'c']
-    assert config.bids_dir == Path.cwd() / 'in'
-    assert config.nprocs == 3
-
-
-@pytest.mark.parametrize(
-    'wrong',
-    ['-d raw=x', '-d a=x a=y', '-d x', '--nprocs 0', '--procs-per-gpu 0', '--nprocs x'],
-)
-def test_wrong_arguments(wrong, capsys):
-    with pytest.raises(SystemExit, match='2'):
-        parse_args(['in', 'out', 'participant', *wrong.split()])
-    assert 'error' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('option', ['--help', '--version'])

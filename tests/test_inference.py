@@ -308,7 +308,7 @@ def test_clean_leaves_fluid_in_pieces():
     torch.testing.assert_close(cleaned, posteriors)
 
 
-def test_find_brain_takes_the_largest_body():
+def test_find_brain_takes_thelargest_body():
     posteriors = torch.zeros((33, 12, 12, 12))
     posteriors[0] = 1
     posteriors[0, 1:3, 1:3, 1:3] = 0.4
@@ -430,3 +430,36 @@ def test_goes_on_when_memory_runs_out(caplog, attempts, said):
     assert (found.labels == 53).any()
     assert found.device == 'cpu'
     assert f'out of memory for an image of 20 x 20 x 20 voxels; continuing {said}' in caplog.text
+
+
+def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    stays = Segmenter(tiny_model, 'cpu', fallback=False)
+    monkeypatch.setattr('synthseg_bids.inference.predict', full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stays.segment(data, np.eye(4))
+
+
+def test_grid_of_1_mm(tiny_model, rng):
+    affine = np.diag([-2.0, 3, 2, 1])[[0, 2, 1, 3]]
+    data = rng.random((9, 10, 11))
+    network = Segmenter(tiny_model, 'cpu')
+    assert network.segment(data, affine).isotropic is None
+    found = network.segment(data, affine, labels_1mm=True).isotropic
+    assert found.posteriors is None
+    assert found.labels.shape == (18, 22, 30)
+    assert (np.diag(found.affine) > 0).all()
+    centres = [a @ [*((np.array(s) - 1) / 2), 1]
+               for a, s in ((affine, data.shape), (found.affine, found.labels.shape))]  # fmt: skip
+    np.testing.assert_allclose(*centres, atol=1e-9)
+    both = network.segment(data, affine, posteriors_1mm=True).isotropic
+    np.testing.assert_array_equal(both.labels, found.labels)
+    winner = np.array(network.card.labels)[both.posteriors.argmax(0)]
+    # Where bytes are not too coarse to tell the two most likely labels apart.
+    first, second = -np.sort(-both.posteriors.astype(int), axis=0)[:2]
+    clear = first > second + 1
+    assert clear.mean() > 0.1
+    np.testing.assert_array_equal(winner[clear], both.labels[clear])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -70,15 +71,18 @@ def test_drops_trailing_axes_of_length_one(tmp_path, data):
     np.testing.assert_array_equal(read_volume(path).data, data)
 
 
-def test_keeps_a_single_slice(tmp_path, data):
-    assert read_volume(save(tmp_path / 'a.nii', data[:, :, :1])).shape == (4, 5, 1)
+def test_refuses_a_single_slice_but_not_of_labels(tmp_path, data):
+    path = save(tmp_path / 'a.nii', data[:, :, :1])
+    assert 'single slice' in refusal(path)
+    assert read_label_map(save(path, np.ones((4, 5, 1), 'i2'))).shape == (4, 5, 1)
 
 
 def test_non_finite_voxels_become_zero_with_a_warning(tmp_path, data, caplog):
     data[0, 0, :3] = (np.nan, np.inf, -np.inf)
     volume = read_volume(save(tmp_path / 'a.nii', data))
     np.testing.assert_array_equal(volume.data[0, 0, :3], 0)
-    assert '3 voxels are not finite' in caplog.text
+    assert volume.n_not_finite == 3
+    assert f'{tmp_path / "a.nii"}: 3 voxels are not finite' in caplog.text
 
 
 def test_warns_of_a_guessed_orientation(tmp_path, data, caplog):
@@ -87,6 +91,26 @@ def test_warns_of_a_guessed_orientation(tmp_path, data, caplog):
     nib.save(image, tmp_path / 'a.nii')
     read_volume(tmp_path / 'a.nii')
     assert 'neither sform nor qform' in caplog.text
+
+
+@pytest.mark.parametrize(('shift_mm', 'warned'), [(0.9, False), (1.1, True)])
+def test_warns_of_forms_that_differ(tmp_path, data, caplog, shift_mm, warned):
+    # A qform cannot be sheared, as the other affine is.
+    image = nib.Nifti1Image(data, np.diag([-0.9, 0.9, 1, 1]))
+    image.set_qform(image.affine, code=1)
+    image.header['qoffset_y'] += shift_mm
+    nib.save(image, tmp_path / 'a.nii')
+    read_volume(tmp_path / 'a.nii')
+    assert ('sform and qform' in caplog.text) is warned
+
+
+def test_warns_of_a_qform_that_is_no_rotation(tmp_path, data, caplog):
+    image = nib.Nifti1Image(data, AFFINE)
+    image.header['quatern_b'], image.header['qform_code'] = 2, 1
+    nib.save(image, tmp_path / 'a.nii')
+    volume = read_volume(tmp_path / 'a.nii')
+    assert 'no rotation' in caplog.text
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
 
 
 def test_says_nothing_about_a_good_image(tmp_path, data, caplog):
@@ -119,7 +143,7 @@ def test_refuses_truncated_gzip(tmp_path, rng, kept):
     path = save(tmp_path / 'a.nii.gz', rng.normal(size=(12, 12, 12)).astype(np.float32))
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    assert 'damaged or truncated' in refusal(path)
+    assert 'truncated: it ends too early' in refusal(path)
 
 
 def test_refuses_damaged_gzip(tmp_path, rng):
@@ -127,21 +151,60 @@ def test_refuses_damaged_gzip(tmp_path, rng):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
     path.write_bytes(bytes(content))
-    assert 'damaged or truncated' in refusal(path)
+    assert 'damaged' in refusal(path)
+
+
+def test_refuses_a_wrong_checksum(tmp_path, data):
+    path = save(tmp_path / 'a.nii.gz', data)
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + b'1234' + content[-4:])
+    assert 'its checksum is wrong' in refusal(path)
+
+
+def test_refuses_what_is_not_compressed(tmp_path, data):
+    save(tmp_path / 'a.nii', data).rename(tmp_path / 'a.nii.gz')
+    assert 'not compressed' in refusal(tmp_path / 'a.nii.gz')
+
+
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
+def test_refuses_more_voxels_than_the_file_can_hold(tmp_path, name):
+    """The bytes that the header promises are more than any machine has."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float64)
+    header['dim'] = (3, 32000, 32000, 32000, 1, 1, 1, 1)
+    header['pixdim'][1:4] = 0.01
+    header.set_sform(np.diag([0.01, 0.01, 0.01, 1]), code=1)
+    content = header.binaryblock + bytes(2000)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith('gz') else content)
+    assert '32000 x 32000 x 32000 voxels do not fit a file' in refusal(tmp_path / name)
+
+
+def test_refuses_more_voxels_than_memory_holds(tmp_path):
+    path = tmp_path / 'a.nii'
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header['dim'] = (3, 1300, 1300, 1300, 1, 1, 1, 1)
+    header['magic'] = b'n+1'
+    header['vox_offset'] = 352
+    header.set_sform(np.diag([0.1, 0.1, 0.1, 1]), code=1)
+    path.write_bytes(header.binaryblock + bytes(4))
+    # A hole takes no space on the disk.
+    os.truncate(path, 352 + 1300**3)
+    assert 'do not fit the memory; resample' in refusal(path)
 
 
 def test_refuses_truncated_nifti(tmp_path, data):
     path = save(tmp_path / 'a.nii', data)
     path.write_bytes(path.read_bytes()[:-20])
-    assert 'damaged or truncated' in refusal(path)
+    assert 'truncated, or its header is wrong' in refusal(path)
 
 
 @pytest.mark.parametrize('content', [b'not an image at all', b'\0' * 400])
 def test_refuses_other_content(tmp_path, content):
     (tmp_path / 'a.nii').write_bytes(content)
-    assert 'cannot be read' in refusal(tmp_path / 'a.nii')
+    assert 'no image of the format' in refusal(tmp_path / 'a.nii')
     (tmp_path / 'b.nii.gz').write_bytes(gzip.compress(content))
-    assert 'cannot be read' in refusal(tmp_path / 'b.nii.gz')
+    assert 'no image of the format' in refusal(tmp_path / 'b.nii.gz')
 
 
 def test_refuses_other_shapes(tmp_path, rng):

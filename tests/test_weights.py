@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard, ModelFileError, load_model, save_model
+from synthseg_bids.weights import ModelCard, ModelFileError, load_model, model_path, save_model
 
 
 @pytest.fixture
@@ -49,3 +49,13 @@ def test_missing_files(model, tmp_path):
     shutil.copy(model[1], tmp_path / 'b.safetensors')
     with pytest.raises(ModelFileError, match=r'b\.json: model card is missing'):
         load_model(tmp_path / 'b.safetensors')
+
+
+def test_more_models_by_name(tiny_model, tmp_path, monkeypatch):
+    with pytest.raises(ModelFileError, match='tiny: no such model'):
+        model_path('tiny')
+    assert model_path('tiny', tiny_model.parent) == tiny_model
+    monkeypatch.setenv('SYNTHSEG_BIDS_MODELS', str(tiny_model.parent))
+    assert model_path('tiny') == tiny_model
+    with pytest.raises(ModelFileError, match='no such folder of models'):
+        model_path('tiny', tmp_path / 'none')

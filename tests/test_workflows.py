@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,16 @@ from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.query import ImageFile
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
-from synthseg_bids.workflows.plugin import WORKER_KILLED, IsolatedMultiProcPlugin, _reason
+from synthseg_bids.workflows.monitor import _request_resources
+from synthseg_bids.workflows.plugin import (
+    JOB_LOST,
+    WORKER_KILLED,
+    IsolatedMultiProcPlugin,
+    PluginError,
+    _reason,
+    check_plugin,
+    make_plugin,
+)
 from synthseg_bids.workflows.resources import plan_resources
 
 
@@ -29,6 +39,8 @@ def test_image_workflow_nodes():
         'inputnode',
         'segment',
         'measure',
+        'assess',
+        'plot',
         'outputnode',
     }
     workflow = init_image_wf(compare=True, resources=Resources(threads=3))
@@ -44,6 +56,9 @@ def test_gpu_node_takes_one_slot_whatever_its_threads():
     assert (segment.n_procs, segment.inputs.num_threads) == (1, 2)
     assert segment.inputs.devices == ['cuda:0', 'cuda:1']
     assert resources.n_gpu_procs == 4
+    assert segment.inputs.gpu_fallback
+    stay = replace(resources, gpu_fallback=False)
+    assert not init_image_wf(resources=stay).get_node('segment').inputs.gpu_fallback
 
 
 def test_every_image_is_saved_and_crashes_go_to_its_subject(tmp_path):
@@ -71,6 +86,33 @@ def test_processors_are_not_oversubscribed(nprocs, wanted, threads, at_once, sch
     assert plan.scheduler_procs // plan.threads == at_once
 
 
+def test_memory_limits_how_many_run_at_once():
+    plan = plan_resources('cpu', nprocs=8, omp_nthreads=1, total_mem_gb=9)
+    assert plan.total_mem_gb == 9
+    assert plan.n_segmentations == int(9 / plan.mem_gb) < 8
+    assert plan_resources('cpu', nprocs=8, total_mem_gb=0.1).n_segmentations == 1
+    assert plan_resources('cpu', nprocs=1).total_mem_gb > 0.1
+
+
+def test_cluster_jobs_ask_for_what_they_need():
+    resources = plan_resources('cuda', nprocs=4, omp_nthreads=3, elsewhere=True)
+    assert (resources.devices, resources.lock_dir) == (('cuda',), '')
+    workflow = init_image_wf(resources=resources)
+    _request_resources(workflow, '--partition=x --mem=20G', resources)
+    assert workflow.get_node('segment').plugin_args == {
+        'sbatch_args': '--cpus-per-task=3 --gres=gpu:1'
+    }
+    assert not workflow.get_node('measure').plugin_args
+
+
+def test_only_plugins_that_wait_are_used():
+    for name in ('MultiProc', 'Linear', 'SLURM', 'SGE'):
+        check_plugin(name)
+    for name in ('SLURMGraph', 'None', 'LegacyMultiProc'):
+        with pytest.raises(PluginError, match=f'plugin {name}: .* use one that waits .*: Multi'):
+            check_plugin(name)
+
+
 def test_processors_default_to_those_we_may_use():
     assert plan_resources('cpu').nprocs == len(os.sched_getaffinity(0))
 
@@ -79,7 +121,7 @@ def test_all_gpus_or_some_of_them(monkeypatch):
     torch = pytest.importorskip('torch')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
-    plan = plan_resources('auto', procs_per_gpu=2, nprocs=12)
+    plan = plan_resources('auto', procs_per_gpu=2, nprocs=12, total_mem_gb=100)
     assert plan.devices == ('cuda:0', 'cuda:1', 'cuda:2')
     assert (plan.n_segmentations, plan.threads, plan.scheduler_procs) == (6, 2, 13)
     assert plan_resources('cuda', n_gpus=2, nprocs=4).devices == ('cuda:0', 'cuda:1')
@@ -95,6 +137,31 @@ def test_reason_is_one_line():
     text = 'Traceback\n\nRuntimeError: out of cheese\n\n'
     assert _reason(text) == 'RuntimeError: out of cheese'
     assert _reason('') == 'unknown error'
+    text = (
+        'OSError: Job id (3) finished or terminated, but results file does not exist after\nNode'
+    )
+    assert _reason(text) == JOB_LOST
+    assert _reason('OSError: first line\nSecond line') == 'OSError: first line'
+
+
+@pytest.mark.parametrize(
+    ('line', 'reason'),
+    [
+        (
+            "PermissionError: [Errno 13] Permission denied: '/a/d\\'or.nii'",
+            "/a/d'or.nii: Permission denied; change its permissions or choose another folder",
+        ),
+        (
+            'OSError: [Errno 28] No space left on device',
+            'No space left on device; free some space, then run the same command again',
+        ),
+        ("OSError: [Errno 5] Input/output error: '/a'", '/a: Input/output error'),
+    ],
+)
+def test_reason_of_the_system_says_what_to_do(line, reason):
+    masked = 'During handling\n\nFileNotFoundError: /work/segment/result_segment.pklz\n'
+    assert _reason(f'Traceback\n{line}\n') == reason
+    assert _reason(f'Traceback\n{line}\n\n{masked}') == reason
 
 
 def behave(how, number):
@@ -108,7 +175,7 @@ def behave(how, number):
     return number
 
 
-def run_workflow(folder: Path, behaviours: list[str], **execution) -> IsolatedMultiProcPlugin:
+def run_workflow(folder: Path, behaviours: list[str], name: str = 'MultiProc', **execution):
     """Run a chain of two nodes for each behaviour, one of which dies or raises."""
     workflow = Workflow(name='wf', base_dir=str(folder))
     workflow.config['execution'] = {
@@ -125,7 +192,8 @@ def run_workflow(folder: Path, behaviours: list[str], **execution) -> IsolatedMu
         )
         first.inputs.how, first.inputs.number, second.inputs.how = how, number, 'pass'
         workflow.connect(first, 'number', second, 'number')
-    plugin = IsolatedMultiProcPlugin({'n_procs': 2, 'n_gpu_procs': 0, 'raise_insufficient': False})
+    arguments = {'n_procs': 2, 'n_gpu_procs': 0, 'raise_insufficient': False, 'monitor': True}
+    plugin = make_plugin(name, arguments)
     signal.alarm(120)
     try:
         workflow.run(plugin=plugin)
@@ -154,6 +222,21 @@ def test_killed_worker_fails_its_own_node_only(tmp_path):
     assert all(Path(crash.crash_file).exists() for crash in plugin.crashes)
     done = sorted(path.parent.name for path in tmp_path.glob('wf/second*/result_*.pklz'))
     assert done == ['second0', 'second3', 'second4']
+    # Of the one that was killed nothing is known.
+    used = {usage['node']: usage for usage in plugin.usage}
+    assert {*used} == {f'wf.first{n}' for n in (0, 2, 3, 4)} | {f'wf.{name}' for name in done}
+    assert all(usage['peak_memory_mb'] > 10 for usage in used.values())
+    assert all(usage['cpu_seconds'] >= 0 for usage in used.values())
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_one_node_after_the_other(tmp_path):
+    plugin = run_workflow(tmp_path, ['pass', 'raise', 'pass'], 'Linear')
+    assert [(crash.node, crash.reason) for crash in plugin.crashes] == [
+        ('wf.first1', 'ValueError: no good')
+    ]
+    done = sorted(path.parent.name for path in tmp_path.glob('wf/second*/result_*.pklz'))
+    assert done == ['second0', 'second2']
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')

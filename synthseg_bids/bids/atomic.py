@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
 def _write(path: Path, fill: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot: readers of BIDS datasets ignore it should we be killed half-way.
-    temporary = path.with_name(f'.{os.getpid()}-{path.name}')
+    # A leading dot: readers of BIDS datasets ignore it should we be killed half-way. The number
+    # of a process is not enough, since every container has its own process 1.
+    temporary = path.with_name(f'.{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}')
     try:
         fill(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename2 is None and error.filename not in (None, str(temporary)):
+            raise  # about the source
+        # Of a full disk the system does not say which.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written; none may be at work in the folder."""
+    for path in folder.glob('.*-*') if folder.is_dir() else ():
+        if re.match(r'\.\d+-', path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name in the same folder, then rename it."""
-    _write(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+    # File names need not be text.
+    content = text.encode(errors='backslashreplace')
+    _write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.qc_measures import MEASURES, VERDICT
 
+from .agreement import read_source
 from .atomic import read_table, write_json, write_table
+from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import write_descriptions
 from .names import parse_name
-from .tables import TOTAL_NAME
+from .tables import AGREEMENT_COLUMNS, QC_COLUMNS, TOTAL_NAME
 
 logger = logging.getLogger(__name__)
+
+Row = dict[str, str]
 
 _IDENTITY = {
     'participant_id': {'Description': 'Participant.'},
@@ -28,72 +32,165 @@ _IDENTITY = {
     'acq_id': {'Description': 'The acq entity of the image.'},
     'run_id': {'Description': 'The run entity of the image.'},
 }
+_REFERENCE = {'Description': 'Dataset of the reference, a key of DatasetLinks.'}
+_AGREEMENT_IDENTITY = {
+    'participant_id': {'Description': 'Participant.'},
+    'session_id': {'Description': 'Session; n/a if there are none, or if the two differ.'},
+    **{key: AGREEMENT_COLUMNS[key] for key in ('comparison', 'source_1', 'source_2')},
+    'contrast_1': {'Description': 'Suffix of the first image.'},
+    'contrast_2': {'Description': 'Suffix of the second image.'},
+    'statistic': {
+        'Description': 'What the columns of the structures hold in this row.',
+        'Levels': {
+            'dice': f'{AGREEMENT_COLUMNS["dice"]["Description"]}',
+            'volume_difference': f'{AGREEMENT_COLUMNS["volume_difference"]["Description"]} In '
+            'percent.',
+        },
+    },
+    **{key: AGREEMENT_COLUMNS[key] for key in ('rotation', 'shift', 'residual')},
+}
+
+_STRUCTURES = [label.name for label in segmentation_labels() if label.index != 0]
 
 
 def write_group_tables(out_dir: Path) -> None:
-    """Gather the tables of all images into ``group_morph.tsv`` and ``group_dice.tsv``.
+    """Gather the tables of all images, and what stands out in them.
+
+    Writes ``group_morph.tsv``, ``group_dice.tsv``, ``group_qc.tsv``, ``group_agreement.tsv``,
+    ``group_outliers.tsv`` and ``group_reliability.tsv``, each with its data dictionary, and
+    ``descriptions.tsv``. A table that would have no row is removed.
 
     Parameters
     ----------
     out_dir : Path
-        The output dataset; ``descriptions.tsv`` is brought up to date as well.
+        The output dataset.
     """
-    names = [label.name for label in segmentation_labels() if label.index != 0]
-    _write_group(out_dir, 'morph', 'volume_mm3', [*names, TOTAL_NAME], 'mm^3')
-    _write_group(out_dir, 'dice', 'dice', [MEAN_NAME, *names], None)
-    labels = {
-        parsed[0]['desc']
-        for path in _image_tables(out_dir, 'morph')
-        if (parsed := parse_name(path.name))
+    volumes = list(_gather(out_dir, 'morph', 'name', 'volume_mm3'))
+    names = [*_STRUCTURES, TOTAL_NAME]
+    columns = {name: {'Description': f'Volume of {name}.', 'Units': 'mm^3'} for name in names}
+    _write(out_dir, 'morph', {**_IDENTITY, **columns}, volumes)
+
+    overlaps = _gather(out_dir, 'dice', 'name', 'dice')
+    columns = {
+        name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
     }
-    write_descriptions(out_dir, sorted(labels))
+    _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
+
+    quality = list(_gather(out_dir, 'qc', 'measure', 'value'))
+    _write(out_dir, 'qc', {**_IDENTITY, **_qc_columns()}, quality)
+
+    columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
+    _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, _gather_agreement(out_dir))
+
+    compared = [measure.name for measure in MEASURES if measure.compared]
+    outliers = [
+        *find_outliers(volumes, names, 'morph', logarithmic=True),
+        *find_outliers(quality, compared, 'qc'),
+    ]
+    _write(out_dir, 'outliers', {**_IDENTITY, **OUTLIER_COLUMNS}, outliers)
+    _write(out_dir, 'reliability', RELIABILITY_COLUMNS, reliability(volumes, names))
+    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
 
 
-def _image_tables(out_dir: Path, kind: str) -> Iterator[Path]:
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        yield from out_dir.glob(f'{pattern}/sub-*_seg-synthseg_desc-*_{kind}.tsv')
+def _qc_columns() -> dict[str, dict[str, Any]]:
+    columns: dict[str, dict[str, Any]] = {}
+    for measure in MEASURES:
+        units = {'Units': measure.units} if measure.units else {}
+        columns[measure.name] = {'Description': measure.explanation} | units
+    levels = QC_COLUMNS['flag']['Levels']
+    columns[VERDICT] = {'Description': 'The worst flag of all measures.', 'Levels': levels}
+    columns['reasons'] = {'Description': 'What led to the verdict.'}
+    return columns
 
 
-def _write_group(out_dir: Path, kind: str, value: str, names: list[str], unit: str | None) -> None:
-    rows = [row for path in _image_tables(out_dir, kind) for row in _gather(path, value)]
+def _write(
+    out_dir: Path, kind: str, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write one table and its data dictionary; remove both if there are no rows."""
+    rows = list(rows)
     target = out_dir / f'group_{kind}.tsv'
-    if not rows:
+    if rows:
+        write_table(target, columns, rows)
+        write_json(target.with_suffix('.json'), columns)
+    else:
         target.unlink(missing_ok=True)
         target.with_suffix('.json').unlink(missing_ok=True)
-        return
-    columns: dict[str, Any] = dict(_IDENTITY)
-    if kind == 'dice':
-        columns['reference'] = {'Description': 'Dataset of the reference, a key of DatasetLinks.'}
-    what = 'Dice overlap of' if kind == 'dice' else 'Volume of'
-    for name in names:
-        columns[name] = {'Description': f'{what} {name}.'} | ({'Units': unit} if unit else {})
-    rows.sort(key=lambda row: (row['source'], row.get('reference', '')))
-    write_table(target, columns, rows)
-    write_json(target.with_suffix('.json'), columns)
 
 
-def _gather(path: Path, value: str) -> list[dict[str, str]]:
+def _tables(out_dir: Path, name: str) -> Iterator[Path]:
+    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
+        yield from sorted(out_dir.glob(f'{pattern}/sub-*_seg-synthseg_{name}.tsv'))
+
+
+def _gather(out_dir: Path, kind: str, key: str, value: str) -> list[Row]:
+    """Turn the long tables of all images into wide rows, sorted by image and reference."""
+    rows = [
+        row
+        for path in _tables(out_dir, f'desc-*_{kind}')
+        for row in _widen(path, key, value)
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (row['source'], row['reference']))
+
+
+def _widen(path: Path, key: str, value: str) -> list[Row]:
     """Turn the long table of one image into one wide row per reference (or one row)."""
     parsed = parse_name(path.name)
-    if parsed is None:
-        return []
-    entities = parsed[0]
-    try:
-        source = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))['Sources'][0]
-    except (OSError, ValueError, LookupError, TypeError):
+    source = read_source(path.with_suffix('.json'))
+    if parsed is None or source is None:
         logger.warning('%s: its sidecar does not name its source; left out of the group', path)
         return []
+    entities = parsed[0]
     identity = {
-        'participant_id': f'sub-{entities["sub"]}',
-        'session_id': f'ses-{entities["ses"]}' if 'ses' in entities else '',
+        **_whose(entities),
         'source': source,
         'contrast': entities['desc'],
         'acq_id': entities.get('acq', ''),
         'run_id': entities.get('run', ''),
     }
-    wide: dict[str, dict[str, str]] = {}
+    wide: dict[str, Row] = {}
     for row in read_table(path):
         reference = row.get('reference', '')
         cells = wide.setdefault(reference, {**identity, 'reference': reference})
-        cells[row['name']] = row[value]
+        cells[row[key]] = row[value]
+        if row[key] == VERDICT:
+            cells['reasons'] = row['reason']
     return list(wide.values())
+
+
+def _whose(entities: Mapping[str, str]) -> Row:
+    return {
+        'participant_id': f'sub-{entities["sub"]}',
+        'session_id': f'ses-{entities["ses"]}' if 'ses' in entities else '',
+    }
+
+
+def _gather_agreement(out_dir: Path) -> list[Row]:
+    """Turn the long tables of agreement into two wide rows per pair of images."""
+    wide: dict[tuple[str, ...], Row] = {}
+    for path in _tables(out_dir, 'agreement'):
+        parsed = parse_name(path.name)
+        if parsed is None:
+            continue
+        for row in read_table(path):
+            for statistic in ('dice', 'volume_difference'):
+                two = row['source_1'], row['source_2']
+                cells = wide.setdefault(
+                    (*two, statistic),
+                    {
+                        **_whose(parsed[0]),
+                        'comparison': row['comparison'],
+                        'source_1': two[0],
+                        'source_2': two[1],
+                        'contrast_1': _contrast(two[0]),
+                        'contrast_2': _contrast(two[1]),
+                        'statistic': statistic,
+                    },
+                )
+                cells[row['name']] = row[statistic]
+                if row['name'] == MEAN_NAME:
+                    cells |= {column: row[column] for column in ('rotation', 'shift', 'residual')}
+    return [wide[key] for key in sorted(wide)]
+
+
+def _contrast(source: str) -> str:
+    return source.rpartition('_')[2].partition('.')[0]

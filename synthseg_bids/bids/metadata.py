@@ -13,7 +13,7 @@ from synthseg_bids import __version__
 from synthseg_bids.labels import segmentation_labels
 
 from .atomic import write_json, write_table, write_text
-from .query import QueryError
+from .errors import QueryError
 
 APP = 'synthseg-bids'
 BIDS_VERSION = '1.10.1'
@@ -26,6 +26,7 @@ sub-*/figures
 *_morph.*
 *_dice.*
 *_qc.*
+*_agreement.*
 group_*
 """
 
@@ -41,18 +42,28 @@ Every image of the source dataset has its own files, named after it:
   of FreeSurfer.
 - `*_probseg.nii.gz` (on request): the posterior probability of every label, in the order that
   `LabelMap` gives in the sidecar.
+- `*_res-1mm_*` (on request): the same on a grid of 1 mm over the field of view of the image, its
+  axes along R, A and S as closely as swapping and flipping those of the image allows.
 - `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
   `soft_volume_mm3` sums posterior probabilities on the grid of the network and is less sensitive
   to large voxels.
+- `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
+  reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
+- `*_agreement.tsv`: how well the segmentations of the images of a session agree.
 
-`group_status.tsv` names every image that was looked at and says what became of it;
-`group_morph.tsv` and `group_dice.tsv` gather the tables of all images. `logs/` holds the log and
-the settings of every run.
+`group_status.tsv` names every image that was looked at and says what became of it; the other
+`group_*.tsv` gather the tables of all images. Each table has a data dictionary of the same name.
+`sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
+settings of every run, and a text for a methods section (`CITATION.md`).
 
 Images are never averaged or registered to each other. Intended for research, not for diagnosis.
 """
 
+_RESOLUTION = (
+    'Voxels of 1 mm over the field of view of the image, their axes swapped and flipped to run '
+    'along R, A and S as closely as they can'
+)
 _LOOKUP_COLUMNS = ('index', 'name', 'abbreviation', 'color', 'mapping')
 
 
@@ -185,8 +196,10 @@ def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
     )
 
 
-def label_map_sidecar(source: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a label map on the grid of its source image.
+def label_map_sidecar(
+    source: str, provenance: Mapping[str, Any], on_1mm_grid: bool = False
+) -> dict[str, Any]:
+    """Describe a label map.
 
     Parameters
     ----------
@@ -194,15 +207,20 @@ def label_map_sidecar(source: str, provenance: Mapping[str, Any]) -> dict[str, A
         BIDS URI of the source image.
     provenance : mapping of str to object
         What the segmentation says about itself: ``InputSHA256``, ``ModelSHA256``, ...
+    on_1mm_grid : bool
+        Whether it does not lie on the grid of the source image.
     """
-    return {'Sources': [source], 'SpatialReference': source, **provenance}
+    resolution = {'Resolution': _RESOLUTION} if on_1mm_grid else {}
+    return {'Sources': [source], 'SpatialReference': source, **resolution, **provenance}
 
 
-def posteriors_sidecar(source: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def posteriors_sidecar(
+    source: str, provenance: Mapping[str, Any], on_1mm_grid: bool = False
+) -> dict[str, Any]:
     """Describe posterior maps; ``LabelMap`` names their volumes."""
     labels = [label.abbreviation for label in segmentation_labels()]
     return {
         'Description': 'Posterior probability of each label, 0 to 1',
-        **label_map_sidecar(source, provenance),
+        **label_map_sidecar(source, provenance, on_1mm_grid),
         'LabelMap': labels,
     }

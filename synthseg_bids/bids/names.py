@@ -136,4 +136,5 @@ def anat_folder(entities: Mapping[str, str]) -> PurePosixPath:
 
 def bids_uri(dataset: str, relative: str) -> str:
     """Name a file of a linked dataset, e.g. ``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``."""
-    return f'bids:{dataset}:{quote(relative, safe="/+")}'
+    # Names need not be UTF-8; their bytes are what is quoted.
+    return f'bids:{dataset}:{quote(relative, safe="/+", errors="surrogateescape")}'

@@ -39,9 +39,25 @@ class ImageTask:
         """Name of the workflow; the letters that Nipype allows."""
         return self.image.path.name.partition('.')[0].replace('+', 'plus')
 
-    def kinds(self, posteriors: bool) -> list[str]:
-        """List the kinds of outputs it should give."""
-        wanted = {'dseg': True, 'morph': True, 'probseg': posteriors, 'dice': self.references}
+    def kinds(self, output_grid: str = 'native', posteriors: str = 'none') -> list[str]:
+        """List the kinds of outputs it should give.
+
+        Parameters
+        ----------
+        output_grid : str
+            Of the label maps: ``native``, ``1mm`` or ``both``.
+        posteriors : str
+            Grid of the posterior maps: ``none``, ``native`` or ``1mm``.
+        """
+        wanted = {
+            'dseg': output_grid != '1mm',
+            'dseg1mm': output_grid != 'native',
+            'morph': True,
+            'qc': True,
+            'probseg': posteriors == 'native',
+            'probseg1mm': posteriors == '1mm',
+            'dice': self.references,
+        }
         return [kind for kind, yes in wanted.items() if yes]
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import NotBidsError, QueryError
+from .filters import Filters, mismatch
+from .ignore import read_bidsignore
 from .names import IMAGE_EXTENSIONS, parse_name
 
 #: Suffixes segmented by default.
@@ -21,14 +25,6 @@ DEFAULT_SUFFIXES = (
 )  # fmt: skip
 
 NOT_DOWNLOADED = 'not downloaded (datalad get)'
-
-
-class QueryError(ValueError):
-    """What was asked for is not in the dataset."""
-
-
-class NotBidsError(ValueError):
-    """The folder is not a BIDS dataset."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +59,14 @@ class Skipped:
     reason : str
     failed : bool
         Whether it should have been segmented.
+    odd : bool
+        Whether the user probably expects it to be.
     """
 
     relative: str
     reason: str
     failed: bool = False
+    odd: bool = False
 
 
 def list_participants(bids_dir: Path) -> list[str]:
@@ -78,19 +77,26 @@ def list_participants(bids_dir: Path) -> list[str]:
     NotBidsError
         If the folder cannot be read or holds no subject folder.
     """
-    labels = _labels(bids_dir, 'sub')
+    try:
+        labels = _labels(bids_dir, 'sub')
+    except OSError as error:
+        raise NotBidsError(
+            f'{bids_dir}: cannot be read ({error.strerror}); give the root of a BIDS dataset'
+        ) from None
     if not labels:
         raise NotBidsError(f'{bids_dir}: no sub-* folder here; give the root of a BIDS dataset')
     return labels
 
 
-def select_participants(bids_dir: Path, wanted: Iterable[str] | None) -> list[str]:
+def select_participants(
+    bids_dir: Path, wanted: Iterable[str] | None = None, excluded: Iterable[str] = ()
+) -> list[str]:
     """Return the wanted participants, or all of them.
 
     Parameters
     ----------
     bids_dir : Path
-    wanted : iterable of str, optional
+    wanted, excluded : iterable of str, optional
         Labels, with or without ``sub-``.
 
     Returns
@@ -106,9 +112,11 @@ def select_participants(bids_dir: Path, wanted: Iterable[str] | None) -> list[st
         If the folder holds no subject.
     """
     existing = list_participants(bids_dir)
-    if wanted is None:
-        return existing
-    return _select('participant', existing, {label.removeprefix('sub-') for label in wanted})
+    chosen, dropped = (
+        _select('participant', existing, {label.removeprefix('sub-') for label in labels})
+        for labels in (existing if wanted is None else wanted, excluded)
+    )
+    return [label for label in chosen if label not in dropped]
 
 
 def find_images(
@@ -116,6 +124,7 @@ def find_images(
     participants: Iterable[str] | None = None,
     sessions: Iterable[str] | None = None,
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    filters: Filters | None = None,
 ) -> tuple[list[ImageFile], list[Skipped]]:
     """Find the images to segment.
 
@@ -127,6 +136,8 @@ def find_images(
         Labels to restrict to, with or without ``sub-`` or ``ses-``.
     suffixes : sequence of str
         Suffixes to segment.
+    filters : mapping, optional
+        From :func:`synthseg_bids.bids.filters.read_filters`.
 
     Returns
     -------
@@ -143,15 +154,28 @@ def find_images(
         If the folder holds no subject.
     """
     chosen = select_participants(bids_dir, participants)
-    found = {label: _labels(bids_dir / f'sub-{label}', 'ses') for label in chosen}
+    images: list[ImageFile] = []
+    skipped: list[Skipped] = []
+    found: dict[str, list[str]] = {}
+    for label in chosen:
+        try:
+            found[label] = _labels(bids_dir / f'sub-{label}', 'ses')
+        except OSError as error:
+            skipped.append(_closed(f'sub-{label}', error))
     wanted = None
     if sessions is not None:
         every = sorted({session for labels in found.values() for session in labels})
         wanted = _select('session', every, {label.removeprefix('ses-') for label in sessions})
-    images: list[ImageFile] = []
-    skipped: list[Skipped] = []
-    for path in _candidates(bids_dir, found, wanted):
-        verdict = _judge(path, path.relative_to(bids_dir).as_posix(), suffixes)
+    ignored = read_bidsignore(bids_dir)
+    for path in _candidates(bids_dir, found, wanted, skipped):
+        relative = path.relative_to(bids_dir).as_posix()
+        if ignored(relative):
+            verdict: ImageFile | Skipped = Skipped(relative, 'named in .bidsignore')
+        else:
+            try:
+                verdict = _judge(path, relative, suffixes, filters or {})
+            except OSError as error:
+                verdict = _closed(relative, error)
         if isinstance(verdict, Skipped):
             skipped.append(verdict)
         else:
@@ -170,16 +194,22 @@ def _select(what: str, existing: list[str], wanted: set[str]) -> list[str]:
 
 def _labels(folder: Path, key: str) -> list[str]:
     """List the labels of the ``key-*`` folders in a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError as error:
-        raise NotBidsError(f'{folder}: cannot be read ({error.strerror})') from None
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
     return sorted(name[len(key) + 1 :] for name in names if name.startswith(f'{key}-'))
 
 
+def _closed(relative: str, error: OSError) -> Skipped:
+    """Account for what cannot be read, since it must not stop the others."""
+    advice = 'change its permissions' if isinstance(error, PermissionError) else 'check the disk'
+    return Skipped(relative, f'cannot be read ({error.strerror}); {advice}', failed=True)
+
+
 def _candidates(
-    bids_dir: Path, sessions: dict[str, list[str]], wanted: list[str] | None
+    bids_dir: Path,
+    sessions: dict[str, list[str]],
+    wanted: list[str] | None,
+    skipped: list[Skipped],
 ) -> Iterator[Path]:
     """Yield every NIfTI file in the ``anat`` folders, in a stable order."""
     for participant, labels in sessions.items():
@@ -190,38 +220,56 @@ def _candidates(
         ]
         for folder in folders:
             anat = folder / 'anat'
-            if anat.is_dir():
+            try:
                 names = sorted(os.listdir(anat))
-                yield from (anat / name for name in names if name.endswith(IMAGE_EXTENSIONS))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                skipped.append(_closed(anat.relative_to(bids_dir).as_posix(), error))
+                continue
+            yield from (anat / name for name in names if name.endswith(IMAGE_EXTENSIONS))
 
 
-def _judge(path: Path, relative: str, suffixes: Sequence[str]) -> ImageFile | Skipped:
+def _judge(
+    path: Path, relative: str, suffixes: Sequence[str], filters: Filters
+) -> ImageFile | Skipped:
     """Decide whether a file is segmented."""
     parsed = parse_name(path.name)
     if parsed is None or path.name.startswith('.'):
-        return Skipped(relative, 'not a BIDS file name')
+        return Skipped(relative, 'not a BIDS file name; rename it', odd=True)
     entities, suffix, extension = parsed
     folders = relative.split('/')[:-2]
     if folders != [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]:
-        return Skipped(relative, 'its name and its folder disagree on subject or session')
+        reason = 'its name and its folder disagree on subject or session'
+        return Skipped(relative, reason, odd=True)
     if suffix not in suffixes:
         return Skipped(relative, f'suffix {suffix} is not selected')
+    if difference := mismatch(filters, entities, suffix, extension):
+        return Skipped(relative, f'left out by the filter file: {difference}')
     if entities.get('part', 'mag') != 'mag':
         return Skipped(relative, f'part-{entities["part"]} is not a magnitude image')
     if extension == '.nii' and path.with_suffix('.nii.gz').exists():
         return Skipped(relative, 'the same image exists as .nii.gz')
+    if path.is_dir():
+        return Skipped(relative, 'is a folder; give an image file', failed=True)
     if not path.exists():
         return Skipped(relative, NOT_DOWNLOADED, failed=True)
     n_volumes = _count_volumes(path)
     if n_volumes > 1:
-        return Skipped(relative, f'4D image with {n_volumes} volumes; only 3D is segmented')
+        reason = f'4D with {n_volumes} volumes; extract one of them or their mean'
+        return Skipped(relative, reason, odd=True)
     return ImageFile(path, relative, entities, suffix)
 
 
 def _count_volumes(path: Path) -> int:
     """Count the volumes from the first bytes of a NIfTI file; 1 if they make no sense.
 
-    A file that cannot be read is a matter for whoever reads the whole of it.
+    Damage is a matter for whoever reads the whole file.
+
+    Raises
+    ------
+    OSError
+        If the system does not let us read it.
     """
     try:
         with gzip.open(path) if path.name.endswith('.gz') else path.open('rb') as file:
@@ -230,7 +278,11 @@ def _count_volumes(path: Path) -> int:
         size = struct.unpack(order + 'i', header[:4])[0]
         where, code = {348: (40, '8h'), 540: (16, '8q')}[size]
         n_dims, *shape = struct.unpack_from(order + code, header, where)
-    except (OSError, EOFError, struct.error, KeyError, IndexError):
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return 1  # not compressed
+    except (EOFError, zlib.error, struct.error, KeyError, IndexError):
         return 1
     volumes = 1
     for length in shape[3:n_dims]:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .atomic import copy_file, write_json
 from .metadata import label_map_sidecar, posteriors_sidecar
-from .tables import DICE_COLUMNS, MORPH_COLUMNS
+from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 
-EXTENSIONS = {'dseg': '.nii.gz', 'probseg': '.nii.gz', 'morph': '.tsv', 'dice': '.tsv'}
+EXTENSIONS = {
+    'dseg': '.nii.gz',
+    'dseg1mm': '.nii.gz',
+    'probseg': '.nii.gz',
+    'probseg1mm': '.nii.gz',
+    'morph': '.tsv',
+    'qc': '.tsv',
+    'dice': '.tsv',
+}
+#: Kinds on the 1 mm grid, which their names tell by a resolution instead.
+_1MM = '1mm'
 #: Fields of the label map's sidecar that say whether another run would give the same.
-_IDENTITY = ('SoftwareVersion', 'ModelSHA256', 'FlipAveraging', 'InputSHA256')
+_IDENTITY = {
+    'SoftwareVersion': 'version',
+    'ModelSHA256': 'model',
+    'FlipAveraging': '--fast',
+    'InputSHA256': 'image',
+}
 
 
 def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
@@ -24,14 +39,51 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
     stem : str
         Relative path up to the suffix, e.g. ``sub-01/anat/sub-01_seg-synthseg_desc-T1w``.
     kinds : sequence of str
-        Of ``dseg``, ``probseg``, ``morph``, ``dice``.
+        Keys of :data:`EXTENSIONS`.
 
     Examples
     --------
     >>> output_files('sub-01/anat/sub-01_desc-T1w', ['morph'])
     ['sub-01/anat/sub-01_desc-T1w_morph.tsv', 'sub-01/anat/sub-01_desc-T1w_morph.json']
+    >>> output_files('sub-01_desc-T1w', ['dseg1mm'])[0]
+    'sub-01_res-1mm_desc-T1w_dseg.nii.gz'
     """
-    return [f'{stem}_{kind}{end}' for kind in kinds for end in (EXTENSIONS[kind], '.json')]
+    start, _, contrast = stem.rpartition('_desc-')
+    names = {
+        kind: f'{start}_res-{_1MM}_desc-{contrast}_{kind.removesuffix(_1MM)}'
+        if kind.endswith(_1MM)
+        else f'{stem}_{kind}'
+        for kind in kinds
+    }
+    return [name + end for kind, name in names.items() for end in (EXTENSIONS[kind], '.json')]
+
+
+def _marker(kinds: Collection[str]) -> str:
+    """Choose the kind whose sidecar is written last and tells how all of them were made."""
+    return 'dseg' if 'dseg' in kinds else 'dseg1mm'
+
+
+def figure_files(stem: str) -> dict[str, str]:
+    """Name the figures of one image, relative to the output dataset.
+
+    Parameters
+    ----------
+    stem : str
+        See :func:`output_files`.
+
+    Returns
+    -------
+    dict of str to str
+        ``scan``: slices of the image; ``dseg``: the same slices of its label map.
+
+    Examples
+    --------
+    >>> figure_files('sub-01/ses-a/anat/sub-01_ses-a_desc-T1w')['scan']
+    'sub-01/figures/sub-01_ses-a_desc-T1w_scan.png'
+    """
+    path = PurePosixPath(stem)
+    folder = PurePosixPath(path.parts[0], 'figures')
+    return {kind: str(folder / f'{path.name}_{kind}.png') for kind in ('scan', 'dseg')}
 
 
 def save_image_outputs(
@@ -39,8 +91,10 @@ def save_image_outputs(
     stem: str,
     files: Mapping[str, str | Path],
     source: str,
-    reference_uris: Sequence[str],
+    references: Mapping[str, str],
+    compared: Collection[str],
     provenance: Mapping[str, Any],
+    figures: Mapping[str, str | Path] | None = None,
 ) -> list[str]:
     """Copy the results of one image to the output dataset, each with its sidecar.
 
@@ -50,74 +104,116 @@ def save_image_outputs(
     stem : str
         See :func:`output_files`.
     files : mapping of str to path-like
-        Results by kind; ``dseg`` and ``morph`` at least.
+        Results by kind; a label map and ``morph`` at least.
     source : str
         BIDS URI of the image.
-    reference_uris : sequence of str
-        BIDS URIs of the references in the ``dice`` table.
+    references : mapping of str to str
+        Checksums of all references of the image, by BIDS URI.
+    compared : collection of str
+        Those in the ``dice`` table; the others could not be used.
     provenance : mapping
         Fields for the label map's sidecar.
+    figures : mapping of str to path-like, optional
+        By kind; see :func:`figure_files`.
 
     Returns
     -------
     list of str
-        Absolute paths of all files written. The label map's sidecar is written last: where it
-        exists, the other files do too.
+        Absolute paths of all files written. The sidecar of the label map, on the grid of the
+        image if that is written, comes last: where it exists, the other files do too.
     """
     root = Path(out_dir)
+    tried = [
+        {'URI': uri, 'SHA256': checksum, 'Used': uri in compared}
+        for uri, checksum in references.items()
+    ]
+    provenance = {**provenance, **({'References': tried} if tried else {})}
     sidecars: dict[str, dict[str, Any]] = {
         'dseg': label_map_sidecar(source, provenance),
+        'dseg1mm': label_map_sidecar(source, provenance, on_1mm_grid=True),
         'probseg': posteriors_sidecar(source, provenance),
+        'probseg1mm': posteriors_sidecar(source, provenance, on_1mm_grid=True),
         'morph': {'Sources': [source], **MORPH_COLUMNS},
-        'dice': {'Sources': [source, *reference_uris], **DICE_COLUMNS},
+        'qc': {'Sources': [source], **QC_COLUMNS},
+        'dice': {'Sources': [source, *compared], **DICE_COLUMNS},
     }
-    marker = root / f'{stem}_dseg.json'
-    outdated = _differs(_read(marker), provenance)
-    marker.unlink(missing_ok=True)
-    if outdated:
-        # What an earlier model or image left must not stand beside the new label map.
-        for name in output_files(stem, [kind for kind in EXTENSIONS if kind not in files]):
-            (root / name).unlink(missing_ok=True)
-    written = []
-    for kind in sorted(files, key=lambda kind: kind == 'dseg'):
-        data, sidecar = (root / name for name in output_files(stem, [kind]))
-        copy_file(Path(files[kind]), data)
-        write_json(sidecar, sidecars[kind])
-        written += [str(data), str(sidecar)]
+    markers = {kind: root / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')}
+    outdated = any(_changes(_read(m), provenance) for m in markers.values() if m.exists())
+    for kind in markers.keys() & files.keys():
+        markers[kind].unlink(missing_ok=True)
+    # What an earlier model, image or reference left must not stand beside the new label map.
+    stale = [*EXTENSIONS] if outdated else ['dice'] if tried else []
+    for name in output_files(stem, [kind for kind in stale if kind not in files]):
+        (root / name).unlink(missing_ok=True)
+    written: list[str] = []
+    try:
+        for kind, name in figure_files(stem).items():
+            if figures and kind in figures:
+                copy_file(Path(figures[kind]), root / name)
+                written.append(str(root / name))
+            else:
+                # No figure is better than that of another label map.
+                (root / name).unlink(missing_ok=True)
+        for kind in sorted(files, key=lambda kind: kind == _marker(files)):
+            data, sidecar = (root / name for name in output_files(stem, [kind]))
+            copy_file(Path(files[kind]), data)
+            written.append(str(data))
+            write_json(sidecar, sidecars[kind])
+            written.append(str(sidecar))
+    except OSError:
+        # Half the files of an image would take the space of the status table on a full disk.
+        for name in written:
+            Path(name).unlink(missing_ok=True)
+        raise
     return written
 
 
-def is_up_to_date(
+def has_outputs(out_dir: Path, stem: str, kinds: Collection[str]) -> bool:
+    """Tell whether an image was segmented before, with whatever model."""
+    return (out_dir / output_files(stem, [_marker(kinds)])[1]).is_file()
+
+
+def why_outdated(
     out_dir: Path,
     stem: str,
-    kinds: Sequence[str],
-    reference_uris: Sequence[str],
+    kinds: Collection[str],
+    references: Mapping[str, str],
     expected: Mapping[str, Any],
-) -> bool:
-    """Tell whether an image's outputs exist and another run would give the same.
+) -> str:
+    """Say why another run would change an image's outputs; empty if it would not.
 
     Parameters
     ----------
     out_dir : Path
     stem : str
-    kinds : sequence of str
+    kinds : collection of str
         What is wanted.
-    reference_uris : sequence of str
-        References that the ``dice`` table should hold, where one is wanted.
+    references : mapping of str to str
+        Checksums by BIDS URI of the references that it should have been compared with.
     expected : mapping
         ``SoftwareVersion``, ``ModelSHA256``, ``FlipAveraging`` and ``InputSHA256`` of a new run.
     """
-    if not all((out_dir / name).is_file() for name in output_files(stem, kinds)):
-        return False
-    if _differs(_read(out_dir / f'{stem}_dseg.json'), expected):
-        return False
-    if 'dice' not in kinds:
-        return True
-    return {*reference_uris} <= {*_read(out_dir / f'{stem}_dice.json').get('Sources', [])}
+    marker = _read(out_dir / output_files(stem, [_marker(kinds)])[1])
+    if not marker:
+        return 'no outputs yet'
+    if changes := _changes(marker, expected):
+        return changes
+    tried = {entry['URI']: entry for entry in marker.get('References', [])}
+    for uri, checksum in references.items():
+        if tried.get(uri, {}).get('SHA256') != checksum:
+            return f'{uri} changed' if uri in tried else f'not compared with {uri}'
+    # There is no table where no reference could be used.
+    used = any(tried[uri]['Used'] for uri in references)
+    needed = [kind for kind in kinds if kind != 'dice' or used]
+    for name in output_files(stem, needed):
+        if not (out_dir / name).is_file():
+            return f'{name.rpartition("/")[2]} is missing'
+    return ''
 
 
-def _differs(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return any(sidecar.get(field) != expected.get(field) for field in _IDENTITY)
+def _changes(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    changed = [what for key, what in _IDENTITY.items() if sidecar.get(key) != expected.get(key)]
+    return f'{" and ".join(changed)} changed' if changed else ''
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ STATUS_COLUMNS = {
     'status': {
         'Description': 'Outcome of the last run that looked at the image.',
         'Levels': {
-            'done': 'Segmented; all outputs exist.',
-            'skipped': 'Not segmented on purpose, or already up to date.',
+            'done': 'Segmented, by this run or an earlier one; all outputs exist.',
+            'skipped': 'Not segmented on purpose.',
             'failed': 'Should have been segmented but was not.',
         },
     },
@@ -27,6 +27,10 @@ STATUS_COLUMNS = {
     'crash_file': {'Description': 'Details of a failure, relative to the dataset.'},
     'seconds': {'Description': 'Time that the segmentation took.', 'Units': 's'},
     'device': {'Description': 'Device that the network ran on.'},
+    'peak_gpu_mb': {
+        'Description': 'Most memory that was allocated on the GPU; n/a on the CPU.',
+        'Units': 'MB',
+    },
 }
 
 
@@ -39,13 +43,14 @@ class Outcome:
     relative : str
         Path of the image relative to the raw dataset.
     status : str
-        ``done``, ``skipped`` or ``failed``.
+        ``done``, ``skipped``, ``failed``, or ``current`` (up to date, nothing was done).
     reason : str
         One line; may hold a note when the status is ``done``.
     crash_file : str
         Relative to the output dataset.
     seconds : float or None
     device : str
+    peak_gpu_mb : float or None
     """
 
     relative: str
@@ -54,20 +59,26 @@ class Outcome:
     crash_file: str = ''
     seconds: float | None = None
     device: str = ''
+    peak_gpu_mb: float | None = None
 
 
 def write_status(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
     """Merge the outcomes of this run into ``group_status.tsv``.
 
     Images that this run did not look at keep their row, so that a dataset can be segmented a few
-    participants at a time, by several processes too.
+    participants at a time, by several processes too. So do images that were up to date: the row
+    tells how they were segmented.
     """
     path = out_dir / 'group_status.tsv'
     lock = out_dir / 'logs' / '.status.lock'
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, timeout=60):
         rows: dict[str, dict[str, object]] = {row['source']: dict(row) for row in read_table(path)}
-        rows |= {bids_uri('raw', outcome.relative): _row(outcome) for outcome in outcomes}
+        for outcome in outcomes:
+            source = bids_uri('raw', outcome.relative)
+            done = rows.get(source, {}).get('status') == 'done'
+            if not (done and outcome.status == 'current'):
+                rows[source] = _row(outcome)
         write_table(path, STATUS_COLUMNS, [rows[source] for source in sorted(rows)])
     write_json(path.with_suffix('.json'), STATUS_COLUMNS)
 
@@ -79,9 +90,10 @@ def _row(outcome: Outcome) -> dict[str, object]:
         'participant_id': outcome.relative.partition('/')[0],
         'session_id': f'ses-{session}' if session else None,
         'source': bids_uri('raw', outcome.relative),
-        'status': outcome.status,
+        'status': 'done' if outcome.status == 'current' else outcome.status,
         'reason': outcome.reason,
         'crash_file': outcome.crash_file,
         'seconds': None if outcome.seconds is None else round(outcome.seconds, 1),
         'device': outcome.device,
+        'peak_gpu_mb': outcome.peak_gpu_mb,
     }

@@ -1,4 +1,4 @@
-"""Tables of one image: volumes and overlap with references."""
+"""Tables of one image, volumes, quality and overlap with references, and of one session."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthseg_bids.agreement import Agreement
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.measures import MEAN_NAME, TOTAL_NAME
+from synthseg_bids.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
 
 from .atomic import write_table
 
@@ -37,7 +40,53 @@ DICE_COLUMNS: dict[str, dict[str, str]] = {
     'reference_volume_mm3': {'Description': 'Volume in the reference.', 'Units': 'mm^3'},
 }  # fmt: skip
 
-TOTAL_NAME = 'Total-Intracranial'
+QC_COLUMNS: dict[str, dict[str, Any]] = {
+    'measure': {
+        'Description': 'What was measured.',
+        'Levels': {
+            **{m.name: f'{m.explanation}{f" In {m.units}." if m.units else ""}' for m in MEASURES},
+            VERDICT: 'The worst of all flags; its reason joins those of the others.',
+        },
+    },
+    'value': {'Description': 'Its value; n/a if it could not be measured.'},
+    'flag': {
+        'Description': 'Whether the value lies within the limits; n/a if there are none.',
+        'Levels': {
+            PASS: 'It does.',
+            REVIEW: 'It does not: look at the scan and its segmentation.',
+            FAIL: 'It lies so far from them that the segmentation should not be used.',
+        },
+    },
+    'reason': {'Description': 'What a value outside the limits means.'},
+}
+AGREEMENT_COLUMNS: dict[str, dict[str, Any]] = {
+    'comparison': {
+        'Description': 'What the two images have in common.',
+        'Levels': {
+            'contrasts': 'One session, other contrasts.',
+            'repeats': 'One session, one contrast.',
+            'visits': 'Two visits, one contrast and otherwise equal names.',
+        },
+    },
+    'source_1': {'Description': 'BIDS URI of the first image.'},
+    'source_2': {'Description': 'BIDS URI of the second image.'},
+    'index': {'Description': 'Value in the label map.'},
+    'name': {'Description': 'Name of the structure; the last two rows of a pair are the mean '
+             'over the twelve structures of the SynthSeg paper and the total.'},
+    'dice': {'Description': 'Dice overlap, 0 to 1, after rigid alignment of the label maps by '
+             'the centroids of their structures; n/a if neither holds the structure.'},
+    'volume_1_mm3': {'Description': 'Volume in the first image.', 'Units': 'mm^3'},
+    'volume_2_mm3': {'Description': 'Volume in the second image.', 'Units': 'mm^3'},
+    'volume_difference': {
+        'Description': 'Second volume minus first, divided by their mean.', 'Units': 'percent',
+    },
+    'rotation': {'Description': 'Angle by which the second image was turned; on the row of the '
+                 'mean only, as the next two.', 'Units': 'degree'},
+    'shift': {'Description': 'How far that and the translation moved the centre of the brain.',
+              'Units': 'mm'},
+    'residual': {'Description': 'Weighted root mean square distance of the centroids after the '
+                 'alignment.', 'Units': 'mm'},
+}  # fmt: skip
 
 
 def write_morph_table(
@@ -84,3 +133,45 @@ def write_morph_table(
 def write_dice_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the overlaps of one image with its references; see :data:`DICE_COLUMNS`."""
     write_table(path, DICE_COLUMNS, rows)
+
+
+def write_qc_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the quality of one image; see :data:`QC_COLUMNS`."""
+    write_table(path, QC_COLUMNS, rows)
+
+
+def agreement_rows(found: Agreement, **pair: str) -> list[dict[str, Any]]:
+    """List the rows of two images in a table of agreement; see :data:`AGREEMENT_COLUMNS`.
+
+    Parameters
+    ----------
+    found : Agreement
+    pair : str
+        ``comparison``, ``source_1`` and ``source_2``.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            'index': label.index,
+            'name': label.name,
+            'dice': found.dice[label.index],
+            'volume_1_mm3': found.volumes_1_mm3[label.index],
+            'volume_2_mm3': found.volumes_2_mm3[label.index],
+        }
+        for label in segmentation_labels()
+        if label.index != 0
+    ]
+    mean = {
+        'name': MEAN_NAME,
+        'dice': found.mean_dice,
+        'rotation': found.rotation_degrees,
+        'shift': found.shift_mm,
+        'residual': found.residual_mm,
+    }
+    total: dict[str, Any] = {'name': TOTAL_NAME}
+    for column in ('volume_1_mm3', 'volume_2_mm3'):
+        total[column] = sum(row[column] for row in rows)
+    for row in (*rows, total):
+        first, second = row['volume_1_mm3'], row['volume_2_mm3']
+        if first or second:
+            row['volume_difference'] = 200 * (second - first) / (first + second)
+    return [{**pair, **row} for row in (*rows, mean, total)]

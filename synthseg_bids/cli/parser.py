@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
+from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 
-_SUFFIXES = ['T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2']
+from .config import LEVELS, ConfigError, RunConfig, read_config
+
+PROG = 'synthseg-bids'
 
 _EPILOG = """\
-exit codes: 0 all images done or up to date; 1 some failed, see group_status.tsv; 2 wrong usage,
-or no image matched; 3 not a BIDS dataset; 70 internal error; 130 interrupted.
-No network access, no telemetry, no license file needed.
+exit codes:
+  0    all images done or up to date
+  1    some images failed, see group_status.tsv; or a report or table could not be written
+  2    wrong usage, or no image matched
+  3    not a BIDS dataset
+  70   internal error
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM): the same command resumes
+
+No network access, no telemetry, no license file needed. Intended for research only.
 """
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of one run; fields are named after the options of ``synthseg-bids``."""
-
-    bids_dir: Path
-    output_dir: Path
-    work_dir: Path | None = None
-    participant_label: tuple[str, ...] | None = None
-    session_label: tuple[str, ...] | None = None
-    suffix: tuple[str, ...] = tuple(_SUFFIXES)
-    derivatives: tuple[tuple[str, Path], ...] = ()
-    nprocs: int | None = None
-    omp_nthreads: int | None = None
-    device: str = 'auto'
-    n_gpus: int | None = None
-    procs_per_gpu: int = 1
-    model: str = 'default'
-    fast: bool = False
-    posteriors: bool = False
-    overwrite: bool = False
-    stop_on_first_crash: bool = False
-    skip_bids_validation: bool = False
-    dry_run: bool = False
-    verbose: int = 0
 
 
 def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
@@ -58,40 +40,123 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     -------
     RunConfig
     """
-    parser = build_parser()
-    options = vars(parser.parse_args(argv))
-    names = [name for name, _ in options['derivatives']]
+    chosen = read_options(build_parser(), argv)
+    posteriors, grid = LEVELS[chosen.get('level', 'minimal')]
+    chosen = {'posteriors': posteriors, 'output_grid': grid, **chosen}
+    # Lists become tuples, so that the settings cannot change.
+    return RunConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()})
+
+
+def read_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the options given on a command line, or in the file that it names.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        From :func:`build_parser`; may have more options.
+    argv : sequence of str, optional
+        By default the arguments of this process.
+
+    Returns
+    -------
+    dict
+    """
+    given = vars(parser.parse_args(argv))
+    given.pop('notrack', None)
+    path = given.pop('config_file', None)
+    chosen = {**(_saved_options(parser, path, given) if path else {}), **given}
+    names = [name for name, _ in chosen.get('derivatives', ())]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         parser.error(f'-d/--derivatives: {", ".join(twice)} given twice')
-    known = {field.name for field in fields(RunConfig)}
-    # Lists become tuples, so that the settings cannot change.
-    chosen: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
+    return chosen
+
+
+def write_options(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> list[str]:
+    """Write options as on a command line, in words.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    options : mapping of str to object
+        As :func:`read_options` returns them, or as TOML files have them. What is no option of
+        the parser is left out.
+
+    Returns
+    -------
+    list of str
+    """
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    return [
+        word
         for key, value in options.items()
-        if key in known
-    }
-    return RunConfig(**chosen)
+        if key in actions
+        for word in _words(actions[key], value)
+    ]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser."""
+def _saved_options(
+    parser: argparse.ArgumentParser, path: Path, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Read the options of a file, checked as if they stood on the command line."""
+    try:
+        settings = read_config(path)
+    except ConfigError as error:
+        parser.error(str(error))
+    if 'level' in given:  # it stands for these two, which the file has from its own level
+        settings = {k: v for k, v in settings.items() if k not in ('posteriors', 'output_grid')}
+    words = [str(given[key]) for key in ('bids_dir', 'output_dir')] + ['participant']
+    words += write_options(parser, settings)
+    return vars(build_parser(f'{PROG}: {path}').parse_args(words))
+
+
+def _words(action: argparse.Action, value: Any) -> list[str]:
+    """Write one setting as on the command line."""
+    option = action.option_strings[-1 if value is False else 0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [option]
+    if action.nargs == 0:
+        return [option] * int(value)
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list):
+        pairs = (item if isinstance(item, tuple) else (item,) for item in value)
+        return [option, *('='.join(map(str, pair)) for pair in pairs)] if value else []
+    if isinstance(value, tuple):
+        value = '/'.join(map(str, value))
+    return [f'{option}={value}' if option.startswith('--') else option + str(value)]
+
+
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """Build the parser.
+
+    Options that are not given leave no trace in what it returns; their defaults are those of
+    :class:`synthseg_bids.cli.config.RunConfig`.
+    """
     parser = argparse.ArgumentParser(
-        prog='synthseg-bids',
+        prog=prog,
         description='Segment every anatomical image of a BIDS dataset, of any contrast and '
         'resolution, and measure its structures.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     parser.add_argument('bids_dir', type=_path, help='root of the raw BIDS dataset')
     parser.add_argument('output_dir', type=_path, help='root of the output dataset')
-    parser.add_argument('analysis_level', choices=['participant'], help='participant')
-    parser.add_argument('--version', action='version', version=f'synthseg-bids {__version__}')
-    parser.add_argument('-v', '--verbose', action='count', default=0, help='say more; repeatable')
+    parser.add_argument(
+        'analysis_level', nargs='+', choices=['participant', 'group'],
+        help='participant: segment images; group: rebuild tables and reports from the output '
+        'dataset alone; or both',
+    )  # fmt: skip
     _add_selection(parser.add_argument_group('which images'))
-    _add_segmentation(parser.add_argument_group('segmentation'))
+    _add_segmentation(parser.add_argument_group('segmentation and outputs'))
     _add_resources(parser.add_argument_group('resources'))
-    _add_behaviour(parser.add_argument_group('behaviour'))
+    _add_behaviour(parser.add_argument_group('how to run'))
+    _add_instead(parser.add_argument_group('instead of segmenting'))
+    _add_information(parser.add_argument_group('information'))
     return parser
 
 
@@ -101,27 +166,61 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         type=_label('sub-'), help='participants, with or without sub- (default: all)',
     )  # fmt: skip
     group.add_argument(
+        '--exclude-participant-label', '--exclude_participant_label', nargs='+', metavar='LABEL',
+        type=_label('sub-'), help='participants to leave out',
+    )  # fmt: skip
+    group.add_argument(
         '--session-label', '--session_label', '--session-id', nargs='+', metavar='LABEL',
         type=_label('ses-'), help='sessions, with or without ses- (default: all)',
     )  # fmt: skip
     group.add_argument(
-        '--suffix', '--modalities', '-m', nargs='+', metavar='SUFFIX', default=_SUFFIXES,
-        help=f'image suffixes (default: {" ".join(_SUFFIXES)})',
+        '--suffix', '--modalities', '-m', nargs='+', metavar='SUFFIX',
+        help=f'image suffixes (default: {" ".join(DEFAULT_SUFFIXES)})',
     )  # fmt: skip
     group.add_argument(
-        '-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
-        type=_derivative, help='datasets with reference segmentations to compare with',
+        '--bids-filter-file', type=_path, metavar='FILE',
+        help='JSON: entities that images of a suffix must have, such as {"t1w": {"acquisition": '
+        '"hires", "run": [1, 2], "ceagent": null}}; null: the entity must be absent, "*": present',
+    )  # fmt: skip
+    group.add_argument(
+        '--batch', type=_batch, metavar='I/N',
+        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays',
+    )  # fmt: skip
+    group.add_argument(
+        '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
+        metavar='NAME=PATH', type=_derivative,
+        help='datasets with reference segmentations to compare with',
+    )  # fmt: skip
+    group.add_argument(
+        '--skip-bids-validation', '--skip_bids_validator', action='store_true',
+        help='do not ask the BIDS validator about the dataset',
     )  # fmt: skip
 
 
 def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        '--model', default='default', metavar='NAME|PATH', help='shipped model or weights file'
+        '--model', metavar='NAME|PATH', help='model by name, or weights file (default: default)'
     )
+    group.add_argument(
+        '--model-dir', type=_path, metavar='DIR',
+        help='folder with more models to choose from by name (default: $SYNTHSEG_BIDS_MODELS)',
+    )  # fmt: skip
     group.add_argument(
         '--fast', action='store_true', help='do not average with the mirrored image; half the time'
     )
-    group.add_argument('--posteriors', action='store_true', help='write posterior maps as well')
+    group.add_argument(
+        '--level', choices=[*LEVELS],
+        help='minimal: label maps on the grids of the images, tables, reports; full: label maps '
+        'on 1 mm grids and posterior maps on those as well (default: minimal)',
+    )  # fmt: skip
+    group.add_argument(
+        '--output-grid', choices=['native', '1mm', 'both'],
+        help='grid of the label maps: that of the image, or 1 mm in RAS (default: by --level)',
+    )  # fmt: skip
+    group.add_argument(
+        '--posteriors', choices=['none', 'native', '1mm'],
+        help='write posterior maps, and on which grid (default: by --level)',
+    )  # fmt: skip
 
 
 def _add_resources(group: argparse._ArgumentGroup) -> None:
@@ -134,19 +233,36 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         help='CPU threads of one segmentation (default: as many as there are, up to 8)',
     )  # fmt: skip
     group.add_argument(
-        '--device', default='auto', metavar='DEVICE',
+        '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
+        help='memory to plan with; 8 and 8G are gigabytes, 8000M megabytes (default: 90%% of '
+        'what there is)',
+    )  # fmt: skip
+    group.add_argument(
+        '--device', metavar='DEVICE',
         help='auto (a GPU where there is one), cpu, cuda or cuda:N (default: auto)',
     )  # fmt: skip
     group.add_argument(
         '--n-gpus', type=_count, metavar='N', help='GPUs to use, 0 for none (default: all)'
     )
     group.add_argument(
-        '--procs-per-gpu', type=_positive, default=1, metavar='N',
+        '--procs-per-gpu', type=_positive, metavar='N',
         help='segmentations at once on each GPU (default: 1)',
+    )  # fmt: skip
+    group.add_argument(
+        '--gpu-fallback', action=argparse.BooleanOptionalAction,
+        help='go on on the CPU if an image does not fit into the memory of the GPU (default: yes)',
+    )  # fmt: skip
+    group.add_argument(
+        '--use-plugin', type=_path, metavar='FILE',
+        help='TOML, JSON or YAML file that names a Nipype plugin and its plugin_args',
     )  # fmt: skip
     group.add_argument(
         '-w', '--work-dir', type=_path, metavar='DIR',
         help='intermediate files; the same folder resumes (default: ./work)',
+    )  # fmt: skip
+    group.add_argument(
+        '--clean-workdir', action='store_true',
+        help='first remove the intermediate files of this dataset',
     )  # fmt: skip
 
 
@@ -155,18 +271,42 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         '--overwrite', action='store_true', help='redo images whose outputs are up to date'
     )
     group.add_argument(
-        '--dry-run', action='store_true', help='say what would be done, write nothing'
-    )
-    group.add_argument(
         '--stop-on-first-crash', action='store_true', help='start no other image after a failure'
     )
     group.add_argument(
-        '--skip-bids-validation', '--skip_bids_validator', action='store_true',
-        help='do not ask the BIDS validator about the dataset',
+        '--config-file', type=_path, metavar='FILE',
+        help='TOML file of options, such as logs/*/config.toml of an earlier run; the command '
+        'line overrides it',
+    )  # fmt: skip
+    group.add_argument(
+        '--write-graph', action='store_true', help='draw the workflow into the log folder'
+    )
+    group.add_argument(
+        '--resource-monitor', action='store_true',
+        help='write time and memory of every step to resources.tsv in the log folder',
     )  # fmt: skip
     group.add_argument(
         '--notrack', action='store_true', help='accepted and ignored: there is no tracking'
     )
+
+
+def _add_instead(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--dry-run', action='store_true',
+        help='list every image, its outputs, what is skipped and why; write nothing',
+    )  # fmt: skip
+    group.add_argument(
+        '--reports-only', action='store_true', help='write the reports anew, nothing else'
+    )
+    group.add_argument(
+        '--boilerplate-only', action='store_true',
+        help='write the methods text (logs/CITATION.md and .bib), nothing else',
+    )  # fmt: skip
+
+
+def _add_information(group: argparse._ArgumentGroup) -> None:
+    group.add_argument('--version', action='version', version=f'{PROG} {__version__}')
+    group.add_argument('-v', '--verbose', action='count', help='say more; repeatable')
 
 
 def _label(prefix: str) -> Callable[[str], str]:
@@ -193,6 +333,20 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f'{text} is not a positive number')
     return number
+
+
+def _memory(text: str) -> float:
+    match = re.fullmatch(r'(\d+(?:\.\d+)?) ?([gm]?)i?b?', text.strip().lower())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f'{text!r}: give a number, 8G or 8000M')
+    return float(match[1]) / (1024 if match[2] == 'm' else 1)
+
+
+def _batch(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f'{text!r}: give I/N with I from 1 to N, such as 2/10')
+    return int(match[1]), int(match[2])
 
 
 def _derivative(text: str) -> tuple[str, Path]:

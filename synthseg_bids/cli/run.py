@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .parser import RunConfig, parse_args
+from synthseg_bids.errors import UsageError, explain
+
+from .config import RunConfig, format_config, read_plugin
+from .execute import Setup, clean_workdir, segment_images
+from .finish import outdated_participants, tree_participants, write_reports, write_tables
+from .launch import keep_memory
+from .parser import PROG, parse_args
+from .plan import (
+    Plan,
+    check_folders,
+    known_outcomes,
+    make_plan,
+    note_missing_references,
+    print_plan,
+)
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.plan import ImageTask
-    from synthseg_bids.bids.query import Skipped
     from synthseg_bids.bids.status import Outcome
-    from synthseg_bids.workflows.monitor import Ledger
     from synthseg_bids.workflows.resources import Resources
 
 logger = logging.getLogger('synthseg_bids')
 
-EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 3, 70, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+#: Errors of the operating system that tell about what was asked for.
+_USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+class Terminated(KeyboardInterrupt):
+    """What batch systems send has arrived."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,31 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 all images done or up to date, 1 some failed, 2 wrong usage or no image matched, 3 not
-        a BIDS dataset, 70 internal error, 130 interrupted.
+        a BIDS dataset, 70 internal error, 130 interrupted, 143 terminated.
     """
     config = parse_args(argv)
     _set_environment(config.verbose)
-    # What batch systems send: stop the workers and write the status before we go.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from synthseg_bids.bids.query import NotBidsError, QueryError
-    from synthseg_bids.device import DeviceError
-    from synthseg_bids.weights import ModelFileError
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    from synthseg_bids.bids.errors import NotBidsError
 
     try:
         return run(config)
     except NotBidsError as error:
         return _complain(error, EXIT_NOT_BIDS)
-    except (QueryError, DeviceError, ModelFileError, PermissionError) as error:
+    except UsageError as error:
         return _complain(error, EXIT_USAGE)
+    except Terminated:
+        return _complain('terminated; the same command resumes', EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _complain('interrupted; the same command resumes', EXIT_INTERRUPTED)
+    except OSError as error:
+        logger.debug('error of the system', exc_info=True)
+        code = EXIT_USAGE if error.errno in _USAGE_ERRORS else EXIT_FAILED
+        return _complain(explain(error.errno or 0, error.filename), code)
     except Exception as error:
         logger.debug('internal error', exc_info=True)
         return _complain(f'internal error: {type(error).__name__}: {error}', EXIT_INTERNAL)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def run(config: RunConfig) -> int:
-    """Segment a dataset.
+    """Run what the settings ask for.
 
     Parameters
     ----------
@@ -75,47 +100,148 @@ def run(config: RunConfig) -> int:
     int
         Exit code; see :func:`main`.
     """
-    from synthseg_bids.bids.group import write_group_tables
+    out_dir = config.output_dir.resolve()
+    if config.reports_only:
+        participants = tree_participants(out_dir, config.participant_label)
+        return 0 if write_reports(out_dir, participants) else EXIT_FAILED
+    code = 0
+    if 'participant' in config.analysis_level:
+        code = _run_participants(config)
+    if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
+        participants = tree_participants(out_dir)
+        complete = write_tables(out_dir, participants)
+        complete &= write_reports(out_dir, participants)
+        code = code if complete else EXIT_FAILED
+    return code
+
+
+def _run_participants(config: RunConfig) -> int:
+    """Segment a dataset; return the exit code."""
+    from synthseg_bids.bids.atomic import write_text
+    from synthseg_bids.bids.checksums import Checksums
     from synthseg_bids.bids.metadata import describe_dataset
-    from synthseg_bids.bids.status import Outcome, write_status
-    from synthseg_bids.weights import model_path, sha256
-    from synthseg_bids.workflows.resources import plan_resources
+    from synthseg_bids.checksum import sha256
+    from synthseg_bids.weights import model_path
 
-    work_dir = _check_folders(config)
-    derivatives = dict(config.derivatives)
-    tasks, skipped = _find_tasks(config)
-    model = model_path(config.model).absolute()
-    resources = plan_resources(
-        config.device, config.n_gpus, config.procs_per_gpu, config.nprocs, config.omp_nthreads,
-        work_dir / 'locks',
-    )  # fmt: skip
-    pending, current = _split_current(config, tasks, sha256(model))
-    outcomes = [
-        Outcome(entry.relative, 'failed' if entry.failed else 'skipped', entry.reason)
-        for entry in skipped
-    ]
-    outcomes += [Outcome(task.image.relative, 'skipped', 'up to date') for task in current]
+    work_dir = check_folders(config)
+    plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
+    model = model_path(config.model, config.model_dir).absolute()
+    model_sha256 = sha256(model)
+    out_dir = config.output_dir.resolve()
+    checksums = Checksums(out_dir)
+    plan = make_plan(config, model_sha256, checksums)
     if config.dry_run:
-        return _print_plan(pending, outcomes)
+        print_plan(config, plan)
+        return 0
+    if config.boilerplate_only:
+        print(_cite(config, model, model_sha256, [task.stem for task in plan.tasks]))
+        return 0
+    resources = _divide_resources(config, plugin[0], work_dir)
+    # First of all, since a folder that cannot be written is better found out now.
+    write_text(work_dir / '.writable', '')
+    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives))
+    log_dir = _start_log(config, model, resources)
+    setup = Setup(model, model_sha256, resources, plugin, work_dir, log_dir, checksums)
+    _announce(config, plan, setup)
+    if config.clean_workdir:
+        clean_workdir(config, work_dir)
+    outcomes = known_outcomes(plan)
+    complete = _segment(config, plan, setup, outcomes)
+    return _summarise(outcomes, complete)
 
+
+def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome]) -> bool:
+    """Segment the images and write all that tells about them.
+
+    Parameters
+    ----------
+    config : RunConfig
+    plan : Plan
+    setup : Setup
+    outcomes : list of Outcome
+        Those of the pending images are added.
+
+    Returns
+    -------
+    bool
+        Whether all tables and reports could be written.
+    """
+    from synthseg_bids.bids.status import write_status
     from synthseg_bids.workflows.monitor import Ledger
 
-    describe_dataset(config.output_dir, config.bids_dir, derivatives)
-    log_dir = _start_log(config, model, resources)
-    _announce(config, pending, skipped, resources, work_dir)
-    ledger = Ledger(pending)
+    out_dir = config.output_dir.resolve()
+    ledger = Ledger(plan.pending)
+    complete = interrupted = False
     try:
-        _segment(config, ledger, model, resources, work_dir, log_dir)
+        segment_images(config, plan, ledger, setup)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
-        outcomes += ledger.close(config.output_dir, config.posteriors)
-        _note_missing_references(outcomes, pending, derivatives)
-        write_status(config.output_dir, outcomes)
-        write_group_tables(config.output_dir)
-    return _summarise(outcomes)
+        outcomes += ledger.close(out_dir, config.output_grid, config.posteriors)
+        note_missing_references(outcomes, plan.pending, dict(config.derivatives))
+        write_status(out_dir, outcomes)
+        setup.checksums.save()
+        # Whoever interrupts us does not wait for tables over thousands of images.
+        if not interrupted:
+            complete = _finish(config, plan, setup)
+    return complete
+
+
+def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
+    """Write tables, methods text and reports where something changed."""
+    from synthseg_bids.bids.citation import image_stems
+
+    out_dir = config.output_dir.resolve()
+    changed = {task.image.entities['sub'] for task in plan.pending}
+    changed.update(outdated_participants(out_dir, plan.current))
+    if not changed and (out_dir / 'group.html').exists():
+        return True
+    participants = sorted(changed)
+    complete = write_tables(out_dir, participants)
+    _cite(config, setup.model, setup.model_sha256, image_stems(out_dir))
+    return write_reports(out_dir, participants) and complete
+
+
+def _cite(config: RunConfig, model: Path, model_sha256: str, stems: Iterable[str]) -> Path:
+    from synthseg_bids.bids.citation import write_citation
+    from synthseg_bids.weights import read_card
+
+    # Published weights have no card, and a grid of 1 mm.
+    card = read_card(model) if model.suffix == '.safetensors' else None
+    return write_citation(
+        config.output_dir.resolve(),
+        stems,
+        model=card.name if card else model.stem,
+        checksum=model_sha256,
+        spacing_mm=card.spacing_mm if card else 1.0,
+        flip=not config.fast,
+        output_grid=config.output_grid,
+        references=[name for name, _ in config.derivatives],
+    )
+
+
+def _divide_resources(config: RunConfig, plugin: str, work_dir: Path) -> Resources:
+    from synthseg_bids.workflows.plugin import LOCAL_PLUGINS, check_plugin
+    from synthseg_bids.workflows.resources import plan_resources
+
+    check_plugin(plugin)
+    return plan_resources(
+        config.device,
+        config.n_gpus,
+        config.procs_per_gpu,
+        config.nprocs,
+        config.omp_nthreads,
+        config.mem_gb,
+        lock_dir=work_dir / 'locks',
+        gpu_fallback=config.gpu_fallback,
+        elsewhere=plugin not in LOCAL_PLUGINS,
+    )
 
 
 def _set_environment(verbose: int) -> None:
     """Prepare logging and keep Nipype and CUDA from doing what nobody asked for."""
+    keep_memory()
     os.environ.update(NO_ET='1', NIPYPE_NO_ET='1', PYTORCH_NVML_BASED_CUDA_CHECK='1')
     # Nipype's own handler writes to stdout, which is for results only; a first one keeps it away.
     nipype = logging.getLogger('nipype')
@@ -129,203 +255,65 @@ def _set_environment(verbose: int) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+def _terminate(number: int, frame: object) -> None:
+    """Stop the workers and write the status before we go."""
+    raise Terminated
+
+
 def _complain(problem: object, code: int) -> int:
-    print(f'synthseg-bids: error: {problem}', file=sys.stderr)
+    print(f'{PROG}: error: {problem}', file=sys.stderr)
     return code
-
-
-def _check_folders(config: RunConfig) -> Path:
-    """Return the working directory; raise QueryError where folders are in each other's way."""
-    from synthseg_bids.bids.metadata import read_description, refuse_foreign_dataset
-    from synthseg_bids.bids.query import QueryError, list_participants
-
-    bids_dir, out_dir = config.bids_dir.resolve(), config.output_dir.resolve()
-    list_participants(config.bids_dir)
-    if out_dir == bids_dir:
-        raise QueryError(f'{out_dir}: the output folder is the dataset itself; use another one')
-    refuse_foreign_dataset(out_dir)
-    work_dir = config.work_dir
-    if work_dir is None:
-        work_dir = Path('work')
-        if not os.access('.', os.W_OK) or bids_dir in [Path.cwd(), *Path.cwd().parents]:
-            work_dir = Path(os.environ.get('TMPDIR', '/tmp'), 'synthseg-bids_work')
-    work_dir = work_dir.resolve()
-    if bids_dir in [work_dir, *work_dir.parents]:
-        raise QueryError(f'{work_dir}: the working directory lies in the dataset; use -w DIR')
-    for name, path in config.derivatives:
-        if not path.is_dir():
-            raise QueryError(f'-d {name}={path}: no such folder')
-    if read_description(bids_dir) is None:
-        logger.warning('%s: dataset_description.json is missing; going on', config.bids_dir)
-    return work_dir
-
-
-def _find_tasks(config: RunConfig) -> tuple[list[ImageTask], list[Skipped]]:
-    """Find the images; raise QueryError if none matches."""
-    from synthseg_bids.bids.plan import plan_tasks
-    from synthseg_bids.bids.query import QueryError, find_images
-
-    images, skipped = find_images(
-        config.bids_dir, config.participant_label, config.session_label, config.suffix
-    )
-    tasks, clashes = plan_tasks(images, dict(config.derivatives))
-    skipped += clashes
-    if not tasks and not any(entry.failed for entry in skipped):
-        raise QueryError(
-            f'{config.bids_dir}: no image matched (suffixes {" ".join(config.suffix)}; '
-            f'{len(skipped)} others in anat folders)'
-        )
-    return tasks, skipped
-
-
-def _split_current(
-    config: RunConfig, tasks: list[ImageTask], model_sha256: str
-) -> tuple[list[ImageTask], list[ImageTask]]:
-    """Split off the images whose outputs another run would not change."""
-    from synthseg_bids import __version__
-    from synthseg_bids.bids.save import is_up_to_date
-    from synthseg_bids.weights import sha256
-
-    if config.overwrite:
-        return tasks, []
-    pending: list[ImageTask] = []
-    current: list[ImageTask] = []
-    for task in tasks:
-        kinds = task.kinds(config.posteriors)
-        up_to_date = False
-        # Reading every image to compare checksums is for those that have outputs at all.
-        if (config.output_dir / f'{task.stem}_dseg.json').exists():
-            expected = {
-                'SoftwareVersion': __version__,
-                'ModelSHA256': model_sha256,
-                'FlipAveraging': not config.fast,
-                'InputSHA256': sha256(task.image.path),
-            }
-            references = list(task.reference_uris.values())
-            up_to_date = is_up_to_date(config.output_dir, task.stem, kinds, references, expected)
-        (current if up_to_date else pending).append(task)
-    return pending, current
-
-
-def _print_plan(pending: list[ImageTask], outcomes: list[Outcome]) -> int:
-    """Print what a run would do."""
-    for task in pending:
-        notes = [f'compared with {uri}' for uri in task.reference_uris.values()]
-        print('\t'.join(['segment', task.image.relative, f'{task.stem}_dseg.nii.gz', *notes]))
-    for outcome in outcomes:
-        print(f'{outcome.status}\t{outcome.relative}\t{outcome.reason}')
-    failed = sum(outcome.status == 'failed' for outcome in outcomes)
-    print(f'{len(pending)} to segment, {len(outcomes) - failed} skipped, {failed} failed')
-    return 0
 
 
 def _start_log(config: RunConfig, model: Path, resources: Resources) -> Path:
     """Make the folder of this run's logs and save its settings there."""
     from synthseg_bids import __version__
     from synthseg_bids.bids.atomic import write_text
+    from synthseg_bids.workflows.plugin import log_handler
 
     run_uuid = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
     log_dir = config.output_dir.resolve() / 'logs' / run_uuid
-    settings = {'version': __version__, 'run_uuid': run_uuid, **asdict(config)}
-    settings['derivatives'] = dict(config.derivatives)
-    text = _toml(settings) + '\n[resources]\n' + _toml({'model_file': model, **asdict(resources)})
-    write_text(log_dir / 'config.toml', text)
-    handler = logging.FileHandler(log_dir / 'synthseg-bids.log')
-    handler.setFormatter(logging.Formatter('%(asctime)s %(name)s %(levelname)s: %(message)s'))
-    logging.getLogger().addHandler(handler)
+    about = {'version': __version__, 'uuid': run_uuid, 'command': shlex.join(sys.argv)}
+    used = {'model_file': model, **asdict(resources)}
+    write_text(log_dir / 'config.toml', format_config(config, run=about, resources=used))
+    logging.getLogger().addHandler(log_handler(log_dir / 'synthseg-bids.log'))
     return log_dir
 
 
-def _toml(settings: dict[str, Any]) -> str:
-    """Write simple settings as TOML; those that are None are left out."""
-
-    def value(entry: Any) -> str:
-        if isinstance(entry, bool):
-            return str(entry).lower()
-        if isinstance(entry, int | float):
-            return str(entry)
-        if isinstance(entry, list | tuple):
-            return f'[{", ".join(value(item) for item in entry)}]'
-        if isinstance(entry, dict):
-            return f'{{{", ".join(f"{key} = {value(item)}" for key, item in entry.items())}}}'
-        text = str(entry).replace('\\', '\\\\').replace('"', '\\"')
-        return f'"{text}"'
-
-    return ''.join(f'{key} = {value(v)}\n' for key, v in settings.items() if v is not None)
-
-
-def _announce(
-    config: RunConfig,
-    pending: list[ImageTask],
-    skipped: list[Skipped],
-    resources: Resources,
-    work_dir: Path,
-) -> None:
+def _announce(config: RunConfig, plan: Plan, setup: Setup) -> None:
     """Log what is known before the first image is segmented."""
     from synthseg_bids.bids.validate import report_bids_errors
 
-    if pending and not config.skip_bids_validation:
-        participants = {task.image.entities['sub'] for task in pending}
-        for line in report_bids_errors(config.bids_dir, participants, work_dir):
+    if plan.pending and not config.skip_bids_validation:
+        participants = {task.image.entities['sub'] for task in plan.pending}
+        for line in report_bids_errors(config.bids_dir, participants, setup.work_dir):
             logger.warning('BIDS validator: %s', line)
-    for entry in skipped:
-        if entry.failed:
-            logger.error('%s: %s', config.bids_dir / entry.relative, entry.reason)
+    for entry in plan.skipped:
+        if entry.failed or entry.odd:
+            level = logging.ERROR if entry.failed else logging.WARNING
+            logger.log(level, '%s: %s', config.bids_dir / entry.relative, entry.reason)
+    if not plan.pending:
+        logger.info('nothing to do: %d images are up to date', len(plan.current))
+        return
+    for task in plan.pending:
+        if plan.reasons[task.stem] != 'no outputs yet':
+            logger.info('%s: again, since %s', task.image.relative, plan.reasons[task.stem])
+    resources = setup.resources
     logger.info(
-        '%d images to segment on %s, %d at once with %d CPU threads each',
-        len(pending), ', '.join(resources.devices), resources.n_segmentations, resources.threads,
+        '%d images to segment on %s, %d at once with %d CPU threads each; %d are up to date',
+        len(plan.pending), ', '.join(resources.devices), resources.n_segmentations,
+        resources.threads, len(plan.current),
     )  # fmt: skip
 
 
-def _segment(
-    config: RunConfig,
-    ledger: Ledger,
-    model: Path,
-    resources: Resources,
-    work_dir: Path,
-    log_dir: Path,
-) -> None:
-    """Run the workflow."""
-    from synthseg_bids.workflows.monitor import execute
-
-    if not ledger.tasks:
-        return
-    # Two datasets may share a working directory.
-    digest = hashlib.sha256(f'{config.bids_dir.resolve()}\n{config.output_dir.resolve()}'.encode())
-    execute(
-        ledger,
-        config.output_dir.resolve(),
-        base_dir=work_dir,
-        name=f'synthseg_{digest.hexdigest()[:8]}_wf',
-        log_dir=log_dir,
-        resources=resources,
-        stop_on_first_crash=config.stop_on_first_crash,
-        model=str(model),
-        flip=not config.fast,
-        posteriors=config.posteriors,
-        overwrite=config.overwrite,
-    )
-
-
-def _note_missing_references(
-    outcomes: list[Outcome], tasks: list[ImageTask], derivatives: dict[str, Path]
-) -> None:
-    """Say in the status where no reference was found."""
-    found = {task.image.relative: task.references for task in tasks}
-    for outcome in outcomes:
-        if outcome.status == 'done':
-            without = [name for name in derivatives if name not in found[outcome.relative]]
-            notes = [outcome.reason, f'no reference in {", ".join(without)}' if without else '']
-            outcome.reason = '; '.join(note for note in notes if note)
-
-
-def _summarise(outcomes: list[Outcome]) -> int:
+def _summarise(outcomes: list[Outcome], complete: bool) -> int:
     """Print the last line; return the exit code."""
-    counts = dict.fromkeys(('done', 'skipped', 'failed'), 0)
+    counts = dict.fromkeys(('done', 'skipped', 'current', 'failed'), 0)
     for outcome in outcomes:
         counts[outcome.status] += 1
+    counts['skipped'] += counts['current']
     print('{done} done, {skipped} skipped, {failed} failed'.format(**counts), flush=True)
-    return EXIT_FAILED if counts['failed'] else 0
+    return 0 if complete and not counts['failed'] else EXIT_FAILED
 
 
 if __name__ == '__main__':

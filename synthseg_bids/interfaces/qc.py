@@ -30,6 +30,7 @@ class _OutputSpec(TraitedSpec):
     out_table = File(exists=True, desc='measures, a row each; the last one is the verdict')
     verdict = traits.Enum('pass', 'review', 'fail', desc='the worst flag of all measures')
     reasons = traits.Str(desc='what led to it, in plain language')
+    notes = traits.List(traits.Str, desc='what the user should know')
 
 
 class AssessQuality(SimpleInterface):
@@ -55,9 +56,14 @@ class AssessQuality(SimpleInterface):
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)
+        verdict, reasons = rows[-1]['value'], rows[-1]['reason']
+        notes = [] if verdict == 'pass' else [f'{verdict}: {reasons}']
+        if image.n_not_finite:
+            notes.append(f'{image.n_not_finite} voxels are not finite, and were read as 0')
         self._results |= {
             'out_table': str(out_table),
-            'verdict': rows[-1]['value'],
-            'reasons': rows[-1]['reason'],
+            'verdict': verdict,
+            'reasons': reasons,
+            'notes': notes,
         }
         return runtime

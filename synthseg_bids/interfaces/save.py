@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
@@ -10,20 +11,35 @@ from nipype.interfaces.base import (
     OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
+    Undefined,
     isdefined,
     traits,
 )
+
+#: What the status table has, and sidecars have not.
+_OF_THE_RUN = ('Seconds', 'PeakGPUMemoryMB')
 
 
 class _InputSpec(BaseInterfaceInputSpec):
     out_dir = traits.Str(mandatory=True, desc='root of the output dataset')
     stem = traits.Str(mandatory=True, desc='relative path of the outputs, up to their suffix')
     source = traits.Str(mandatory=True, desc='BIDS URI of the image')
-    reference_uris = traits.Dict(usedefault=True, desc='BIDS URIs of the references by name')
+    references = traits.Dict(usedefault=True, desc='reference label maps by name')
+    reference_uris = traits.Dict(usedefault=True, desc='their BIDS URIs by name')
+    output_grid = traits.Enum(
+        'native', '1mm', 'both', usedefault=True, desc='grid of the label maps to save'
+    )
     provenance = traits.Dict(mandatory=True, desc='how the label map was made')
     in_labels = File(exists=True, mandatory=True, desc='label map')
+    in_labels_1mm = File(exists=True, desc='label map on the 1 mm grid')
     in_posteriors = File(exists=True, desc='posterior maps')
+    in_posteriors_1mm = File(exists=True, desc='posterior maps on the 1 mm grid')
     in_volumes = File(exists=True, mandatory=True, desc='table of volumes')
+    in_quality = File(exists=True, desc='table of quality')
+    quality_notes = traits.List(traits.Str, usedefault=True, desc='what it says to the user')
+    in_scan_figure = File(exists=True, desc='slices of the image')
+    in_label_figure = File(exists=True, desc='the same slices of the label map')
+    figure_notes = traits.List(traits.Str, usedefault=True, desc='why there is no figure')
     in_overlaps = File(exists=True, desc='table of overlaps')
     compared = traits.List(traits.Str, usedefault=True, desc='references in that table')
     refused = traits.List(traits.Str, usedefault=True, desc='why others are not')
@@ -45,22 +61,38 @@ class SaveDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.save import save_image_outputs
+        from synthseg_bids.checksum import sha256
 
         inputs = self.inputs
         files = {
             'probseg': inputs.in_posteriors,
+            'probseg1mm': inputs.in_posteriors_1mm,
             'morph': inputs.in_volumes,
+            'qc': inputs.in_quality,
             'dice': inputs.in_overlaps,
-            'dseg': inputs.in_labels,
+            'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,
+            'dseg1mm': inputs.in_labels_1mm,
         }
+        # The same image gives the same sidecar, however long it took.
+        fields = {key: value for key, value in inputs.provenance.items() if key not in _OF_THE_RUN}
+        figures = {'scan': inputs.in_scan_figure, 'dseg': inputs.in_label_figure}
         self._results['out_files'] = save_image_outputs(
             inputs.out_dir,
             inputs.stem,
             {kind: path for kind, path in files.items() if isdefined(path)},
             inputs.source,
+            {
+                uri: sha256(Path(inputs.references[name]))
+                for name, uri in inputs.reference_uris.items()
+            },
             [inputs.reference_uris[name] for name in inputs.compared],
-            inputs.provenance,
+            fields,
+            {kind: path for kind, path in figures.items() if isdefined(path)},
         )
-        self._results['notes'] = inputs.refused
+        self._results['notes'] = [
+            *inputs.quality_notes,
+            *inputs.refused,
+            *inputs.figure_notes,
+        ]
         self._results['provenance'] = inputs.provenance
         return runtime

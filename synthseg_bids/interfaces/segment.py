@@ -25,6 +25,8 @@ class _InputSpec(BaseInterfaceInputSpec):
     model = traits.Str('default', usedefault=True, desc='name or weights file')
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
+    labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
+    posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
     # Nipype's MultiProc recognises a GPU node by this very name.
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='take a GPU slot')
     devices = traits.List(
@@ -33,12 +35,21 @@ class _InputSpec(BaseInterfaceInputSpec):
     slots_per_device = traits.Int(1, usedefault=True, nohash=True, desc='processes per device')
     lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
     num_threads = traits.Int(nohash=True, desc='CPU threads')
+    gpu_fallback = traits.Bool(
+        True, usedefault=True, nohash=True, desc='use the CPU if the GPU has too little memory'
+    )
 
 
 class _OutputSpec(TraitedSpec):
     out_labels = File(exists=True, desc='label map on the grid of the image')
     out_posteriors = File(desc='posterior maps on the grid of the image')
+    out_labels_1mm = File(desc='label map on a 1 mm grid in RAS over the same field of view')
+    out_posteriors_1mm = File(desc='posterior maps on that grid')
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
+    confidence = traits.List(traits.Float, desc='mean posterior of each label, by channel')
+    flip_dice = traits.List(
+        traits.Float, desc='Dice of the straight and the mirrored pass, by channel; none without'
+    )
     provenance = traits.Dict(desc='how the label map was made, for its sidecar')
 
 
@@ -53,9 +64,9 @@ class SegmentImage(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.checksum import sha256
         from synthseg_bids.inference import cached_segmenter
         from synthseg_bids.volume_io import read_volume, write_label_map, write_posteriors
-        from synthseg_bids.weights import sha256
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
@@ -66,15 +77,27 @@ class SegmentImage(SimpleInterface):
             if locked
             else nullcontext(inputs.devices[0])
         ) as device:
-            segmenter = cached_segmenter(inputs.model, device, inputs.flip, threads)
-            found = segmenter.segment(volume.data, volume.affine, posteriors=inputs.posteriors)
+            segmenter = cached_segmenter(
+                inputs.model, device, inputs.flip, threads, inputs.gpu_fallback
+            )
+            found = segmenter.segment(
+                volume.data,
+                volume.affine,
+                posteriors=inputs.posteriors,
+                labels_1mm=inputs.labels_1mm,
+                posteriors_1mm=inputs.posteriors_1mm,
+            )
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
         if found.posteriors is not None:
             write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
             self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
+        self._write_isotropic(found.isotropic, out)
         self._results['out_labels'] = str(out / 'dseg.nii.gz')
         self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
+        self._results['confidence'] = found.confidence.tolist()
+        if found.flip_dice is not None:
+            self._results['flip_dice'] = found.flip_dice.tolist()
         self._results['provenance'] = {
             'SoftwareVersion': __version__,
             'ModelName': segmenter.card.name,
@@ -85,4 +108,20 @@ class SegmentImage(SimpleInterface):
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
+        if found.peak_gpu_mb is not None:
+            self._results['provenance']['PeakGPUMemoryMB'] = round(found.peak_gpu_mb)
         return runtime
+
+    def _write_isotropic(self, maps: Any, out: Path) -> None:
+        from synthseg_bids.volume_io import write_image, write_posteriors
+
+        if maps is None:
+            return
+        if self.inputs.labels_1mm:
+            path = out / 'dseg_1mm.nii.gz'
+            write_image(path, maps.labels, maps.affine)
+            self._results['out_labels_1mm'] = str(path)
+        if maps.posteriors is not None:
+            path = out / 'probseg_1mm.nii.gz'
+            write_posteriors(path, maps.posteriors, maps.affine)
+            self._results['out_posteriors_1mm'] = str(path)

@@ -12,7 +12,7 @@ from nipype.pipeline.engine import Node, Workflow
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.interfaces import SaveDerivatives
 
-from .image import init_image_wf
+from .image import init_image_wf, optional_maps
 from .resources import Resources
 
 
@@ -22,7 +22,8 @@ def init_synthseg_wf(
     *,
     model: str = 'default',
     flip: bool = True,
-    posteriors: bool = False,
+    posteriors: str = 'none',
+    output_grid: str = 'native',
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -40,8 +41,10 @@ def init_synthseg_wf(
         Name or weights file.
     flip : bool
         Average with the segmentation of the mirrored image.
-    posteriors : bool
-        Write posterior maps.
+    posteriors : str
+        Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
+    output_grid : str
+        Of the label maps: ``native``, ``1mm`` or ``both``.
     overwrite : bool
         Compute anew what the working directory holds already.
     resources : Resources, optional
@@ -70,7 +73,7 @@ def init_synthseg_wf(
         label = f'sub-{subject}'
         subject_wf = Workflow(name=label.replace('+', 'plus'))
         subject_wf.add_nodes([
-            _init_task_wf(task, out_dir, model, flip, posteriors, resources)
+            _init_task_wf(task, out_dir, model, flip, posteriors, output_grid, resources)
             for task in subject_tasks
         ])  # fmt: skip
         if crash_dir is not None:
@@ -87,7 +90,8 @@ def _init_task_wf(
     out_dir: Path,
     model: str,
     flip: bool,
-    posteriors: bool,
+    posteriors: str,
+    output_grid: str,
     resources: Resources | None,
 ) -> Workflow:
     """Build the workflow of one image of a dataset, saving included."""
@@ -95,6 +99,7 @@ def _init_task_wf(
         model=model,
         flip=flip,
         posteriors=posteriors,
+        output_grid=output_grid,
         compare=bool(task.references),
         resources=resources,
         name=task.name,
@@ -107,20 +112,26 @@ def _init_task_wf(
             stem=task.stem,
             source=task.source,
             reference_uris=task.reference_uris,
+            output_grid=output_grid,
         ),
         name='save',
     )
     connections = [
         ('out_labels', 'in_labels'),
         ('out_volumes', 'in_volumes'),
+        ('out_quality', 'in_quality'),
+        ('out_scan_figure', 'in_scan_figure'),
+        ('out_label_figure', 'in_label_figure'),
+        ('figure_notes', 'figure_notes'),
+        ('quality_notes', 'quality_notes'),
         ('provenance', 'provenance'),
     ]
-    if posteriors:
-        connections.append(('out_posteriors', 'in_posteriors'))
+    connections += [
+        (f'out_{name}', f'in_{name}') for name in optional_maps(posteriors, output_grid)
+    ]
     if task.references:
-        inputnode.inputs.references = {
-            name: str(p.absolute()) for name, p in task.references.items()
-        }
+        references = {name: str(p.absolute()) for name, p in task.references.items()}
+        inputnode.inputs.references = save.inputs.references = references
         connections += [
             ('out_overlaps', 'in_overlaps'),
             ('compared', 'compared'),

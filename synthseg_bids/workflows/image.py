@@ -1,11 +1,17 @@
-"""One image: segment, measure, compare."""
+"""One image: segment, measure, assess, compare."""
 
 from __future__ import annotations
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.interfaces import CompareSegmentations, MeasureVolumes, SegmentImage
+from synthseg_bids.interfaces import (
+    AssessQuality,
+    CompareSegmentations,
+    MeasureVolumes,
+    PlotSegmentation,
+    SegmentImage,
+)
 
 from .resources import Resources
 
@@ -14,7 +20,8 @@ def init_image_wf(
     *,
     model: str = 'default',
     flip: bool = True,
-    posteriors: bool = False,
+    posteriors: str = 'none',
+    output_grid: str = 'native',
     compare: bool = False,
     resources: Resources | None = None,
     name: str = 'image_wf',
@@ -27,8 +34,10 @@ def init_image_wf(
         Name or weights file.
     flip : bool
         Average with the segmentation of the mirrored image.
-    posteriors : bool
-        Write posterior maps.
+    posteriors : str
+        Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
+    output_grid : str
+        ``native``; ``1mm`` and ``both`` write a label map on a 1 mm grid as well.
     compare : bool
         Compare with references.
     resources : Resources, optional
@@ -46,10 +55,22 @@ def init_image_wf(
     -------
     out_labels : str
         Label map on the grid of the image.
-    out_posteriors : str
-        Posterior maps on the grid of the image; with `posteriors`.
+    out_labels_1mm : str
+        Label map on a 1 mm grid; by `output_grid`.
+    out_posteriors, out_posteriors_1mm : str
+        Posterior maps on the grid of the image, or on that of 1 mm; by `posteriors`.
     out_volumes : str
         Table of volumes.
+    out_quality : str
+        Table of quality.
+    verdict, reasons : str
+        What it comes to: ``pass``, ``review`` or ``fail``, and why.
+    quality_notes : list of str
+        The same where it is not ``pass``, and what else the user should know.
+    out_scan_figure, out_label_figure : str
+        Slices of the image, and of its label map; undefined if they cannot be drawn.
+    figure_notes : list of str
+        Why they cannot.
     out_overlaps : str
         Table of overlaps with the references; with `compare`, undefined if none can be used.
     compared, refused : list of str
@@ -64,13 +85,21 @@ def init_image_wf(
     resources = resources or Resources()
     workflow = Workflow(name=name)
     inputnode = Node(IdentityInterface(['in_file', 'references']), name='inputnode')
-    outputs = ['out_labels', 'out_posteriors', 'out_volumes', 'out_overlaps']
-    outputs += ['compared', 'refused', 'provenance']
+    outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
+    outputs += ['out_volumes', 'out_quality', 'verdict', 'reasons', 'quality_notes']
+    outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
+    outputs += ['out_overlaps', 'compared', 'refused', 'provenance']
     outputnode = Node(IdentityInterface(outputs), name='outputnode')
 
     # A GPU node takes n_procs GPU slots, hence 1 even where it uses more CPU threads.
     segment = Node(
-        SegmentImage(model=model, flip=flip, posteriors=posteriors),
+        SegmentImage(
+            model=model,
+            flip=flip,
+            posteriors=posteriors == 'native',
+            labels_1mm=output_grid != 'native',
+            posteriors_1mm=posteriors == '1mm',
+        ),
         name='segment',
         n_procs=1 if resources.use_gpu else resources.threads,
         mem_gb=resources.mem_gb,
@@ -81,17 +110,30 @@ def init_image_wf(
         slots_per_device=resources.slots_per_device,
         lock_dir=resources.lock_dir,
         num_threads=resources.threads,
+        gpu_fallback=resources.gpu_fallback,
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)
+    assess = Node(AssessQuality(), name='assess', mem_gb=1)
+    plot = Node(PlotSegmentation(), name='plot', mem_gb=1)
     workflow.connect([
         (inputnode, segment, [('in_file', 'in_file')]),
+        (inputnode, assess, [('in_file', 'in_file')]),
+        (segment, assess, [('out_labels', 'in_labels'),
+                           ('confidence', 'confidence'), ('flip_dice', 'flip_dice')]),
+        (assess, outputnode, [('out_table', 'out_quality'),
+                              ('verdict', 'verdict'), ('reasons', 'reasons'),
+                              ('notes', 'quality_notes')]),
+        (inputnode, plot, [('in_file', 'in_file')]),
+        (segment, plot, [('out_labels', 'in_labels')]),
         (segment, measure, [('out_labels', 'in_labels'),
                             ('soft_volumes_mm3', 'soft_volumes_mm3')]),
         (segment, outputnode, [('out_labels', 'out_labels'), ('provenance', 'provenance')]),
         (measure, outputnode, [('out_table', 'out_volumes')]),
+        (plot, outputnode, [('out_scan', 'out_scan_figure'),
+                            ('out_overlay', 'out_label_figure'), ('notes', 'figure_notes')]),
     ])  # fmt: skip
-    if posteriors:
-        workflow.connect(segment, 'out_posteriors', outputnode, 'out_posteriors')
+    for name in optional_maps(posteriors, output_grid):
+        workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
     if compare:
         comparison = Node(CompareSegmentations(), name='compare', mem_gb=1)
         workflow.connect([
@@ -101,3 +143,19 @@ def init_image_wf(
                                       ('compared', 'compared'), ('refused', 'refused')]),
         ])  # fmt: skip
     return workflow
+
+
+def optional_maps(posteriors: str, output_grid: str) -> list[str]:
+    """Name the maps of a workflow beside the label map on the grid of the image.
+
+    Examples
+    --------
+    >>> optional_maps('native', 'both')
+    ['labels_1mm', 'posteriors']
+    """
+    wanted = {
+        'labels_1mm': output_grid != 'native',
+        'posteriors': posteriors == 'native',
+        'posteriors_1mm': posteriors == '1mm',
+    }
+    return [name for name, yes in wanted.items() if yes]

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nipype import config as nipype_config
+from nipype.pipeline.engine import Workflow
 
+from synthseg_bids.bids.atomic import read_table, write_table
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.bids.status import Outcome
 
 from .base import init_synthseg_wf
-from .plugin import Crash, IsolatedMultiProcPlugin
-from .resources import Resources, available_memory_gb
+from .plugin import Crash, make_plugin
+from .resources import Resources
 
 logger = logging.getLogger(__name__)
 
 
 def execute(
+    tasks: Sequence[ImageTask],
     ledger: Ledger,
     out_dir: Path,
     *,
@@ -28,15 +33,19 @@ def execute(
     name: str,
     log_dir: Path,
     resources: Resources,
+    plugin: tuple[str, dict[str, Any]] = ('MultiProc', {}),
     stop_on_first_crash: bool = False,
+    graph: bool = False,
+    monitor: bool = False,
     **options: Any,
 ) -> None:
-    """Segment images in parallel worker processes.
+    """Segment some images.
 
     Parameters
     ----------
+    tasks : sequence of ImageTask
     ledger : Ledger
-        Holds the tasks and gathers what becomes of them.
+        Gathers what becomes of them.
     out_dir : Path
         Root of the output dataset.
     base_dir : Path
@@ -46,35 +55,86 @@ def execute(
     log_dir : Path
         Where workers log and crash files go.
     resources : Resources
+    plugin : tuple of str and dict
+        Name of a plugin of Nipype and its arguments.
     stop_on_first_crash : bool
         Start nothing more once an image has failed.
+    graph : bool
+        Draw the workflow to ``graph.svg`` in the log folder.
+    monitor : bool
+        Write what every node used to ``resources.tsv`` in the log folder.
     **options
         For :func:`init_synthseg_wf`.
     """
     _configure_nipype(base_dir, log_dir, stop_on_first_crash)
     workflow = init_synthseg_wf(
-        ledger.tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
+        tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
     )  # fmt: skip
     workflow.base_dir = str(base_dir)
-    plugin = IsolatedMultiProcPlugin(
-        plugin_args={
+    if graph:
+        _draw(workflow, log_dir)
+    plugin_name, plugin_args = plugin
+    _request_resources(workflow, str(plugin_args.get('sbatch_args', '')), resources)
+    runner = make_plugin(
+        plugin_name,
+        {
             'n_procs': resources.scheduler_procs,
             'n_gpu_procs': resources.n_gpu_procs,
-            'memory_gb': available_memory_gb(),
+            'memory_gb': resources.total_mem_gb,
             'raise_insufficient': False,
             'mp_context': 'forkserver',
+            'log_file': str(log_dir / 'synthseg-bids.log'),
+            'monitor': monitor,
+            **plugin_args,
             'status_callback': ledger.on_status,
             'on_crash': ledger.on_crash,
-            'log_file': str(log_dir / 'synthseg-bids.log'),
-        }
+        },
     )
     try:
-        workflow.run(plugin=plugin)
-    except RuntimeError as error:
+        workflow.run(plugin=runner)
+    except Exception as error:
         # Once more what was reported for each node; anything else is our own fault.
-        if not plugin.crashes:
+        if not runner.crashes:
             raise
         logger.debug('%s', error)
+    finally:
+        if monitor:
+            _write_usage(log_dir / 'resources.tsv', runner)
+
+
+def _draw(workflow: Workflow, log_dir: Path) -> None:
+    """Draw a workflow, or write it as text where nothing can draw."""
+    dot = log_dir / 'graph.dot'
+    workflow.write_hierarchical_dotfile(str(dot), colored=True)
+    if shutil.which('dot') is None:
+        logger.warning('%s: not drawn, since Graphviz (dot) is not installed', dot)
+        return
+    command = ['dot', '-Tsvg', '-o', str(dot.with_suffix('.svg')), str(dot)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        logger.warning('%s: dot could not draw it (%s)', dot, done.stderr.strip())
+
+
+def _request_resources(workflow: Workflow, given: str, resources: Resources) -> None:
+    """Ask Slurm for what segmenting needs, except for what the user asks for."""
+    needs = {
+        '--cpus-per-task': f'{resources.threads}',
+        '--mem': f'{resources.mem_gb:.0f}G',
+        **({'--gres': 'gpu:1'} if resources.use_gpu else {}),
+    }
+    wanted = ' '.join(f'{key}={value}' for key, value in needs.items() if key not in given)
+    for node in workflow._get_all_nodes():
+        if node.name == 'segment':
+            node.plugin_args = {'sbatch_args': wanted}
+
+
+def _write_usage(path: Path, runner: Any) -> None:
+    """Add what nodes used to a table."""
+    if not hasattr(runner, 'usage'):
+        logger.warning('--resource-monitor: only with the plugin MultiProc')
+        return
+    columns = ('node', 'seconds', 'cpu_seconds', 'peak_memory_mb')
+    write_table(path, columns, [*read_table(path), *runner.usage])
 
 
 def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
@@ -104,9 +164,11 @@ class Ledger:
     """
 
     def __init__(self, tasks: Sequence[ImageTask]) -> None:
-        self.tasks = tasks
+        self.tasks = list(tasks)
         self._by_name = {task.name: task for task in tasks}
         self._outcomes: dict[str, Outcome] = {}
+        #: How each image that is done was segmented, by BIDS URI.
+        self.provenance: dict[str, dict[str, Any]] = {}
 
     def on_status(self, node: Any, status: str) -> None:
         """Note that a node started or ended; called by Nipype."""
@@ -116,12 +178,14 @@ class Ledger:
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
+        self.provenance[task.source] = outputs.provenance
         outcome = Outcome(
             task.image.relative,
             'done',
             reason='; '.join(outputs.notes or []),
             seconds=outputs.provenance['Seconds'],
             device=outputs.provenance['Device'],
+            peak_gpu_mb=outputs.provenance.get('PeakGPUMemoryMB'),
         )
         self._outcomes[task.name] = outcome
         logger.info(
@@ -135,43 +199,52 @@ class Ledger:
         """Note that a node failed; called by the plugin."""
         task = self._task_of(crash.node)
         # The output dataset is the folder above logs/<run>.
-        path = Path(crash.crash_file)
-        crash_file = '/'.join(path.parts[path.parts.index('logs', -4) :])
-        self._outcomes[task.name] = Outcome(
-            task.image.relative, 'failed', crash.reason, crash_file
-        )
-        source = str(task.image.path)
-        said = crash.reason if source in crash.reason else f'{source}: {crash.reason}'
-        logger.error('%s', said)
+        parts = Path(crash.crash_file).parts
+        crash_file = '/'.join(parts[parts.index('logs', -4) :]) if parts else ''
+        source = f'{task.image.path}: '
+        reason = crash.reason.removeprefix(source)
+        self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
+        logger.error('%s%s', source, reason)
 
-    def close(self, out_dir: Path, posteriors: bool) -> list[Outcome]:
+    def drop(self, task: ImageTask) -> None:
+        """Forget an image that another run has segmented in the meantime."""
+        self._outcomes[task.name] = Outcome(task.image.relative, 'current', 'up to date')
+
+    def finished(self) -> list[Outcome]:
+        """List what is known so far."""
+        return [self._outcomes[task.name] for task in self.tasks if task.name in self._outcomes]
+
+    def close(self, out_dir: Path, output_grid: str, posteriors: str) -> list[Outcome]:
         """Check that what should be there is, and account for images never reached.
 
         Parameters
         ----------
         out_dir : Path
             Root of the output dataset.
-        posteriors : bool
-            Whether posterior maps should be there.
+        output_grid, posteriors : str
+            What was asked for; see :func:`init_synthseg_wf`.
 
         Returns
         -------
         list of Outcome
             One per task.
         """
+        never = 0
         for task in self.tasks:
             outcome = self._outcomes.get(task.name)
             if outcome is None:
                 reason = 'not run: stopped before its turn came, or before its end'
                 self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
-                logger.error('%s: %s', task.image.path, reason)
+                never += 1
             elif outcome.status == 'done':
                 # Whether references could be used, the notes say.
-                kinds = [kind for kind in task.kinds(posteriors) if kind != 'dice']
+                kinds = [kind for kind in task.kinds(output_grid, posteriors) if kind != 'dice']
                 missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
                 if missing:
                     outcome.status, outcome.reason = 'failed', f'missing: {", ".join(missing)}'
                     logger.error('%s: %s', task.image.path, outcome.reason)
+        if never:
+            logger.error('%d images were not reached', never)
         return [self._outcomes[task.name] for task in self.tasks]
 
     def _task_of(self, node: str) -> ImageTask:

@@ -31,6 +31,10 @@ class Resources:
         Folder of the device locks (empty: no locking).
     mem_gb : float
         Memory that one segmentation is expected to take.
+    total_mem_gb : float
+        Memory that all nodes together may take.
+    gpu_fallback : bool
+        Whether what does not fit into the memory of a GPU goes to the CPU.
     """
 
     devices: tuple[str, ...] = ('cpu',)
@@ -39,6 +43,8 @@ class Resources:
     threads: int = 1
     lock_dir: str = ''
     mem_gb: float = 4.0
+    total_mem_gb: float = float('inf')
+    gpu_fallback: bool = True
 
     @property
     def use_gpu(self) -> bool:
@@ -53,7 +59,8 @@ class Resources:
     @property
     def n_segmentations(self) -> int:
         """Segmentations at once."""
-        return self.n_gpu_procs or max(1, self.nprocs // self.threads)
+        at_once = self.n_gpu_procs or self.nprocs // self.threads
+        return max(1, int(min(at_once, self.total_mem_gb / self.mem_gb)))
 
     @property
     def scheduler_procs(self) -> int:
@@ -73,7 +80,10 @@ def plan_resources(
     procs_per_gpu: int = 1,
     nprocs: int | None = None,
     omp_nthreads: int | None = None,
+    total_mem_gb: float | None = None,
     lock_dir: str | Path = '',
+    gpu_fallback: bool = True,
+    elsewhere: bool = False,
 ) -> Resources:
     """Divide processors and GPUs so that nothing is oversubscribed.
 
@@ -90,8 +100,14 @@ def plan_resources(
     omp_nthreads : int, optional
         CPU threads of one segmentation. By default as many as there are up to 8: on a CPU, one
         segmentation with all threads beats several with one each, and takes less memory.
+    total_mem_gb : float, optional
+        Memory to plan with (default: 90 % of what there is).
     lock_dir : path-like
         Folder of the device locks.
+    gpu_fallback : bool
+        Whether what does not fit into the memory of a GPU goes to the CPU.
+    elsewhere : bool
+        Whether the nodes run on other machines, whose devices cannot be looked at from here.
 
     Returns
     -------
@@ -102,14 +118,22 @@ def plan_resources(
     DeviceError
         If the device does not exist.
     """
-    devices = _choose_devices(device, n_gpus)
+    devices = (device,) if elsewhere else _choose_devices(device, n_gpus)
     nprocs = nprocs or available_processors()
     slots = len(devices) * procs_per_gpu if devices[0] != 'cpu' else 1
     threads = omp_nthreads or max(1, min(nprocs // slots, _MAX_THREADS))
     if threads > nprocs:
         logger.warning('--omp-nthreads %d is more than --nprocs; using %d', threads, nprocs)
         threads = nprocs
-    return Resources(devices, procs_per_gpu, nprocs, threads, str(lock_dir))
+    return Resources(
+        devices,
+        procs_per_gpu,
+        nprocs,
+        threads,
+        '' if elsewhere else str(lock_dir),
+        total_mem_gb=total_mem_gb or available_memory_gb(),
+        gpu_fallback=gpu_fallback,
+    )
 
 
 def available_processors() -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +53,7 @@ def test_names_that_are_not_bids():
 
 def test_uri():
     assert bids_uri('raw', 'sub-1/anat/a b.nii') == 'bids:raw:sub-1/anat/a%20b.nii'
+
+
+def test_uris_of_names_that_are_not_utf8():
+    assert bids_uri('raw', os.fsdecode(b'sub-1/\xe9.nii')) == 'bids:raw:sub-1/%E9.nii'

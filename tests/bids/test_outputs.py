@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from synthseg_bids.bids.atomic import copy_file, read_table, write_table, write_text
+from synthseg_bids.bids.atomic import (
+    copy_file,
+    read_table,
+    remove_leftovers,
+    write_table,
+    write_text,
+)
+from synthseg_bids.bids.checksums import Checksums
+from synthseg_bids.bids.citation import write_citation
+from synthseg_bids.bids.errors import QueryError
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, posteriors_sidecar
-from synthseg_bids.bids.query import QueryError
-from synthseg_bids.bids.save import is_up_to_date, output_files, save_image_outputs
+from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
 from synthseg_bids.bids.status import Outcome, write_status
 from synthseg_bids.bids.tables import TOTAL_NAME, write_dice_table, write_morph_table
 from synthseg_bids.bids.validate import report_bids_errors
+from synthseg_bids.checksum import sha256
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 
@@ -53,7 +66,8 @@ def results(tmp_path: Path) -> dict[str, Path]:
 
 def save(out: Path, results: dict[str, Path], kinds: str, provenance=PROVENANCE) -> list[str]:
     chosen = {kind: results[kind] for kind in kinds.split()}
-    return save_image_outputs(out, STEM, chosen, SOURCE, ['bids:fs:x'], provenance)
+    references = {'bids:fs:x': 'r', 'bids:other:x': 'o'} if 'dice' in chosen else {}
+    return save_image_outputs(out, STEM, chosen, SOURCE, references, ['bids:fs:x'], provenance)
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
@@ -139,17 +153,40 @@ def test_up_to_date(tmp_path, results):
     out = tmp_path / 'out'
     save(out, results, 'dseg morph dice')
 
-    def current(kinds='dseg morph', references=(), **changes):
-        return is_up_to_date(out, STEM, kinds.split(), references, {**PROVENANCE, **changes})
+    def reason(kinds='dseg morph', references=None, **changes):
+        expected = {**PROVENANCE, **changes}
+        return why_outdated(out, STEM, kinds.split(), references or {}, expected)
 
-    assert current()
-    assert current('dseg morph dice', ['bids:fs:x'])
-    assert not current('dseg morph dice', ['bids:fs:y'])
-    assert not current('dseg morph probseg')
-    for field in PROVENANCE:
-        assert not current(**{field: 'changed'})
-    (out / f'{STEM}_morph.tsv').unlink()
-    assert not current()
+    assert reason() == ''
+    # A reference that could not be used is not tried again, unless it has changed.
+    both = {'bids:fs:x': 'r', 'bids:other:x': 'o'}
+    assert reason('dseg morph dice', both) == ''
+    assert reason('dseg morph dice', {**both, 'bids:other:x': 'p'}) == 'bids:other:x changed'
+    assert reason('dseg morph dice', {'bids:fs:y': 'r'}) == 'not compared with bids:fs:y'
+    assert reason('dseg morph probseg').endswith('_probseg.nii.gz is missing')
+    assert reason('dseg dseg1mm').endswith('_res-1mm_desc-T1w_dseg.nii.gz is missing')
+    assert [reason(**{field: 'new'}) for field in PROVENANCE] == [
+        'version changed', 'model changed', '--fast changed', 'image changed'
+    ]  # fmt: skip
+    (out / f'{STEM}_dice.tsv').unlink()
+    assert reason('dseg morph dice', both).endswith('_dice.tsv is missing')
+    assert reason('dseg morph dice', {'bids:other:x': 'o'}) == ''
+    (out / f'{STEM}_dseg.json').unlink()
+    assert reason() == 'no outputs yet'
+
+
+def test_label_maps_on_both_grids(tmp_path, results):
+    results |= dict.fromkeys(('dseg1mm', 'probseg1mm'), results['dseg'])
+    save(tmp_path, results, 'dseg dseg1mm morph')
+    written = save(tmp_path, results, 'dseg1mm morph probseg1mm')
+    # The one on the grid of the image is still right.
+    assert (tmp_path / f'{STEM}_dseg.json').exists()
+    assert written[-1] == str(tmp_path / STEM.replace('_desc', '_res-1mm_desc')) + '_dseg.json'
+    for kind in ('dseg', 'probseg'):
+        name = f'{STEM.replace("_desc", "_res-1mm_desc")}_{kind}.json'
+        assert json.loads((tmp_path / name).read_text())['Resolution']
+    save(tmp_path, results, 'dseg1mm morph', {**PROVENANCE, 'ModelSHA256': 'n'})
+    assert not (tmp_path / f'{STEM}_dseg.json').exists()
 
 
 def test_results_of_another_model_do_not_stay(tmp_path, results):
@@ -186,6 +223,7 @@ def test_status_keeps_images_of_other_runs(tmp_path):
         tmp_path, [Outcome(first, 'failed', 'bad'), Outcome(second, 'done', seconds=1.26)]
     )
     write_status(tmp_path, [Outcome(first, 'done', device='cpu')])
+    write_status(tmp_path, [Outcome(first, 'current', 'up to date')])
     one, two = read_table(tmp_path / 'group_status.tsv')
     assert (one['status'], one['reason'], one['device']) == ('done', 'n/a', 'cpu')
     assert (two['participant_id'], two['session_id'], two['seconds']) == ('sub-2', 'ses-b', '1.3')
@@ -220,3 +258,92 @@ def test_validator_reports_on_selected_participants(tmp_path):
 def test_missing_validator_is_no_problem(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     assert report_bids_errors(tmp_path, {'1'}, tmp_path) == []
+
+
+def test_checksums_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    image = tmp_path / 'image.nii'
+    image.write_bytes(b'one')
+    checksums = Checksums(tmp_path)
+    first = checksums.of('bids:raw:image.nii', image)
+    assert first == sha256(image)
+    checksums.save()
+    monkeypatch.setattr('synthseg_bids.bids.checksums.sha256', lambda _: 'read again')
+    assert Checksums(tmp_path).of('bids:raw:image.nii', image) == first
+    image.write_bytes(b'two')
+    os.utime(image, ns=(0, 0))
+    assert Checksums(tmp_path).of('bids:raw:image.nii', image) == 'read again'
+    assert checksums.of('bids:raw:gone.nii', tmp_path / 'gone.nii') == ''
+
+
+def test_participants_belong_to_one_process(tmp_path):
+    code = (
+        'import sys; from pathlib import Path\n'
+        'from synthseg_bids.bids.locks import hold_participants\n'
+        f'with hold_participants(Path({str(tmp_path)!r}), sys.argv[1:]):\n'
+        '    print("held", flush=True); sys.stdin.read()'
+    )
+    command = [sys.executable, '-c', code]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen([*command, '1', '2'], **pipes) as first:
+        assert first.stdout.readline() == b'held\n'
+        with subprocess.Popen([*command, '3'], **pipes) as third:
+            assert third.communicate(timeout=60)[0] == b'held\n'
+        with subprocess.Popen([*command, '4', '2'], **pipes) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(2)
+            # The kernel frees the locks of a process that dies.
+            first.kill()
+            assert second.communicate(timeout=60)[0] == b'held\n'
+
+
+def test_names_that_are_not_utf8_can_be_written_about(tmp_path):
+    write_text(tmp_path / 'a', os.fsdecode(b'\xe9t\xe9'))
+    assert (tmp_path / 'a').read_bytes() == b'\\udce9t\\udce9'
+
+
+def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / 'table.tsv'
+    write_text(path, 'old')
+    # No more than a page fits into any file.
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most))
+    try:
+        with pytest.raises(OSError, match='too large') as caught:
+            write_text(path, 'new' * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert caught.value.filename == str(path)
+    assert path.read_text() == 'old'
+    assert [found.name for found in tmp_path.iterdir()] == ['table.tsv']
+    with pytest.raises(FileNotFoundError) as caught:
+        copy_file(tmp_path / 'none', path)
+    assert caught.value.filename == str(tmp_path / 'none')
+
+
+def test_leftovers_of_killed_processes_go(tmp_path):
+    for name in ('.123-sub-1_dseg.nii.gz', 'sub-1_dseg.nii.gz', '.hidden-file'):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / 'none')
+    assert {path.name for path in tmp_path.iterdir()} == {'sub-1_dseg.nii.gz', '.hidden-file'}
+
+
+def test_methods_text_counts_images(tmp_path):
+    stems = [
+        'sub-1/ses-a/anat/sub-1_ses-a_seg-synthseg_desc-T1w',
+        'sub-1/ses-b/anat/sub-1_ses-b_seg-synthseg_desc-T1w',
+        'sub-2/ses-a/anat/sub-2_ses-a_seg-synthseg_desc-FLAIR',
+    ]
+    path = write_citation(tmp_path, stems, model='m', checksum='abc', spacing_mm=2, flip=False)
+    text = ' '.join(path.read_text().split())
+    assert '3 images of 2 participants in 3 sessions were segmented' in text
+    assert 'There were 1 FLAIR, 2 T1w.' in text
+    assert 'resampled linearly to 2 mm' in text
+    assert 'mirrored' not in text
+    keys = set(re.findall(r'@(\w+)[;\]]', text))
+    assert keys == set(re.findall(r'^@\w+\{(\w+),', path.with_suffix('.bib').read_text(), re.M))
+    text = write_citation(
+        tmp_path, stems[:1], model='m', checksum='a', spacing_mm=None, references=['fs']
+    ).read_text()
+    assert '1 image of 1 participant in 1 session was' in text
+    assert 'those of fs by Dice' in text

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 import time
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from synthseg_bids.bids.errors import NotBidsError, QueryError
+from synthseg_bids.bids.filters import read_filters
+from synthseg_bids.bids.plan import plan_tasks
 from synthseg_bids.bids.query import (
     DEFAULT_SUFFIXES,
-    NotBidsError,
-    QueryError,
     find_images,
     list_participants,
+    select_participants,
 )
 
 
@@ -47,7 +51,7 @@ def test_sessions_runs_and_extensions(touch):
     [
         ('sub-1/anat/sub-1_angio.nii.gz', 'suffix angio is not selected'),
         ('sub-1/anat/sub-1_part-phase_T2starw.nii.gz', 'part-phase is not a magnitude image'),
-        ('sub-1/anat/scan.nii.gz', 'not a BIDS file name'),
+        ('sub-1/anat/scan.nii.gz', 'not a BIDS file name; rename it'),
         ('sub-1/anat/sub-2_T1w.nii.gz', 'its name and its folder disagree'),
         ('sub-1/ses-a/anat/sub-1_T1w.nii.gz', 'its name and its folder disagree'),
     ],
@@ -123,12 +127,90 @@ def test_not_a_dataset(tmp_path: Path):
         list_participants(tmp_path / 'none')
 
 
-def test_many_images_take_little_time(touch):
-    names = [
-        f'sub-{i:04d}/ses-{s}/anat/sub-{i:04d}_ses-{s}_T1w.nii' for i in range(500) for s in 'ab'
-    ]
-    root = touch(*names)
+def test_excluded_participants(touch):
+    root = touch('sub-1/anat/sub-1_T1w.nii', 'sub-2/anat/sub-2_T1w.nii')
+    assert select_participants(root, excluded=['sub-1']) == ['2']
+    assert select_participants(root, ['1', 'sub-2'], ['2']) == ['1']
+    with pytest.raises(QueryError, match='participant 3 not found; there are: 1, 2'):
+        select_participants(root, excluded=['3'])
+
+
+@pytest.mark.parametrize(
+    ('query', 'names'),
+    [
+        ({'acquisition': 'hi'}, ['acq-hi_run-1', 'acq-hi_run-2']),
+        ({'acq': None}, ['', 'run-01']),
+        ({'acquisition': '*', 'run': 2}, ['acq-hi_run-2']),
+        ({'run': [1, None], 'datatype': 'anat', 'extension': '.nii'}, ['acq-hi_run-1', '',
+                                                                       'run-01']),
+        ({'session': 'x'}, []),
+    ],
+)  # fmt: skip
+def test_filter_file(touch, tmp_path, query, names):
+    parts = ('acq-hi_run-1', 'acq-hi_run-2', '', 'run-01')
+    files = {p: f'sub-1/anat/{"_".join(filter(None, ["sub-1", p, "T1w"]))}.nii' for p in parts}
+    root = touch(*files.values(), 'sub-1/anat/sub-1_T2w.nii')
+    (tmp_path / 'filter.json').write_text(json.dumps({'t1w': query, 'bold': {'task': 'rest'}}))
+    filters = read_filters(tmp_path / 'filter.json', DEFAULT_SUFFIXES)
+    images, skipped = find_images(root, filters=filters)
+    expected = [files[name] for name in names] + ['sub-1/anat/sub-1_T2w.nii']
+    assert sorted(relative(images)) == sorted(expected)
+    assert len(skipped) == len(files) - len(names)
+    assert all(entry.reason.startswith('left out by the filter file') for entry in skipped)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"t1": {}}', 'unknown query t1; there are: flair, inplanet1'),
+        ('{"t1w": {"colour": 1}}', 'unknown entity colour; there are: acq, acquisition'),
+        ('{"t1w": 1}', 'give {"SUFFIX": {"ENTITY": VALUE}}'),
+        ('{', 'not JSON'),
+    ],
+)
+def test_filter_file_that_makes_no_sense(tmp_path, text, message):
+    (tmp_path / 'filter.json').write_text(text)
+    with pytest.raises(QueryError, match=re.escape(message)):
+        read_filters(tmp_path / 'filter.json', DEFAULT_SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    ('rules', 'ignored'),
+    [
+        ('*_T2w.nii*', ['ses-a_T2w', 'ses-b_T2w']),
+        ('# nothing\n\n', []),
+        ('sub-1/ses-a/', ['ses-a_T1w', 'ses-a_T2w']),
+        ('ses-b', ['ses-b_T1w', 'ses-b_T2w']),
+        ('/ses-b', []),
+        ('anat/', ['ses-a_T1w', 'ses-a_T2w', 'ses-b_T1w', 'ses-b_T2w']),
+        ('sub-1/**/*_T1w.nii', ['ses-a_T1w', 'ses-b_T1w']),
+        ('**/ses-[ac]/**', ['ses-a_T1w', 'ses-a_T2w']),
+        ('*_T?w.nii\n!*ses-a_T1w.nii', ['ses-a_T2w', 'ses-b_T1w', 'ses-b_T2w']),
+    ],
+)
+def test_bidsignore(touch, rules, ignored):
+    sessions = [f'ses-{s}' for s in 'ab']
+    root = touch(*(f'sub-1/{s}/anat/sub-1_{s}_{t}.nii' for s in sessions for t in ('T1w', 'T2w')))
+    (root / '.bidsignore').write_text(rules)
+    skipped = find_images(root)[1]
+    assert [Path(e.relative).stem.removeprefix('sub-1_') for e in skipped] == ignored
+    assert all(entry.reason == 'named in .bidsignore' for entry in skipped)
+
+
+def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
+    root = tmp_path / 'raw'
+    header = nib.Nifti1Header()
+    header.set_data_shape((9, 9, 9))
+    for participant in range(1250):
+        for session in 'ab':
+            folder = root / f'sub-{participant:04d}' / f'ses-{session}' / 'anat'
+            folder.mkdir(parents=True)
+            for suffix in ('T1w', 'T2w', 'FLAIR', 'angio'):
+                name = f'sub-{participant:04d}_ses-{session}_{suffix}.nii'
+                (folder / name).write_bytes(header.binaryblock)
+    (root / '.bidsignore').write_text('*_phase.nii\nsub-0000/\n')
     start = time.process_time()
-    images, _ = find_images(root)
-    assert len(images) == 1000
-    assert time.process_time() - start < 2
+    images, skipped = find_images(root)
+    tasks, clashes = plan_tasks(images, {})
+    assert time.process_time() - start < 3
+    assert (len(tasks), len(skipped), len(clashes)) == (7494, 2506, 0)

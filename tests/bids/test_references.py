@@ -71,6 +71,8 @@ def test_tasks_name_references_and_refuse_clashes(touch):
     (task,), (clash,) = plan_tasks(images, {'fs': root})
     assert task.reference_uris == {'fs': 'bids:fs:sub-1/anat/sub-1_dseg.nii.gz'}
     assert task.source == 'bids:raw:sub-1/anat/sub-1_T1w.nii'
-    assert task.kinds(posteriors=True) == ['dseg', 'morph', 'probseg', 'dice']
+    assert task.kinds() == ['dseg', 'morph', 'qc', 'dice']
+    assert task.kinds('1mm', 'native') == ['dseg1mm', 'morph', 'qc', 'probseg', 'dice']
+    assert task.kinds('both', '1mm') == ['dseg', 'dseg1mm', 'morph', 'qc', 'probseg1mm', 'dice']
     assert clash.failed
     assert 'sub-1_T1w.nii' in clash.reason

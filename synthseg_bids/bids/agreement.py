@@ -1,0 +1,185 @@
+"""Agreement between the segmentations of one participant, from the output dataset alone.
+
+Every session with several images has a table of its own, all pairs in it. Visits are compared in
+a table of the participant: each image with the one of the same name in the next session that has
+it, sessions in the order of their labels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+from synthseg_bids import __version__
+from synthseg_bids.agreement import Outline, compare, outline
+from synthseg_bids.checksum import sha256
+from synthseg_bids.volume_io import read_label_map
+
+from .atomic import write_json, write_table
+from .names import anat_folder, parse_name
+from .tables import AGREEMENT_COLUMNS, agreement_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _LabelMap:
+    """A label map of ours: its file, the image it was made from and that one's entities."""
+
+    path: Path
+    source: str
+    session: str
+    contrast: str
+    name: tuple[tuple[str, str], ...]
+
+
+_Pair = tuple[str, _LabelMap, _LabelMap]
+
+
+def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) -> list[Path]:
+    """Compare the segmentations of each participant and save the tables.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    participants : iterable of str, optional
+        Labels, with or without ``sub-`` (default: all in the dataset).
+
+    Returns
+    -------
+    list of Path
+        The tables written; those whose label maps have not changed are left as they are, those of
+        fewer than two label maps are removed.
+    """
+    if participants is None:
+        participants = sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
+    written = []
+    for participant in participants:
+        label = participant.removeprefix('sub-')
+        maps = _label_maps(out_dir / f'sub-{label}')
+        tables = _plan(maps, out_dir, label)
+        for path in (out_dir / f'sub-{label}').rglob('*_seg-synthseg_agreement.tsv'):
+            if path not in tables:
+                _remove(path)
+        # Of one participant, only: a thousand of them do not fit the memory.
+        outlines = lru_cache(maxsize=None)(_outline)
+        for path, pairs in tables.items():
+            origin = _origin(pairs, out_dir)
+            if not _is_current(path, origin):
+                rows = [row for pair in pairs for row in _compare(pair, outlines)]
+                write_table(path, AGREEMENT_COLUMNS, rows)
+                write_json(path.with_suffix('.json'), {**origin, **AGREEMENT_COLUMNS})
+                written.append(path)
+    return written
+
+
+def _label_maps(folder: Path) -> list[_LabelMap]:
+    """List the finished label maps of a participant, one per image."""
+    found: dict[str, _LabelMap] = {}
+    paths = [p for pattern in ('anat', 'ses-*/anat') for p in folder.glob(f'{pattern}/sub-*')]
+    # With a resolution last: a grid of 1 mm serves where there is no other.
+    for path in sorted(paths, key=lambda path: ('_res-' in path.name, path)):
+        parsed = parse_name(path.name)
+        if parsed is None or parsed[1:] != ('dseg', '.nii.gz'):
+            continue
+        entities = parsed[0]
+        if entities.get('seg') != 'synthseg':
+            continue
+        source = read_source(path.with_name(f'{path.name.removesuffix(".nii.gz")}.json'))
+        if source is None or source in found:
+            continue
+        name = tuple((k, v) for k, v in entities.items() if k not in ('ses', 'res'))
+        session, contrast = entities.get('ses', ''), entities.get('desc', '')
+        found[source] = _LabelMap(path, source, session, contrast, name)
+    return sorted(found.values(), key=lambda entry: entry.source)
+
+
+def read_source(sidecar: Path) -> str | None:
+    """Return the BIDS URI of the image that a derivative was made from.
+
+    Parameters
+    ----------
+    sidecar : Path
+
+    Returns
+    -------
+    str or None
+        None if the sidecar is missing or does not say.
+    """
+    try:
+        return str(json.loads(sidecar.read_text(encoding='utf-8'))['Sources'][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _plan(maps: Sequence[_LabelMap], out_dir: Path, participant: str) -> dict[Path, list[_Pair]]:
+    """Choose the pairs of each table."""
+    tables: dict[Path, list[_Pair]] = defaultdict(list)
+    for one, other in combinations(maps, 2):
+        if one.session == other.session:
+            comparison = 'repeats' if one.contrast == other.contrast else 'contrasts'
+            table = _table(out_dir, participant, one.session)
+            tables[table].append((comparison, one, other))
+    series: dict[Any, list[_LabelMap]] = defaultdict(list)
+    for entry in maps:
+        series[entry.name].append(entry)
+    for entries in series.values():
+        for one, other in pairwise(sorted(entries, key=lambda entry: entry.session)):
+            tables[_table(out_dir, participant, '')].append(('visits', one, other))
+    return dict(tables)
+
+
+def _table(out_dir: Path, participant: str, session: str) -> Path:
+    entities = {'sub': participant} | ({'ses': session} if session else {})
+    stem = '_'.join(f'{key}-{value}' for key, value in entities.items())
+    return out_dir / anat_folder(entities) / f'{stem}_seg-synthseg_agreement.tsv'
+
+
+def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:
+    """Say what a table is made from: another run on the same would give the same."""
+    maps = {entry.source: entry.path for _, *two in pairs for entry in two}
+    return {
+        'Sources': sorted(maps),
+        'LabelMaps': {
+            maps[source].relative_to(out_dir).as_posix(): sha256(maps[source])
+            for source in sorted(maps)
+        },
+        'SoftwareVersion': __version__,
+    }
+
+
+def _is_current(path: Path, origin: dict[str, Any]) -> bool:
+    try:
+        sidecar = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return False
+    return path.exists() and all(sidecar.get(key) == value for key, value in origin.items())
+
+
+def _outline(path: Path) -> Outline:
+    volume = read_label_map(path)
+    return outline(volume.data, volume.affine)
+
+
+def _compare(pair: _Pair, outlines: Any) -> list[dict[str, Any]]:
+    """Return the rows of one pair; none if it cannot be compared."""
+    comparison, one, other = pair
+    try:
+        found = compare(outlines(one.path), outlines(other.path))
+    except ValueError as error:
+        logger.warning('%s: not compared with %s: %s', one.path, other.path, error)
+        return []
+    return agreement_rows(found, comparison=comparison, source_1=one.source, source_2=other.source)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix('.json').unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""A methods text in the numbers of the dataset at hand: ``logs/CITATION.md`` and ``.bib``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+
+from synthseg_bids import __version__
+from synthseg_bids.labels import segmentation_labels
+
+from .atomic import write_text
+from .names import parse_name
+
+_BIBLIOGRAPHY = """\
+@inproceedings{synthseg2020,
+  author = {Billot, Benjamin and Greve, Douglas N. and Van Leemput, Koen and Fischl, Bruce and
+            Iglesias, Juan Eugenio and Dalca, Adrian V.},
+  title = {A Learning Strategy for Contrast-agnostic {MRI} Segmentation},
+  booktitle = {Medical Imaging with Deep Learning},
+  series = {Proceedings of Machine Learning Research},
+  volume = {121},
+  pages = {75--93},
+  year = {2020}
+}
+@article{synthseg2023,
+  author = {Billot, Benjamin and Greve, Douglas N. and Puonti, Oula and Thielscher, Axel and
+            Van Leemput, Koen and Fischl, Bruce and Dalca, Adrian V. and Iglesias, Juan Eugenio},
+  title = {{SynthSeg}: Segmentation of brain {MRI} scans of any contrast and resolution without
+           retraining},
+  journal = {Medical Image Analysis},
+  volume = {86},
+  pages = {102789},
+  year = {2023},
+  doi = {10.1016/j.media.2023.102789}
+}
+@article{bids2016,
+  author = {Gorgolewski, Krzysztof J. and others},
+  title = {The brain imaging data structure, a format for organizing and describing outputs of
+           neuroimaging experiments},
+  journal = {Scientific Data},
+  volume = {3},
+  pages = {160044},
+  year = {2016},
+  doi = {10.1038/sdata.2016.44}
+}
+@article{bidsapps2017,
+  author = {Gorgolewski, Krzysztof J. and others},
+  title = {{BIDS} apps: Improving ease of use, accessibility, and reproducibility of neuroimaging
+           data analysis methods},
+  journal = {PLOS Computational Biology},
+  volume = {13},
+  number = {3},
+  pages = {e1005209},
+  year = {2017},
+  doi = {10.1371/journal.pcbi.1005209}
+}
+@article{nipype2011,
+  author = {Gorgolewski, Krzysztof and others},
+  title = {Nipype: a flexible, lightweight and extensible neuroimaging data processing framework
+           in {Python}},
+  journal = {Frontiers in Neuroinformatics},
+  volume = {5},
+  pages = {13},
+  year = {2011},
+  doi = {10.3389/fninf.2011.00013}
+}
+@inproceedings{pytorch2019,
+  author = {Paszke, Adam and others},
+  title = {{PyTorch}: An Imperative Style, High-Performance Deep Learning Library},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {32},
+  year = {2019}
+}
+"""
+
+_TEXT = """\
+# Methods
+
+This text may be copied, and changed, freely. The keys in brackets are those of `CITATION.bib`.
+
+{images} {were} segmented with *synthseg-bids* {version}, a BIDS App [@bids2016; @bidsapps2017]
+around a PyTorch {torch} [@pytorch2019] implementation of SynthSeg [@synthseg2020; @synthseg2023],
+a convolutional network that is trained on synthetic images alone and segments scans of any
+contrast and resolution. Every image was segmented by itself: none were averaged or registered to
+each other. {contrasts}
+
+Each image was reoriented to RAS and resampled linearly to {spacing}; its intensities were clipped
+at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The posterior probabilities of
+{n_labels} structures and background were predicted by the model `{model}` (SHA-256
+`{checksum}`){flip}. Per structure, the largest connected body was kept; the posteriors were
+resampled linearly to {grid}, where each voxel received its most likely label, numbered as in
+FreeSurfer. Volumes are the number of voxels of a label times their volume; soft volumes are sums
+of posterior probabilities.{references}
+
+The workflow ran on Nipype {nipype} [@nipype2011] with nibabel {nibabel} and NumPy {numpy}.
+"""
+
+
+def image_stems(out_dir: Path) -> Iterator[str]:
+    """Yield the name of each segmented image's outputs, up to their suffix."""
+    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
+        for path in out_dir.glob(f'{pattern}/sub-*_seg-synthseg_desc-*_morph.tsv'):
+            yield path.name.removesuffix('_morph.tsv')
+
+
+def write_citation(
+    out_dir: Path,
+    stems: Iterable[str],
+    *,
+    model: str,
+    checksum: str,
+    spacing_mm: float | None,
+    flip: bool = True,
+    output_grid: str = 'native',
+    references: Collection[str] = (),
+) -> Path:
+    """Write the methods text and its bibliography.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    stems : iterable of str
+        Names of the segmented images' outputs; see :func:`image_stems`.
+    model, checksum : str
+        Name of the network and SHA-256 of its weights.
+    spacing_mm : float or None
+        Of the network's grid; None if unknown.
+    flip : bool
+        Whether the mirrored image was segmented, too.
+    output_grid : str
+        Of the label maps: ``native``, ``1mm`` or ``both``.
+    references : collection of str
+        Names of the datasets that the segmentations were compared with.
+
+    Returns
+    -------
+    Path
+        ``logs/CITATION.md``.
+    """
+    n_images, n_participants, n_sessions, contrasts = _count(stems)
+    grids = {'native': 'the grid of the image', '1mm': 'a grid of 1 mm in RAS'}
+    grids['both'] = f'{grids["native"]} and to {grids["1mm"]}'
+    sessions = f' in {_many(n_sessions, "session")}' if n_sessions else ''
+    text = _TEXT.format(
+        images=f'{_many(n_images, "image")} of {_many(n_participants, "participant")}{sessions}',
+        were='was' if n_images == 1 else 'were',
+        contrasts=f'There were {contrasts}.' if contrasts else '',
+        spacing=f'{spacing_mm:g} mm' if spacing_mm else 'the grid of the network',
+        n_labels=sum(label.index != 0 for label in segmentation_labels()),
+        model=model,
+        checksum=checksum,
+        flip=', averaged with those of the mirrored image' if flip else '',
+        grid=grids[output_grid],
+        references=f' Label maps were compared with those of {", ".join(references)} by Dice '
+        'overlap on the grids of the latter.' if references else '',
+        version=__version__,
+        **{name: version(name) for name in ('torch', 'nipype', 'nibabel', 'numpy')},
+    )  # fmt: skip
+    target = out_dir / 'logs' / 'CITATION.md'
+    write_text(target, text)
+    write_text(target.with_suffix('.bib'), _BIBLIOGRAPHY)
+    return target
+
+
+def _count(stems: Iterable[str]) -> tuple[int, int, int, str]:
+    """Count images, participants and sessions, and list the contrasts."""
+    parsed = [parse_name(f'{PurePosixPath(stem).name}_dseg.nii.gz') for stem in stems]
+    entities = [found[0] for found in parsed if found]
+    participants = {e['sub'] for e in entities}
+    sessions = {(e['sub'], e['ses']) for e in entities if 'ses' in e}
+    contrasts = Counter(e['desc'] for e in entities)
+    listed = ', '.join(f'{n} {contrast}' for contrast, n in sorted(contrasts.items()))
+    return len(entities), len(participants), len(sessions), listed
+
+
+def _many(n: int, what: str) -> str:
+    return f'{n:,} {what}' if n == 1 else f'{n:,} {what}s'

@@ -1,0 +1,122 @@
+"""Filter files: which images of a suffix are wanted, by their entities.
+
+The file is JSON, as for fMRIPrep: ``{"t1w": {"acquisition": "hires", "ceagent": null}}``. Keys are
+suffixes in any case, with entities by their long or short names; a value is a label, a list of
+labels, ``null`` (the entity must be absent) or ``"*"`` (it must be present).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import QueryError
+
+logger = logging.getLogger(__name__)
+
+#: Queries of fMRIPrep that are not about anatomical images.
+_OTHER_QUERIES = ('bold', 'sbref', 'fmap', 'roi')
+_LONG_NAMES = {
+    'subject': 'sub',
+    'session': 'ses',
+    'acquisition': 'acq',
+    'ceagent': 'ce',
+    'reconstruction': 'rec',
+    'direction': 'dir',
+    'modality': 'mod',
+    'inversion': 'inv',
+    'processing': 'proc',
+}
+_SHORT_NAMES = (
+    *('task', 'run', 'echo', 'flip', 'inv', 'mt', 'part', 'chunk'),
+    *_LONG_NAMES.values(),
+)
+#: Not entities, but what pybids lets one ask for as well.
+_OTHER_KEYS = ('datatype', 'suffix', 'extension')
+
+#: For each suffix the wanted value of entities (and of the other keys).
+Filters = Mapping[str, Mapping[str, Any]]
+
+
+def read_filters(path: Path, suffixes: Sequence[str]) -> Filters:
+    """Read a filter file.
+
+    Parameters
+    ----------
+    path : Path
+    suffixes : sequence of str
+        That may be filtered.
+
+    Returns
+    -------
+    mapping of str to mapping
+
+    Raises
+    ------
+    QueryError
+        If the file cannot be read, or names a suffix or an entity that does not exist.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise QueryError(f'{path}: cannot be read ({error.strerror}); give a JSON file') from None
+    except ValueError as error:
+        raise QueryError(f'{path}: not JSON ({error}); correct it') from None
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise QueryError(f'{path}: give {{"SUFFIX": {{"ENTITY": VALUE}}}}')
+    by_lower = {suffix.lower(): suffix for suffix in suffixes}
+    filters: dict[str, dict[str, Any]] = {}
+    for key, query in content.items():
+        if key.lower() in _OTHER_QUERIES:
+            logger.info('%s: %s is not about anatomical images; ignored', path, key)
+        elif key.lower() not in by_lower:
+            raise QueryError(
+                f'{path}: unknown query {key}; there are: {", ".join(sorted(by_lower))}'
+            )
+        else:
+            filters[by_lower[key.lower()]] = {
+                _short(entity, path): value for entity, value in query.items()
+            }
+    return filters
+
+
+def _short(entity: str, path: Path) -> str:
+    short = _LONG_NAMES.get(entity, entity)
+    if short not in (*_SHORT_NAMES, *_OTHER_KEYS):
+        known = sorted({*_LONG_NAMES, *_SHORT_NAMES, *_OTHER_KEYS})
+        raise QueryError(f'{path}: unknown entity {entity}; there are: {", ".join(known)}')
+    return short
+
+
+def mismatch(
+    filters: Filters, entities: Mapping[str, str], suffix: str, extension: str
+) -> str | None:
+    """Say which entity keeps an image out; None if the filters let it pass.
+
+    Examples
+    --------
+    >>> mismatch({'T1w': {'run': [1, None]}}, {'sub': '1', 'run': '02'}, 'T1w', '.nii')
+    'run-02'
+    >>> mismatch({'T1w': {'run': [1, None]}}, {'sub': '1'}, 'T1w', '.nii')
+    >>> mismatch({'T1w': {'acq': '*'}}, {'sub': '1'}, 'T1w', '.nii')
+    'no acq'
+    """
+    present = {**entities, 'datatype': 'anat', 'suffix': suffix, 'extension': extension}
+    for key, wanted in filters.get(suffix, {}).items():
+        choices = wanted if isinstance(wanted, list) else [wanted]
+        found = present.get(key)
+        if not any(_fits(found, choice) for choice in choices):
+            return f'no {key}' if found is None else f'{key}-{found}'
+    return None
+
+
+def _fits(found: str | None, wanted: Any) -> bool:
+    if wanted is None or found is None:
+        return wanted is None and found is None
+    if wanted == '*' or found.lstrip('.') == str(wanted).lstrip('.'):
+        return True
+    # run-1 and run-01 are one run.
+    return found.isdigit() and str(wanted).isdigit() and int(found) == int(wanted)

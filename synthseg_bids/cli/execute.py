@@ -1,0 +1,161 @@
+"""Segment what a plan says, a chunk of participants at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import RunConfig
+from .plan import Plan, why_pending
+
+if TYPE_CHECKING:
+    from synthseg_bids.bids.checksums import Checksums
+    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.workflows.monitor import Ledger
+    from synthseg_bids.workflows.resources import Resources
+
+logger = logging.getLogger(__name__)
+
+#: Images of one Nipype graph: building it takes time that grows with the square of its nodes,
+#: while starting workers anew takes seconds.
+CHUNK = 200
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with.
+
+    Attributes
+    ----------
+    model : Path
+        Weights.
+    model_sha256 : str
+        Their checksum.
+    resources : Resources
+    plugin : tuple of str and dict
+        Nipype plugin and its arguments.
+    work_dir, log_dir : Path
+    checksums : Checksums
+    """
+
+    model: Path
+    model_sha256: str
+    resources: Resources
+    plugin: tuple[str, dict[str, Any]]
+    work_dir: Path
+    log_dir: Path
+    checksums: Checksums
+
+
+def workflow_name(config: RunConfig) -> str:
+    """Name the folder of intermediate files; two datasets may share a working directory."""
+    folders = f'{config.bids_dir.resolve()}\n{config.output_dir.resolve()}'
+    return f'synthseg_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
+
+
+def clean_workdir(config: RunConfig, work_dir: Path) -> None:
+    """Remove the intermediate files of this dataset, and nothing else."""
+    folder = work_dir / workflow_name(config)
+    if folder.is_dir():
+        logger.info('%s: removed (--clean-workdir)', folder)
+        shutil.rmtree(folder)
+
+
+def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:
+    """Segment the pending images; the status table is kept up to date on the way.
+
+    Parameters
+    ----------
+    config : RunConfig
+    plan : Plan
+    ledger : Ledger
+        Gathers what becomes of the images.
+    setup : Setup
+    """
+    from synthseg_bids.bids.locks import hold_participants
+    from synthseg_bids.bids.status import write_status
+
+    out_dir = config.output_dir.resolve()
+    for number, chunk in enumerate(split(plan.pending, CHUNK)):
+        with hold_participants(out_dir, {task.image.entities['sub'] for task in chunk}):
+            tasks = _still_pending(config, chunk, ledger, setup)
+            if tasks:
+                _execute(config, tasks, ledger, setup, graph=config.write_graph and number == 0)
+        for task in tasks:
+            if checksum := ledger.provenance.get(task.source, {}).get('InputSHA256'):
+                setup.checksums.note(task.source, task.image.path, checksum)
+        setup.checksums.save()
+        outcomes = ledger.finished()
+        write_status(out_dir, outcomes)
+        if config.stop_on_first_crash and any(found.status == 'failed' for found in outcomes):
+            return
+
+
+def split(tasks: Sequence[ImageTask], size: int) -> Iterator[list[ImageTask]]:
+    """Split tasks into chunks of at least `size`, no participant in two of them.
+
+    Parameters
+    ----------
+    tasks : sequence of ImageTask
+        Those of a participant follow each other.
+    size : int
+    """
+    chunk: list[ImageTask] = []
+    for task in tasks:
+        if len(chunk) >= size and task.image.entities['sub'] != chunk[-1].image.entities['sub']:
+            yield chunk
+            chunk = []
+        chunk.append(task)
+    if chunk:
+        yield chunk
+
+
+def _still_pending(
+    config: RunConfig, chunk: Sequence[ImageTask], ledger: Ledger, setup: Setup
+) -> list[ImageTask]:
+    """Drop what another run has done since the plan was made, and remove what kills have left."""
+    from synthseg_bids.bids.atomic import remove_leftovers
+
+    out_dir = config.output_dir.resolve()
+    folders = {(out_dir / task.stem).parent for task in chunk}
+    folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in chunk}
+    for folder in folders:
+        remove_leftovers(folder)
+    tasks = []
+    for task in chunk:
+        if why_pending(config, task, setup.model_sha256, setup.checksums):
+            tasks.append(task)
+        else:
+            logger.info('%s: another run has segmented it', task.image.relative)
+            ledger.drop(task)
+    return tasks
+
+
+def _execute(
+    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+) -> None:
+    from synthseg_bids.workflows.monitor import execute
+
+    execute(
+        tasks,
+        ledger,
+        config.output_dir.resolve(),
+        base_dir=setup.work_dir,
+        name=workflow_name(config),
+        log_dir=setup.log_dir,
+        resources=setup.resources,
+        plugin=setup.plugin,
+        stop_on_first_crash=config.stop_on_first_crash,
+        graph=graph,
+        monitor=config.resource_monitor,
+        model=str(setup.model),
+        flip=not config.fast,
+        posteriors=config.posteriors,
+        output_grid=config.output_grid,
+        overwrite=config.overwrite,
+    )

@@ -1,0 +1,111 @@
+"""What is written once images are done: tables over all of them, methods text, reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from synthseg_bids.bids.plan import ImageTask
+
+logger = logging.getLogger(__name__)
+
+
+def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> list[str]:
+    """List the participants of an output dataset.
+
+    Parameters
+    ----------
+    out_dir : Path
+    wanted : iterable of str, optional
+        Labels without ``sub-``.
+
+    Returns
+    -------
+    list of str
+        Sorted labels without ``sub-``.
+
+    Raises
+    ------
+    QueryError
+        If the folder is no dataset of ours, or a wanted one is not there.
+    """
+    from synthseg_bids.bids.metadata import read_description, refuse_foreign_dataset
+    from synthseg_bids.bids.query import QueryError, select_participants
+
+    if read_description(out_dir) is None:
+        raise QueryError(f'{out_dir}: holds no segmentations; run the participant level first')
+    refuse_foreign_dataset(out_dir)
+    if not any(out_dir.glob('sub-*/')):
+        return []
+    return select_participants(out_dir, wanted)
+
+
+def outdated_participants(out_dir: Path, tasks: Iterable[ImageTask]) -> list[str]:
+    """List the participants whose report is missing or older than their outputs.
+
+    Parameters
+    ----------
+    out_dir : Path
+    tasks : iterable of ImageTask
+        Images whose outputs are up to date.
+    """
+    outdated = set()
+    for task in tasks:
+        participant = task.image.entities['sub']
+        table = _modified(out_dir / f'{task.stem}_morph.json')
+        if table > _modified(out_dir / f'sub-{participant}.html'):
+            outdated.add(participant)
+    return sorted(outdated)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
+
+
+def write_tables(out_dir: Path, participants: Sequence[str]) -> bool:
+    """Compare the contrasts of some participants and gather the tables of all.
+
+    Returns
+    -------
+    bool
+        False if something could not be written, which is logged.
+    """
+    from synthseg_bids.bids.agreement import write_agreement
+    from synthseg_bids.bids.group import write_group_tables
+
+    return _attempt(
+        ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
+        ('group tables', lambda: write_group_tables(out_dir)),
+    )
+
+
+def write_reports(out_dir: Path, participants: Sequence[str]) -> bool:
+    """Write the reports of some participants and that of the group; see :func:`write_tables`."""
+    from synthseg_bids.reports import write_group_report, write_subject_report
+
+    def subject(label: str) -> Callable[[], object]:
+        return lambda: write_subject_report(out_dir, label)
+
+    return _attempt(
+        *((f'report of sub-{label}', subject(label)) for label in participants),
+        ('group report', lambda: write_group_report(out_dir)),
+    )
+
+
+def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
+    """Take every step, whatever becomes of the others."""
+    complete = True
+    for what, step in steps:
+        try:
+            step()
+        except Exception as error:
+            logger.error('%s: not written (%s: %s)', what, type(error).__name__, error)
+            logger.debug('%s', what, exc_info=True)
+            complete = False
+    return complete

@@ -1,0 +1,60 @@
+"""Draw a segmentation for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype import logging
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+logger = logging.getLogger('nipype.interface')
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='image')
+    in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+
+
+class _OutputSpec(TraitedSpec):
+    out_scan = File(desc='slices of the image; undefined if they cannot be drawn')
+    out_overlay = File(desc='labels of the same slices, transparent outside the brain')
+    notes = traits.List(traits.Str, desc='why there is no figure')
+
+
+class PlotSegmentation(SimpleInterface):
+    """Draw slices in three planes of an image and of its label map, as two pictures to overlay.
+
+    Inputs and outputs are listed by ``PlotSegmentation.help()``.
+    """
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
+        from synthseg_bids.reports.png import write_grey, write_indexed
+        from synthseg_bids.volume_io import read_label_map, read_volume
+
+        out = Path(runtime.cwd)
+        self._results['notes'] = []
+        try:
+            volume = read_volume(self.inputs.in_file)
+            labels = read_label_map(self.inputs.in_labels)
+            scan, overlay = draw_mosaic(volume.data, labels.data, labels.affine)
+            write_grey(out / 'scan.png', scan)
+            write_indexed(out / 'dseg.png', overlay, list(label_palette().values()))
+        # Whatever goes wrong with a picture must not cost the image its segmentation.
+        except Exception as error:
+            logger.warning('no figure of %s', self.inputs.in_file, exc_info=True)
+            self._results['notes'] = [f'no figure: {type(error).__name__}: {error}']
+        else:
+            self._results['out_scan'] = str(out / 'scan.png')
+            self._results['out_overlay'] = str(out / 'dseg.png')
+        return runtime

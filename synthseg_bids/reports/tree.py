@@ -1,0 +1,203 @@
+"""What the reports tell, read from the output dataset alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from math import isfinite
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
+from synthseg_bids.bids.save import output_files
+
+#: More of a file than this tells nobody anything.
+_MOST_TEXT = 100_000
+
+#: Columns of the group tables that identify an image.
+IDENTITY = frozenset(
+    {'participant_id', 'session_id', 'source', 'contrast', 'acq_id', 'run_id', 'reference'}
+)
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image that was looked at.
+
+    Attributes
+    ----------
+    source : str
+        BIDS URI.
+    status : dict of str to str
+        Its row of ``group_status.tsv``; empty if it has none.
+    """
+
+    source: str
+    status: Row = field(default_factory=dict)
+
+    @cached_property
+    def file_name(self) -> str:
+        """Name of the file, without folders."""
+        return PurePosixPath(self.relative).name
+
+    @cached_property
+    def participant(self) -> str:
+        """The participant's folder, e.g. ``sub-01``."""
+        return self.relative.partition('/')[0]
+
+    @cached_property
+    def session(self) -> str:
+        """``ses-...``; empty if there is none."""
+        return f'ses-{self._entities["ses"]}' if 'ses' in self._entities else ''
+
+    @cached_property
+    def contrast(self) -> str:
+        """The suffix; empty if the name is not BIDS."""
+        return self._parsed[1] if self._parsed else ''
+
+    @cached_property
+    def title(self) -> str:
+        """What distinguishes it from the participant's other images."""
+        if not self._parsed:
+            return self.file_name
+        others = [f'{k}-{v}' for k, v in self._entities.items() if k not in ('sub', 'ses')]
+        return ' · '.join(part for part in (self.session, self.contrast, *others) if part)
+
+    @cached_property
+    def anchor(self) -> str:
+        """Where it is found in the participant's report."""
+        return quote(self.file_name.partition('.')[0], safe='')
+
+    @cached_property
+    def stem(self) -> str:
+        """Relative path of its outputs, up to their suffix; empty if it can have none."""
+        if not self._parsed:
+            return ''
+        name = derivative_stem(self._entities, self.contrast)
+        return str(anat_folder(self._entities) / name)
+
+    @cached_property
+    def relative(self) -> str:
+        """Path relative to the raw dataset."""
+        return unquote(self.source.split(':', 2)[-1])
+
+    @cached_property
+    def _parsed(self) -> tuple[dict[str, str], str, str] | None:
+        return parse_name(self.file_name)
+
+    @property
+    def _entities(self) -> dict[str, str]:
+        return self._parsed[0] if self._parsed else {}
+
+
+def read_images(out_dir: Path) -> list[Image]:
+    """List every image of the status table or with volumes, in natural order."""
+    status = {row['source']: row for row in group_table(out_dir, 'status').rows}
+    measured = group_table(out_dir, 'morph').by_source
+    images = [Image(source, status.get(source, {})) for source in {*status, *measured}]
+    return sorted(images, key=lambda image: (image.participant, image.source))
+
+
+class GroupTable:
+    """A table of the whole group.
+
+    Attributes
+    ----------
+    rows : tuple of dict of str to str
+        Cells that are n/a are empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.rows = tuple(read_rows(path))
+
+    @cached_property
+    def by_source(self) -> dict[str, list[Row]]:
+        """Its rows by image."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row['source'], []).append(row)
+        return found
+
+    @cached_property
+    def volumes_ml(self) -> dict[str, dict[str, np.ndarray]]:
+        """Known volumes by contrast, then by structure; of the table of volumes."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for row in self.rows:
+            of_contrast = found.setdefault(row['contrast'], {})
+            for name, cell in row.items():
+                if name not in IDENTITY and (value := number(cell)) is not None:
+                    of_contrast.setdefault(name, []).append(value / 1000)
+        return {
+            contrast: {name: np.array(values) for name, values in by_name.items()}
+            for contrast, by_name in found.items()
+        }
+
+
+def group_table(out_dir: Path, kind: str) -> GroupTable:
+    """Read ``group_<kind>.tsv``, once for the reports of all participants."""
+    path = out_dir / f'group_{kind}.tsv'
+    found = path.stat() if path.exists() else None
+    return _read_once(path, found and (found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=8)
+def _read_once(path: Path, _state: tuple[int, int] | None) -> GroupTable:
+    return GroupTable(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a table; cells that are n/a are empty, and a missing file has no rows."""
+    return [{k: '' if v == 'n/a' else v for k, v in row.items()} for row in read_table(path)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent or broken one is empty."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def label_map_sidecar(out_dir: Path, image: Image) -> dict[str, Any]:
+    """Read how an image's label map was made; empty if there is none."""
+    kinds = ('dseg', 'dseg1mm') if image.stem else ()
+    paths = (out_dir / output_files(image.stem, [kind])[1] for kind in kinds)
+    return next((found for path in paths if (found := read_json(path))), {})
+
+
+def read_text(out_dir: Path, relative: str) -> str:
+    """Read the end of a text file of the dataset; empty if it is missing or outside."""
+    path = (out_dir / relative).resolve()
+    if not relative or not path.is_relative_to(out_dir.resolve()) or not path.is_file():
+        return ''
+    text = path.read_text(encoding='utf-8', errors='replace')
+    return text if len(text) <= _MOST_TEXT else f'[...]\n{text[-_MOST_TEXT:]}'
+
+
+def last_settings(out_dir: Path) -> tuple[str, str]:
+    """Return the name of the last run's folder and its settings; empty if there is none."""
+    paths = sorted(out_dir.glob('logs/*/config.toml'))
+    return (paths[-1].parent.name, paths[-1].read_text(encoding='utf-8')) if paths else ('', '')
+
+
+def number(text: str | None) -> float | None:
+    """Return the number in a cell; None if it holds none, or one that is not finite.
+
+    Examples
+    --------
+    >>> number('1.5'), number(''), number('nan')
+    (1.5, None, None)
+    """
+    try:
+        value = float(text or 'nan')
+    except ValueError:
+        return None
+    return value if isfinite(value) else None

@@ -1,0 +1,103 @@
+"""Run the BIDS App in processes of its own; for the tests of the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from synthseg_bids.bids.atomic import read_table
+
+APP = [sys.executable, '-W', 'ignore', '-m', 'synthseg_bids.cli.run']
+GOOD = [
+    'sub-01/anat/sub-01_T1w.nii.gz',
+    'sub-01/anat/sub-01_T2w.nii',
+    'sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_FLAIR.nii.gz',
+]
+
+
+def write_image(path: Path, shape: Sequence[int] = (9, 10, 11), seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(seed).random(shape).astype('f4')
+    image = nib.Nifti1Image(data, np.diag([-8.0, 8, 9, 1]))
+    image.header.set_xyzt_units('mm', 'sec')
+    nib.save(image, path)
+
+
+def write_description(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {'Name': name, 'BIDSVersion': '1.10.1', 'Authors': ['A. One', 'B. Two']}
+    (folder / 'dataset_description.json').write_text(json.dumps(content))
+
+
+@dataclass
+class Run:
+    out: Path
+    code: int
+    stdout: str
+    stderr: str
+
+    def status(self) -> dict[str, dict[str, str]]:
+        rows = read_table(self.out / 'group_status.tsv')
+        return {row['source'].removeprefix('bids:raw:'): row for row in rows}
+
+
+def options(raw: Path, out: Path, model: Path, *more: object) -> list[str]:
+    """Return the arguments of a run; one thread, since tiny images gain nothing from more."""
+    fixed = ['participant', '--model', model, '--device', 'cpu', '--omp-nthreads', 1]
+    fixed += ['--nprocs', 2, '-w', out.parent / 'work', '--skip-bids-validation']
+    return [str(part) for part in (raw, out, *fixed, *more)]
+
+
+def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
+    command = [*APP, *options(raw, out, model, *more)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
+    return Run(out, done.returncode, done.stdout, done.stderr)
+
+
+def wait_for_worker(pid: int, timeout_s: float = 240) -> int:
+    """Return the first worker: a child of the fork server, which is a child of the app."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        for server in children(pid):
+            if b'forkserver' in Path(f'/proc/{server}/cmdline').read_bytes():
+                for worker in children(server):
+                    return worker
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def wait_for_end(pid: int, timeout_s: float = 60) -> None:
+    """Wait for a process that is not ours."""
+    end = time.monotonic() + timeout_s
+    while Path(f'/proc/{pid}').exists():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        text = Path(f'/proc/{pid}/task/{pid}/children').read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Read all that a run leaves but what tells about the run itself: logs, times, reports."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob('*'))
+        if path.is_file()
+        and path.suffix != '.html'
+        and path.name != 'group_status.tsv'
+        and 'logs' not in path.relative_to(out).parts
+    }

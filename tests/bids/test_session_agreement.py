@@ -1,0 +1,140 @@
+"""Tables of agreement, from label maps in an output dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from synthseg_bids.bids.agreement import write_agreement
+from synthseg_bids.bids.atomic import read_table, write_json
+from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.measures import MEAN_NAME
+
+STRUCTURES = (2, 3, 10, 11, 12, 16, 17, 41, 42, 49)
+
+
+def add(out: Path, name: str, shift: int = 0, contrast: str = 'T1w', suffix: str = '') -> Path:
+    """Save a label map of blocks, and its sidecar, under the name of an image."""
+    labels = np.zeros((24, 20, 16), np.uint8)
+    for i, label in enumerate(STRUCTURES):
+        labels[2 * i + 2 : 2 * i + 4, 3 : 10 + i % 3, 4 : 8 + i % 4] = label
+    labels[2:4, 3:10, 8] = 2 if shift else 0
+    entities = dict(part.split('-') for part in name.split('_'))
+    folder = (
+        out / '/'.join(f'{k}-{v}' for k, v in entities.items() if k in ('sub', 'ses')) / 'anat'
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f'{name}_seg-synthseg{suffix}_desc-{contrast}_dseg'
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[0, 3] = shift
+    nib.save(nib.Nifti1Image(labels, affine), f'{stem}.nii.gz')
+    source = f'bids:raw:{folder.relative_to(out).as_posix()}/{name}_{contrast}.nii.gz'
+    write_json(Path(f'{stem}.json'), {'Sources': [source]})
+    return Path(f'{stem}.nii.gz')
+
+
+def pairs(path: Path) -> list[tuple[str, str, str]]:
+    rows = read_table(path)
+    return [
+        (row['comparison'], *(row[key].rpartition('/')[2].partition('.')[0]
+                              for key in ('source_1', 'source_2')))
+        for row in rows if row['name'] == MEAN_NAME
+    ]  # fmt: skip
+
+
+def test_every_two_images_of_a_session(tmp_path):
+    for contrast, shift in (('T1w', 0), ('T2w', 9)):
+        add(tmp_path, 'sub-1', shift, contrast)
+    add(tmp_path, 'sub-1_run-2', 0, 'T1w')
+    add(tmp_path, 'sub-2')
+    (table,) = write_agreement(tmp_path)
+    assert table == tmp_path / 'sub-1/anat/sub-1_seg-synthseg_agreement.tsv'
+    assert pairs(table) == [
+        ('contrasts', 'sub-1_T1w', 'sub-1_T2w'),
+        ('repeats', 'sub-1_T1w', 'sub-1_run-2_T1w'),
+        ('contrasts', 'sub-1_T2w', 'sub-1_run-2_T1w'),
+    ]
+    rows = read_table(table)
+    assert len(rows) == 3 * (len(segmentation_labels()) - 1 + 2)
+    white = next(r for r in rows if r['index'] == '2' and r['comparison'] == 'contrasts')
+    assert (white['volume_1_mm3'], white['volume_2_mm3']) == ('448', '560')
+    assert float(white['volume_difference']) == pytest.approx(200 * 112 / 1008, abs=1e-3)
+    assert 0.85 < float(white['dice']) < 1
+    mean = next(row for row in rows if row['name'] == MEAN_NAME)
+    # The larger block pulls the whole head a little.
+    assert float(mean['shift']) == pytest.approx(9, abs=0.2)
+    assert float(mean['dice']) > 0.9
+    assert rows[-1]['name'] == 'Total-Intracranial'
+    sidecar = json.loads(table.with_suffix('.json').read_text())
+    assert {*rows[0]} <= {*sidecar}
+    assert len(sidecar['Sources']) == 3
+
+
+def test_visits_of_images_of_the_same_name(tmp_path):
+    for session in 'abc':
+        add(tmp_path, f'sub-1_ses-{session}', 0, 'T1w')
+        add(tmp_path, f'sub-1_ses-{session}_acq-x', 0, 'T1w')
+    (tmp_path / 'sub-1/ses-b/anat/sub-1_ses-b_acq-x_seg-synthseg_desc-T1w_dseg.json').unlink()
+    visits, *sessions = sorted(write_agreement(tmp_path))
+    assert sorted(pairs(visits)) == sorted([
+        ('visits', 'sub-1_ses-a_T1w', 'sub-1_ses-b_T1w'),
+        ('visits', 'sub-1_ses-b_T1w', 'sub-1_ses-c_T1w'),
+        ('visits', 'sub-1_ses-a_acq-x_T1w', 'sub-1_ses-c_acq-x_T1w'),
+    ])  # fmt: skip
+    assert [path.parent.parent.name for path in sessions] == ['ses-a', 'ses-c']
+
+
+def test_only_what_changed_is_done_again(tmp_path):
+    for session in 'ab':
+        add(tmp_path, f'sub-1_ses-{session}')
+        add(tmp_path, f'sub-1_ses-{session}', 4, 'T2w')
+    assert len(write_agreement(tmp_path)) == 3
+    assert write_agreement(tmp_path) == []
+    add(tmp_path, 'sub-1_ses-b', 6, 'T2w')
+    names = [path.name for path in write_agreement(tmp_path, ['1'])]
+    assert sorted(names) == [
+        'sub-1_seg-synthseg_agreement.tsv',
+        'sub-1_ses-b_seg-synthseg_agreement.tsv',
+    ]
+    assert write_agreement(tmp_path, ['sub-1']) == []
+    table = tmp_path / 'sub-1/ses-b/anat/sub-1_ses-b_seg-synthseg_agreement.tsv'
+    table.unlink()
+    assert write_agreement(tmp_path) == [table]
+    for path in table.parent.glob('*T2w_dseg*'):
+        path.unlink()
+    written = write_agreement(tmp_path)
+    # One image is left in the session: no table, and only one contrast has two visits.
+    assert not table.exists()
+    assert not table.with_suffix('.json').exists()
+    assert pairs(written[0]) == [('visits', 'sub-1_ses-a_T1w', 'sub-1_ses-b_T1w')]
+
+
+def test_the_1mm_grid_serves_where_there_is_no_other(tmp_path):
+    native = add(tmp_path, 'sub-1')
+    add(tmp_path, 'sub-1', suffix='_res-1mm')
+    add(tmp_path, 'sub-1', 4, 'T2w', suffix='_res-1mm')
+    (table,) = write_agreement(tmp_path)
+    maps = json.loads(table.with_suffix('.json').read_text())['LabelMaps']
+    assert sorted(Path(name).name for name in maps) == [
+        native.name,
+        'sub-1_seg-synthseg_res-1mm_desc-T2w_dseg.nii.gz',
+    ]
+
+
+def test_what_cannot_be_compared_is_left_out_with_a_warning(tmp_path, caplog):
+    add(tmp_path, 'sub-1')
+    add(tmp_path, 'sub-1', 4, 'T2w')
+    damaged = add(tmp_path, 'sub-1', 0, 'FLAIR')
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    empty = add(tmp_path, 'sub-1', 0, 'PDw')
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), empty)
+    (table,) = write_agreement(tmp_path)
+    assert pairs(table) == [('contrasts', 'sub-1_T1w', 'sub-1_T2w')]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 5
+    assert any('truncated' in line for line in warnings)
+    assert any('0 structures in common' in line for line in warnings)

@@ -1,0 +1,76 @@
+"""The group level, reports and methods text, from the output dataset alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from app import contents
+
+from synthseg_bids.cli.run import main
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """A copy of the outputs without what the group level makes."""
+    copy = tmp_path / 'synthseg-bids'
+    shutil.copytree(finished.out, copy)
+    for path in [*copy.glob('group_*'), *copy.glob('*.html'), *copy.rglob('*_agreement.*')]:
+        if 'status' not in path.name:
+            path.unlink()
+    return copy
+
+
+def test_group_level_needs_the_output_alone(finished, out, capsys):
+    assert main(['/nowhere', str(out), 'group']) == 0
+    assert contents(out) == contents(finished.out)
+    assert {path.name for path in out.glob('*.html')} == {
+        'sub-01.html',
+        'sub-02.html',
+        'group.html',
+    }
+    assert capsys.readouterr().out == ''
+
+
+def test_reports_only(out):
+    before = contents(out)
+    assert main(['/nowhere', str(out), 'participant', '--reports-only',
+                 '--participant-label', 'sub-02']) == 0  # fmt: skip
+    assert {path.name for path in out.glob('*.html')} == {'sub-02.html', 'group.html'}
+    assert contents(out) == before
+
+
+def test_report_that_cannot_be_written_is_an_error(out, caplog):
+    (out / 'sub-01.html').mkdir()
+    assert main(['/nowhere', str(out), 'group']) == 1
+    (line,) = [record.message for record in caplog.records if record.levelname == 'ERROR']
+    assert line.startswith('report of sub-01: not written')
+    # The others do not suffer.
+    assert (out / 'sub-02.html').is_file()
+    assert (out / 'group_morph.tsv').is_file()
+
+
+@pytest.mark.parametrize('level', [['group'], ['participant', '--reports-only']])
+def test_no_outputs_of_ours(tmp_path, level, capsys):
+    assert main(['/nowhere', str(tmp_path / 'none'), *level]) == 2
+    assert 'holds no segmentations; run the participant level first' in capsys.readouterr().err
+    (tmp_path / 'dataset_description.json').write_text('{"Name": "fMRIPrep"}')
+    assert main(['/nowhere', str(tmp_path), *level]) == 2
+    assert 'holds another dataset' in capsys.readouterr().err
+
+
+def test_methods_text_alone(raw, tiny_model, tmp_path, capsys):
+    arguments = [str(raw), str(tmp_path / 'out'), 'participant', '--model-dir',
+                 str(tiny_model.parent), '--model', 'tiny', '--boilerplate-only']  # fmt: skip
+    assert main(arguments) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path == tmp_path / 'out/logs/CITATION.md'
+    text = ' '.join(path.read_text().split())
+    # The one that is damaged is found out only when it is read.
+    assert '4 images of 2 participants' in text
+    assert 'resampled linearly to 4 mm' in text
+    assert 'by the model `tiny`' in text
+    assert {p.name for p in (tmp_path / 'out').rglob('*') if p.is_file()} == {
+        'CITATION.md', 'CITATION.bib'
+    }  # fmt: skip
