@@ -154,6 +154,7 @@ def _execute(
         graph=graph,
         monitor=config.resource_monitor,
         model=str(setup.model),
+        model_sha256=setup.model_sha256,
         flip=not config.fast,
         posteriors=config.posteriors,
         output_grid=config.output_grid,

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
     traits,
 )
 
+from .base import VersionedInputSpec
 
-class _InputSpec(BaseInterfaceInputSpec):
+
+class _InputSpec(VersionedInputSpec):
     in_labels = File(exists=True, mandatory=True, desc='our label map')
     references = traits.Dict(
         traits.Str, traits.Str, mandatory=True, desc='FreeSurfer-style label maps by name'

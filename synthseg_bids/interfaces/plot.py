@@ -7,17 +7,18 @@ from typing import Any
 
 from nipype import logging
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
     traits,
 )
 
+from .base import VersionedInputSpec
+
 logger = logging.getLogger('nipype.interface')
 
 
-class _InputSpec(BaseInterfaceInputSpec):
+class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image')
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
 

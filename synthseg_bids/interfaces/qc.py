@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -14,8 +13,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from .base import VersionedInputSpec
 
-class _InputSpec(BaseInterfaceInputSpec):
+
+class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image')
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
     confidence = traits.List(

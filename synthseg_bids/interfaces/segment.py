@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -17,12 +16,16 @@ from nipype.interfaces.base import (
 
 from synthseg_bids import __version__
 
+from .base import VersionedInputSpec
 from .gpu_slots import claim_device
 
 
-class _InputSpec(BaseInterfaceInputSpec):
+class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image of any contrast')
     model = traits.Str('default', usedefault=True, desc='name or weights file')
+    model_sha256 = traits.Str(
+        '', usedefault=True, desc='its checksum, so that another file of that name is noticed'
+    )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')

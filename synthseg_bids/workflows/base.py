@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from nipype.pipeline.engine import Node, Workflow
 
@@ -21,6 +22,7 @@ def init_synthseg_wf(
     out_dir: Path,
     *,
     model: str = 'default',
+    model_sha256: str = '',
     flip: bool = True,
     posteriors: str = 'none',
     output_grid: str = 'native',
@@ -37,8 +39,8 @@ def init_synthseg_wf(
         The images; nothing depends on any other one.
     out_dir : Path
         Root of the output dataset.
-    model : str
-        Name or weights file.
+    model, model_sha256 : str
+        Name or weights file, and its checksum; see :func:`.image.init_image_wf`.
     flip : bool
         Average with the segmentation of the mirrored image.
     posteriors : str
@@ -69,12 +71,19 @@ def init_synthseg_wf(
     by_subject: dict[str, list[ImageTask]] = defaultdict(list)
     for task in tasks:
         by_subject[task.image.entities['sub']].append(task)
+    options = {
+        'model': model,
+        'model_sha256': model_sha256,
+        'flip': flip,
+        'posteriors': posteriors,
+        'output_grid': output_grid,
+        'resources': resources,
+    }
     for subject, subject_tasks in by_subject.items():
         label = f'sub-{subject}'
         subject_wf = Workflow(name=label.replace('+', 'plus'))
         subject_wf.add_nodes([
-            _init_task_wf(task, out_dir, model, flip, posteriors, output_grid, resources)
-            for task in subject_tasks
+            _init_task_wf(task, out_dir, options) for task in subject_tasks
         ])  # fmt: skip
         if crash_dir is not None:
             subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
@@ -85,25 +94,9 @@ def init_synthseg_wf(
     return workflow
 
 
-def _init_task_wf(
-    task: ImageTask,
-    out_dir: Path,
-    model: str,
-    flip: bool,
-    posteriors: str,
-    output_grid: str,
-    resources: Resources | None,
-) -> Workflow:
+def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Workflow:
     """Build the workflow of one image of a dataset, saving included."""
-    workflow = init_image_wf(
-        model=model,
-        flip=flip,
-        posteriors=posteriors,
-        output_grid=output_grid,
-        compare=bool(task.references),
-        resources=resources,
-        name=task.name,
-    )
+    workflow = init_image_wf(compare=bool(task.references), name=task.name, **options)
     inputnode, outputnode = (workflow.get_node(name) for name in ('inputnode', 'outputnode'))
     inputnode.inputs.in_file = str(task.image.path.absolute())
     save = Node(
@@ -112,7 +105,7 @@ def _init_task_wf(
             stem=task.stem,
             source=task.source,
             reference_uris=task.reference_uris,
-            output_grid=output_grid,
+            output_grid=options['output_grid'],
         ),
         name='save',
     )
@@ -127,7 +120,8 @@ def _init_task_wf(
         ('provenance', 'provenance'),
     ]
     connections += [
-        (f'out_{name}', f'in_{name}') for name in optional_maps(posteriors, output_grid)
+        (f'out_{name}', f'in_{name}')
+        for name in optional_maps(options['posteriors'], options['output_grid'])
     ]
     if task.references:
         references = {name: str(p.absolute()) for name, p in task.references.items()}

@@ -19,6 +19,7 @@ from .resources import Resources
 def init_image_wf(
     *,
     model: str = 'default',
+    model_sha256: str = '',
     flip: bool = True,
     posteriors: str = 'none',
     output_grid: str = 'native',
@@ -32,6 +33,9 @@ def init_image_wf(
     ----------
     model : str
         Name or weights file.
+    model_sha256 : str
+        Its checksum, where results in the working directory are to be computed anew for another
+        file of the same name.
     flip : bool
         Average with the segmentation of the mirrored image.
     posteriors : str
@@ -95,6 +99,7 @@ def init_image_wf(
     segment = Node(
         SegmentImage(
             model=model,
+            model_sha256=model_sha256,
             flip=flip,
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',

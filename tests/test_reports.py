@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from nipype.interfaces.base import isdefined
+from report_tree import CRASH, small_head, write_tree
+
+from synthseg_bids.bids.atomic import read_table, write_json, write_table, write_text
+from synthseg_bids.bids.status import STATUS_COLUMNS
+from synthseg_bids.interfaces import PlotSegmentation
+from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.reports import write_group_report, write_subject_report
+from synthseg_bids.reports.html import el, embedded_json, markdown
+from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
+from synthseg_bids.reports.png import write_grey, write_indexed
+
+EVIL = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\'"&'
+
+
+class Tags(HTMLParser):
+    """Collects the elements of a page, the addresses in them and the text of the body."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ''
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == 'id']
+        self.addresses += [value for name, value in attrs if name in ('src', 'href')]
+        assert not [name for name, _ in attrs if name.startswith('on')]
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] not in ('script', 'style'):
+            self.text += data
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp('reports'), sessions=('1', '2'))
+
+
+@pytest.fixture
+def evil_tree(tree: Path, tmp_path: Path) -> Path:
+    """Text of every kind that others write, hostile."""
+    out = tmp_path / 'evil'
+    shutil.copytree(tree, out)
+    write_json(out / 'dataset_description.json', {'Name': EVIL, 'GeneratedBy': [{'Name': EVIL}]})
+    rows = read_table(out / 'group_status.tsv')
+    for row in rows:
+        row['reason'] = EVIL
+    source = 'bids:raw:sub-01/anat/sub-01_%22%3Cb%3E%27_T1w.nii.gz'
+    rows.append({**rows[0], 'source': source, 'status': 'skipped'})
+    write_table(out / 'group_status.tsv', STATUS_COLUMNS, rows)
+    write_text(out / CRASH, f'</pre>{EVIL}')
+    write_text(out / 'logs' / 'CITATION.md', f'# {EVIL}\n\n{EVIL} http://x.y/"onclick="z\n')
+    write_text(out / 'logs' / 'run-1' / 'config.toml', EVIL)
+    for path in out.glob('sub-01/ses-1/anat/*_dseg.json'):
+        sources = {'Sources': ['bids:raw:x'], 'Device': EVIL, 'ModelName': EVIL}
+        write_json(path, sources)
+    table = next(out.glob('sub-01/ses-1/anat/*T1w_dice.tsv'))
+    table.write_text(table.read_text().replace('manual', EVIL))
+    table = next(out.glob('sub-01/ses-1/anat/*T1w_qc.tsv'))
+    rows = read_table(table)
+    for row in rows:
+        row['reason'] = EVIL
+    write_table(table, list(rows[0]), rows)
+    return out
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def test_written_pictures_are_read_back(tmp_path, rng):
+    grey = rng.integers(0, 256, (13, 9), dtype=np.uint8)
+    grey[4:8] = 7
+    write_grey(tmp_path / 'grey.png', grey)
+    np.testing.assert_array_equal(np.rint(imread(tmp_path / 'grey.png') * 255), grey)
+    colors = ['#000000', '#12ab9f', '#ff0001']
+    write_indexed(tmp_path / 'index.png', grey % 3, colors)
+    read = np.rint(imread(tmp_path / 'index.png') * 255).astype(int)
+    np.testing.assert_array_equal(read[..., 3], np.where(grey % 3 == 0, 0, 255))
+    np.testing.assert_array_equal(read[grey % 3 == 1][0], [0x12, 0xAB, 0x9F, 255])
+
+
+def test_every_label_has_its_own_colour_close_to_the_table():
+    palette = label_palette()
+    assert len({*palette.values()}) == len(palette) == len(segmentation_labels())
+    for label in segmentation_labels():
+        assert abs(int(palette[label.index][1:], 16) - int(label.color[1:], 16)) < 4
+
+
+def test_left_is_on_the_left_whatever_the_array_runs_along():
+    scan, labels, affine = small_head()
+    scan[:10] += 300  # the patient's left, as x runs to the right
+    upright = draw_mosaic(scan, labels, affine)
+    half = upright[0].shape[1] // 12
+    axial = upright[0][-60:, :]
+    assert axial[:, half - 40 : half - 20].mean() > 2 * axial[:, half + 20 : half + 40].mean()
+    # Flipped and turned in the file, the same head gives the same picture.
+    turned = np.diag([1.0, 1, 1, 1])[[0, 2, 1, 3]]
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = scan.shape[0] - 1
+    other = draw_mosaic(
+        scan[::-1].transpose(0, 2, 1), labels[::-1].transpose(0, 2, 1), affine @ flip @ turned
+    )
+    for one, two in zip(upright, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_slices_are_drawn_in_millimetres():
+    scan, labels, affine = small_head()
+    rows = draw_mosaic(scan, labels, affine)[0].shape[0]
+    # 28 slices of 4 mm in sagittal and coronal tiles, 40 voxels of 2 mm in axial ones
+    assert rows == 112 + 6 + 112 + 6 + 80
+
+
+@pytest.mark.parametrize('content', ['no labels', 'one voxel', 'constant'])
+def test_pictures_of_failures(content):
+    scan, labels, affine = small_head()
+    if content == 'constant':
+        scan[:] = 5
+    else:
+        labels[:] = 0
+        labels[20, 20, 15] = 10 if content == 'one voxel' else 0
+    grey, overlay = draw_mosaic(scan, labels, affine)
+    assert grey.shape == overlay.shape
+    assert overlay.any() == (content != 'no labels')
+
+
+def test_interface_draws_two_pictures_of_one_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan, labels, affine = small_head()
+    nib.save(nib.Nifti1Image(scan, affine), 'scan.nii')
+    nib.save(nib.Nifti1Image(labels, affine), 'labels.nii')
+    outputs = PlotSegmentation(in_file='scan.nii', in_labels='labels.nii').run().outputs
+    drawn, overlay = imread(outputs.out_scan), imread(outputs.out_overlay)
+    assert drawn.shape == overlay.shape[:2]
+    assert outputs.notes == []
+    assert (overlay[..., 3] > 0).mean() > 0.1
+
+
+def test_a_figure_that_fails_is_noted_and_costs_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan, _, affine = small_head()
+    nib.save(nib.Nifti1Image(scan, affine), 'scan.nii')
+    (tmp_path / 'labels.nii').write_bytes(b'not an image')
+    outputs = PlotSegmentation(in_file='scan.nii', in_labels='labels.nii').run().outputs
+    assert len(outputs.notes) == 1
+    assert 'labels.nii' in outputs.notes[0]
+    assert not isdefined(outputs.out_scan)
+    assert not isdefined(outputs.out_overlay)
+
+
+# -- reports -----------------------------------------------------------------------------------
+
+
+def test_subject_report_tells_everything(tree):
+    path = write_subject_report(tree, '01')
+    assert path == tree / 'sub-01.html'
+    page = Tags(path.read_text(encoding='utf-8'))
+    assert {'overview', 'agreement', 'errors', 'methods', 'provenance'} <= {*page.ids}
+    assert 'sub-01_ses-2_T2w' in page.ids
+    assert page.tags.count('figure') == 4
+    for said in (
+        'Dice overlap with the reference manual',
+        'Contrasts of one session',
+        'Visits',
+        'OSError: CRC check failed',
+        'probably damaged or truncated',
+        'device = "cpu"',
+        'Scans were segmented with',
+        'Volumes of all images',
+    ):
+        assert said in page.text, said
+    verdict = read_table(tree / 'sub-01/ses-1/anat/sub-01_ses-1_seg-synthseg_desc-T1w_qc.tsv')[-1]
+    assert verdict['value'] in page.text
+
+
+def test_group_report_tells_everything(tree):
+    path = write_group_report(tree)
+    page = Tags(path.read_text(encoding='utf-8'))
+    assert {'images', 'distributions', 'reliability', 'errors', 'methods'} <= {*page.ids}
+    assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
+    assert 'OSError: CRC check failed' in page.text
+    assert '12 done · 1 skipped · 1 failed' in page.text
+
+
+def test_links_of_the_group_report_lead_somewhere(tree):
+    group = Tags(write_group_report(tree).read_text(encoding='utf-8'))
+    places = set()
+    for name in ('01', '02', '03'):
+        report = Tags(write_subject_report(tree, name).read_text(encoding='utf-8'))
+        places |= {f'sub-{name}.html#{place}' for place in report.ids}
+    links = {a for a in group.addresses if a.startswith('sub-')}
+    # What was not segmented has no section of its own.
+    assert links - places == {
+        'sub-01.html#sub-01_FLAIR',
+        'sub-01.html#sub-01_bold',
+    }
+    assert len(links & places) == 12
+
+
+@pytest.mark.parametrize('report', ['subject', 'group'])
+def test_reports_need_nothing_from_outside(tree, report):
+    path = write_subject_report(tree, '02') if report == 'subject' else write_group_report(tree)
+    page = Tags(path.read_text(encoding='utf-8'))
+    allowed = ('data:', '#', 'sub-', 'group.html')
+    assert [a for a in page.addresses if not a.startswith(allowed)] == []
+    assert "default-src 'none'" in unescape(path.read_text(encoding='utf-8'))
+
+
+@pytest.mark.parametrize('report', ['subject', 'group'])
+def test_text_of_others_stays_text(tree, evil_tree, report):
+    def write(out):
+        return write_subject_report(out, '01') if report == 'subject' else write_group_report(out)
+
+    page = Tags(write(evil_tree).read_text(encoding='utf-8'))
+    clean = Tags(write(tree).read_text(encoding='utf-8'))
+    assert page.tags.count('script') == clean.tags.count('script')
+    assert page.tags.count('img') == clean.tags.count('img')
+    assert page.text.count('window.hacked=1') > 5
+    assert {'b', 'a'} <= {*page.tags}
+
+
+def test_an_empty_dataset_has_reports(tmp_path):
+    write_json(tmp_path / 'dataset_description.json', {'Name': 'Nothing yet'})
+    assert 'Nothing yet' in write_group_report(tmp_path).read_text(encoding='utf-8')
+    assert 'sub-9' in write_subject_report(tmp_path, 'sub-9').read_text(encoding='utf-8')
+
+
+def test_reports_name_no_crash_outside_the_dataset(tree, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(tree, out)
+    secret = tmp_path / 'secret.txt'
+    secret.write_text('secret words')
+    rows = read_table(out / 'group_status.tsv')
+    for row in rows:
+        row['crash_file'] = os.path.relpath(secret, out)
+    write_table(out / 'group_status.tsv', STATUS_COLUMNS, rows)
+    assert 'secret words' not in write_subject_report(out, '01').read_text(encoding='utf-8')
+
+
+def test_many_participants_stay_small(tmp_path):
+    out = write_tree(tmp_path, [f'{i:03d}' for i in range(60)], label_maps=False)
+    page = write_group_report(out).read_text(encoding='utf-8')
+    # Next to the frame, less than a kilobyte per image.
+    frame = write_group_report(write_tree(tmp_path / 'few', ['1'], label_maps=False))
+    assert len(page) - frame.stat().st_size < 1000 * 120
+    assert len(re.findall('<tr ', page)) == 122
+
+
+# -- building blocks ---------------------------------------------------------------------------
+
+
+def test_elements_escape_what_is_not_markup():
+    assert el('p', EVIL, title=EVIL).count('<') == 2
+    assert el('p', [el('br'), '<'], None, hidden=True) == '<p hidden><br/>&lt;</p>'
+    assert '<' not in embedded_json('x', {'a': EVIL})[41:-9]
+
+
+def test_markdown():
+    text = '# One\n\n- a\n- *b* **c** `d*e*`\n\nSee https://a.org/x_(y), *z*. 3 * 4 * 5'
+    assert markdown(text) == (
+        '<h3>One</h3><ul><li>a</li><li><em>b</em> <strong>c</strong> <code>d*e*</code></li></ul>'
+        '<p>See <a href="https://a.org/x_" rel="noreferrer">https://a.org/x_</a>(y), <em>z</em>. '
+        '3 * 4 * 5</p>'
+    )
