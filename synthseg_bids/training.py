@@ -120,6 +120,11 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * max(0.0, min(rise, fall, 1.0))
 
 
+def total_steps(training: dict[str, Any]) -> int:
+    """Return the steps that a model card's training took, those of what it began with included."""
+    return int(training.get('steps', 0)) + int(training.get('started_from', {}).get('steps', 0))
+
+
 class Trainer:
     """A training run: network, optimiser, moving average and position.
 
@@ -152,6 +157,8 @@ class Trainer:
         self.optimizer = self._make_optimizer()
         self.step = 0
         self.seconds = 0.0
+        #: Name, checksum and steps of the network whose weights the run began with, if any.
+        self.started_from: dict[str, Any] = {}
         self.dtype = fast_dtype(self.device)
         self.forward = torch.compile(self.network) if config.compile else self.network
 
@@ -162,8 +169,14 @@ class Trainer:
             self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
         )
 
-    def start_from(self, network: UNet3D) -> None:
+    def start_from(self, network: UNet3D, card: ModelCard) -> None:
         """Start from the weights of a trained network, such as a shipped one.
+
+        Parameters
+        ----------
+        network : UNet3D
+        card : ModelCard
+            Its own, which the card of this run will name.
 
         Raises
         ------
@@ -176,6 +189,8 @@ class Trainer:
             )
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
+        steps = total_steps(card.training)
+        self.started_from = {'name': card.name, 'sha256': card.sha256, 'steps': steps}
 
     def sample(self, number: int) -> tuple[Tensor, Tensor]:
         """Generate training sample `number` of this run.
@@ -321,6 +336,7 @@ class Trainer:
             'seconds': self.seconds,
             'architecture': asdict(self.config.network),
             'optimizer_name': self.config.optimizer,
+            'started_from': self.started_from,
         }
         temporary = path.with_suffix('.tmp')
         torch.save(state, temporary)
@@ -353,6 +369,7 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.seconds = state['step'], state['seconds']
+        self.started_from = state.get('started_from', {})
 
     def card(self, name: str, curve: Sequence[dict[str, Any]] = ()) -> ModelCard:
         """Describe the network as it stands.
@@ -373,6 +390,7 @@ class Trainer:
             crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
             training={
                 'steps': self.step,
+                **({'started_from': self.started_from} if self.started_from else {}),
                 'seconds': round(self.seconds),
                 'device': self.device.type,
                 'label_maps': [m.name for m in self.label_maps],

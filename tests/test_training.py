@@ -16,6 +16,7 @@ from synthseg_bids.training import (
     Trainer,
     TrainingConfig,
     learning_rate,
+    total_steps,
 )
 
 CONFIG = TrainingConfig(
@@ -50,13 +51,15 @@ def finished(trainer):
     return trainer
 
 
-def test_resuming_is_exact(maps, tmp_path):
-    whole = finished(Trainer(CONFIG, maps))
-    part = Trainer(CONFIG, maps)
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_resuming_is_exact(maps, tmp_path, optimizer):
+    config = replace(CONFIG, optimizer=optimizer)
+    whole = finished(Trainer(config, maps))
+    part = Trainer(config, maps)
     for _ in range(3):
         part.train_step()
     part.save(tmp_path / 'c.pt')
-    resumed = Trainer(CONFIG, maps)
+    resumed = Trainer(config, maps)
     resumed.resume(tmp_path / 'c.pt')
     finished(resumed)
     assert resumed.step == whole.step == 6
@@ -114,13 +117,35 @@ def test_another_architecture_is_refused(maps, tmp_path):
 def test_start_from_a_trained_network(maps):
     trained = finished(Trainer(CONFIG, maps))
     trainer = Trainer(replace(CONFIG, seed=1), maps)
-    trainer.start_from(trained.average)
+    trainer.start_from(trained.average, trained.card('first'))
     for model in (trainer.network, trainer.average):
         pairs = zip(model.parameters(), trained.average.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     other = replace(CONFIG, network=replace(CONFIG.network, features=4))
     with pytest.raises(CheckpointError, match='cannot start from'):
-        Trainer(other, maps).start_from(trained.average)
+        Trainer(other, maps).start_from(trained.average, trained.card('first'))
+
+
+def test_the_card_counts_the_steps_before(maps, tmp_path):
+    trainer = Trainer(replace(CONFIG, seed=1), maps)
+    card = Trainer(CONFIG, maps).card('first')
+    before = replace(card, sha256='abc', training={'steps': 30, 'started_from': {'steps': 12}})
+    trainer.start_from(trainer.average, before)
+    trainer.save(tmp_path / 'c.pt')
+    resumed = Trainer(replace(CONFIG, seed=1), maps)
+    resumed.resume(tmp_path / 'c.pt')
+    resumed.step = 5
+    training = resumed.card('second').training
+    assert training['started_from'] == {'name': 'first', 'sha256': 'abc', 'steps': 42}
+    assert total_steps(training) == 47
+    assert 'started_from' not in card.training
+
+
+def test_another_optimiser_is_refused(maps, tmp_path):
+    Trainer(CONFIG, maps).save(tmp_path / 'c.pt')
+    other = replace(CONFIG, optimizer='muon')
+    with pytest.raises(CheckpointError, match='trained with adamw, asked for muon'):
+        Trainer(other, maps).resume(tmp_path / 'c.pt')
 
 
 def test_learning_rate_ends_at_zero():

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         curve = [row for row in _read_curve(args.out) if row['step'] <= trainer.step]
         logger.info('resumed at step %d', trainer.step)
     elif args.start_from:
-        trainer.start_from(load_model(args.start_from)[0])
+        trainer.start_from(*load_model(args.start_from))
     return _train(trainer, args.out, curve)
 
 
