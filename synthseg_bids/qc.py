@@ -258,11 +258,17 @@ def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, di
         'n_asymmetric_structures': len(uneven),
     }
     details = {
-        'n_missing_structures': ', '.join(missing),
-        'n_implausible_volumes': ', '.join(unusual),
-        'n_asymmetric_structures': ', '.join(uneven),
+        'n_missing_structures': _some(missing),
+        'n_implausible_volumes': _some(unusual),
+        'n_asymmetric_structures': _some(uneven),
     }
     return values, details
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    """List names, but not all of many, for the list must fit a line of the terminal."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
 
 
 def _unusual(label: Label, ml: float) -> str:

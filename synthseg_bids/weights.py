@@ -143,9 +143,7 @@ def load_model(
 
 
 def _load_safetensors(path: Path) -> tuple[UNet3D, ModelCard]:
-    card = read_card(path)
-    if card.sha256 and card.sha256 != sha256(path):
-        raise ModelFileError(f'{path}: checksum differs from its card; copy the file again')
+    card = check_card(path, sha256(path))
     network = UNet3D(card.network)
     try:
         state = load_file(path, device='cpu')
@@ -154,6 +152,14 @@ def _load_safetensors(path: Path) -> tuple[UNet3D, ModelCard]:
         reason = str(error).splitlines()[0]
         raise ModelFileError(f'{path}: not the weights its card describes ({reason})') from error
     return network, card
+
+
+def check_card(path: Path, checksum: str) -> ModelCard:
+    """Read the model card beside a weights file, whose checksum must be that on the card."""
+    card = read_card(path)
+    if card.sha256 not in ('', checksum):
+        raise ModelFileError(f'{path}: checksum differs from its card; copy the file again')
+    return card
 
 
 def read_card(path: Path) -> ModelCard:

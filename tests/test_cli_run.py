@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import APP, GOOD, Run, launch, options, wait_for_end, wait_for_worker
+from app import APP, GOOD, launch, options, wait_for_end, wait_for_worker
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.run import main
@@ -212,21 +211,6 @@ def write_filter(folder: Path) -> Path:
     path = folder / 'filter.json'
     path.write_text(json.dumps(query))
     return path
-
-
-def test_killed_worker_is_named_and_the_others_finish(raw, tiny_model, tmp_path):
-    out = tmp_path / 'out'
-    names = ['--participant-label', '01', '--nprocs', '1', '--suffix', 'T1w', 'T2w']
-    command = [*APP, *options(raw, out, tiny_model, *names)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        os.kill(wait_for_worker(process.pid), signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=300)
-    run = Run(out, process.returncode, stdout.decode(), stderr.decode())
-    assert (run.code, run.stdout) == (1, '1 done, 0 skipped, 1 failed\n')
-    first = run.status()[GOOD[0]]
-    assert first['status'] == 'failed'
-    assert 'killed' in first['reason']
-    assert f'{raw / GOOD[0]}: its worker process was killed' in run.stderr
 
 
 def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):

@@ -79,6 +79,19 @@ def test_slots_are_taken_once_and_given_back(tmp_path):
         assert again == first
 
 
+@pytest.mark.parametrize(
+    ('visible', 'name'),
+    [(None, 'cuda-1'), ('2,3', 'cuda-3'), ('GPU-8f, MIG-GPU-8f/1/0', 'cuda-MIG-GPU-8f-1-0'),
+     ('5', 'cuda-1')],
+)  # fmt: skip
+def test_locks_are_of_physical_devices(tmp_path, monkeypatch, visible, name):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    with claim_device(['cuda:1'], 1, tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [f'{name}_0.lock']
+
+
 def lock_is_held(lock: FileLock) -> bool:
     try:
         with lock.acquire(blocking=False):

@@ -16,16 +16,9 @@ from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.query import ImageFile
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
-from synthseg_bids.workflows.monitor import _request_resources
-from synthseg_bids.workflows.plugin import (
-    JOB_LOST,
-    WORKER_KILLED,
-    IsolatedMultiProcPlugin,
-    PluginError,
-    _reason,
-    check_plugin,
-    make_plugin,
-)
+from synthseg_bids.workflows.crashes import JOB_LOST, WORKER_KILLED, PluginError, find_reason
+from synthseg_bids.workflows.monitor import request_resources
+from synthseg_bids.workflows.plugin import IsolatedMultiProcPlugin, check_plugin, make_plugin
 from synthseg_bids.workflows.resources import plan_resources
 
 
@@ -98,11 +91,13 @@ def test_cluster_jobs_ask_for_what_they_need():
     resources = plan_resources('cuda', nprocs=4, omp_nthreads=3, elsewhere=True)
     assert (resources.devices, resources.lock_dir) == (('cuda',), '')
     workflow = init_image_wf(resources=resources)
-    _request_resources(workflow, '--partition=x --mem=20G', resources)
-    assert workflow.get_node('segment').plugin_args == {
-        'sbatch_args': '--cpus-per-task=3 --gres=gpu:1'
-    }
-    assert not workflow.get_node('measure').plugin_args
+    request_resources(workflow, '--partition=x')
+    asked = {n.name: n.plugin_args['sbatch_args'] for n in workflow._get_all_nodes()}
+    assert asked['segment'] == '--cpus-per-task=3 --mem=4G --gres=gpu:1'
+    assert asked['measure'] == '--cpus-per-task=1 --mem=1G'
+    request_resources(workflow, '--partition=x --mem-per-cpu=20G --gpus=h100:1')
+    segment = workflow.get_node('segment')
+    assert segment.plugin_args['sbatch_args'] == '--cpus-per-task=3'
 
 
 def test_only_plugins_that_wait_are_used():
@@ -135,13 +130,13 @@ def test_all_gpus_or_some_of_them(monkeypatch):
 
 def test_reason_is_one_line():
     text = 'Traceback\n\nRuntimeError: out of cheese\n\n'
-    assert _reason(text) == 'RuntimeError: out of cheese'
-    assert _reason('') == 'unknown error'
+    assert find_reason(text) == 'RuntimeError: out of cheese'
+    assert find_reason('') == 'unknown error'
     text = (
         'OSError: Job id (3) finished or terminated, but results file does not exist after\nNode'
     )
-    assert _reason(text) == JOB_LOST
-    assert _reason('OSError: first line\nSecond line') == 'OSError: first line'
+    assert find_reason(text) == JOB_LOST
+    assert find_reason('OSError: first line\nSecond line') == 'OSError: first line'
 
 
 @pytest.mark.parametrize(
@@ -160,15 +155,21 @@ def test_reason_is_one_line():
 )
 def test_reason_of_the_system_says_what_to_do(line, reason):
     masked = 'During handling\n\nFileNotFoundError: /work/segment/result_segment.pklz\n'
-    assert _reason(f'Traceback\n{line}\n') == reason
-    assert _reason(f'Traceback\n{line}\n\n{masked}') == reason
+    assert find_reason(f'Traceback\n{line}\n') == reason
+    assert find_reason(f'Traceback\n{line}\n\n{masked}') == reason
 
 
 def behave(how, number):
     import os
     import signal
+    import time
+    from pathlib import Path
 
-    if how == 'die':
+    start = time.monotonic()
+    time.sleep(0.2)
+    Path(f'../{how}_{start}_{time.monotonic()}_.span').touch()
+    tries = len(list(Path('..').glob(f'{how}_*.span')))
+    if how == 'die' or (how == 'die once' and tries == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == 'raise':
         raise ValueError('no good')
@@ -215,18 +216,28 @@ def _no_telemetry():
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
-def test_killed_worker_fails_its_own_node_only(tmp_path):
-    plugin = run_workflow(tmp_path, ['pass', 'die', 'raise', 'pass', 'pass'])
+def test_killed_worker_is_replaced_once_and_fails_its_own_node_only(tmp_path):
+    plugin = run_workflow(tmp_path, ['pass', 'die', 'raise', 'die once', 'pass', 'pass'])
     reasons = {crash.node: crash.reason for crash in plugin.crashes}
     assert reasons == {'wf.first1': WORKER_KILLED, 'wf.first2': 'ValueError: no good'}
     assert all(Path(crash.crash_file).exists() for crash in plugin.crashes)
     done = sorted(path.parent.name for path in tmp_path.glob('wf/second*/result_*.pklz'))
-    assert done == ['second0', 'second3', 'second4']
+    assert done == ['second0', 'second3', 'second4', 'second5']
     # Of the one that was killed nothing is known.
     used = {usage['node']: usage for usage in plugin.usage}
-    assert {*used} == {f'wf.first{n}' for n in (0, 2, 3, 4)} | {f'wf.{name}' for name in done}
+    assert {*used} == {f'wf.first{n}' for n in (0, 2, 3, 4, 5)} | {f'wf.{name}' for name in done}
     assert all(usage['peak_memory_mb'] > 10 for usage in used.values())
     assert all(usage['cpu_seconds'] >= 0 for usage in used.values())
+    # How, and from when to when, in the order of the beginnings.
+    spans = sorted(
+        (path.stem.split('_')[:3] for path in tmp_path.glob('wf/*.span')),
+        key=lambda span: float(span[1]),
+    )
+    for how in ('die', 'die once'):
+        _, again = (number for number, span in enumerate(spans) if span[0] == how)
+        ends = [float(end) for _, _, end in spans[:again]]
+        assert max(ends) < float(spans[again][1])
+        assert all(float(start) > float(spans[again][2]) for _, start, _ in spans[again + 1 :])
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')

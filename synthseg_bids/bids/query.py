@@ -24,8 +24,6 @@ DEFAULT_SUFFIXES = (
     'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2'
 )  # fmt: skip
 
-NOT_DOWNLOADED = 'not downloaded (datalad get)'
-
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -253,7 +251,8 @@ def _judge(
     if path.is_dir():
         return Skipped(relative, 'is a folder; give an image file', failed=True)
     if not path.exists():
-        return Skipped(relative, NOT_DOWNLOADED, failed=True)
+        reason = 'not downloaded; run "datalad get" on it or repair the link'
+        return Skipped(relative, reason, failed=True)
     n_volumes = _count_volumes(path)
     if n_volumes > 1:
         reason = f'4D with {n_volumes} volumes; extract one of them or their mean'

@@ -86,6 +86,7 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
             tasks = _still_pending(config, chunk, ledger, setup)
             if tasks:
                 _execute(config, tasks, ledger, setup, graph=config.write_graph and number == 0)
+                _remove_leftovers(out_dir, tasks)
         for task in tasks:
             if checksum := ledger.provenance.get(task.source, {}).get('InputSHA256'):
                 setup.checksums.note(task.source, task.image.path, checksum)
@@ -118,14 +119,8 @@ def split(tasks: Sequence[ImageTask], size: int) -> Iterator[list[ImageTask]]:
 def _still_pending(
     config: RunConfig, chunk: Sequence[ImageTask], ledger: Ledger, setup: Setup
 ) -> list[ImageTask]:
-    """Drop what another run has done since the plan was made, and remove what kills have left."""
-    from synthseg_bids.bids.atomic import remove_leftovers
-
-    out_dir = config.output_dir.resolve()
-    folders = {(out_dir / task.stem).parent for task in chunk}
-    folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in chunk}
-    for folder in folders:
-        remove_leftovers(folder)
+    """Drop what another run has done since the plan was made."""
+    _remove_leftovers(config.output_dir.resolve(), chunk)
     tasks = []
     for task in chunk:
         if why_pending(config, task, setup.model_sha256, setup.checksums):
@@ -134,6 +129,16 @@ def _still_pending(
             logger.info('%s: another run has segmented it', task.image.relative)
             ledger.drop(task)
     return tasks
+
+
+def _remove_leftovers(out_dir: Path, tasks: Sequence[ImageTask]) -> None:
+    """Remove what killed processes have left, of this run or an earlier one."""
+    from synthseg_bids.bids.atomic import remove_leftovers
+
+    folders = {(out_dir / task.stem).parent for task in tasks}
+    folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in tasks}
+    for folder in folders:
+        remove_leftovers(folder)
 
 
 def _execute(

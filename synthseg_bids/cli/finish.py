@@ -76,12 +76,20 @@ def write_tables(out_dir: Path, participants: Sequence[str]) -> bool:
     bool
         False if something could not be written, which is logged.
     """
+    from filelock import FileLock
+
     from synthseg_bids.bids.agreement import write_agreement
     from synthseg_bids.bids.group import write_group_tables
 
+    def gather() -> None:
+        # Of several runs that end at once, the one that writes last must also be the one that
+        # read last.
+        with FileLock(out_dir / 'logs' / '.tables.lock'):
+            write_group_tables(out_dir)
+
     return _attempt(
         ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
-        ('group tables', lambda: write_group_tables(out_dir)),
+        ('group tables', gather),
     )
 
 

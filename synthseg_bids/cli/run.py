@@ -121,12 +121,14 @@ def _run_participants(config: RunConfig) -> int:
     from synthseg_bids.bids.checksums import Checksums
     from synthseg_bids.bids.metadata import describe_dataset
     from synthseg_bids.checksum import sha256
-    from synthseg_bids.weights import model_path
+    from synthseg_bids.weights import check_card, model_path
 
     work_dir = check_folders(config)
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     model = model_path(config.model, config.model_dir).absolute()
     model_sha256 = sha256(model)
+    if model.suffix == '.safetensors':
+        check_card(model, model_sha256)
     out_dir = config.output_dir.resolve()
     checksums = Checksums(out_dir)
     plan = make_plan(config, model_sha256, checksums)

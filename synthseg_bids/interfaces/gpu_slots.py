@@ -6,6 +6,8 @@ of a worker that dies.
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def claim_device(
     slots = [(device, slot) for slot in range(slots_per_device) for device in order]
     while True:
         for device, slot in slots:
-            lock = FileLock(Path(lock_dir) / f'{device.replace(":", "-")}_{slot}.lock')
+            lock = FileLock(Path(lock_dir) / f'{_lock_name(device)}_{slot}.lock')
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -57,3 +59,13 @@ def claim_device(
             finally:
                 lock.release()
         time.sleep(poll_s)
+
+
+def _lock_name(device: str) -> str:
+    """Name a device as the user or Slurm does, since to PyTorch the first visible one is 0."""
+    kind, _, number = device.partition(':')
+    visible = [name.strip() for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')]
+    if number and int(number) < len(visible) and visible[int(number)]:
+        number = visible[int(number)]
+    # UUIDs of parts of GPUs (MIG) may hold slashes.
+    return re.sub(r'[^\w-]', '-', f'{kind}-{number}' if number else kind)

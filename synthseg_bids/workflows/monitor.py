@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from synthseg_bids.bids.save import output_files
 from synthseg_bids.bids.status import Outcome
 
 from .base import init_synthseg_wf
-from .plugin import Crash, make_plugin
+from .crashes import Crash, PluginError
+from .plugin import make_plugin
 from .resources import Resources
 
 logger = logging.getLogger(__name__)
+
+_KILLED = 'its worker process was killed (out of memory, or by a signal)'
 
 
 def execute(
@@ -74,7 +79,7 @@ def execute(
     if graph:
         _draw(workflow, log_dir)
     plugin_name, plugin_args = plugin
-    _request_resources(workflow, str(plugin_args.get('sbatch_args', '')), resources)
+    request_resources(workflow, str(plugin_args.get('sbatch_args', '')))
     runner = make_plugin(
         plugin_name,
         {
@@ -92,6 +97,8 @@ def execute(
     )
     try:
         workflow.run(plugin=runner)
+    except PluginError:
+        raise
     except Exception as error:
         # Once more what was reported for each node; anything else is our own fault.
         if not runner.crashes:
@@ -115,17 +122,23 @@ def _draw(workflow: Workflow, log_dir: Path) -> None:
         logger.warning('%s: dot could not draw it (%s)', dot, done.stderr.strip())
 
 
-def _request_resources(workflow: Workflow, given: str, resources: Resources) -> None:
-    """Ask Slurm for what segmenting needs, except for what the user asks for."""
-    needs = {
-        '--cpus-per-task': f'{resources.threads}',
-        '--mem': f'{resources.mem_gb:.0f}G',
-        **({'--gres': 'gpu:1'} if resources.use_gpu else {}),
-    }
-    wanted = ' '.join(f'{key}={value}' for key, value in needs.items() if key not in given)
+def request_resources(workflow: Workflow, given: str) -> None:
+    """Ask Slurm for what every node needs, except for what the user asks for.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+    given : str
+        Options of sbatch for all nodes.
+    """
     for node in workflow._get_all_nodes():
-        if node.name == 'segment':
-            node.plugin_args = {'sbatch_args': wanted}
+        threads = getattr(node.inputs, 'num_threads', node.n_procs)
+        needs = {'--cpus-per-task': f'{threads}', '--mem': f'{max(1, ceil(node.mem_gb))}G'}
+        if node.is_gpu_node() and not re.search('--gpus|-G', given):
+            needs['--gres'] = 'gpu:1'
+        # --mem-per-cpu and --mem exclude each other.
+        wanted = [f'{key}={value}' for key, value in needs.items() if key not in given]
+        node.plugin_args = {'sbatch_args': ' '.join(wanted)}
 
 
 def _write_usage(path: Path, runner: Any) -> None:
@@ -167,6 +180,7 @@ class Ledger:
         self.tasks = list(tasks)
         self._by_name = {task.name: task for task in tasks}
         self._outcomes: dict[str, Outcome] = {}
+        self._killed: set[str] = set()
         #: How each image that is done was segmented, by BIDS URI.
         self.provenance: dict[str, dict[str, Any]] = {}
 
@@ -175,14 +189,19 @@ class Ledger:
         task = self._task_of(node.fullname)
         if status == 'start' and node.name == 'segment':
             logger.info('%s: started', task.image.relative)
+        if status == 'killed':
+            self._killed.add(task.name)
+            logger.warning('%s: %s; again, with no other beside it', task.image.path, _KILLED)
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
+        notes = [*([f'{_KILLED}; done when tried again'] if task.name in self._killed else []),
+                 *(outputs.notes or [])]  # fmt: skip
         self.provenance[task.source] = outputs.provenance
         outcome = Outcome(
             task.image.relative,
             'done',
-            reason='; '.join(outputs.notes or []),
+            reason='; '.join(notes),
             seconds=outputs.provenance['Seconds'],
             device=outputs.provenance['Device'],
             peak_gpu_mb=outputs.provenance.get('PeakGPUMemoryMB'),

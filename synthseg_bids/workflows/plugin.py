@@ -2,12 +2,12 @@
 
 Nipype's MultiProc waits for ever when a worker is killed (``kill -9``, out of memory): the shared
 process pool breaks, every running task is lost, and nobody is told. Here every worker has a pool
-of its own, so the one task that it was running fails, is named, and the others go on.
+of its own, so only the task that it was running is lost. It gets a second try with nothing beside
+it; if that ends in the same way it fails, is named, and the others go on.
 """
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import re
@@ -18,7 +18,6 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -29,75 +28,8 @@ from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
-from synthseg_bids.errors import UsageError, explain
-
-logger = logging.getLogger(__name__)
-
-WORKER_KILLED = 'its worker process was killed (out of memory, or by a signal)'
-
-JOB_LOST = 'its batch job ended without a result (killed, or out of memory or time)'
-
-_ERROR = re.compile(r'^[\w.]+(Error|Exception|Interrupt|Exit): ')
-_SYSTEM_ERROR = re.compile(
-    r"""^\w+Error: \[Errno (?P<number>\d+)\] [^:]+(: (?P<path>(['"]).*\4))?$"""
-)
-_OUR_ERRORS = re.compile(r'^synthseg_bids\.[\w.]+Error: ')
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A node that failed.
-
-    Attributes
-    ----------
-    node : str
-        Full name, parts separated by dots.
-    reason : str
-        One line.
-    crash_file : str
-        Path.
-    """
-
-    node: str
-    reason: str
-    crash_file: str
-
-
-class PluginError(UsageError):
-    """A plugin cannot be used; the message is one line."""
-
-
-class CrashReporter:
-    """Tells about every node that fails; to be mixed into a plugin of Nipype.
-
-    Its one more argument is ``on_crash``, called with every :class:`Crash`. They are gathered in
-    ``crashes`` as well.
-    """
-
-    plugin_args: dict[str, Any]
-
-    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
-        super().__init__(plugin_args=plugin_args)  # type: ignore[call-arg]
-        self.crashes: list[Crash] = []
-
-    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
-        result = result or {'result': None, 'traceback': []}
-        # Text if a batch job ended without a result, which Nipype cannot report.
-        traceback = ''.join(result['traceback'])
-        lines = traceback.splitlines(keepends=True)
-        # Before Nipype adds its own remarks to the traceback.
-        try:
-            crash_file = super()._report_crash(  # type: ignore[misc]
-                node, result={**result, 'traceback': lines}
-            )
-        except OSError as error:  # a full disk, probably what the crash is about as well
-            logger.warning('no crash file of %s (%s)', node.fullname, error.strerror)
-            crash_file = ''
-        crash = Crash(node.fullname, _reason(traceback), crash_file)
-        self.crashes.append(crash)
-        if on_crash := self.plugin_args.get('on_crash'):
-            on_crash(crash)
-        return crash_file
+from .crashes import WORKER_KILLED, CrashReporter, PluginError
+from .slurm import SlurmPlugin
 
 
 class InlinePlugin(CrashReporter, DistributedPluginBase):
@@ -124,6 +56,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
 
     Takes the arguments of MultiProc and :class:`CrashReporter`, ``log_file``, to which workers
     append, and ``monitor``: whether to measure what every node uses, gathered in ``usage``.
+    ``status_callback`` is called with the status ``killed`` as well, before a second try.
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
@@ -133,6 +66,10 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         # Idle workers with and without a network in memory: only so many have one, and a GPU
         # context, as segment at once.
         self._idle: dict[bool, list[ProcessPoolExecutor]] = {True: [], False: []}
+        self._tasks: dict[int, tuple[Any, bool]] = {}
+        # Tasks whose worker was killed: that wait for their second try, and that had it.
+        self._lost: list[int] = []
+        self._tried_again: set[int] = set()
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run all nodes of a graph; see nipype's DistributedPluginBase."""
@@ -153,17 +90,56 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
+        self._tasks[self._taskid] = node, updatehash
+        self._start(self._taskid)
+        return self._taskid
+
+    def _start(self, taskid: int) -> None:
+        node, updatehash = self._tasks[taskid]
         run = run_measured if self.plugin_args.get('monitor') else run_node
         idle = self._idle[hasattr(node.inputs, 'use_gpu')]
         pool = idle.pop() if idle else self._new_pool()
         try:
-            future = pool.submit(run, node, updatehash, self._taskid)
+            future = pool.submit(run, node, updatehash, taskid)
         except BrokenProcessPool:  # its worker was killed while it had nothing to do
             pool = self._new_pool()
-            future = pool.submit(run, node, updatehash, self._taskid)
-        self._task_obj[self._taskid] = future
-        future.add_done_callback(partial(self._collect, pool, idle, self._taskid))
-        return self._taskid
+            future = pool.submit(run, node, updatehash, taskid)
+        self._task_obj[taskid] = future
+        future.add_done_callback(partial(self._collect, pool, idle, taskid))
+
+    def _get_result(self, taskid: int) -> dict[str, Any] | None:
+        """Return what became of a task; nothing yet after the first kill of its worker."""
+        result = super()._get_result(taskid)
+        if result is None or not result.get('killed') or taskid in self._tried_again:
+            return result
+        del self._taskresult[taskid]
+        self._lost.append(taskid)
+        if self._status_callback:
+            self._status_callback(self._tasks[taskid][0], 'killed')
+        return None
+
+    def _clear_task(self, taskid: int) -> None:
+        super()._clear_task(taskid)
+        del self._tasks[taskid]
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """Start what can be started; nothing beside a second try."""
+        at_work = {taskid for taskid, _ in self.pending_tasks} - {*self._lost}
+        if self._lost and not at_work:
+            self._end_idle_workers()
+            taskid = self._lost.pop(0)
+            self._tried_again.add(taskid)
+            self._start(taskid)
+        elif not self._lost and not at_work & self._tried_again:
+            super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+
+    def _end_idle_workers(self) -> None:
+        """Free the memory that they keep."""
+        for pools in self._idle.values():
+            while pools:
+                pool = pools.pop()
+                self._pools.remove(pool)
+                pool.shutdown()
 
     def _sort_jobs(self, jobids: Any, scheduler: str = 'tsort') -> list[int]:
         """Put nodes with predecessors first: finish an image before starting the next."""
@@ -191,12 +167,15 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
                 self.usage.append(result.pop('usage'))
             self._taskresult[taskid] = result
             return
-        if isinstance(error, BrokenProcessPool):
+        killed = isinstance(error, BrokenProcessPool)
+        if killed:
             traceback = [f'WorkerKilledError: {WORKER_KILLED}\n']
         else:
             idle.append(pool)
             traceback = format_exception(type(error), error, error.__traceback__)
-        self._taskresult[taskid] = {'result': None, 'traceback': traceback, 'taskid': taskid}
+        self._taskresult[taskid] = {
+            'result': None, 'traceback': traceback, 'taskid': taskid, 'killed': killed
+        }  # fmt: skip
 
     def _stop_workers(self) -> None:
         self.pool.shutdown(wait=False)
@@ -219,8 +198,8 @@ def make_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
     Parameters
     ----------
     name : str
-        ``MultiProc`` and ``Linear`` are ours (:class:`IsolatedMultiProcPlugin`,
-        :class:`InlinePlugin`).
+        ``MultiProc``, ``Linear`` and ``SLURM`` are ours (:class:`IsolatedMultiProcPlugin`,
+        :class:`InlinePlugin`, :class:`synthseg_bids.workflows.slurm.SlurmPlugin`).
     plugin_args : dict
 
     Raises
@@ -233,8 +212,8 @@ def make_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
         return IsolatedMultiProcPlugin(plugin_args)
     if name == 'Linear':
         return InlinePlugin(plugin_args)
-    # Nipype's SLURM wants to know who asks, also where nobody is logged in.
-    os.environ.setdefault('LOGNAME', str(os.getuid()))
+    if name == 'SLURM':
+        return SlurmPlugin(plugin_args)
     base = getattr(plugins, f'{name}Plugin')
     return type(base.__name__, (CrashReporter, base), {})(plugin_args=plugin_args)
 
@@ -311,26 +290,3 @@ def _exit_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _reason(traceback: str) -> str:
-    r"""Find the line of a traceback that says what went wrong.
-
-    Examples
-    --------
-    >>> _reason('Traceback:\n\tsynthseg_bids.volume_io.InputImageError: a.nii: truncated\n')
-    'a.nii: truncated'
-    """
-    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    if not lines:
-        return 'unknown error'
-    if 'but results file does not exist' in traceback:
-        return JOB_LOST
-    # Messages of Nipype go on for lines, and errors before a node runs end in a complaint about
-    # its result file.
-    errors = [line for line in lines if _ERROR.match(line) and not line.endswith('.pklz')]
-    last = errors[-1] if errors else lines[-1]
-    if system := _SYSTEM_ERROR.match(last):
-        path = ast.literal_eval(system['path']) if system['path'] else None
-        return explain(int(system['number']), path)
-    return _OUR_ERRORS.sub('', last).removeprefix('WorkerKilledError: ')
