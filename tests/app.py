@@ -12,8 +12,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.weights import ModelCard, save_model
 
 APP = [sys.executable, '-W', 'ignore', '-m', 'synthseg_bids.cli.run']
 GOOD = [
@@ -21,6 +24,14 @@ GOOD = [
     'sub-01/anat/sub-01_T2w.nii',
     'sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_FLAIR.nii.gz',
 ]
+
+
+def save_tiny_model(path: Path, seed: int = 0) -> Path:
+    """Write a network of random weights."""
+    torch.manual_seed(seed)
+    config = NetworkConfig(features=4, levels=3, norm='instance', norm_placement='conv')
+    save_model(path, UNet3D(config), ModelCard(name='tiny', network=config, spacing_mm=4.0))
+    return path
 
 
 def write_image(path: Path, shape: Sequence[int] = (9, 10, 11), seed: int = 0) -> None:

@@ -9,11 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from app import GOOD, Run, launch, write_description, write_image
-
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard, save_model
+from app import GOOD, Run, launch, save_tiny_model, write_description, write_image
 
 
 @pytest.fixture
@@ -26,13 +22,6 @@ def rng() -> np.random.Generator:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of random weights: three levels, four features, 4 mm."""
     return save_tiny_model(tmp_path_factory.mktemp('model') / 'tiny.safetensors')
-
-
-def save_tiny_model(path: Path) -> Path:
-    torch.manual_seed(0)
-    config = NetworkConfig(features=4, levels=3, norm='instance', norm_placement='conv')
-    save_model(path, UNet3D(config), ModelCard(name='tiny', network=config, spacing_mm=4.0))
-    return path
 
 
 @pytest.fixture

@@ -10,7 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from app import APP, GOOD, contents, launch, options, wait_for_worker, write_image
+from app import (
+    APP,
+    GOOD,
+    contents,
+    launch,
+    options,
+    save_tiny_model,
+    wait_for_worker,
+    write_image,
+)
 
 from synthseg_bids.cli.run import main
 
@@ -78,8 +87,7 @@ def test_what_changes_is_done_again_and_nothing_else(copies, tiny_model, capsys)
     assert plan(*usual) == {T1: 'image changed', FLAIR: f'{name} changed'}
     (out / 'sub-01/anat/sub-01_seg-synthseg_desc-T2w_morph.tsv').unlink()
     assert plan(*usual)[T2] == 'sub-01_seg-synthseg_desc-T2w_morph.tsv is missing'
-    other = tiny_model.parent / 'other.safetensors'
-    other.write_bytes(tiny_model.read_bytes() + b' ')
+    other = save_tiny_model(tiny_model.parent / 'other.safetensors', seed=1)
     reasons = planned(capsys, raw, out, other, *usual)
     assert reasons[T1] == 'model and image changed'
 
