@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -61,10 +61,9 @@ def complete_images(out: Path) -> set[str]:
     return stems
 
 
-def test_documentation_is_up_to_date():
-    spec = importlib.util.spec_from_file_location('write_faults', DOCS / 'write_faults.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_documentation_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    module = importlib.import_module('write_faults')
     assert module.page() == (DOCS / 'faults.rst').read_text(encoding='utf-8')
     for file, name in module.tests():
         assert f'def {name}(' in (DOCS.parent / file).read_text(encoding='utf-8')

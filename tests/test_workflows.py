@@ -108,6 +108,12 @@ def test_only_plugins_that_wait_are_used():
             check_plugin(name)
 
 
+def test_without_slurm_there_is_one_line(monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(PluginError, match='plugin SLURM: there is no sbatch here'):
+        make_plugin('SLURM', {})
+
+
 def test_processors_default_to_those_we_may_use():
     assert plan_resources('cpu').nprocs == len(os.sched_getaffinity(0))
 

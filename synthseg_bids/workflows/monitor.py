@@ -222,6 +222,9 @@ class Ledger:
         crash_file = '/'.join(parts[parts.index('logs', -4) :]) if parts else ''
         source = f'{task.image.path}: '
         reason = crash.reason.removeprefix(source)
+        if not task.image.path.exists():
+            # Nipype then complains of an input that it was not given.
+            reason = 'No such file any more; put it back, then run the same command again'
         self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
         logger.error('%s%s', source, reason)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,18 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
 
     Takes the arguments of SLURM (``sbatch_args``, ``template``, ``max_jobs``, ...) and of
     :class:`CrashReporter`.
+
+    Raises
+    ------
+    PluginError
+        If there is no Slurm here, or when it refuses a job.
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
-        # Nipype wants to know who asks, also where nobody is logged in.
-        os.environ.setdefault('LOGNAME', str(os.getuid()))
+        if shutil.which('sbatch') is None:
+            raise PluginError(
+                'plugin SLURM: there is no sbatch here; run where jobs are submitted'
+            )
         super().__init__(plugin_args=plugin_args)
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
@@ -38,27 +49,33 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
             if self._pending:
                 _run('scancel', *map(str, self._pending))
 
-    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+    def _submit_batchtask(self, scriptfile: str, node: Any) -> int:
+        """Submit a script; Nipype does not notice when that fails."""
         # Should the job be killed before it begins, Nipype would take what an earlier run has
         # left, perhaps of another model, for its result.
         for path in Path(node.output_dir()).glob('result_*.pklz'):
             path.unlink()
-        try:
-            return super()._submit_job(node, updatehash)
-        except RuntimeError as error:
-            lines = str(error).splitlines()
-            found = [line for line in lines if 'sbatch: error: ' in line] or lines[-1:]
-            reason = found[-1].strip().removeprefix('sbatch: error: ')
-            raise PluginError(f'sbatch: {reason}; correct sbatch_args of the plugin') from error
+        log = str(Path(scriptfile).parent / 'slurm-%j.out')
+        command = ['sbatch', '--parsable', f'--output={log}', f'--job-name={_job_name(node)}']
+        # Of two equal options the last one counts: the user's.
+        command += shlex.split(f'{node.plugin_args["sbatch_args"]} {self._sbatch_args or ""}')
+        for attempt in range(self._max_tries + 1):
+            time.sleep(self._retry_timeout if attempt else 0)
+            with _no_interruption():
+                done = _run(*command, scriptfile)
+                if done.returncode == 0:
+                    job = int(done.stdout.split(';')[0])
+                    self._pending[job] = node.output_dir()
+                    return job
+        lines = done.stderr.strip().splitlines() or ['sbatch failed']
+        raise PluginError(f'{lines[-1]}; correct sbatch_args of the plugin')
 
-    def _submit_batchtask(self, scriptfile: str, node: Any) -> int:
-        # Nipype looks for -o in the middle of words (--oversubscribe) and would then leave the
-        # logs of jobs in the current folder. The last of two equal options counts: the user's.
-        log = shlex.quote(str(Path(scriptfile).parent / 'slurm-%j.out'))
-        needs = node.plugin_args.get('sbatch_args', '')
-        arguments = f'-o {log} -e {log} {needs} {self._sbatch_args or ""}'
-        node.plugin_args = {'sbatch_args': arguments, 'overwrite': True}
-        return super()._submit_batchtask(shlex.quote(scriptfile), node)
+    def _is_pending(self, taskid: int) -> bool:
+        """Ask whether a job is still there; if Slurm is too busy to say, it is."""
+        done = _run('squeue', '--noheader', f'--jobs={taskid}')
+        if done.returncode:
+            return 'Invalid job id' not in done.stderr
+        return bool(done.stdout.strip())
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
         result = super()._get_result(taskid)
@@ -67,18 +84,31 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
         return result
 
 
-def _why_lost(taskid: int) -> str:
+def _job_name(node: Any) -> str:
+    """Begin with what tells jobs apart, since squeue shows little of it."""
+    return '.'.join(reversed(node.fullname.split('.')))
+
+
+def _why_lost(job: int) -> str:
     """Say what Slurm knows about a job that has ended, as long as it remembers."""
-    fields = dict(re.findall(r'(\w+)=(\S*)', _run('scontrol', 'show', 'job', str(taskid))))
-    if 'JobState' not in fields:
-        return ''
-    log = fields.get('StdOut', '')
-    return f': {fields["JobState"]}; see {log}'
+    text = _run('scontrol', 'show', 'job', str(job)).stdout
+    state, log = (re.search(rf'\b{field}=(.*)', text) for field in ('JobState', 'StdOut'))
+    return f': {state[1].split()[0]}; see {log[1]}' if state and log else ''
 
 
-def _run(*command: str) -> str:
-    """Return what a program of Slurm prints, if it does."""
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of Slurm."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         logger.debug('%s: %s', shlex.join(command), done.stderr.strip())
-    return done.stdout
+    return done
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    """Let signals wait, lest a job is submitted whose number is never known."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,361 @@
+"""Faults that a run may meet, how the tests bring each about, and what becomes of the run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import (
+    APP,
+    Run,
+    launch,
+    options,
+    wait_for_end,
+    wait_for_worker,
+    write_description,
+    write_image,
+)
+
+IMAGES = ('sub-01/anat/sub-01_T1w.nii.gz', 'sub-02/anat/sub-02_T2w.nii.gz')
+FIRST_DONE = 'done (1 of 2 images)'
+
+
+def make_dataset(folder: Path) -> Path:
+    """Make two images, that are segmented one after the other."""
+    write_description(folder / 'raw', 'Toy')
+    for seed, name in enumerate(IMAGES):
+        write_image(folder / 'raw' / name, seed=seed)
+    return folder / 'raw'
+
+
+class Running:
+    """A run of the app that has been started, and what it has said so far."""
+
+    def __init__(self, folder: Path, model: Path, prefix: Sequence[str]) -> None:
+        self.out = folder / 'out'
+        self._streams = folder / 'stdout.txt', folder / 'stderr.txt'
+        argv = options(folder / 'raw', self.out, model, '--nprocs', 1, '-w', folder / 'work')
+        with self._streams[0].open('w') as stdout, self._streams[1].open('w') as stderr:
+            self.process = subprocess.Popen(
+                [*prefix, *APP, *argv], stdout=stdout, stderr=stderr, start_new_session=True,
+                # Shells start what runs in the background deaf to it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
+        self.pid = self.process.pid
+
+    def wait_for(self, words: str) -> None:
+        """Wait until something was said."""
+        end = time.monotonic() + 400
+        while words not in self._streams[1].read_text() and self.process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def end(self) -> Run:
+        code = self.process.wait(600)
+        stdout, stderr = (path.read_text() for path in self._streams)
+        return Run(self.out, code, stdout, stderr)
+
+
+@contextmanager
+def started(folder: Path, model: Path, prefix: Sequence[str] = ()):
+    running = Running(folder, model, prefix)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def _kill_worker(folder: Path, model: Path, times: int) -> Run:
+    with started(folder, model) as running:
+        killed: set[int] = set()
+        while len(killed) < times:
+            worker = wait_for_worker(running.pid)
+            if worker not in killed:
+                os.kill(worker, signal.SIGKILL)
+                killed.add(worker)
+        return running.end()
+
+
+def kill_worker(folder: Path, model: Path) -> Run:
+    return _kill_worker(folder, model, 1)
+
+
+def kill_worker_twice(folder: Path, model: Path) -> Run:
+    return _kill_worker(folder, model, 2)
+
+
+def kill_everything(folder: Path, model: Path) -> Run:
+    with started(folder, model) as running:
+        running.wait_for(FIRST_DONE)
+        os.killpg(running.pid, signal.SIGKILL)
+        return running.end()
+
+
+def kill_main(folder: Path, model: Path) -> Run:
+    with started(folder, model) as running:
+        running.wait_for(FIRST_DONE)
+        worker = wait_for_worker(running.pid)
+        os.kill(running.pid, signal.SIGKILL)
+        wait_for_end(worker)
+        # Locks are on files, which stay; a lock itself ends with its process.
+        assert (running.out / 'logs/.participants.lock').exists()
+        return running.end()
+
+
+def _signal(number: signal.Signals) -> Callable[[Path, Path], Run]:
+    def send(folder: Path, model: Path) -> Run:
+        with started(folder, model) as running:
+            running.wait_for(FIRST_DONE)
+            worker = wait_for_worker(running.pid)
+            running.process.send_signal(number)
+            run = running.end()
+            wait_for_end(worker)
+            return run
+
+    return send
+
+
+def _fill(place: str) -> Callable[[Path, Path], Run]:
+    """Run on a small disk, which something else fills once the first image is done.
+
+    Nobody else sees the disk; what is there in the end is copied to the folder itself.
+    """
+
+    def run(folder: Path, model: Path) -> Run:
+        disk, kept = folder / place, folder / 'kept'
+        disk.mkdir()
+        marker = f'{folder / "out"}/sub-01/anat/*_dseg.json'
+        script = (
+            f'mount -t tmpfs -o size=8m tmpfs {disk} || exit 99\n'
+            f'(until ls {marker} >/dev/null 2>&1; do sleep 0.02; done\n'
+            f'dd if=/dev/zero of={disk}/others bs=4k 2>/dev/null) & filler=$!\n'
+            f'"$@"; code=$?; kill $filler 2>/dev/null; wait $filler; rm -f {disk}/others\n'
+            f'cp -a {disk} {kept}; umount {disk}; cp -a {kept}/. {disk}; exit $code'
+        )
+        with started(folder, model, [*in_own_mounts(), 'sh', '-c', script, 'sh']) as running:
+            return running.end()
+
+    return run
+
+
+def in_own_mounts() -> list[str]:
+    """Start a program that may mount what nobody else sees."""
+    return ['unshare', '--mount', *(['--map-root-user'] if os.geteuid() else [])]
+
+
+def read_only(folder: Path, model: Path) -> Run:
+    out = shlex.quote(str(folder / 'out'))
+    script = f'mkdir {out} && mount --bind {out} {out} && mount -o remount,ro,bind {out} && "$@"'
+    with started(folder, model, [*in_own_mounts(), 'sh', '-c', script, 'sh']) as running:
+        return running.end()
+
+
+def remove_input(folder: Path, model: Path) -> Run:
+    image = folder / 'raw' / IMAGES[1]
+    with started(folder, model) as running:
+        running.wait_for('started')
+        image.rename(folder / 'elsewhere.nii.gz')
+        run = running.end()
+    (folder / 'elsewhere.nii.gz').rename(image)
+    return run
+
+
+def _damaged(damage: Callable[[Path], object]) -> Callable[[Path, Path], Run]:
+    def run(folder: Path, model: Path) -> Run:
+        for suffix in ('.safetensors', '.json'):
+            shutil.copy(model.with_suffix(suffix), folder / f'model{suffix}')
+        damage(folder / 'model.safetensors')
+        with started(folder, folder / 'model.safetensors') as running:
+            return running.end()
+
+    return run
+
+
+def _cut(model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:2000])
+
+
+def _change_byte(model: Path) -> None:
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+
+
+def skew_clocks(folder: Path, model: Path) -> Run:
+    """Run twice; in between, date all images a day ahead and all outputs a year back."""
+    launch(folder / 'raw', folder / 'out', model, '--nprocs', 1, '-w', folder / 'work')
+    now = time.time()
+    for place, when in (('raw', now + 86400), ('out', now - 365 * 86400)):
+        for path in (folder / place).rglob('*'):
+            os.utime(path, (when, when))
+    with started(folder, model) as running:
+        return running.end()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a run.
+
+    Attributes
+    ----------
+    what : str
+        What goes wrong.
+    how : str
+        How the test makes it happen.
+    code : int
+        Exit code; the negative number of a signal that kills the main process.
+    last : str
+        Last line on stdout; empty if there is none.
+    says : str
+        Part of a line on the terminal; empty if there is nobody left to say anything.
+    again : str
+        Last line of the next run, on stdout.
+    inflict : function of a folder with a dataset and a model
+    mounts : bool
+        Whether something must be mounted for it.
+    """
+
+    what: str
+    how: str
+    code: int
+    last: str
+    says: str
+    again: str
+    inflict: Callable[[Path, Path], Run]
+    mounts: bool = False
+
+
+NEITHER, SECOND, NOTHING = (f'{n} done, {2 - n} skipped, 0 failed' for n in (2, 1, 0))
+HALF = '1 done, 0 skipped, 1 failed'
+
+FAULTS = (
+    Fault(
+        'worker killed',
+        '``kill -9`` of the worker that segments the first image',
+        0,
+        NEITHER,
+        'its worker process was killed (out of memory, or by a signal); again',
+        NOTHING,
+        kill_worker,
+    ),
+    Fault(
+        'worker killed twice',
+        'the same, and once more at the second try',
+        1,
+        HALF,
+        'its worker process was killed twice (out of memory, or by a signal)',
+        SECOND,
+        kill_worker_twice,
+    ),
+    Fault(
+        'main process killed, its lock files left behind',
+        '``kill -9`` when the first of two images is done; its workers end by themselves',
+        -signal.SIGKILL,
+        '',
+        '',
+        SECOND,
+        kill_main,
+    ),
+    Fault(
+        'all processes killed',
+        '``kill -9`` of all processes when the first image is done',
+        -signal.SIGKILL,
+        '',
+        '',
+        SECOND,
+        kill_everything,
+    ),
+    Fault(
+        'terminated',
+        'SIGTERM when the first image is done',
+        143,
+        '',
+        'terminated; the same command resumes',
+        SECOND,
+        _signal(signal.SIGTERM),
+    ),
+    Fault(
+        'interrupted',
+        'SIGINT when the first image is done',
+        130,
+        '',
+        'interrupted; the same command resumes',
+        SECOND,
+        _signal(signal.SIGINT),
+    ),
+    Fault(
+        'disk of the outputs full',
+        'somebody else fills it when the first image is done',
+        1,
+        '',
+        'No space left on device; free some space',
+        SECOND,
+        _fill('out'),
+        mounts=True,
+    ),
+    Fault(
+        'disk of the working directory full',
+        'somebody else fills it when the first image is done',
+        1,
+        HALF,
+        'No space left on device; free some space',
+        SECOND,
+        _fill('work'),
+        mounts=True,
+    ),
+    Fault(
+        'output that can only be read',
+        'a file system that is mounted read-only',
+        2,
+        '',
+        'Read-only file system; change its permissions or choose another folder',
+        NEITHER,
+        read_only,
+        mounts=True,
+    ),
+    Fault(
+        'input vanishes',
+        'the second image is moved away while the first one is segmented',
+        1,
+        HALF,
+        'No such file any more; put it back',
+        SECOND,
+        remove_input,
+    ),
+    Fault(
+        'model that cannot be read',
+        'a file cut after 2,000 bytes',
+        2,
+        '',
+        'checksum differs from its card; copy the file again',
+        NEITHER,
+        _damaged(_cut),
+    ),
+    Fault(
+        'model with a wrong checksum',
+        'one bit of its last byte is changed',
+        2,
+        '',
+        'checksum differs from its card; copy the file again',
+        NEITHER,
+        _damaged(_change_byte),
+    ),
+    Fault(
+        'clocks that disagree',
+        'after a run, all images are dated a day ahead and all outputs a year back',
+        0,
+        NOTHING,
+        'nothing to do: 2 images are up to date',
+        NOTHING,
+        skew_clocks,
+    ),
+)

@@ -1,0 +1,70 @@
+"""What the tests ask Slurm, and do to its jobs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def ask(*command: object) -> str:
+    """Return what a program of Slurm prints."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def jobs() -> dict[int, tuple[str, str]]:
+    """List all jobs that Slurm still knows: name and state by number."""
+    lines = ask('squeue', '--all', '--states=all', '--noheader', '--format=%A %T %j').splitlines()
+    return {int(line.split()[0]): (line.split()[2], line.split()[1]) for line in lines}
+
+
+def fields(job: object) -> dict[str, str]:
+    """Return what ``scontrol show job`` tells."""
+    return dict(re.findall(r'(\S+?)=(\S*)', ask('scontrol', 'show', 'job', job)))
+
+
+def wait_for_job(name: str, after: int, state: str = 'RUNNING', timeout_s: float = 400) -> int:
+    """Wait until a job whose name begins in a way, and that is newer than another, has a state."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        for job, (found, is_now) in jobs().items():
+            if job > after and found.startswith(name) and is_now == state:
+                return job
+        time.sleep(0.2)
+    raise TimeoutError(f'{name}: {jobs()}')
+
+
+def cancel(job: object) -> None:
+    ask('scancel', job)
+
+
+def kill(job: int) -> None:
+    """Kill all processes of a job, as the kernel does when memory runs out."""
+    marker = f'SLURM_JOB_ID={job}\0'.encode()
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            if marker in (folder / 'environ').read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:  # not ours, or gone by now
+            continue
+
+
+def end_time(job: int) -> None:
+    """Let the time limit of a job be reached at once."""
+    ask('scontrol', 'update', f'JobId={job}', 'EndTime=now')
+
+
+def last_job() -> int:
+    return max(jobs(), default=0)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 400) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, jobs()
+        time.sleep(0.5)
