@@ -2,14 +2,38 @@
 # make test: set up, then lint, types and tests
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
 # make bench: time and memory beside TensorFlow and DIPY, on a quiet machine
+# make docker: build the image with docker, or where it does not run with buildah or podman
+# make singularity: build synthseg-bids.sif from its definition file
+# make test-docker, make test-singularity: build, then run on a real scan as users do; these want
+#     buildah, podman and Apptainer, or $(TOOLS) with scripts that set them up
+# make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
+#     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
 # make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 KERAS = $(VENV)/keras
+VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
-.PHONY: demo test test-parity lint bench accuracy clean
+# docker/README.rst lists what may be in BUILD_OPTIONS.
+IMAGE ?= synthseg-bids
+BUILD_OPTIONS ?=
+BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker build \
+	|| { command -v buildah >/dev/null && echo buildah bud --format oci; } || echo podman build)
+APPTAINER ?= apptainer
+SIF ?= synthseg-bids.sif
+TOOLS ?= ../shared/tools
+SET_UP_OCI = if [ -f $(TOOLS)/oci_up.sh ]; then bash $(TOOLS)/oci_up.sh \
+	&& . $${OCI_TEST_DIR:-/var/tmp/oci-test}/env.sh; fi
+SET_UP_APPTAINER = if [ -f $(TOOLS)/apptainer_up.sh ]; then bash $(TOOLS)/apptainer_up.sh \
+	&& export APPTAINER='apptainer-box apptainer'; fi
+SLURM_UP ?=
+SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then bash $(SLURM_UP) \
+	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
+
+.PHONY: demo test test-parity lint bench accuracy docker singularity test-docker test-singularity
+.PHONY: test-slurm clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -33,6 +57,26 @@ bench: $(INSTALLED) $(KERAS)/installed
 
 accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py
+
+docker:
+	$(BUILDER) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) \
+		--build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) \
+		$(BUILD_OPTIONS) --tag $(IMAGE):$(VERSION) --file docker/Dockerfile .
+
+singularity:
+	$(APPTAINER) build --fakeroot --force --build-arg VERSION=$(VERSION) $(BUILD_OPTIONS) \
+		$(SIF) singularity/synthseg-bids.def
+
+test-docker: $(INSTALLED)
+	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rs -m containers tests/containers/test_docker.py
+
+test-singularity: $(INSTALLED)
+	$(SET_UP_OCI) && $(SET_UP_APPTAINER) && \
+		$(BIN)/python -m pytest -v -rs -m containers tests/containers/test_singularity.py
+
+test-slurm: $(INSTALLED)
+	$(SET_UP_SLURM) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rs -m slurm tests/slurm
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
