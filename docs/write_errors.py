@@ -14,10 +14,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent / 'tests'))
 
-from app import Run  # noqa: E402
+from app import Run, save_tiny_model  # noqa: E402
 from bad_inputs import AWKWARD, IMAGES, REFERENCES  # noqa: E402
 from bad_runs import RUNS, run_all  # noqa: E402
-from conftest import save_tiny_model  # noqa: E402
 
 INTRODUCTION = """Bad inputs
 ==========

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,16 @@ from app import GOOD, Run, launch, save_tiny_model, write_description, write_ima
 def rng() -> np.random.Generator:
     """NumPy's generator, seeded."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def validator() -> str:
+    """The BIDS validator, beside this Python where that has no activated environment."""
+    beside = Path(sys.executable).with_name('bids-validator-deno')
+    found = str(beside) if beside.exists() else shutil.which('bids-validator-deno')
+    if found is None:
+        pytest.skip('bids-validator-deno is not installed')
+    return found
 
 
 @pytest.fixture(scope='session')

@@ -102,7 +102,7 @@ def test_plans_shrink_with_the_memory(caplog):
     assert needed == sorted(needed, reverse=True)
     assert choose_plan(*case, needed[0]) == Plan()
     assert choose_plan(*case, needed[0] - 1) == Plan(torch.float16)
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert choose_plan(*case, needed[2]) == Plan(torch.float16, 3)
     assert 'in 3 tiles' in caplog.text
     assert choose_plan(*case, 0) == Plan(torch.float16, MAX_TILES)

@@ -144,6 +144,6 @@ def _help() -> Html:
         [el('dt', [[el('kbd', key), ' '] for key in keys.split()]), el('dd', what)]
         for keys, what in _KEYS.items()
     ]
-    close = el('button', 'Close', type='button', autofocus=True)
+    close = el('button', 'Close', type='button')
     title = el('h2', 'Keys', id='help-title')
     return el('dialog', title, el('dl', rows), close, id='help', aria_labelledby='help-title')

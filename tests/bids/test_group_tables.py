@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -142,10 +141,7 @@ def test_agreement_of_all_pairs(tmp_path):
     assert {*json.loads((tmp_path / 'group_agreement.json').read_text())} == {*rows[0]}
 
 
-def test_dataset_is_valid(tmp_path):
-    validator = shutil.which('bids-validator-deno')
-    if validator is None:
-        pytest.skip('bids-validator-deno is not installed')
+def test_dataset_is_valid(tmp_path, validator):
     out = tmp_path / 'out'
     (tmp_path / 'raw').mkdir()
     describe_dataset(out, tmp_path / 'raw', {})

@@ -229,10 +229,7 @@ def test_status_keeps_images_of_other_runs(tmp_path):
     assert (two['participant_id'], two['session_id'], two['seconds']) == ('sub-2', 'ses-b', '1.3')
 
 
-def test_tree_is_valid_bids(tmp_path, results):
-    validator = shutil.which('bids-validator-deno')
-    if validator is None:
-        pytest.skip('bids-validator-deno is not installed')
+def test_tree_is_valid_bids(tmp_path, results, validator):
     raw, out = tmp_path / 'raw', tmp_path / 'out'
     raw.mkdir()
     describe_dataset(out, raw, {'fs': tmp_path})
@@ -244,9 +241,8 @@ def test_tree_is_valid_bids(tmp_path, results):
     assert answer.returncode == 0, answer.stdout
 
 
-def test_validator_reports_on_selected_participants(tmp_path):
-    if shutil.which('bids-validator-deno') is None:
-        pytest.skip('bids-validator-deno is not installed')
+def test_validator_reports_on_selected_participants(tmp_path, validator, monkeypatch):
+    monkeypatch.setenv('PATH', str(Path(validator).parent), prepend=os.pathsep)
     write_text(tmp_path / 'dataset_description.json', '{"Name": "x", "BIDSVersion": "1.10.1"}')
     for participant in '12':
         write_text(tmp_path / f'sub-{participant}/anat/sub-{participant}_wrong.nii.gz', '')
