@@ -98,7 +98,7 @@ def find_line(stderr: str, says: str, name: str, folder: Path) -> str:
         what = f'... {next(part for part in what.split("; ") if says in part)} ...'
     text = ': '.join([level, file, what]).replace(f'{folder}/images/{AWKWARD}', '/data/raw')
     text = re.sub(re.escape(str(folder)) + r'/(\d+|images)', '/data', text)
-    text = re.sub(r'/data/work/synthseg_\w+_wf', '/data/work/...', text)
+    text = re.sub(r'/data/\w+/synthseg_\w+_wf', 'WORK_DIR', text)
     return re.sub(r'file of \d+ bytes', 'file of N bytes', text)
 
 

@@ -160,7 +160,7 @@ def test_reason_is_one_line():
     ],
 )
 def test_reason_of_the_system_says_what_to_do(line, reason):
-    masked = 'During handling\n\nFileNotFoundError: /work/segment/result_segment.pklz\n'
+    masked = 'During handling\n\nFileNotFoundError: segment/result_segment.pklz\n'
     assert find_reason(f'Traceback\n{line}\n') == reason
     assert find_reason(f'Traceback\n{line}\n\n{masked}') == reason
 
