@@ -36,7 +36,6 @@ from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map,
 from synthseg_bids.synth.generator import PRESETS
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.resolution import Resolution, acquire
-from synthseg_bids.training import total_steps
 from synthseg_bids.volume_io import write_image
 from synthseg_bids.weights import model_path, read_card, sha256
 
@@ -120,7 +119,7 @@ def describe(args: argparse.Namespace) -> dict[str, str]:
     if device.type == 'cuda':
         hardware = f'{torch.cuda.get_device_name(device)}; {hardware}'
     return {
-        'Model': f'{card.name} ({card.spacing_mm:g} mm, {total_steps(card.training)} steps)',
+        'Model': f'{card.name} ({card.spacing_mm:g} mm, {card.total_steps} steps)',
         'SHA-256': sha256(weights),
         'Hardware': f'{hardware}, {str(fast_dtype(device)).removeprefix("torch.")}',
     }

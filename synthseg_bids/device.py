@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
 from .errors import UsageError
+from .memory import free_bytes
 
 
 class DeviceError(UsageError):
@@ -85,43 +83,4 @@ def available_bytes(device: torch.device) -> int:
     """
     if device.type == 'cuda':
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if 'MemAvailable' in line)
-    except (OSError, ValueError, StopIteration):
-        pass
-    for limit, usage, cache in (
-        ('memory.max', 'memory.current', 'memory.stat'),
-        ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'memory/memory.stat'),
-    ):
-        left = group_bytes(Path('/sys/fs/cgroup'), limit, usage, cache)
-        free = free if left is None else min(free, left)
-    return free
-
-
-def group_bytes(root: Path, limit: str, usage: str, statistics: str) -> int | None:
-    """Return the memory that a control group may still take.
-
-    Parameters
-    ----------
-    root : Path
-        Of the control group's files.
-    limit, usage, statistics : str
-        Names of the files with its limit, what it uses, and what of that is file cache, which
-        the system takes back.
-
-    Returns
-    -------
-    int or None
-        None if there is no such group, or no limit.
-    """
-    try:
-        left = int((root / limit).read_text()) - int((root / usage).read_text())
-        for line in (root / statistics).read_text().splitlines():
-            name, _, value = line.partition(' ')
-            if name in ('inactive_file', 'active_file'):
-                left += int(value)
-    except (OSError, ValueError):
-        return None
-    return max(left, 0)
+    return free_bytes()

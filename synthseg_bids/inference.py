@@ -22,15 +22,8 @@ from torch import Tensor
 from .device import resolve_device, set_threads
 from .engine import Engine
 from .geometry import (
-    Orientation,
     from_ras,
-    orientation,
-    ras_affine,
-    resample,
     resampled_grid,
-    resampling_matrix,
-    spacing_mm,
-    to_ras,
     voxel_volume_mm3,
 )
 from .labels import CSF, mirror_channels, segmentation_labels
@@ -44,6 +37,7 @@ from .postprocess import (
     soft_volumes,
 )
 from .predict import MAX_TILES, Plan, Prediction, predict
+from .prepare import Prepared, prepare
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 logger = logging.getLogger(__name__)
@@ -116,34 +110,6 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A scan on the network grid, and the way back.
-
-    Attributes
-    ----------
-    image : (x, y, z) float32 array
-        In RAS at the network's spacing; intensities as in the scan.
-    affine : (4, 4) float64 array
-        Of the network grid.
-    orient : Orientation
-        Of the scan.
-    scan_shape : (3,) tuple of int
-        Of the scan in RAS.
-    scan_affine : (4, 4) float64 array
-        Of the scan in RAS.
-    steps : (3,) float64 array
-        Spacing of the scan in RAS divided by the network's.
-    """
-
-    image: np.ndarray
-    affine: np.ndarray
-    orient: Orientation
-    scan_shape: tuple[int, ...]
-    scan_affine: np.ndarray
-    steps: np.ndarray
-
-
-@dataclass(frozen=True)
 class Found:
     """Posteriors of a scan on the network grid, cleaned.
 
@@ -170,32 +136,6 @@ class Found:
     flip_dice: np.ndarray | None
     device: torch.device
     start: float
-
-
-def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
-    """Bring a scan to RAS and to the network's spacing.
-
-    Parameters
-    ----------
-    data : (i, j, k) array
-    affine : (4, 4) array
-    spacing : float
-        Of the network grid, in mm.
-
-    Returns
-    -------
-    Prepared
-    """
-    orient = orientation(affine)
-    affine = ras_affine(affine, data.shape, orient)
-    scan = np.ascontiguousarray(to_ras(data, orient), dtype=np.float32)
-    steps = spacing_mm(affine) / spacing
-    shape, network_affine = resampled_grid(scan.shape, affine, spacing)
-    matrices = [
-        resampling_matrix(n_in, n_out, 1 / step)
-        for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
-    ]
-    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
 
 
 class Segmenter:

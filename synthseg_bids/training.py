@@ -120,11 +120,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * max(0.0, min(rise, fall, 1.0))
 
 
-def total_steps(training: dict[str, Any]) -> int:
-    """Return the steps that a model card's training took, those of what it began with included."""
-    return int(training.get('steps', 0)) + int(training.get('started_from', {}).get('steps', 0))
-
-
 class Trainer:
     """A training run: network, optimiser, moving average and position.
 
@@ -189,8 +184,11 @@ class Trainer:
             )
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
-        steps = total_steps(card.training)
-        self.started_from = {'name': card.name, 'sha256': card.sha256, 'steps': steps}
+        self.started_from = {
+            'name': card.name,
+            'sha256': card.sha256,
+            'steps': card.total_steps,
+        }
 
     def sample(self, number: int) -> tuple[Tensor, Tensor]:
         """Generate training sample `number` of this run.

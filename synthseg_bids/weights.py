@@ -58,6 +58,12 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the training, those of what it began with included."""
+        before = self.training.get('started_from', {})
+        return int(self.training.get('steps', 0)) + int(before.get('steps', 0))
+
 
 def model_path(name_or_path: str | Path, folder: Path | None = None) -> Path:
     """Return the weights file of a model's name or of a path.

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from synthseg_bids.engine import Engine
 from synthseg_bids.geometry import resample, resampling_matrix
-from synthseg_bids.inference import Segmenter, cached_segmenter, prepare
+from synthseg_bids.inference import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels, segmentation_labels
 from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.postprocess import clean, crop_box, find_brain, resample_labels, soft_volumes
+from synthseg_bids.prepare import prepare
 from synthseg_bids.weights import ModelCard, ModelFileError
 
 LABELS = tuple(label.index for label in segmentation_labels())

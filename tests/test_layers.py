@@ -41,6 +41,8 @@ FORBIDDEN = {
     'inference': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'engine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'muon': {'*'},
+    'memory': {'*'},
+    'prepare': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'compat': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'postprocess': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthseg_bids import device
+from synthseg_bids import device, memory
 from synthseg_bids.engine import Engine
 from synthseg_bids.labels import mirror_channels
 from synthseg_bids.network import NetworkConfig, UNet3D
@@ -143,6 +143,6 @@ def test_available_memory_obeys_control_groups(tmp_path):
     ):
         (tmp_path / name).write_text(text)
     names = ('memory.max', 'memory.current', 'memory.stat')
-    assert device.group_bytes(tmp_path, *names) == 475000
+    assert memory.group_bytes(tmp_path, *names) == 475000
     (tmp_path / 'memory.max').write_text('max')
-    assert device.group_bytes(tmp_path, *names) is None
+    assert memory.group_bytes(tmp_path, *names) is None

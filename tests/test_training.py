@@ -16,7 +16,6 @@ from synthseg_bids.training import (
     Trainer,
     TrainingConfig,
     learning_rate,
-    total_steps,
 )
 
 CONFIG = TrainingConfig(
@@ -135,9 +134,9 @@ def test_the_card_counts_the_steps_before(maps, tmp_path):
     resumed = Trainer(replace(CONFIG, seed=1), maps)
     resumed.resume(tmp_path / 'c.pt')
     resumed.step = 5
-    training = resumed.card('second').training
-    assert training['started_from'] == {'name': 'first', 'sha256': 'abc', 'steps': 42}
-    assert total_steps(training) == 47
+    second = resumed.card('second')
+    assert second.training['started_from'] == {'name': 'first', 'sha256': 'abc', 'steps': 42}
+    assert second.total_steps == 47
     assert 'started_from' not in card.training
 
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthseg_bids.memory import total_bytes
+
 logger = logging.getLogger(__name__)
 
 # One segmentation gains little from more threads than this.
@@ -131,7 +133,7 @@ def plan_resources(
         nprocs,
         threads,
         '' if elsewhere else str(lock_dir),
-        total_mem_gb=total_mem_gb or available_memory_gb(),
+        total_mem_gb=total_mem_gb or 0.9 * total_bytes() / 2**30,
         gpu_fallback=gpu_fallback,
     )
 
@@ -141,17 +143,6 @@ def available_processors() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_memory_gb() -> float:
-    """Return 90 % of the memory of the machine, or of the control group we live in."""
-    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    for name in ('memory.max', 'memory/memory.limit_in_bytes'):
-        try:
-            total = min(total, int(Path('/sys/fs/cgroup', name).read_text()))
-        except (OSError, ValueError):
-            continue
-    return 0.9 * total / 2**30
 
 
 def _choose_devices(device: str, n_gpus: int | None) -> tuple[str, ...]:

@@ -1,0 +1,72 @@
+"""Bringing a scan to the network grid: RAS, and the spacing that the network was trained at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .geometry import (
+    Orientation,
+    orientation,
+    ras_affine,
+    resample,
+    resampled_grid,
+    resampling_matrix,
+    spacing_mm,
+    to_ras,
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the network grid, and the way back.
+
+    Attributes
+    ----------
+    image : (x, y, z) float32 array
+        In RAS at the network's spacing; intensities as in the scan.
+    affine : (4, 4) float64 array
+        Of the network grid.
+    orient : Orientation
+        Of the scan.
+    scan_shape : (3,) tuple of int
+        Of the scan in RAS.
+    scan_affine : (4, 4) float64 array
+        Of the scan in RAS.
+    steps : (3,) float64 array
+        Spacing of the scan in RAS divided by the network's.
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    orient: Orientation
+    scan_shape: tuple[int, ...]
+    scan_affine: np.ndarray
+    steps: np.ndarray
+
+
+def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
+    """Bring a scan to RAS and to the network's spacing.
+
+    Parameters
+    ----------
+    data : (i, j, k) array
+    affine : (4, 4) array
+    spacing : float
+        Of the network grid, in mm.
+
+    Returns
+    -------
+    Prepared
+    """
+    orient = orientation(affine)
+    affine = ras_affine(affine, data.shape, orient)
+    scan = np.ascontiguousarray(to_ras(data, orient), dtype=np.float32)
+    steps = spacing_mm(affine) / spacing
+    shape, network_affine = resampled_grid(scan.shape, affine, spacing)
+    matrices = [
+        resampling_matrix(n_in, n_out, 1 / step)
+        for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
+    ]
+    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
