@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent / 'tests'))
+sys.path[:0] = [str(FOLDER.parent / 'tests'), str(FOLDER)]
 
 from app import Run, save_tiny_model  # noqa: E402
 from bad_inputs import AWKWARD, IMAGES, REFERENCES  # noqa: E402
 from bad_runs import RUNS, run_all  # noqa: E402
+from tables import list_table  # noqa: E402
 
 INTRODUCTION = """Bad inputs
 ==========
@@ -103,11 +104,8 @@ def find_line(stderr: str, says: str, name: str, folder: Path) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a table; its last column is as on the terminal."""
-    lines = ['.. list-table::', '   :header-rows: 1', '']
-    for cells in [head, *((*row[:-1], f'``{row[-1]}``') for row in rows)]:
-        lines += [f'   {"*" if n == 0 else " "} - {cell}' for n, cell in enumerate(cells)]
-    return '\n'.join([*lines, ''])
+    """Format a table whose last column is as on the terminal."""
+    return list_table(head, ((*row[:-1], f'``{row[-1]}``') for row in rows))
 
 
 if __name__ == '__main__':

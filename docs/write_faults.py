@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent / 'tests'))
+sys.path[:0] = [str(FOLDER.parent / 'tests'), str(FOLDER)]
 
 from faults import FAULTS, Fault  # noqa: E402
+from tables import list_table  # noqa: E402
 
 INTRODUCTION = """Faults
 ======
@@ -141,9 +141,9 @@ def page() -> str:
         [
             INTRODUCTION,
             RUNS,
-            table(head, runs),
+            list_table(head, runs),
             OTHERS.rstrip('\n') + '\n',
-            table(('Fault', 'What was observed', 'Test'), others),
+            list_table(('Fault', 'What was observed', 'Test'), others),
             NOT_TESTED.rstrip('\n'),
             '',
         ]
@@ -163,14 +163,6 @@ def _code(fault: Fault) -> str:
 
 def _literal(text: str) -> str:
     return f'``{text}``' if text else 'none'
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table."""
-    lines = ['.. list-table::', '   :header-rows: 1', '']
-    for cells in [head, *rows]:
-        lines += [f'   {"*" if n == 0 else " "} - {cell}' for n, cell in enumerate(cells)]
-    return '\n'.join([*lines, ''])
 
 
 if __name__ == '__main__':
