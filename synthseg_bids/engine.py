@@ -8,6 +8,8 @@ Against :class:`~synthseg_bids.network.UNet3D`,
   the tensor before that: each of the 8 output voxels of a coarse voxel sees 2x2x2 coarse voxels
   only, weighted by sums of the 27 weights (3.4 times fewer operations, exact at the borders too);
 - weights are converted to the number format once, and activations are made in place;
+- in bfloat16 on the CPU, wide convolutions take a third fewer operations (see
+  :mod:`~synthseg_bids.bfloat16`);
 - a normalisation before the output layer is folded into it, and that layer works on slabs, in
   float32, so that the logits of all labels never stand in memory at once.
 
@@ -18,18 +20,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .bfloat16 import MIN_FEATURES, WinogradConv3d, channels_last, elu_
 from .device import fast_dtype
-from .network import Level, UNet3D
+from .network import Level, UNet3D, fold_voxels
 
 #: Voxels of which the output layer's logits are in memory at once: about what the caches hold.
-SLAB_VOXELS = 2**17
+SLAB_VOXELS = 2**15
 
 PARITIES = tuple(itertools.product((0, 1), repeat=3))
 
@@ -80,10 +84,17 @@ def output_layer(network: UNet3D) -> tuple[Tensor, Tensor]:
     return weight * scale, bias + weight @ shift
 
 
-def slabs(features: Tensor) -> Iterator[slice]:
-    """Cut features ``(1, n_features, x, y, z)`` along x into slabs of about `SLAB_VOXELS`."""
+def slabs(features: Tensor, positions: int = 1) -> Iterator[slice]:
+    """Cut features ``(1, n_features, x, y, z)`` along x into slabs.
+
+    Parameters
+    ----------
+    features : tensor
+    positions : int
+        Voxels of the scan in one of the features: a slab has about `SLAB_VOXELS` of the scan's.
+    """
     n_x, n_y, n_z = features.shape[2:]
-    thickness = max(1, SLAB_VOXELS // (n_y * n_z))
+    thickness = max(1, SLAB_VOXELS // (n_y * n_z * positions))
     for first in range(0, n_x, thickness):
         yield slice(first, min(first + thickness, n_x))
 
@@ -99,24 +110,39 @@ class Engine:
     dtype : torch.dtype, optional
         Of weights and activations; sums are made in float32 (default: the fastest that keeps the
         accuracy, see :func:`~synthseg_bids.device.fast_dtype`).
+    memory_limit : int, optional
+        Bytes that a forward pass may plan with (default: all that are free).
     """
 
     def __init__(
-        self, network: UNet3D, device: torch.device, dtype: torch.dtype | None = None
+        self,
+        network: UNet3D,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         self.config = network.config
         self.device = device
+        self.memory_limit = memory_limit
         self.dtype = dtype or fast_dtype(device)
         self._weight, self._bias = (t.to(device) for t in output_layer(network))
         network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
-        for module in network.modules():
-            if isinstance(module, nn.Conv3d):  # normalisations stay in float32
-                module.to(dtype=self.dtype, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._down = [cast(Level, level) for level in network.down]
         self._up = [cast(Level, level) for level in network.up]
         self._reduce = list(network.reduce)
         joined = self._up if self.config.skip == 'concat' else []
-        self._joins = [_split(cast(nn.Conv3d, level.convs[0])) for level in joined]
+        self._joins = [
+            self._split(cast(nn.Conv3d, level.convs[0]), self.config.features * 2**depth)
+            for depth, level in zip(range(len(joined) - 1, -1, -1), joined, strict=True)
+        ]
+        for level in (*self._down[:-1], *self._up):  # the deepest may have an odd number of planes
+            for i in range(int(level in joined), len(level.convs)):
+                conv = cast(nn.Conv3d, level.convs[i])
+                if self._transforms(conv):
+                    level.convs[i] = WinogradConv3d(conv.weight, conv.bias)
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d):  # normalisations stay in float32
+                module.to(dtype=self.dtype, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def features(self, x: Tensor) -> Tensor:
@@ -134,6 +160,7 @@ class Engine:
         """
         skips = []
         x = x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        x = fold_voxels(x, self.config.sub_voxels)
         for level in self._down[:-1]:
             skips.append(_convolve(level, x))
             x = functional.max_pool3d(level.norm(skips[-1]), 2)
@@ -151,7 +178,7 @@ class Engine:
         return x
 
     @torch.inference_mode()
-    def logits(self, features: Tensor, where: slice) -> Tensor:
+    def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
         """Compute the output layer in a slab.
 
         Parameters
@@ -160,45 +187,92 @@ class Engine:
             From :meth:`features`.
         where : slice
             Along the first axis; see :func:`slabs`.
+        mirror : (n_channels,) integer tensor, optional
+            For features of the mirrored scan: the channel permutation of a left/right flip. Slab
+            and logits are then those of the scan as it was.
 
         Returns
         -------
-        (n_channels, x', y, z) float32 tensor
+        (positions, n_channels, x', y, z) float32 tensor
+            For each voxel of the features those of the scan's voxels that it stands for, in the
+            order of :func:`~synthseg_bids.network.fold_voxels`.
         """
+        positions, n_channels = self.config.positions, self.config.out_channels
+        weight = self._weight.view(positions, n_channels, -1)
+        bias = self._bias.view(positions, n_channels, 1)
+        n_x = features.shape[2]
+        if mirror is not None:
+            where = slice(n_x - where.stop, n_x - where.start)
+            # What was first along x within a voxel is last now.
+            sides = [self.config.sub_voxels] * 3
+            swap = torch.arange(positions).view(sides).flip(0).flatten()
+            weight, bias = weight[swap][:, mirror], bias[swap][:, mirror]
         voxels = features[0].movedim(0, -1)[where]
+        if mirror is not None:
+            voxels = voxels.flip(0)
         rows = voxels.reshape(-1, voxels.shape[-1]).float()
-        found = torch.addmm(self._bias[:, None], self._weight, rows.T)
-        return found.view(-1, *voxels.shape[:3])
+        found = torch.addmm(bias.flatten()[:, None], weight.flatten(0, 1), rows.T)
+        return found.view(positions, n_channels, *voxels.shape[:3])
 
     def _join(self, i: int, skip: Tensor, below: Tensor) -> Tensor:
         """Return the first convolution of decoder level `i`, before its activation."""
         for_skip, for_below = self._joins[i]
-        bias = cast(nn.Conv3d, self._up[i].convs[0]).bias
-        joined = functional.conv3d(skip, for_skip, bias, padding=1)
-        # One voxel longer than `below`: the sums of even voxels start one before their own.
-        coarse = functional.conv3d(below, for_below, padding=1)
-        parts = coarse.chunk(len(PARITIES), 1)
-        for parity, part in zip(PARITIES, parts, strict=True):
-            (a, b, c), (x, y, z) = parity, below.shape[2:]
-            joined[..., a::2, b::2, c::2] += part[..., a : a + x, b : b + y, c : c + z]
+        joined = channels_last(for_skip(skip))
+        # What follows is one voxel longer than `below`: even voxels' sums start one before theirs.
+        rows, (x, y), n_out = _rows(joined), below.shape[2:4], joined.shape[1]
+        for kernel, (a, b) in zip(for_below, itertools.product((0, 1), repeat=2), strict=True):
+            coarse = _rows(functional.conv3d(below, kernel, padding=1))
+            # Odd ones of a coarse voxel come first (see _split): but for the first and the last,
+            # the fine voxels along z already stand in their order.
+            rows[a::2, b::2] += coarse[a : a + x, b : b + y, n_out:-n_out]
         return joined
 
+    def _split(
+        self, conv: nn.Conv3d, n_skip: int
+    ) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+        """Split a convolution into that of the skip connection and kernels for what is below.
 
-def _split(conv: nn.Conv3d) -> tuple[Tensor, Tensor]:
-    """Split a convolution's weights into those for the skip connection and for what is below."""
-    layout, n_skip = torch.channels_last_3d, conv.out_channels
-    # Summed in float32 before they are rounded.
-    below = sub_pixel_weights(conv.weight[:, n_skip:].float()).to(conv.weight.dtype)
-    skip = conv.weight[:, :n_skip]
-    return skip.contiguous(memory_format=layout), below.contiguous(memory_format=layout)
+        The latter are one for each parity along x and y. Their channels are those of odd voxels
+        along z, then those of even ones.
+        """
+        # Summed in float32 before they are rounded.
+        below = sub_pixel_weights(conv.weight[:, n_skip:]).to(self.dtype)
+        kernels = below.unflatten(0, (4, 2, conv.out_channels)).flip(1).flatten(1, 2)
+        weight, bias = conv.weight[:, :n_skip], conv.bias
+        for_skip: Callable[[Tensor], Tensor]
+        if self._transforms(conv):
+            for_skip = WinogradConv3d(weight, bias)
+        else:
+            weight = channels_last(weight.to(self.dtype))
+            bias = None if bias is None else bias.to(self.dtype)
+            for_skip = partial(functional.conv3d, weight=weight, bias=bias, padding=1)
+        return for_skip, [channels_last(kernel) for kernel in kernels]
+
+    def _transforms(self, conv: nn.Conv3d) -> bool:
+        """Tell whether Winograd's transform is worth while."""
+        wide = min(conv.in_channels, conv.out_channels) >= MIN_FEATURES
+        return wide and self.dtype == torch.bfloat16 and self.device.type == 'cpu'
+
+
+def _rows(x: Tensor) -> Tensor:
+    """View ``(1, features, x, y, z)`` as it lies in memory: ``(x, y, z * features)``."""
+    x = channels_last(x)[0].movedim(0, -1)
+    return x.view(*x.shape[:2], -1)
 
 
 def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
     """Run the convolutions of a level from the one numbered `first` on."""
     for i in range(first, len(level.convs)):
-        x = _activate(level, i, level.convs[i](x))
+        conv = level.convs[i]
+        if isinstance(conv, WinogradConv3d) and not level.norms:
+            x = conv(x, elu=True)
+        else:
+            x = _activate(level, i, conv(x))
     return x
 
 
 def _activate(level: Level, i: int, x: Tensor) -> Tensor:
-    return functional.elu_(level.norms[i](x) if level.norms else x)
+    x = level.norms[i](x) if level.norms else x
+    if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
+        return elu_(channels_last(x))
+    return functional.elu_(x)

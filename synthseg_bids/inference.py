@@ -27,6 +27,7 @@ from .geometry import (
     voxel_volume_mm3,
 )
 from .labels import CSF, mirror_channels, segmentation_labels
+from .memory import LOW_MEMORY_BYTES
 from .postprocess import (
     Box,
     clean,
@@ -153,6 +154,11 @@ class Segmenter:
         CPU threads (default: as the process is set up).
     fallback : bool
         Go on on the CPU with a scan that does not fit into the memory of the GPU.
+    autocrop : bool
+        Look for the brain first, where the network was trained on crops; otherwise segment all
+        of the scan.
+    low_memory : bool
+        Keep forward passes below a gigabyte, if need be at the cost of accuracy.
 
     Raises
     ------
@@ -166,11 +172,14 @@ class Segmenter:
         flip: bool = True,
         threads: int | None = None,
         fallback: bool = True,
+        autocrop: bool = True,
+        low_memory: bool = False,
     ) -> None:
         set_threads(threads)
         network, card = load_model(model)
-        engine = Engine(network, resolve_device(device))
-        self._use(engine, card, flip, partial(Engine, network, CPU) if fallback else None)
+        engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
+        spare = partial(engine_on, CPU) if fallback else None
+        self._use(engine_on(resolve_device(device)), card, flip, spare, autocrop)
 
     @classmethod
     def from_engine(
@@ -196,16 +205,23 @@ class Segmenter:
         return segmenter
 
     def _use(
-        self, engine: Engine, card: ModelCard, flip: bool, spare: Callable[[], Engine] | None
+        self,
+        engine: Engine,
+        card: ModelCard,
+        flip: bool,
+        spare: Callable[[], Engine] | None,
+        autocrop: bool = True,
     ) -> None:
         self.engine = engine
         self.device = engine.device
         self.card = card
         self._spare = spare
+        self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
         self.mirror = mirror_channels(card.labels) if flip else None
         group_of = {label.index: label.topology_group for label in segmentation_labels()}
         self.groups = tuple(group_of[label] for label in card.labels)
-        self._fluid = card.labels.index(CSF) if CSF in card.labels else None
+        # What is not brain: background, and the fluid around it that goes on down the spine.
+        self._outside = [i for i, label in enumerate(card.labels) if label in (0, CSF)]
 
     def segment(
         self,
@@ -306,7 +322,7 @@ class Segmenter:
     ) -> tuple[Box, Prediction]:
         """Return the part of the network grid that was segmented, and its posteriors."""
         region: Box = tuple(slice(0, n) for n in image.shape)
-        for _ in range(LOCALISATIONS if self.card.crop_mm else 0):
+        for _ in range(self._localisations):
             closer = self._closer(image, region, engine, plan)
             if closer == region:
                 break
@@ -322,7 +338,8 @@ class Segmenter:
         smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
         if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
             return region
-        brain = find_brain(predict(engine, image[region], plan=plan).posteriors, self._fluid)
+        outside = predict(engine, image[region], plan=plan, channels=self._outside).posteriors
+        brain = find_brain(outside.sum(0, dtype=torch.float32))
         if brain is None:
             return region
         placed = tuple(
@@ -357,6 +374,8 @@ def cached_segmenter(
     flip: bool = True,
     threads: int | None = None,
     fallback: bool = True,
+    autocrop: bool = True,
+    low_memory: bool = False,
 ) -> Segmenter:
     """Return the process's :class:`Segmenter` for these options, loading it on first use."""
-    return Segmenter(model, device, flip, threads, fallback)
+    return Segmenter(model, device, flip, threads, fallback, autocrop, low_memory)

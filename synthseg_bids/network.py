@@ -43,6 +43,12 @@ class NetworkConfig:
         How skip connections join: concatenated (paper), or added after a 1x1x1 convolution that
         halves the features before up-sampling: 2.4 times fewer operations with one convolution
         per decoder level.
+    sub_voxels : int
+        Voxels of the scan along each side of a voxel of the first level. With 2, the 2x2x2 voxels
+        of the scan that make one of the network are the channels of its input, and its output
+        layer gives the logits of all eight: every wide layer works on an eighth of the voxels.
+    output_features : int
+        Features that the output layer sees; 0 for as many as the first level has.
     """
 
     out_channels: int = 33
@@ -53,6 +59,8 @@ class NetworkConfig:
     norm: str = 'batch'
     norm_placement: str = 'level'
     skip: str = 'concat'
+    sub_voxels: int = 1
+    output_features: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -66,7 +74,45 @@ class NetworkConfig:
     @property
     def size_multiple(self) -> int:
         """Every side of an input must be a multiple of this."""
-        return 2 ** (self.levels - 1)
+        return self.sub_voxels * 2 ** (self.levels - 1)
+
+    @property
+    def positions(self) -> int:
+        """Voxels of the scan in a voxel of the first level."""
+        return self.sub_voxels**3
+
+
+def fold_voxels(images: Tensor, factor: int) -> Tensor:
+    """Turn blocks of voxels into channels ("space to depth").
+
+    Parameters
+    ----------
+    images : (batch, channels, x, y, z) tensor
+        Sides are multiples of `factor`.
+    factor : int
+
+    Returns
+    -------
+    (batch, factor**3 * channels, x / factor, y / factor, z / factor) tensor
+        The channels of the first voxel of each block, those of its next one along z, and so on.
+    """
+    if factor == 1:
+        return images
+    batch, channels, *sides = images.shape
+    x, y, z = (n // factor for n in sides)
+    blocks = images.reshape(batch, channels, x, factor, y, factor, z, factor)
+    folded = blocks.permute(0, 3, 5, 7, 1, 2, 4, 6).reshape(batch, -1, x, y, z)
+    return folded.contiguous(memory_format=torch.channels_last_3d)
+
+
+def unfold_voxels(images: Tensor, factor: int) -> Tensor:
+    """Undo :func:`fold_voxels`."""
+    if factor == 1:
+        return images
+    batch, channels, x, y, z = images.shape
+    blocks = images.reshape(batch, factor, factor, factor, -1, x, y, z)
+    order = blocks.permute(0, 4, 5, 1, 6, 2, 7, 3)
+    return order.reshape(batch, channels // factor**3, x * factor, y * factor, z * factor)
 
 
 class InstanceNorm(nn.Module):
@@ -129,7 +175,7 @@ class UNet3D(nn.Module):
         super().__init__()
         self.config = config = config or NetworkConfig()
         sizes = [config.features * 2**level for level in range(config.levels)]
-        inputs = [1, *sizes[:-1]]
+        inputs = [config.positions, *sizes[:-1]]
         self.down = nn.ModuleList(
             Level(config, a, b, config.encoder_convs) for a, b in zip(inputs, sizes, strict=True)
         )
@@ -138,18 +184,20 @@ class UNet3D(nn.Module):
         self.reduce = nn.ModuleList(
             nn.Conv3d(deep, shallow, 1) if add else nn.Identity() for deep, shallow in upward
         )
+        last = config.output_features or config.features
+        outputs = [*sizes[-2:0:-1], last]
         self.up = nn.ModuleList(
-            Level(config, shallow if add else deep + shallow, shallow, config.decoder_convs)
-            for deep, shallow in upward
+            Level(config, shallow if add else deep + shallow, output, config.decoder_convs)
+            for (deep, shallow), output in zip(upward, outputs, strict=True)
         )
-        self.likelihood = nn.Conv3d(config.features, config.out_channels, 1)
+        self.likelihood = nn.Conv3d(last, config.out_channels * config.positions, 1)
 
     def place(self, device: torch.device | str) -> UNet3D:
         """Move to a device, in the memory layout that 3D convolutions are fast in."""
         layout = torch.channels_last_3d
         return self.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: int | None = None) -> Tensor:
         """Return logits.
 
         Parameters
@@ -157,12 +205,17 @@ class UNet3D(nn.Module):
         x : (batch, 1, x, y, z) tensor
             Scans in RAS orientation, intensities in [0, 1]; sides are multiples of
             ``config.size_multiple``.
+        position : int, optional
+            Only the logits of the voxel at this place (in C order) of each block that is a voxel
+            of the first level.
 
         Returns
         -------
         (batch, out_channels, x, y, z) tensor
+            With `position`, sides are smaller by ``config.sub_voxels``.
         """
         skips = []
+        x = fold_voxels(x, self.config.sub_voxels)
         for level in self.down[:-1]:
             skip, x = level(x)
             skips.append(skip)
@@ -173,7 +226,12 @@ class UNet3D(nn.Module):
             skip = skips.pop()
             x = skip + x if self.config.skip == 'add' else torch.cat([skip, x], 1)
             x = level(x)[1]
-        return self.likelihood(x)
+        if position is None:
+            return unfold_voxels(self.likelihood(x), self.config.sub_voxels)
+        n = self.config.out_channels
+        part = slice(position * n, (position + 1) * n)
+        assert self.likelihood.bias is not None
+        return functional.conv3d(x, self.likelihood.weight[part], self.likelihood.bias[part])
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

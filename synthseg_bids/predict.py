@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from .device import available_bytes
 from .engine import Engine, slabs
-from .network import NetworkConfig
+from .network import NetworkConfig, unfold_voxels
 
 logger = logging.getLogger(__name__)
 
 #: What neighbouring tiles share, in voxels, on either side of their border.
 TILE_OVERLAP = 32
+#: Tiles begin at multiples of this, so that the coarse levels' voxels lie as in the whole.
+TILE_STEP = 16
 #: Most tiles that an image is cut into.
 MAX_TILES = 8
 
@@ -81,7 +84,11 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
 
 
 def predict(
-    engine: Engine, image: np.ndarray, mirror: np.ndarray | None = None, plan: Plan | None = None
+    engine: Engine,
+    image: np.ndarray,
+    mirror: np.ndarray | None = None,
+    plan: Plan | None = None,
+    channels: Sequence[int] | None = None,
 ) -> Prediction:
     """Compute the posteriors of an image.
 
@@ -95,24 +102,30 @@ def predict(
         of the flipped image.
     plan : Plan, optional
         By default the one that fits the memory at hand.
+    channels : sequence of int, optional
+        Whose posteriors to return (default: all).
 
     Returns
     -------
     Prediction
     """
+    channels = range(engine.config.out_channels) if channels is None else channels
     if plan is None:
         free, itemsize = available_bytes(engine.device), engine.dtype.itemsize
-        plan = choose_plan(engine.config, image.shape, itemsize, mirror is not None, free)
+        free = min(free, engine.memory_limit or free)
+        plan = choose_plan(
+            engine.config, image.shape, itemsize, mirror is not None, free, len(channels)
+        )
     scaled = torch.from_numpy(rescale_intensities(image))
     if plan.tiles == 1:
-        posteriors, counts = infer(engine, scaled, mirror, plan.storage)
+        posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels)
     else:
         axis = int(np.argmax(image.shape))
-        posteriors = torch.empty((engine.config.out_channels, *image.shape), dtype=plan.storage)
+        posteriors = torch.empty((len(channels), *image.shape), dtype=plan.storage)
         counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
         for seen, kept in tile_slices(image.shape[axis], plan.tiles):
             tile = scaled.narrow(axis, seen.start, seen.stop - seen.start)
-            found, n = infer(engine, tile, mirror, plan.storage)
+            found, n = infer(engine, tile, mirror, plan.storage, channels)
             counts += n
             length = kept.stop - kept.start
             part = found.narrow(axis + 1, kept.start - seen.start, length)
@@ -129,6 +142,7 @@ def infer(
     image: Tensor,
     mirror: np.ndarray | None = None,
     storage: torch.dtype = torch.float32,
+    channels: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the posteriors of a rescaled image in one piece.
 
@@ -141,16 +155,20 @@ def infer(
         See :func:`predict`.
     storage : torch.dtype
         Of the posteriors.
+    channels : sequence of int, optional
+        Whose posteriors to return (default: all).
 
     Returns
     -------
     posteriors : (n_channels, x, y, z) tensor
     counts : (3, n_channels) int64 tensor
         Voxels to which both passes give a label, the straight one does, and the mirrored one
-        does; padding included, zeros without a mirrored pass.
+        does; padding included, zeros without a mirrored pass. Where the output layer has several
+        voxels of the scan to a voxel of the network, one of them is counted.
     """
-    multiple = engine.config.size_multiple
+    config = engine.config
     # Two of them at least: a single voxel at the deepest level has no variance to normalise by.
+    multiple = config.size_multiple
     padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
     before = [(p - n) // 2 for p, n in zip(padded, image.shape, strict=True)]
     _, *inside = (slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
@@ -159,30 +177,28 @@ def infer(
     straight = engine.features(x)
     flipped = None if mirror is None else engine.features(x.flip(2))
     del x
-    n_channels = engine.config.out_channels
+    swap = None if mirror is None else torch.as_tensor(mirror)
+    n_channels = config.out_channels if channels is None else len(channels)
     posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
-    counts = torch.zeros(3, n_channels, dtype=torch.int64)
-    for slab in slabs(straight):
-        found = _softmax(engine.logits(straight, slab))
+    counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
+    for slab in slabs(straight, config.positions):
+        found = engine.logits(straight, slab).softmax(1)
         if flipped is not None:
-            there = slice(padded[0] - slab.stop, padded[0] - slab.start)
-            again = _softmax(engine.logits(flipped, there)).flip(1)[torch.as_tensor(mirror)]
-            counts += _count(found, again).cpu()
+            again = engine.logits(flipped, slab, swap).softmax(1)
+            counts += _count(found[0], again[0]).cpu()
             found.add_(again).mul_(0.5)
+        if channels is not None:
+            found = found[:, channels]
         # The part of the slab that is not padding.
-        first = max(slab.start - before[0], 0)
-        last = min(slab.stop - before[0], len(image))
+        slab_start, slab_stop = (config.sub_voxels * n for n in (slab.start, slab.stop))
+        first = max(slab_start - before[0], 0)
+        last = min(slab_stop - before[0], len(image))
         if last > first:
-            shift = before[0] - slab.start
+            shift = before[0] - slab_start
             rows = slice(first + shift, last + shift)
-            posteriors[:, first:last] = found[(slice(None), rows, *inside)]
+            voxels = unfold_voxels(found.flatten(0, 1)[None], config.sub_voxels)[0]
+            posteriors[:, first:last] = voxels[(slice(None), rows, *inside)]
     return posteriors, counts
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Return the softmax over the first axis, in place."""
-    logits.sub_(logits.amax(0)).exp_()
-    return logits.div_(logits.sum(0))
 
 
 def _count(straight: Tensor, flipped: Tensor) -> Tensor:
@@ -205,13 +221,15 @@ def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:
     -------
     list of (slice, slice)
         What each tile sees, and the part of it that is kept; the latter cover the axis once.
+        A short axis has fewer tiles than asked for.
 
     Examples
     --------
     >>> tile_slices(100, 2)
-    [(slice(0, 82, None), slice(0, 50, None)), (slice(18, 100, None), slice(50, 100, None))]
+    [(slice(0, 80, None), slice(0, 48, None)), (slice(16, 100, None), slice(48, 100, None))]
     """
-    borders = [round(i * length / tiles) for i in range(tiles + 1)]
+    inner = {round(i * length / tiles / TILE_STEP) * TILE_STEP for i in range(1, tiles)}
+    borders = sorted({0, length} | {border for border in inner if border < length})
     return [
         (slice(max(first - TILE_OVERLAP, 0), min(last + TILE_OVERLAP, length)), slice(first, last))
         for first, last in itertools.pairwise(borders)
@@ -219,7 +237,12 @@ def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:
 
 
 def predicted_bytes(
-    config: NetworkConfig, shape: tuple[int, ...], itemsize: int, flip: bool, plan: Plan
+    config: NetworkConfig,
+    shape: tuple[int, ...],
+    itemsize: int,
+    flip: bool,
+    plan: Plan,
+    n_channels: int | None = None,
 ) -> int:
     """Predict the peak of the memory that a forward pass takes, input and output included.
 
@@ -232,26 +255,35 @@ def predicted_bytes(
         Bytes of a weight or activation.
     flip : bool
     plan : Plan
+    n_channels : int, optional
+        Whose posteriors are returned (default: all).
 
     Returns
     -------
     int
     """
-    kept = math.prod(shape) * config.out_channels * plan.storage.itemsize
+    n_channels = n_channels or config.out_channels
+    kept = math.prod(shape) * n_channels * plan.storage.itemsize
     longest = max(shape)
     seen = max(tile.stop - tile.start for tile, _ in tile_slices(longest, plan.tiles))
     # Padding included.
-    voxels = math.prod(-(-n // 16) * 16 for n in shape) // longest * seen
-    feature = voxels * config.features * itemsize
+    multiple = config.size_multiple
+    voxels = math.prod(-(-n // multiple) * multiple for n in shape) // longest * seen
+    feature = voxels // config.positions * max(config.features, config.output_features) * itemsize
     # In the last decoder level: skip connection, its convolution, that of what is below, and the
     # features of the straight pass. Afterwards: the features of both passes, and the posteriors.
     body = (4 if flip else 3) * feature
-    output = (2 if flip else 1) * feature + voxels * config.out_channels * plan.storage.itemsize
+    output = (2 if flip else 1) * feature + voxels * n_channels * plan.storage.itemsize
     return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
 
 
 def choose_plan(
-    config: NetworkConfig, shape: tuple[int, ...], itemsize: int, flip: bool, available: int
+    config: NetworkConfig,
+    shape: tuple[int, ...],
+    itemsize: int,
+    flip: bool,
+    available: int,
+    n_channels: int | None = None,
 ) -> Plan:
     """Choose the plan for the memory at hand: exact if at all possible.
 
@@ -265,6 +297,8 @@ def choose_plan(
     flip : bool
     available : int
         Bytes; see :func:`available_bytes`.
+    n_channels : int, optional
+        Whose posteriors are returned (default: all).
 
     Returns
     -------
@@ -273,17 +307,17 @@ def choose_plan(
     """
     half = [Plan(torch.float16, tiles) for tiles in range(1, MAX_TILES + 1)]
     for plan in [Plan(), *half]:
-        needed = predicted_bytes(config, shape, itemsize, flip, plan)
+        needed = predicted_bytes(config, shape, itemsize, flip, plan, n_channels)
         if needed <= available:
             break
     if plan.tiles > 1:
         logger.warning(
-            '%.1f GB of memory are free: segmenting %s voxels in %d tiles, less accurate at their '
+            '%.1f GB of memory at hand: segmenting %s voxels in %d tiles, less accurate at their '
             'borders',
             available / 2**30,
             ' x '.join(map(str, shape)),
             plan.tiles,
         )
     elif plan != Plan():
-        logger.info('%.1f GB of memory are free: posteriors in half precision', available / 2**30)
+        logger.info('%.1f GB of memory at hand: posteriors in half precision', available / 2**30)
     return plan

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from synthseg_bids.engine import Engine, slabs, sub_pixel_weights
-from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.network import NetworkConfig, UNet3D, unfold_voxels
 
 CONFIGS = {
     'paper': NetworkConfig(features=4),
@@ -16,7 +16,19 @@ CONFIGS = {
     'add': NetworkConfig(
         features=4, decoder_convs=1, skip='add', norm='instance', norm_placement='conv'
     ),
+    'sub-voxels': NetworkConfig(
+        features=4,
+        levels=4,
+        decoder_convs=1,
+        skip='add',
+        norm='instance',
+        norm_placement='conv',
+        sub_voxels=2,
+        output_features=6,
+    ),
     'plain': NetworkConfig(features=4, levels=3, norm='none'),
+    'wide': NetworkConfig(features=24, levels=3),
+    'wide, instance': NetworkConfig(features=24, levels=3, norm='instance', norm_placement='conv'),
 }
 
 
@@ -38,13 +50,17 @@ def random_network(config: NetworkConfig) -> UNet3D:
 
 def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
     features = engine.features(x)
-    return torch.cat([engine.logits(features, slab) for slab in slabs(features)], 1)
+    parts = [engine.logits(features, slab) for slab in slabs(features)]
+    folded = torch.cat(parts, 2).flatten(0, 1)[None]
+    return unfold_voxels(folded, engine.config.sub_voxels)[0]
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
 def test_equals_the_network(name, dtype, tolerance, monkeypatch):
     monkeypatch.setattr('synthseg_bids.engine.SLAB_VOXELS', 5000)  # several slabs
+    monkeypatch.setattr('synthseg_bids.bfloat16.SLAB_VALUES', 2**14)
+    monkeypatch.setattr('synthseg_bids.bfloat16.ELU_VALUES', 1000)
     network = random_network(CONFIGS[name])
     x = torch.rand(1, 1, 32, 48, 16)
     with torch.inference_mode():
@@ -78,4 +94,20 @@ def test_slabs_cover_every_row_once():
     features = torch.empty(1, 1, 700, 64, 64)
     found = list(slabs(features))
     assert len(found) > 2
+    assert len(list(slabs(features, 8))) > 4 * len(found)
     assert [row for slab in found for row in range(slab.start, slab.stop)] == list(range(700))
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_threads_change_nothing_but_rounding(dtype, tolerance):
+    engine = Engine(random_network(CONFIGS['wide']), torch.device('cpu'), dtype)
+    x, before = torch.rand(1, 1, 16, 24, 20), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(logits(engine, x))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert (other - found[0]).abs().max() <= tolerance * found[0].abs().max()

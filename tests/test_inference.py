@@ -18,10 +18,11 @@ from synthseg_bids.engine import Engine
 from synthseg_bids.geometry import resample, resampling_matrix
 from synthseg_bids.inference import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels, segmentation_labels
+from synthseg_bids.memory import LOW_MEMORY_BYTES
 from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.postprocess import clean, crop_box, find_brain, resample_labels, soft_volumes
 from synthseg_bids.prepare import prepare
-from synthseg_bids.weights import ModelCard, ModelFileError
+from synthseg_bids.weights import ModelCard, ModelFileError, save_model
 
 LABELS = tuple(label.index for label in segmentation_labels())
 GROUPS = tuple(label.topology_group for label in segmentation_labels())
@@ -61,12 +62,15 @@ class StubEngine(Engine):
     def __init__(self, network: nn.Module, config: NetworkConfig) -> None:
         self.network, self.config = network, config
         self.device, self.dtype = torch.device('cpu'), torch.float32
+        self.memory_limit = None
 
     def features(self, x: Tensor) -> Tensor:
         return self.network(x)
 
-    def logits(self, features: Tensor, where: slice) -> Tensor:
-        return features[0, :, where].clone()
+    def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
+        if mirror is not None:
+            features = features.flip(2)[:, mirror]
+        return features[:, :, where].clone()
 
 
 def segmenter(
@@ -309,27 +313,19 @@ def test_clean_leaves_fluid_in_pieces():
     torch.testing.assert_close(cleaned, posteriors)
 
 
-def test_find_brain_takes_thelargest_body():
-    posteriors = torch.zeros((33, 12, 12, 12))
-    posteriors[0] = 1
-    posteriors[0, 1:3, 1:3, 1:3] = 0.4
-    posteriors[0, 5:9, 4:10, 6:8] = 0.4
-    assert find_brain(posteriors) == (slice(5, 9), slice(4, 10), slice(6, 8))
-    posteriors[0] = 0.9
-    assert find_brain(posteriors) is None
+def test_find_brain_takes_the_largest_body():
+    outside = torch.ones((12, 12, 12))
+    outside[1:3, 1:3, 1:3] = 0.4
+    outside[5:9, 4:10, 6:8] = 0.4
+    assert find_brain(outside) == (slice(5, 9), slice(4, 10), slice(6, 8))
+    assert find_brain(torch.full((12, 12, 12), 0.9)) is None
 
 
-def test_find_brain_leaves_out_fluid_and_stray_voxels():
-    posteriors = torch.zeros((33, 24, 24, 24))
-    posteriors[0] = 1
-    posteriors[0, 4:20, 4:20, 8:20] = 0
-    posteriors[1, 4:20, 4:20, 8:20] = 1
-    posteriors[0, 10:14, 10:14, :8] = 0
-    posteriors[16, 10:14, 10:14, :8] = 1  # cerebrospinal fluid, down the spine
-    assert find_brain(posteriors)[2].start < 2
-    assert find_brain(posteriors, 16) == (slice(4, 20), slice(4, 20), slice(8, 20))
-    posteriors[0, 12, 12, 20:23] = 0
-    assert find_brain(posteriors, 16) == (slice(4, 20), slice(4, 20), slice(8, 20))
+def test_find_brain_leaves_out_stray_voxels():
+    outside = torch.ones((24, 24, 24))
+    outside[4:20, 4:20, 8:20] = 0
+    outside[12, 12, 20:23] = 0
+    assert find_brain(outside) == (slice(4, 20), slice(4, 20), slice(8, 20))
 
 
 def test_soft_volumes_count_what_lies_outside():
@@ -403,6 +399,21 @@ class TestRealNetwork:
             rng.normal(size=(18, 20, 21)), np.diag([2.0, 2, 2, 1])
         )
         assert found.labels.shape == (18, 20, 21)
+
+
+def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
+    config = NetworkConfig(features=2, levels=2, norm='instance')
+    card = ModelCard('crops', config, 4.0, (32.0, 32.0, 32.0))
+    path = tmp_path / 'crops.safetensors'
+    torch.manual_seed(0)
+    save_model(path, UNet3D(config), card)
+    scan = rng.normal(size=(20, 22, 24)), np.diag([4.0, 4, 4, 1])
+    # A network that was not trained finds brain everywhere.
+    monkeypatch.setattr('synthseg_bids.inference.find_brain', lambda _: (slice(8, 12),) * 3)
+    whole = Segmenter(path, 'cpu', autocrop=False, low_memory=True)
+    assert whole.segment(*scan).grid_shape == (20, 22, 24)
+    assert Segmenter(path, 'cpu').segment(*scan).grid_shape == (8, 8, 8)
+    assert whole.engine.memory_limit == LOW_MEMORY_BYTES
 
 
 def test_segmenters_are_cached(tiny_model):

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthseg_bids.network import InstanceNorm, NetworkConfig, UNet3D
+from synthseg_bids.network import (
+    InstanceNorm,
+    NetworkConfig,
+    UNet3D,
+    fold_voxels,
+    unfold_voxels,
+)
 
 
 def test_the_default_network_is_the_papers():
@@ -49,3 +55,24 @@ def test_instance_norm_treats_each_scan_alone():
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match=r"norm: 'group' not in"):
         NetworkConfig(norm='group')
+
+
+def test_folding_turns_blocks_of_voxels_into_channels():
+    images = torch.rand(2, 3, 4, 6, 8)
+    folded = fold_voxels(images, 2)
+    assert folded.shape == (2, 24, 2, 3, 4)
+    # Sixth of a block in C order: (1, 0, 1); three channels each.
+    torch.testing.assert_close(folded[:, 15:18], images[:, :, 1::2, ::2, 1::2])
+    torch.testing.assert_close(unfold_voxels(folded, 2), images)
+    assert fold_voxels(images, 1) is images
+
+
+def test_sub_voxels_give_every_voxel_its_logits():
+    torch.manual_seed(0)
+    config = NetworkConfig(5, features=4, levels=2, sub_voxels=2, output_features=6)
+    assert config.size_multiple == 4
+    network = UNet3D(config).eval()
+    x = torch.rand(1, 1, 8, 12, 16)
+    logits = network(x)
+    assert logits.shape == (1, 5, 8, 12, 16)
+    torch.testing.assert_close(network(x, position=6), logits[..., 1::2, 1::2, ::2])

@@ -26,10 +26,12 @@ from synthseg_bids.predict import (
 CPU = torch.device('cpu')
 
 
-@pytest.fixture(scope='module')
-def engine() -> Engine:
+@pytest.fixture(scope='module', params=['plain', 'sub-voxels'])
+def engine(request) -> Engine:
     torch.manual_seed(0)
     config = NetworkConfig(features=2, levels=3, norm='none')
+    if request.param == 'sub-voxels':  # blocks of four voxels at the deepest level, as above
+        config = NetworkConfig(features=2, levels=2, norm='none', sub_voxels=2, output_features=3)
     return Engine(UNet3D(config), CPU, torch.float32)
 
 
@@ -49,6 +51,15 @@ def test_flip_averages_both_sides(engine, image):
     torch.testing.assert_close(found.posteriors.sum(0), torch.ones(image.shape))
 
 
+def test_some_channels_are_those_of_all(engine, image):
+    mirror = mirror_channels()
+    every = predict(engine, image, mirror).posteriors
+    some = predict(engine, image, mirror, channels=[0, 16]).posteriors
+    assert torch.equal(some, every[[0, 16]])
+    tiled = predict(engine, image, mirror, Plan(tiles=2), [0, 16]).posteriors
+    assert tiled.shape == some.shape
+
+
 def test_flip_dice_is_that_of_the_two_label_maps(engine, image):
     mirror = mirror_channels()
     # No padding, which would be counted as well.
@@ -58,6 +69,8 @@ def test_flip_dice_is_that_of_the_two_label_maps(engine, image):
     one = predict(engine, image).posteriors.argmax(0)
     flipped = predict(engine, np.ascontiguousarray(image[::-1])).posteriors
     other = flipped[torch.as_tensor(mirror)].flip(1).argmax(0)
+    step = engine.config.sub_voxels  # the first voxel of each block is counted
+    one, other = (labels[::step, ::step, ::step] for labels in (one, other))
     for channel in range(33):
         sizes = int((one == channel).sum() + (other == channel).sum())
         both = int(((one == channel) & (other == channel)).sum())
@@ -120,6 +133,13 @@ def test_says_when_it_saves_memory(engine, image, monkeypatch, caplog):
     monkeypatch.setattr('synthseg_bids.predict.available_bytes', lambda device: needed)
     assert predict(engine, image).posteriors.dtype == torch.float16
     assert 'half precision' in caplog.text
+
+
+def test_a_limit_counts_as_the_memory_there_is(engine, image, monkeypatch):
+    assert predict(engine, image).posteriors.dtype == torch.float32
+    needed = predicted_bytes(engine.config, image.shape, 4, False, Plan(torch.float16))
+    monkeypatch.setattr(engine, 'memory_limit', needed)
+    assert predict(engine, image).posteriors.dtype == torch.float16
 
 
 def test_intensities_are_clipped_to_percentiles(rng):

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from synthseg_bids.grow import grow
+from synthseg_bids.network import NetworkConfig, UNet3D
+
+COARSE = NetworkConfig(
+    5, 4, levels=3, decoder_convs=1, norm='instance', norm_placement='conv', skip='add'
+)
+
+
+@pytest.mark.parametrize('output_features', [0, 6])
+def test_a_grown_network_does_what_the_coarse_one_did(output_features):
+    torch.manual_seed(0)
+    coarse = UNet3D(COARSE).eval()
+    fine = grow(coarse, replace(COARSE, sub_voxels=2, output_features=output_features)).eval()
+    x = torch.rand(1, 1, 16, 24, 32)
+    expected = functional.interpolate(coarse(functional.avg_pool3d(x, 2)), scale_factor=2)
+    torch.testing.assert_close(fine(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_every_weight_of_a_grown_network_learns():
+    fine = grow(UNet3D(COARSE), replace(COARSE, sub_voxels=2, output_features=6))
+    optimizer = torch.optim.SGD(fine.parameters(), lr=0.1)
+    for _ in range(2):  # the new features are seen from the second step on
+        optimizer.zero_grad()
+        fine(torch.rand(1, 1, 16, 16, 16)).square().mean().backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fine.parameters())
+
+
+def test_only_voxels_and_output_features_may_differ():
+    with pytest.raises(ValueError, match='cannot start from'):
+        grow(UNet3D(COARSE), replace(COARSE, features=8, sub_voxels=2))
