@@ -25,19 +25,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from page import cpu_name, table
+from sureness import sureness_table, write_sureness
 
 from synthseg_bids.bids.atomic import read_table, write_table, write_text
 from synthseg_bids.device import fast_dtype, resolve_device, set_threads
 from synthseg_bids.evaluation import ALL_CONTRASTS, MEAN_OF_LABELS
-from synthseg_bids.inference import Segmenter
+from synthseg_bids.inference import Segmentation, Segmenter
 from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map, synthesize
-from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.synth.generator import PRESETS, evaluation_config
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.resolution import Resolution, acquire
 from synthseg_bids.volume_io import write_image
-from synthseg_bids.weights import model_path, read_card, sha256
+from synthseg_bids.weights import ModelCard, model_path, read_card, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path('../shared/data')
@@ -72,6 +73,10 @@ compared with the exact labels. ``midl2020`` and ``synthseg2023`` are the preset
 synthesize``, cropped around the brain and rescaled as in validation; ``{SLICES}`` is
 ``synthseg2023`` with slices {SLICE_MM} mm thick and {SLICE_MM} mm apart along one axis, drawn for
 each scan, and full resolution within them.
+"""
+SURENESS = """
+Does a segmentation know how good it is? What quality control looks at, beside the true Dice of
+these scans: over scans, the means over all structures; and for each structure on its own.
 """
 PARTS = {'real': ('Real scans', REAL), 'synthetic': ('Synthetic scans', SYNTHETIC)}
 
@@ -121,7 +126,22 @@ def describe(args: argparse.Namespace) -> dict[str, str]:
     return {
         'Model': f'{card.name} ({card.spacing_mm:g} mm, {card.total_steps} steps)',
         'SHA-256': sha256(weights),
+        **calibration(card),
         'Hardware': f'{hardware}, {str(fast_dtype(device)).removeprefix("torch.")}',
+    }
+
+
+def calibration(card: ModelCard) -> dict[str, str]:
+    """Say how far the posteriors are from probabilities, if the card does."""
+    facts = card.validation.get('calibration')
+    if not facts:
+        return {}
+    return {
+        'Calibration': (
+            f'expected calibration error {facts["calibration_error"]:.4f}, '
+            f'{facts["calibration_error_before"]:.4f} before its temperature was fitted '
+            f'({", ".join(facts["fitted_on"])}; measured on {", ".join(facts["checked_on"])})'
+        )
     }
 
 
@@ -186,6 +206,7 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
             f'{", ".join(sorted(seen))}: the model was trained on it; hold out others'
         )
     segmenter = Segmenter(args.model, args.device)
+    segmented = {}
     for number, path in enumerate(paths):
         label_map = load_label_map(path)
         for i in range(args.scans):
@@ -194,7 +215,9 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
                 print(f'{path.name} {condition} {i + 1}/{args.scans}', flush=True)
                 # Entities tell the scans apart, so that each finds the labels it was made from.
                 stem = f'sub-{number + 1:02d}_acq-{condition}_run-{i + 1}'
-                segment_synthetic(segmenter, label_map, condition, seed, work, stem)
+                found = segment_synthetic(segmenter, label_map, condition, seed, work, stem)
+                segmented[f'{stem}_{condition}'] = (found.confidence, found.flip_dice)
+    write_sureness(args.docs / 'accuracy' / 'synthetic_sureness.tsv', segmented)
     options = ['--label-maps', args.label_maps, '--held-out', *args.held_out]
     options += ['--scans', args.scans, '--model', args.model, '--device', args.device]
     options += ['--limit', args.limit] if args.limit else []
@@ -208,18 +231,19 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
 
 def segment_synthetic(
     segmenter: Segmenter, label_map: LabelMap, condition: str, seed: int, work: Path, stem: str
-) -> None:
+) -> Segmentation:
     """Make and segment one scan; write its labels and the segmentation as BIDS derivatives."""
     image, labels, affine = synthetic_scan(label_map, condition, seed)
-    found = segmenter.segment(image, affine).labels
+    found = segmenter.segment(image, affine)
     subject = stem.partition('_')[0]
     for dataset, name, data in (
         ('labels', f'{stem}_dseg.nii.gz', labels),
-        ('derivatives', f'{stem}_seg-synthseg_desc-{condition}_dseg.nii.gz', found),
+        ('derivatives', f'{stem}_seg-synthseg_desc-{condition}_dseg.nii.gz', found.labels),
     ):
         path = work / dataset / subject / 'anat' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, data, affine)
+    return found
 
 
 def synthetic_scan(
@@ -233,14 +257,8 @@ def synthetic_scan(
     labels : (x, y, z) int16 array
     affine : (4, 4) array
     """
-    own = PRESETS['synthseg-bids']
-    config = replace(
-        PRESETS['synthseg2023' if condition == SLICES else condition],
-        size=own.size,
-        crop_jitter=own.crop_jitter,
-        downsampling=1,
-        rescale=True,
-    )
+    preset = 'synthseg2023' if condition == SLICES else condition
+    config = evaluation_config(preset, PRESETS['synthseg-bids'])
     if condition == SLICES:
         config = replace(config, resolution=None, rescale=False)
     image, target, affine = synthesize(label_map, config, seed)
@@ -287,6 +305,9 @@ def page(tables: Path) -> str:
         blocks.append(
             f'.. image:: accuracy/{name}.png\n   :alt: Dice of each structure and contrast\n'
         )
+        measures = tables / f'{name}_sureness.tsv'
+        if measures.exists():
+            blocks += [fill(SURENESS), sureness_table(measures, tables / f'{name}_scans.tsv')]
     return '\n'.join(blocks)
 
 

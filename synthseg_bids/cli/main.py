@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import evaluate, import_weights, segment, synthesize, train
+from . import calibrate, estimate_priors, evaluate, import_weights, segment, synthesize, train
 from .launch import restart_with_settings
 
-COMMANDS = (synthesize, train, segment, evaluate, import_weights)
+COMMANDS = (synthesize, estimate_priors, train, calibrate, segment, evaluate, import_weights)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success, 1 if something failed, 130 if interrupted.
+        0 on success, 1 if something failed, 130 if interrupted, 143 if terminated.
     """
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s', datefmt='%H:%M:%S')

@@ -1,0 +1,92 @@
+"""How well a segmentation's own measures of confidence tell how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from page import table
+from scipy.stats import spearmanr
+
+from synthseg_bids.bids.atomic import read_table, write_table
+from synthseg_bids.labels import segmentation_labels
+
+MEASURES = {
+    'confidence': 'Mean posterior of a structure',
+    'flip_dice': 'Dice of the straight and the mirrored pass',
+}
+#: Correlations over fewer scans say nothing.
+FEWEST = 10
+
+
+def write_sureness(path: Path, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write confidence and flip Dice (by channel) of each scan."""
+    rows = []
+    for scan, measures in found.items():
+        for label, values in zip(segmentation_labels(), zip(*measures, strict=True), strict=True):
+            if label.index != 0:
+                cells = {
+                    name: 'n/a' if np.isnan(value) else f'{value:.4f}'
+                    for name, value in zip(MEASURES, values, strict=True)
+                }
+                rows.append({'scan': scan, 'index': str(label.index), **cells})
+    write_table(path, ('scan', 'index', *MEASURES), rows)
+
+
+def sureness_table(measures: Path, scans: Path) -> str:
+    """Tabulate the rank correlation of each measure with the true Dice.
+
+    Parameters
+    ----------
+    measures : Path
+        From :func:`write_sureness`.
+    scans : Path
+        Dice of each label of each scan, from ``synthseg evaluate``.
+
+    Returns
+    -------
+    str
+        Empty where there are no measures.
+    """
+    dice = {
+        (row['scan'], row['index']): float(row['dice'])
+        for row in read_table(scans)
+        if row['kind'] == 'label' and row['dice'] != 'n/a'
+    }
+    rows = [row for row in read_table(measures) if (row['scan'], row['index']) in dice]
+    lines = []
+    for name, title in MEASURES.items():
+        known = [row for row in rows if row[name] != 'n/a']
+        pairs = {
+            key: (float(row[name]), dice[key])
+            for row in known
+            for key in [(row['scan'], row['index'])]
+        }
+        if len({scan for scan, _ in pairs}) < FEWEST:
+            return ''
+        by_scan = [_column(pairs, 0, scan) for scan in sorted({scan for scan, _ in pairs})]
+        means = np.array([np.mean(values, 0) for values in by_scan])
+        within = [
+            float(spearmanr(*np.transpose(values)).statistic)
+            for index in sorted({index for _, index in pairs})
+            if len(values := _column(pairs, 1, index)) >= FEWEST
+        ]
+        lines.append([
+            title,
+            str(len(means)),
+            f'{spearmanr(*means.T).statistic:.2f}',
+            f'{np.median(within):.2f}',
+        ])  # fmt: skip
+    return table(
+        'Rank correlation (Spearman) with the true Dice',
+        ['Measure', 'Scans', 'means over structures', 'each structure (median)'],
+        lines,
+    )
+
+
+def _column(
+    pairs: Mapping[tuple[str, str], tuple[float, float]], part: int, value: str
+) -> list[tuple[float, float]]:
+    """Return the pairs of one scan (part 0) or of one label (part 1)."""
+    return [pair for key, pair in pairs.items() if key[part] == value]

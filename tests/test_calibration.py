@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from heads import write_heads
+
+from synthseg_bids.calibration import (
+    averaged,
+    calibration_error,
+    fit_temperature,
+    log_loss,
+    set_temperature,
+)
+from synthseg_bids.cli.main import main
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.synth.files import load_label_map
+from synthseg_bids.training import Trainer, TrainingConfig
+from synthseg_bids.weights import load_model, read_card, save_model
+
+
+@pytest.fixture
+def calibrated() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and targets that are drawn with the probabilities they stand for."""
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(20_000, 5)
+    return logits, torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 2.5])
+def test_finds_the_temperature_that_logits_were_multiplied_by(calibrated, temperature):
+    logits, target = calibrated
+    found = fit_temperature([temperature * logits], target)
+    assert found == pytest.approx(temperature, rel=0.03)
+
+
+def test_averaged_passes_are_fitted_together(calibrated):
+    logits, target = calibrated
+    passes = [logits + torch.randn_like(logits), logits + torch.randn_like(logits)]
+    best = fit_temperature(passes, target)
+    losses = [log_loss(averaged(passes, best * factor), target) for factor in (0.9, 1, 1.1)]
+    assert losses[1] == min(losses)
+    # An average is less certain than either pass.
+    assert best < fit_temperature(passes[:1], target)
+
+
+def test_calibration_error(calibrated):
+    logits, target = calibrated
+    assert calibration_error(logits.softmax(-1), target) < 0.01
+    assert calibration_error((3 * logits).softmax(-1), target) > 0.05
+    certain = torch.eye(5)[[0, 1, 2, 3]]
+    assert calibration_error(certain, torch.tensor([0, 1, 0, 0])) == pytest.approx(0.5)
+
+
+def test_the_temperature_is_in_the_output_layer():
+    network = UNet3D(NetworkConfig(5, 2, levels=2)).eval()
+    x = torch.rand(1, 1, 8, 8, 8)
+    before = network(x)
+    set_temperature(network, 2.0)
+    torch.testing.assert_close(network(x), before / 2)
+
+
+@pytest.fixture
+def case(tmp_path) -> tuple[Path, Path]:
+    """Return label maps of three heads, and a model trained on one of them for a few steps."""
+    maps = write_heads(tmp_path)
+    network = NetworkConfig(
+        features=4, levels=2, norm='instance', norm_placement='conv', sub_voxels=2
+    )
+    config = TrainingConfig(network, steps=20, learning_rate=0.05, warmup=1)
+    trainer = Trainer(config, [load_label_map(maps / 'map-0_dseg.nii.gz')])
+    trainer.run(lambda *_: None)
+    # Surer than it may be.
+    set_temperature(trainer.average, 0.1)
+    save_model(tmp_path / 'model.safetensors', trainer.average, trainer.card('model'))
+    return maps, tmp_path / 'model.safetensors'
+
+
+def calibrate(maps: Path, model: Path, out: Path, *names: str) -> int:
+    fit, check = names
+    return main([
+        'calibrate', str(model), str(maps), str(out), '--scans', '1', '--device', 'cpu',
+        '--fit-on', fit, '--check-on', check,
+    ])  # fmt: skip
+
+
+def test_calibrate_writes_a_model_whose_posteriors_are_probabilities(case, tmp_path):
+    maps, model = case
+    out = tmp_path / 'calibrated.safetensors'
+    assert calibrate(maps, model, out, 'map-1', 'map-2') == 0
+    facts = read_card(out).validation['calibration']
+    assert facts['calibration_error'] < facts['calibration_error_before']
+    assert facts['temperature'] > 1.2
+    assert facts['fitted_on'] == ['map-1_dseg.nii.gz']
+    before, after = (load_model(path)[0].likelihood.bias for path in (model, out))
+    torch.testing.assert_close(after, before / facts['temperature'], atol=1e-3, rtol=1e-2)
+
+
+def test_maps_that_were_trained_on_or_that_are_the_same_are_refused(case, tmp_path, capsys):
+    maps, model = case
+    out = tmp_path / 'calibrated.safetensors'
+    assert calibrate(maps, model, out, 'map-0', 'map-1') == 1
+    assert 'model was trained on it' in capsys.readouterr().err
+    assert calibrate(maps, model, out, 'map-1', 'map-1') == 1
+    assert 'name different ones' in capsys.readouterr().err
+    assert not out.exists()
