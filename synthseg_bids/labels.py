@@ -138,6 +138,19 @@ def channel_labels() -> tuple[int, ...]:
     return tuple(label.index for label in segmentation_labels())
 
 
+@lru_cache(maxsize=1)
+def unsided_classes() -> tuple[int, ...]:
+    """Return the generation class of each generation label where left and right share one.
+
+    Returns
+    -------
+    tuple of int
+        In the order of :func:`generation_labels`; numbered from 0 without gaps.
+    """
+    own = {label.index: label.generation_class for label in generation_labels()}
+    return tuple(min(own[label.index], own[label.mirror]) for label in generation_labels())
+
+
 def mirror_channels(labels: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the channel permutation that a left/right flip of the image asks for.
 

@@ -1,7 +1,9 @@
-"""Training a U-Net on synthetic scans alone.
+"""Training a U-Net, on synthetic scans alone or, as a baseline, on real ones (:mod:`.supervised`).
 
 Sample `i` of a run depends on the run's seed and on `i` only, so a run that is interrupted and
-resumed sees the same samples as one that is not, and continues exactly.
+resumed sees the same samples as one that is not, and continues exactly. Several processes (see
+:mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times the
+batch size.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ import torch
 from torch import Tensor
 
 from .device import fast_dtype
+from .distributed import Ranks
+from .grow import grow
 from .labels import channel_labels
 from .losses import dice_and_cross_entropy, wl2
 from .measures import paper_dice
 from .muon import Muon
 from .network import NetworkConfig, UNet3D, pad_to_multiple
 from .synth.files import LabelMap, generate
-from .synth.generator import PRESETS, GeneratorConfig
+from .synth.generator import evaluation_config
+from .training_config import TrainingConfig, learning_rate
 from .weights import ModelCard
 
 #: Presets that the validation scans are drawn with.
@@ -33,60 +38,6 @@ VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be resumed from."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of one training run.
-
-    Attributes
-    ----------
-    network : NetworkConfig
-        By default the paper's size, with each scan's own statistics after every convolution.
-    generator : GeneratorConfig
-    steps : int
-        Optimiser steps of the whole run.
-    batch_size : int
-    learning_rate : float
-        Peak; reached after `warmup` steps, held, and lowered to zero over the last
-        `decay_fraction` of the run. Until then a run can be prolonged without loss.
-    warmup : int
-    decay_fraction : float
-    optimizer : {'adamw', 'muon'}
-    weight_decay, gradient_clip : float
-        Of AdamW, and the largest norm of a gradient.
-    dice_weight, cross_entropy_weight : float
-        The loss is their weighted sum.
-    wl2_steps : int
-        Warm up with the reference's wl2 loss for this many steps.
-    ema_decay : float
-        Decay of the moving average of the weights that is validated and kept.
-    epoch_steps : int
-        Steps between validations, each with a checkpoint and a line in the learning curve.
-    seed : int
-    compile : bool
-        Compile the network (worth it on GPUs).
-    """
-
-    network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(norm='instance', norm_placement='conv')
-    )
-    generator: GeneratorConfig = field(default_factory=lambda: PRESETS['synthseg-bids'])
-    steps: int = 100_000
-    batch_size: int = 1
-    learning_rate: float = 1e-2
-    warmup: int = 200
-    decay_fraction: float = 0.4
-    optimizer: str = 'adamw'
-    weight_decay: float = 1e-4
-    gradient_clip: float = 1.0
-    dice_weight: float = 1.0
-    cross_entropy_weight: float = 1.0
-    wl2_steps: int = 0
-    ema_decay: float = 0.998
-    epoch_steps: int = 500
-    seed: int = 0
-    compile: bool = False
 
 
 @dataclass
@@ -106,20 +57,6 @@ class Progress:
         return {k: v for k, v in vars(self).items() if k != 'dice'} | named
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, plateau, linear decay to zero.
-
-    Examples
-    --------
-    >>> config = TrainingConfig(steps=1000, learning_rate=1, warmup=100, decay_fraction=0.5)
-    >>> [learning_rate(config, step) for step in (49, 100, 500, 750)]
-    [0.5, 1.0, 1.0, 0.5]
-    """
-    rise = min(1.0, (step + 1) / max(config.warmup, 1))
-    fall = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
-    return config.learning_rate * max(0.0, min(rise, fall, 1.0))
-
-
 class Trainer:
     """A training run: network, optimiser, moving average and position.
 
@@ -127,11 +64,13 @@ class Trainer:
     ----------
     config : TrainingConfig
     label_maps : sequence of LabelMap
-        To train on.
+        To train on; labelled scans are label maps too.
     validation : sequence of LabelMap
         Held out, to validate on.
     device : torch.device
         Generates and trains.
+    ranks : Ranks
+        The processes of the run.
     """
 
     def __init__(
@@ -140,10 +79,12 @@ class Trainer:
         label_maps: Sequence[LabelMap],
         validation: Sequence[LabelMap] = (),
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config = config
+        self.ranks = ranks or Ranks()
         self.device = device or torch.device('cpu')
-        self.label_maps = [replace(m, indices=m.indices.to(self.device)) for m in label_maps]
+        self.label_maps = [label_map.to(self.device) for label_map in label_maps]
         self.validation = list(validation)
         torch.manual_seed(config.seed)
         self.network = UNet3D(config.network).place(self.device)
@@ -151,11 +92,14 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = self._make_optimizer()
         self.step = 0
+        #: Samples that all processes together have seen.
+        self.samples = 0
         self.seconds = 0.0
         #: Name, checksum and steps of the network whose weights the run began with, if any.
         self.started_from: dict[str, Any] = {}
         self.dtype = fast_dtype(self.device)
-        self.forward = torch.compile(self.network) if config.compile else self.network
+        shared = self.ranks.wrap(self.network)
+        self.forward = torch.compile(shared) if config.compile else shared
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.config.optimizer == 'muon':
@@ -176,12 +120,13 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            If its architecture is another.
+            If its architecture is another, and no coarser one (see :mod:`.grow`).
         """
         if network.config != self.config.network:
-            raise CheckpointError(
-                f'cannot start from {network.config}, asked for {self.config.network}'
-            )
+            try:
+                network = grow(network, self.config.network)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
         self.started_from = {
@@ -212,15 +157,15 @@ class Trainer:
         return self.config.dice_weight * dice + self.config.cross_entropy_weight * entropy
 
     def train_step(self) -> Tensor:
-        """Do one optimiser step and return its loss."""
-        first = self.step * self.config.batch_size
+        """Do one optimiser step and return its loss on the samples of this process."""
+        first = self.samples + self.ranks.rank * self.config.batch_size
         samples = [self.sample(first + i) for i in range(self.config.batch_size)]
         images = torch.stack([image for image, _ in samples])[:, None]
         targets = torch.stack([target for _, target in samples])
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.config, self.step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.forward(pad_to_multiple(images, self.config.network.size_multiple))
+            logits, targets = self._logits(images, targets)
         x, y, z = targets.shape[1:]
         loss = self.loss(logits[..., :x, :y, :z], targets)
         loss.backward()
@@ -228,8 +173,21 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.samples += self.ranks.size * self.config.batch_size
         self._update_average()
         return loss.detach()
+
+    def _logits(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and the targets of the voxels they are of."""
+        network = self.config.network
+        padded = pad_to_multiple(images, network.size_multiple)
+        if network.sub_voxels == 1:
+            return self.forward(padded), targets
+        # One voxel of each block, another in each step: an eighth of the memory of all.
+        position = self.step % network.positions
+        x, y, z = np.unravel_index(position, (network.sub_voxels,) * 3)
+        step = network.sub_voxels
+        return self.forward(padded, position), targets[:, x::step, y::step, z::step]
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -255,11 +213,12 @@ class Trainer:
         on_step : callable, optional
             Called with the trainer and the loss after every step.
         """
+        self.ranks.check_same(self.step, self.network)
         losses: list[float] = []
-        first, before = self.step, self.seconds
+        first, before = self.samples, self.seconds
         while self.step < self.config.steps:
             started = time.monotonic()
-            loss = float(self.train_step())
+            loss = self.ranks.mean(float(self.train_step()))
             self.seconds += time.monotonic() - started
             if not math.isfinite(loss):
                 raise FloatingPointError(
@@ -269,18 +228,17 @@ class Trainer:
             if on_step is not None:
                 on_step(self, loss)
             if self.step % self.config.epoch_steps == 0 or self.step == self.config.steps:
+                self.ranks.check_same(self.step, self.network)
                 progress = Progress(
                     step=self.step,
                     learning_rate=learning_rate(self.config, self.step - 1),
                     loss=sum(losses) / len(losses),
-                    samples_per_s=(self.step - first)
-                    * self.config.batch_size
-                    / (self.seconds - before),
+                    samples_per_s=(self.samples - first) / (self.seconds - before),
                     seconds=self.seconds,
                     dice=self.validate(),
                 )
                 on_epoch(self, progress)
-                losses, first, before = [], self.step, self.seconds
+                losses, first, before = [], self.samples, self.seconds
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -292,27 +250,22 @@ class Trainer:
             Preset name to mean Dice; the same scans at every call.
         """
         self.average.eval()
+        for buffer in self.average.buffers():
+            self.ranks.copy_first(buffer)
         labels = np.array(channel_labels())
         results = {}
         for preset in VALIDATION_PRESETS if self.validation else ():
-            own = self.config.generator
-            config = replace(
-                PRESETS[preset],
-                size=own.size,
-                crop_jitter=own.crop_jitter,
-                downsampling=own.downsampling,
-                rescale=True,
-            )
-            scores = []
-            for number, label_map in enumerate(self.validation):
-                label_map = replace(label_map, indices=label_map.indices.to(self.device))
+            config = evaluation_config(preset, self.config.generator)
+            scores = torch.zeros(len(self.validation), dtype=torch.float64)
+            for number in range(self.ranks.rank, len(self.validation), self.ranks.size):
+                label_map = self.validation[number].to(self.device)
                 source = torch.Generator().manual_seed(number)
                 image, target, _ = generate(label_map, config, source)
                 predicted, truth = (
                     labels[channels.cpu().numpy()] for channels in (self._predict(image), target)
                 )
-                scores.append(paper_dice(predicted, truth)['mean'])
-            results[preset] = sum(scores) / len(scores)
+                scores[number] = paper_dice(predicted, truth)['mean']
+            results[preset] = float(self.ranks.sum(scores).mean())
         return results
 
     def _predict(self, image: Tensor) -> Tensor:
@@ -331,8 +284,10 @@ class Trainer:
             'average': self.average.state_dict(),
             'optimizer': self.optimizer.state_dict(),
             'step': self.step,
+            'samples': self.samples,
             'seconds': self.seconds,
             'architecture': asdict(self.config.network),
+            'trained_on': self.label_maps[0].kind,
             'optimizer_name': self.config.optimizer,
             'started_from': self.started_from,
         }
@@ -352,10 +307,16 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
             raise CheckpointError(f'{path}: not a checkpoint ({error})') from error
-        if state['architecture'] != asdict(self.config.network):
+        # Older checkpoints do not name what was not there to choose.
+        if NetworkConfig(**state['architecture']) != self.config.network:
             raise CheckpointError(
                 f'{path}: trained with {state["architecture"]}, asked for '
                 f'{asdict(self.config.network)}; use the same options or another folder'
+            )
+        kind, before = self.label_maps[0].kind, state.get('trained_on', LabelMap.kind)
+        if before != kind:
+            raise CheckpointError(
+                f'{path}: trained on {before}, asked for {kind}; use another folder'
             )
         self.network.load_state_dict(state['network'])
         self.average.load_state_dict(state['average'])
@@ -367,6 +328,8 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.seconds = state['step'], state['seconds']
+        # Checkpoints without this number are of single processes.
+        self.samples = state.get('samples', self.step * self.config.batch_size)
         self.started_from = state.get('started_from', {})
 
     def card(self, name: str, curve: Sequence[dict[str, Any]] = ()) -> ModelCard:
@@ -388,14 +351,15 @@ class Trainer:
             crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
             training={
                 'steps': self.step,
+                'samples': self.samples,
                 **({'started_from': self.started_from} if self.started_from else {}),
                 'seconds': round(self.seconds),
                 'device': self.device.type,
-                'label_maps': [m.name for m in self.label_maps],
+                self.label_maps[0].kind: [m.name for m in self.label_maps],
                 'config': asdict(self.config),
             },
             validation={
-                'label_maps': [m.name for m in self.validation],
+                self.label_maps[0].kind: [m.name for m in self.validation],
                 **({k: v for k, v in curve[-1].items() if k.startswith('dice_')} if curve else {}),
             },
         )

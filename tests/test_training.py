@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from heads import write_heads
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.network import NetworkConfig
@@ -30,14 +31,7 @@ CONFIG = TrainingConfig(
 @pytest.fixture
 def folder(tmp_path):
     """Return a folder with three small heads of boxes."""
-    for i in range(3):
-        data = np.zeros((24, 24, 24), np.int16)
-        data[2:22, 2:22, 2:22] = 507
-        data[4:20, 4:20, 4:20] = 24
-        data[12:19, 5:19, 5 + i : 19], data[5:12, 5:19, 5 + i : 19] = 3, 42
-        data[13:17, 7:17, 7:17], data[7:11, 7:17, 7:17] = 2, 41
-        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f'map-{i}_dseg.nii.gz')
-    return tmp_path
+    return write_heads(tmp_path)
 
 
 @pytest.fixture

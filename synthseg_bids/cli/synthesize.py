@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
 
 #: Kept here too so that ``--help`` need not import torch; a test compares the two.
 PRESET_NAMES = ('midl2020', 'synthseg2023', 'synthseg-bids')
@@ -18,26 +24,52 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument('out', type=Path, help='output folder')
     parser.add_argument('-n', '--count', type=int, default=1, help='number of scans (default 1)')
     parser.add_argument('--preset', choices=PRESET_NAMES, default='synthseg2023')
+    parser.add_argument(
+        '--priors', type=Path, metavar='FILE',
+        help='draw intensities as in real scans, from what "synthseg estimate-priors" wrote',
+    )  # fmt: skip
+    parser.add_argument('--contrast', help='of --priors, such as T1w (default: a random one each)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
         '--size', type=int, default=160, help='side of the crop in voxels; 0: whole map'
     )
+    parser.add_argument(
+        '--steps', action='store_true',
+        help='draw each scan step by step: deformed labels, Gaussians, blur, bias field, final',
+    )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..device import resolve_device
-    from ..synth.files import find_label_maps, synthesize_files
+    from dataclasses import replace
 
+    from ..device import resolve_device
+    from ..errors import UsageError
+    from ..priors import read_priors
+    from ..synth.files import find_label_maps, synthesize_files
+    from ..synth.generator import PRESETS
+
+    if args.contrast and not args.priors:
+        raise UsageError('--contrast: only with --priors, whose contrasts it chooses from')
+    config = replace(PRESETS[args.preset], size=(args.size,) * 3 if args.size else None)
+    if args.priors:
+        priors = read_priors(args.priors, [args.contrast] if args.contrast else None)
+        config = replace(config, intensity=replace(config.intensity, priors=priors))
     synthesize_files(
         find_label_maps(args.label_maps),
         args.out,
         args.count,
-        preset=args.preset,
+        config,
         seed=args.seed,
-        size=args.size or None,
         device=str(resolve_device(args.device)),
+        on_scan=_draw if args.steps else None,
     )
     return 0
+
+
+def _draw(scan: Path, steps: Mapping[str, np.ndarray]) -> None:
+    from ..reports.figures import generation_steps
+
+    generation_steps(steps, scan.with_name(scan.name.replace('_image.nii.gz', '_steps.png')))

@@ -1,5 +1,9 @@
 """``synthseg train``: train a network on synthetic scans of label maps.
 
+With --priors their intensities are those of real contrasts (SynthSeg-rule). With --images the
+network is trained on real scans and their references instead (supervised baseline); LABEL_MAPS is
+then left out.
+
 OUT receives ``checkpoint.pt`` (the same command resumes from it), the network as
 ``model.safetensors`` with its card ``model.json``, and the learning curve as TSV and PNG.
 """
@@ -14,9 +18,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .estimate_priors import add_pair_options
 from .synthesize import PRESET_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..distributed import Ranks
+    from ..synth.files import LabelMap
     from ..training import Progress, Trainer, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -28,14 +37,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'train',
         help='train a network on label maps',
         description=__doc__,
+        usage='%(prog)s LABEL_MAPS OUT [--priors JSON] [options]\n'
+        '       %(prog)s --images BIDS_DIR --reference NAME=PATH OUT [options]',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('label_maps', type=Path, help='folder of label maps, or BIDS derivatives with dseg files')
-    add('out', type=Path, help='output folder')
+    add(
+        'label_maps', type=Path, metavar='LABEL_MAPS',
+        help='folder of label maps, or BIDS derivatives with dseg files',
+    )  # fmt: skip
+    add('out', type=Path, metavar='OUT', nargs='?', help='output folder')
+    add('--priors', type=Path, metavar='JSON', help='written by synthseg estimate-priors')
+    add('--images', type=Path, metavar='BIDS_DIR', help='dataset of scans to train on')
+    add_pair_options(parser)
     add('--preset', choices=PRESET_NAMES, default='synthseg-bids')
     add('--start-from', metavar='MODEL', help='shipped model or weights file to start from')
-    add('--validate-on', nargs='*', default=[], metavar='NAME', help='label maps to hold out')
+    add('--validate-on', nargs='*', default=[], metavar='NAME', help='what to hold out')
     add('--steps', type=int, default=100_000)
     add('--batch-size', type=int, default=1)
     add(
@@ -54,6 +71,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('--encoder-convs', type=int, default=2)
     add('--decoder-convs', type=int, default=2)
     add('--skip', choices=('concat', 'add'), default='concat')
+    add('--sub-voxels', type=int, default=1, help='2: layers at 2 mm between scan and output at 1')
+    add(
+        '--output-features', type=int, default=0, help='before the output layer (0: as --features)'
+    )
     add('--norm', choices=('instance', 'batch', 'none'), default='instance')
     add('--norm-placement', choices=('conv', 'level'), default='conv')
     add('--epoch-steps', type=int, default=500, help='steps between validations')
@@ -74,6 +95,11 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
     generator = replace(PRESETS[args.preset], downsampling=args.downsampling)
     if args.size:
         generator = replace(generator, size=tuple(args.size))
+    if args.priors:
+        from ..priors import read_priors
+
+        priors = read_priors(args.priors, args.contrast)
+        generator = replace(generator, intensity=replace(generator.intensity, priors=priors))
     return TrainingConfig(
         network=NetworkConfig(
             features=args.features,
@@ -83,6 +109,8 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
             norm=args.norm,
             norm_placement=args.norm_placement,
             skip=args.skip,
+            sub_voxels=args.sub_voxels,
+            output_features=args.output_features,
         ),
         generator=generator,
         steps=args.steps,
@@ -97,27 +125,76 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
     )
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and find OUT."""
+    from ..errors import UsageError
+
+    if args.images:
+        if args.out:
+            raise UsageError(f'{args.label_maps}: no label maps with --images; give OUT alone')
+        if not args.reference:
+            raise UsageError(f'--images {args.images}: add --reference NAME=PATH, its label maps')
+        if args.priors:
+            raise UsageError('--priors: for synthetic scans; leave it out with --images')
+        # Of the two positional arguments the only one that was given.
+        args.label_maps, args.out = None, args.label_maps
+        return
+    if not args.out:
+        raise UsageError(f'{args.label_maps}: give LABEL_MAPS and OUT, or OUT and --images')
+    if args.reference or args.participant_label:
+        raise UsageError('--reference and --participant-label choose scans: add --images')
+    if args.contrast and not args.priors:
+        raise UsageError('--contrast: give the --priors or the --images to choose from')
+
+
+def _load(args: argparse.Namespace, config: TrainingConfig) -> Sequence[LabelMap]:
+    """Read what there is to train and to validate on."""
+    if not args.images:
+        from ..synth.files import find_label_maps, load_label_map
+
+        return [load_label_map(path) for path in find_label_maps(args.label_maps)]
+    from ..pairs import find_pairs, load_pairs
+    from ..supervised import labelled_scan
+
+    references = dict(args.reference)
+    pairs = find_pairs(args.images, references, args.participant_label, args.contrast)
+    return [labelled_scan(pair, config.generator.size) for pair in load_pairs(pairs)]
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..device import resolve_device, set_threads
-    from ..synth.files import LabelMapError, find_label_maps, load_label_map
+    from ..device import set_threads
+    from ..distributed import join
+
+    _check(args)
+    set_threads(args.threads)
+    with join(args.device) as ranks:
+        if ranks.rank:
+            # One process speaks for all.
+            logging.getLogger().setLevel(logging.WARNING)
+        return _run(args, ranks)
+
+
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
+    from ..synth.files import LabelMapError
     from ..training import Trainer
     from ..weights import load_model
 
-    set_threads(args.threads)
-    paths = find_label_maps(args.label_maps)
-    held_out = [p for p in paths if any(name in p.name for name in args.validate_on)]
-    training = [p for p in paths if p not in held_out]
+    config = _config(args)
+    data = _load(args, config)
+    # The file's name alone: folders may hold many.
+    names = [Path(one.name).name for one in data]
+    aside = [any(part in name for part in args.validate_on) for name in names]
+    held_out = [one for one, out in zip(data, aside, strict=True) if out]
+    training = [one for one, out in zip(data, aside, strict=True) if not out]
     if not training:
-        raise LabelMapError(f'{args.label_maps}: every label map is held out for validation')
+        raise LabelMapError(
+            f'{args.images or args.label_maps}: everything is held out for validation'
+        )
     args.out.mkdir(parents=True, exist_ok=True)
-    logger.info('%d label maps to train on, %d to validate on', len(training), len(held_out))
-    trainer = Trainer(
-        _config(args),
-        [load_label_map(p) for p in training],
-        [load_label_map(p) for p in held_out],
-        resolve_device(args.device),
-    )
+    what = training[0].kind.replace('_', ' ')
+    logger.info('%d %s to train on, %d to validate on', len(training), what, len(held_out))
+    trainer = Trainer(config, training, held_out, ranks.device, ranks)
     checkpoint = args.out / 'checkpoint.pt'
     curve: list[dict[str, Any]] = []
     if checkpoint.exists():
@@ -136,11 +213,11 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
         total=trainer.config.steps,
         initial=trainer.step,
         unit='step',
-        disable=not sys.stderr.isatty(),
+        disable=trainer.ranks.rank > 0 or not sys.stderr.isatty(),
     )
 
     # A step cut in half would leave weights and step number at odds, so that interrupts wait
-    # for its end.
+    # for its end; and all processes end at the same step.
     interrupts: list[int] = []
     previous = {
         number: signal.signal(number, lambda n, _: interrupts.append(n))
@@ -150,8 +227,8 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
     def on_step(_: Trainer, loss: float) -> None:
         bar.set_postfix(loss=f'{loss:.3f}', refresh=False)
         bar.update()
-        if interrupts:
-            raise KeyboardInterrupt
+        if number := trainer.ranks.largest(max(interrupts, default=0)):
+            raise KeyboardInterrupt(number)
 
     def on_epoch(trainer: Trainer, progress: Progress) -> None:
         curve.append(progress.row())
@@ -160,10 +237,10 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
 
     try:
         trainer.run(on_epoch, on_step)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         logger.info('interrupted; saving step %d', trainer.step)
         _save(trainer, out, curve)
-        return 130
+        return 128 + interrupt.args[0]
     finally:
         bar.close()
         for number, handler in previous.items():
@@ -172,10 +249,12 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
 
 
 def _save(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> None:
-    """Write checkpoint, network, learning curve."""
+    """Let the first process write checkpoint, network, learning curve."""
     from ..reports.figures import learning_curve
     from ..weights import save_model
 
+    if trainer.ranks.rank:
+        return
     trainer.save(out / 'checkpoint.pt')
     save_model(out / 'model.safetensors', trainer.average, trainer.card(out.name, curve))
     if curve:

@@ -209,6 +209,26 @@ def location_field(
     return located
 
 
+def _locate(
+    shape: tuple[int, ...],
+    deformation: Deformation,
+    config: DeformationConfig,
+    start: tuple[int, int, int],
+    size: tuple[int, int, int],
+) -> Iterator[Tensor]:
+    """Evaluate phi on every voxel of a crop; yields slabs along x, ``(slab, 3, y, z)``."""
+    field = location_field(deformation, config, (shape[0], shape[1], shape[2]))
+    weights = [
+        interpolation_matrix((torch.arange(n) + s) / config.field_step, g).to(field)
+        for n, s, g in zip(size, start, field.shape[1:], strict=True)
+    ]
+    field = weights[1] @ (field @ weights[2].T)
+    rows = field.permute(1, 0, 2, 3).reshape(field.shape[1], -1)
+    slab = CPU_SLAB if field.device.type == 'cpu' else size[0]
+    for first in range(0, size[0], slab):
+        yield (weights[0][first : first + slab] @ rows).reshape(-1, 3, size[1], size[2])
+
+
 def deform_labels(
     label_map: Tensor,
     deformation: Deformation,
@@ -234,19 +254,44 @@ def deform_labels(
         Consecutive slabs; beyond the map its edge is repeated, as in the reference.
     """
     shape = label_map.shape
-    field = location_field(deformation, config, (shape[0], shape[1], shape[2]))
-    weights = [
-        interpolation_matrix((torch.arange(n) + s) / config.field_step, g).to(field)
-        for n, s, g in zip(size, start, field.shape[1:], strict=True)
-    ]
-    field = weights[1] @ (field @ weights[2].T)
-    rows = field.permute(1, 0, 2, 3).reshape(field.shape[1], -1)
-    slab = CPU_SLAB if label_map.device.type == 'cpu' else size[0]
     flat = label_map.reshape(-1)
-    for first in range(0, size[0], slab):
-        located = (weights[0][first : first + slab] @ rows).reshape(-1, 3, size[1], size[2])
-        located = located.round_().to(torch.int32)
+    for place in _locate(shape, deformation, config, start, size):
+        located = place.round_().to(torch.int32)
         index = located[:, 0].clamp_(0, shape[0] - 1)
         for axis in (1, 2):
             index = index * shape[axis] + located[:, axis].clamp_(0, shape[axis] - 1)
         yield flat[index]
+
+
+def deform_image(
+    image: Tensor,
+    deformation: Deformation,
+    config: DeformationConfig,
+    start: tuple[int, int, int],
+    size: tuple[int, int, int],
+) -> Tensor:
+    """Sample an image at phi, linearly.
+
+    Parameters
+    ----------
+    image : (x, y, z) float tensor
+    deformation, config, start, size
+        See :func:`deform_labels`.
+
+    Returns
+    -------
+    size tensor
+        Beyond the image its edge is repeated.
+    """
+    # grid_sample wants positions in [-1, 1], last axis first
+    scale = image.new_tensor([2 / max(n - 1, 1) for n in image.shape])
+    slabs = [
+        functional.grid_sample(
+            image[None, None],
+            (place.permute(0, 2, 3, 1) * scale - 1).flip(-1)[None],
+            padding_mode='border',
+            align_corners=True,
+        )[0, 0]
+        for place in _locate(image.shape, deformation, config, start, size)
+    ]
+    return torch.cat(slabs)

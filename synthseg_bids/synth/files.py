@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from ..geometry import orientation, ras_affine, to_ras
 from ..labels import channel_labels, generation_indices
 from ..volume_io import read_label_map, write_image
-from .generator import PRESETS, Draw, GeneratorConfig, apply, draw
+from .generator import Draw, GeneratorConfig, OnStep, apply, draw
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,27 @@ class LabelMap:
         Mean voxel size.
     centre : tuple of float
         Centre of the cerebrum in voxels.
+    kind : str
+        What a model card calls what it was trained on.
     """
+
+    kind: ClassVar[str] = 'label_maps'
 
     name: str
     indices: Tensor
     affine: np.ndarray
     spacing_mm: float
     centre: tuple[float, float, float]
+
+    def to(self, device: torch.device | str) -> LabelMap:
+        """Move to a device."""
+        return replace(self, indices=self.indices.to(device))
+
+    def make(
+        self, parameters: Draw, config: GeneratorConfig, on_step: OnStep | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make a scan and its target; see :func:`~synthseg_bids.synth.generator.apply`."""
+        return apply(self.indices, parameters, config, on_step=on_step)
 
 
 def find_label_maps(source: Path) -> list[Path]:
@@ -101,22 +117,39 @@ def load_label_map(path: Path) -> LabelMap:
     orient = orientation(volume.affine)
     values = to_ras(volume.data, orient)
     indices = generation_indices(values, str(path))
-    cerebrum = np.isin(values, (2, 3, 41, 42))
-    if not cerebrum.any():
-        raise LabelMapError(f'{path}: holds no cerebrum (labels 2, 3, 41, 42)')
-    sides = [np.flatnonzero(cerebrum.any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
-    centre = tuple((float(side[0]) + float(side[-1])) / 2 for side in sides)
     return LabelMap(
         name=path.name,
         indices=torch.from_numpy(indices),
         affine=ras_affine(volume.affine, volume.shape, orient),
         spacing_mm=float(volume.spacing_mm.mean()),
-        centre=(centre[0], centre[1], centre[2]),
+        centre=cerebrum_centre(values, str(path)),
+    )
+
+
+def cerebrum_centre(labels: np.ndarray, source: str) -> tuple[float, float, float]:
+    """Return the centre of the cerebrum's bounding box in voxels.
+
+    Raises
+    ------
+    LabelMapError
+        If there is no cerebrum; the message begins with `source`.
+    """
+    cerebrum = np.isin(labels, (2, 3, 41, 42))
+    if not cerebrum.any():
+        raise LabelMapError(f'{source}: holds no cerebrum (labels 2, 3, 41, 42)')
+    x, y, z = (np.flatnonzero(cerebrum.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
+    return (
+        float(x[0] + x[-1]) / 2,
+        float(y[0] + y[-1]) / 2,
+        float(z[0] + z[-1]) / 2,
     )
 
 
 def generate(
-    label_map: LabelMap, config: GeneratorConfig, generator: torch.Generator
+    label_map: LabelMap,
+    config: GeneratorConfig,
+    generator: torch.Generator,
+    on_step: OnStep | None = None,
 ) -> tuple[Tensor, Tensor, Draw]:
     """Draw parameters and make a synthetic scan with them.
 
@@ -126,6 +159,8 @@ def generate(
     config : GeneratorConfig
     generator : torch.Generator
         On the CPU.
+    on_step : callable, optional
+        See :func:`~synthseg_bids.synth.generator.apply`.
 
     Returns
     -------
@@ -136,11 +171,11 @@ def generate(
     """
     x, y, z = label_map.indices.shape
     parameters = draw(config, (x, y, z), generator, label_map.centre, label_map.spacing_mm)
-    return *apply(label_map.indices, parameters, config), parameters
+    return *label_map.make(parameters, config, on_step), parameters
 
 
 def synthesize(
-    label_map: LabelMap, config: GeneratorConfig, seed: int
+    label_map: LabelMap, config: GeneratorConfig, seed: int, on_step: OnStep | None = None
 ) -> tuple[Tensor, Tensor, np.ndarray]:
     """Make one synthetic scan from a seed.
 
@@ -149,6 +184,8 @@ def synthesize(
     label_map : LabelMap
     config : GeneratorConfig
     seed : int
+    on_step : callable, optional
+        See :func:`~synthseg_bids.synth.generator.apply`.
 
     Returns
     -------
@@ -158,7 +195,8 @@ def synthesize(
     affine : (4, 4) array
         Of both.
     """
-    image, target, parameters = generate(label_map, config, torch.Generator().manual_seed(seed))
+    source = torch.Generator().manual_seed(seed)
+    image, target, parameters = generate(label_map, config, source, on_step)
     factor = config.downsampling
     # first voxel of the crop, then the centre of the first coarse voxel
     corner = np.array(parameters.start) + (factor - 1) / 2
@@ -171,10 +209,10 @@ def synthesize_files(
     label_maps: list[Path],
     out_dir: Path,
     count: int,
-    preset: str = 'synthseg2023',
+    config: GeneratorConfig,
     seed: int = 0,
-    size: int | None = 160,
     device: str = 'cpu',
+    on_scan: Callable[[Path, Mapping[str, np.ndarray]], None] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Write synthetic scans and their label maps as NIfTI.
 
@@ -184,32 +222,38 @@ def synthesize_files(
         Taken in turn at random.
     out_dir : Path
     count : int
-    preset : str
-        A key of :data:`~synthseg_bids.synth.generator.PRESETS`.
+    config : GeneratorConfig
     seed : int
         Scan `i` depends on the seed and on `i` alone.
-    size : int or None
-        Side of the crop in voxels; None keeps the whole map.
     device : str
+    on_scan : callable, optional
+        Is given each scan's path and the results of the steps that made it, by name.
 
     Returns
     -------
     list of (Path, Path)
         Image and label map of each scan.
     """
-    config = replace(PRESETS[preset], size=None if size is None else (size, size, size))
     values = np.array(channel_labels(), dtype=np.int16)
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for i in range(count):
         sample_seed = seed * 1_000_003 + i
         which = int(np.random.default_rng(sample_seed).integers(len(label_maps)))
-        label_map = load_label_map(label_maps[which])
-        label_map = replace(label_map, indices=label_map.indices.to(device))
-        image, target, affine = synthesize(label_map, config, sample_seed)
+        label_map = load_label_map(label_maps[which]).to(device)
+        steps: dict[str, np.ndarray] = {}
+
+        def keep(name: str, result: Tensor, steps: dict[str, np.ndarray] = steps) -> None:
+            steps[name] = result.cpu().numpy().copy()
+
+        image, target, affine = synthesize(
+            label_map, config, sample_seed, on_step=keep if on_scan else None
+        )
         paths = out_dir / f'synth-{i:04d}_image.nii.gz', out_dir / f'synth-{i:04d}_dseg.nii.gz'
         write_image(paths[0], image.cpu().numpy(), affine)
         write_image(paths[1], values[target.cpu().numpy()], affine)
         logger.info('%s from %s', paths[0], label_map.name)
+        if on_scan:
+            on_scan(paths[0], steps)
         written.append(paths)
     return written

@@ -14,6 +14,7 @@ and a draw into an image. The same draw gives the same image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -134,6 +135,25 @@ PRESETS: dict[str, GeneratorConfig] = {
 }
 
 
+def evaluation_config(preset: str, own: GeneratorConfig) -> GeneratorConfig:
+    """Return a preset with the field of view, spacing and scaling that a network trained with.
+
+    Parameters
+    ----------
+    preset : str
+        Of the contrasts, deformations and resolutions to evaluate the network on.
+    own : GeneratorConfig
+        That it trained with.
+    """
+    return replace(
+        PRESETS[preset],
+        size=own.size,
+        crop_jitter=own.crop_jitter,
+        downsampling=own.downsampling,
+        rescale=True,
+    )
+
+
 @dataclass(frozen=True)
 class Draw:
     """Every random parameter of one synthetic scan.
@@ -224,8 +244,13 @@ def draw(
     )
 
 
+#: From the deformed labels (rows of the generation table) to the synthetic scan.
+STEPS = ('labels', 'gaussians', 'blur', 'bias field', 'final')
+OnStep = Callable[[str, Tensor], None]
+
+
 @lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor, Tensor, int]:
+def label_tables() -> tuple[Tensor, Tensor, Tensor, int]:
     """Per generation label: target channel, mirror row, extra-cerebral flag; and CSF's row."""
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
@@ -240,7 +265,7 @@ def _tables() -> tuple[Tensor, Tensor, Tensor, int]:
 
 def _label_lookup(parameters: Draw) -> Tensor:
     """Return, per generation label of the stored map, the label the synthetic scan shows."""
-    channel, mirror, extracerebral, csf = _tables()
+    channel, mirror, extracerebral, csf = label_tables()
     lookup = mirror.clone() if parameters.deformation.flip else torch.arange(len(channel))
     if parameters.skull_strip:
         lookup[extracerebral] = 0
@@ -267,7 +292,11 @@ def to_device(parameters: Draw, device: torch.device) -> Draw:
 
 
 def apply(
-    label_map: Tensor, parameters: Draw, config: GeneratorConfig, noise: Tensor | None = None
+    label_map: Tensor,
+    parameters: Draw,
+    config: GeneratorConfig,
+    noise: Tensor | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Make a synthetic scan and its target from a label map and drawn parameters.
 
@@ -282,6 +311,8 @@ def apply(
     noise : tensor of the image's size, optional
         Standard normal noise; by default drawn on the device from the draw's seed, so CPU and
         GPU images of one draw differ in their noise alone.
+    on_step : callable, optional
+        Is given the name and the result of each of :data:`STEPS`; the next one overwrites it.
 
     Returns
     -------
@@ -294,21 +325,56 @@ def apply(
     parameters = to_device(parameters, device)
     shape = (label_map.shape[0], label_map.shape[1], label_map.shape[2])
     crop, size = output_size(config, shape)
+    show = on_step or (lambda name, result: None)
+    if on_step:
+        show('labels', deformed_labels(label_map, parameters, config))
     mean, std, target = _paint(label_map, parameters, config, crop)
     if noise is None:
         source = torch.Generator(device).manual_seed(parameters.noise_seed)
         noise = torch.randn(size, generator=source, device=device)
     image = mean.addcmul_(std, noise)
+    show('gaussians', image)
     if config.blur:
         x, y, z = (blur_matrix(n, config.blur) for n in size)
         image = apply_along_axes(image, (x, y, z))
+    show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)
+    show('bias field', image)
+    image = finish(image, parameters, config)
+    show('final', image)
+    return image, target
+
+
+def finish(image: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
+    """Normalise, apply gamma, and acquire at a random resolution; may overwrite the image."""
     image = normalise(image, parameters.intensities.gamma, config.intensity.clip)
     if parameters.resolution is not None:
         image = acquire(image, parameters.resolution)
-    if config.rescale:
-        image = rescale_percentiles(image)
-    return image, target
+    return rescale_percentiles(image) if config.rescale else image
+
+
+def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
+    """Return the labels that a synthetic scan shows, extra-cerebral ones included.
+
+    Parameters
+    ----------
+    label_map : (x, y, z) uint8 tensor
+    parameters : Draw
+    config : GeneratorConfig
+        As for :func:`apply`.
+
+    Returns
+    -------
+    (x, y, z) uint8 tensor
+        Rows of the generation table, in voxels of the label map.
+    """
+    parameters = to_device(parameters, label_map.device)
+    crop, _ = output_size(config, (label_map.shape[0], label_map.shape[1], label_map.shape[2]))
+    slabs = deform_labels(
+        label_map, parameters.deformation, config.deformation, parameters.start, crop
+    )
+    lookup = _label_lookup(parameters).to(label_map)
+    return lookup[torch.cat(list(slabs)).int()]
 
 
 def _paint(
@@ -319,7 +385,7 @@ def _paint(
     lookup = _label_lookup(parameters).to(device)
     means = parameters.intensities.means[lookup]
     stds = parameters.intensities.stds[lookup]
-    channel = _tables()[0].to(device)[lookup]
+    channel = label_tables()[0].to(device)[lookup]
     factor = config.downsampling
     # A coarse voxel's target is that of one of the voxels it covers, chosen at random: right on
     # average, whereas any fixed choice would shift the target against the image.
@@ -334,13 +400,13 @@ def _paint(
             mean, std = (
                 functional.avg_pool3d(part[None, None], factor)[0, 0] for part in (mean, std)
             )
-            index = _choose(index, factor, chooser)
+            index = choose_labels(index, factor, chooser)
         parts.append((mean, std, channel[index]))
     mean, std, target = (torch.cat(part) for part in zip(*parts, strict=True))
     return mean, std, target
 
 
-def _choose(index: Tensor, factor: int, chooser: torch.Generator) -> Tensor:
+def choose_labels(index: Tensor, factor: int, chooser: torch.Generator) -> Tensor:
     """Pick one of the factor**3 labels of each coarse voxel at random."""
     x, y, z = (n // factor for n in index.shape)
     blocks = index.view(x, factor, y, factor, z, factor).permute(0, 2, 4, 1, 3, 5)

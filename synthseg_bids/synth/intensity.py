@@ -8,8 +8,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..labels import generation_labels
+from ..labels import generation_labels, unsided_classes
 from .linear import apply_along_axes, interpolation_matrix
+
+#: Of the intensities before normalisation.
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class ContrastPriors:
+    """Gaussian hyperpriors of the classes' Gaussians in scans of one contrast.
+
+    Attributes
+    ----------
+    contrast : str
+        BIDS suffix, such as ``T1w``.
+    means, stds : tuple of (float, float)
+        Mean and standard deviation of what each class's mean, and standard deviation, is drawn
+        from, for intensities in [0, 255]. One per class of
+        :func:`synthseg_bids.labels.unsided_classes`.
+    """
+
+    contrast: str
+    means: tuple[tuple[float, float], ...]
+    stds: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -20,6 +42,9 @@ class IntensityConfig:
     ----------
     mean, std : tuple of float
         Ranges of the uniform distributions of each label's Gaussian, for intensities in [0, 255].
+    priors : tuple of ContrastPriors
+        If any, one of these contrasts is drawn first, and the Gaussians from its hyperpriors
+        instead (SynthSeg-rule); left and right then share theirs.
     share_classes : bool
         Labels of one generation class share a Gaussian (2023); else each has its own (2020).
     symmetric_probability : float
@@ -43,6 +68,7 @@ class IntensityConfig:
 
     mean: tuple[float, float] = (25, 225)
     std: tuple[float, float] = (5, 25)
+    priors: tuple[ContrastPriors, ...] = ()
     share_classes: bool = False
     symmetric_probability: float = 0
     dark_background: tuple[float, float] = (0, 0)
@@ -78,6 +104,28 @@ def _between(bounds: tuple[float, float], generator: torch.Generator, *shape: in
     return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(*shape, generator=generator)
 
 
+def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw the mean and the standard deviation of each generation label."""
+    labels = generation_labels()
+    if config.priors:
+        which = int(torch.randint(len(config.priors), (1,), generator=generator))
+        priors, rows = config.priors[which], torch.tensor(unsided_classes())
+        means, stds = (
+            torch.normal(*torch.tensor(pairs).T, generator=generator).clamp_(min=0)
+            for pairs in (priors.means, priors.stds)
+        )
+        return means[rows], stds[rows]
+    means = _between(config.mean, generator, len(labels))
+    stds = _between(config.std, generator, len(labels))
+    if config.share_classes:
+        first: dict[int, int] = {}
+        for row, label in enumerate(labels):
+            first.setdefault(label.generation_class, row)
+        rows = torch.tensor([first[label.generation_class] for label in labels])
+        means, stds = means[rows], stds[rows]
+    return means, stds
+
+
 def draw_intensities(
     config: IntensityConfig, size: tuple[int, int, int], generator: torch.Generator
 ) -> Intensities:
@@ -95,14 +143,7 @@ def draw_intensities(
     Intensities
     """
     labels = generation_labels()
-    means = _between(config.mean, generator, len(labels))
-    stds = _between(config.std, generator, len(labels))
-    if config.share_classes:
-        first: dict[int, int] = {}
-        for row, label in enumerate(labels):
-            first.setdefault(label.generation_class, row)
-        rows = torch.tensor([first[label.generation_class] for label in labels])
-        means, stds = means[rows], stds[rows]
+    means, stds = _draw_gaussians(config, generator)
     if torch.rand(1, generator=generator) < config.symmetric_probability:
         row_of = {label.index: row for row, label in enumerate(labels)}
         rows = torch.tensor([min(row, row_of[la.mirror]) for row, la in enumerate(labels)])

@@ -6,13 +6,13 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.bids.validate import find_validator
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get('SYNTHSEG_BIDS_TEST_DATA', REPOSITORY.parent / 'shared/data/bids'))
@@ -52,5 +52,5 @@ def check_outputs(out: Path, data: Path, owner: int) -> dict[str, object]:
         assert len(read_table(out / f'{STEM}_{kind}.tsv')) > 5
     assert '<html' in (out / f'sub-{PARTICIPANT}.html').read_text()
     assert {path.stat().st_uid for path in out.rglob('*')} == {owner}
-    run(Path(sys.executable).with_name('bids-validator-deno'), out)
+    run(find_validator(), out)
     return json.loads((out / 'dataset_description.json').read_text())

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.containers
 
 #: May be a command that runs it elsewhere, as long as that shares /tmp and the current folder.
 APPTAINER = shlex.split(os.environ.get('APPTAINER', 'apptainer'))
+ARRAY = REPOSITORY / 'examples/slurm_array.sh'
 SHUT_OFF = [*APPTAINER, 'run', '--cleanenv', '--containall', '--net', '--network', 'none']
 
 
@@ -130,3 +132,58 @@ def test_size(from_archive, from_definition):
     for sif in (from_archive, from_definition):
         print(f'{sif.name}: {sif.stat().st_size / 1e9:.2f} GB')
         assert sif.stat().st_size < 0.9e9
+
+
+@pytest.fixture
+def job(from_definition, data, folder) -> dict[str, str]:
+    """The environment of jobs: an image, a program called apptainer, a disk of the node.
+
+    The folder holds the data, too: Apptainer that runs elsewhere sees what is below it.
+    """
+    shutil.copytree(data, folder / 'data')
+    programs, disk = folder / 'bin', folder / 'disk'
+    programs.mkdir()
+    disk.mkdir()
+    # Apptainer that runs elsewhere is someone else, to whom the job's folder must be open.
+    words = shlex.join([shutil.which(APPTAINER[0]), *APPTAINER[1:]])
+    lines = ['#!/bin/sh', 'chmod -f 777 "$TMPDIR"/tmp.*', f'exec {words} "$@"', '']
+    (programs / 'apptainer').write_text('\n'.join(lines))
+    (programs / 'apptainer').chmod(0o755)
+    (folder / 'out').mkdir()
+    (folder / 'out').chmod(0o777)
+    path = f'{programs}:{os.environ["PATH"]}'
+    return {**os.environ, 'PATH': path, 'TMPDIR': str(disk), 'SIF': str(from_definition)}
+
+
+def array_options(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the folders and the options of an array."""
+    words = app_options(folder / 'data', folder / 'out')
+    return words[:2], words[3:]
+
+
+def check_array(folder: Path) -> None:
+    out = folder / 'out'
+    description = check_outputs(out, folder / 'data', (out / 'README.md').stat().st_uid)
+    assert description['GeneratedBy'][0]['Container']['Type'] == 'singularity'
+    assert not list((folder / 'disk').iterdir())
+
+
+def test_jobs_of_an_array(job, folder):
+    """What Slurm runs of ``examples/slurm_array.sh``: a task that segments, then the group's."""
+    folders, options = array_options(folder)
+    command = [ARRAY, '--job', *folders, '1', *options]
+    done = run(*command, env=job | {'SLURM_ARRAY_TASK_ID': '1'}, cwd=folder)
+    assert done.stdout.splitlines()[-1] == '1 done, 0 skipped, 0 failed'
+    run(*command, env=job, cwd=folder)
+    check_array(folder)
+
+
+def test_array_of_slurm(job, folder):
+    if shutil.which('sinfo') is None or subprocess.run(['sinfo'], capture_output=True).returncode:
+        pytest.skip('no Slurm answers')
+    small = {'TASKS': '1', 'CPUS': '1', 'SBATCH_MEM_PER_NODE': '4G'}
+    folders, options = array_options(folder)
+    started = run(ARRAY, *folders, *options, env=job | small, cwd=folder).stdout
+    group = started.split()[-1]
+    run('sbatch', '--wait', f'--dependency=afterany:{group}', '--wrap=true', cwd=folder)
+    check_array(folder)

@@ -53,24 +53,6 @@ def test_the_same_draw_gives_the_same_image(labels):
     assert not torch.equal(first[0], other[0])
 
 
-def test_intensities_follow_their_gaussians(labels):
-    config = GeneratorConfig(
-        size=None,
-        deformation=STILL,
-        intensity=IntensityConfig(bias_std=(0, 0), gamma=0),
-        blur=0,
-        skull_strip_probability=0,
-    )
-    parameters = draw(config, (32, 32, 32), torch.Generator().manual_seed(0))
-    image, _target = apply(labels, parameters, config)
-    means, stds = parameters.intensities.means, parameters.intensities.stds
-    # undo the min-max normalisation with two labels, test the third
-    in_white, in_right, in_head = (image[labels == ROWS[k]] for k in (2, 41, 507))
-    scale = (means[ROWS[2]] - means[ROWS[41]]) / (in_white.mean() - in_right.mean())
-    assert abs(scale * in_head.std() - stds[ROWS[507]]) < 0.05 * stds[ROWS[507]] + 0.5
-    assert abs(scale * in_white.std() - stds[ROWS[2]]) < 0.05 * stds[ROWS[2]] + 0.5
-
-
 def test_targets_are_the_channels_of_the_labels(labels):
     config = GeneratorConfig(size=None, deformation=STILL, skull_strip_probability=0)
     target = make(labels, config)[1]
@@ -78,16 +60,6 @@ def test_targets_are_the_channels_of_the_labels(labels):
     assert set(values.unique().tolist()) == {0, 2, 17, 24, 41}
     assert torch.equal(values == 17, labels == ROWS[17])
     assert (values[labels == ROWS[507]] == 0).all()
-
-
-def test_flip_swaps_the_sides(labels):
-    config = GeneratorConfig(size=None, deformation=STILL, skull_strip_probability=0)
-    flipped = replace(config, deformation=replace(STILL, flip_probability=1))
-    straight, mirrored = make(labels, config)[1], make(labels, flipped)[1]
-    from synthseg_bids.labels import mirror_channels
-
-    swapped = torch.from_numpy(mirror_channels())[straight.flip(0).long()]
-    assert torch.equal(mirrored.long(), swapped)
 
 
 def test_skull_stripping_and_missing_fluid(labels):
@@ -105,13 +77,6 @@ def test_skull_stripping_and_missing_fluid(labels):
     assert (target[outside] == 0).all()
 
 
-def test_skull_stripping_frequency(labels):
-    generator = torch.Generator().manual_seed(0)
-    config = PRESETS['midl2020']
-    drawn = [draw(config, (32, 32, 32), generator).skull_strip for _ in range(1000)]
-    assert abs(sum(drawn) / 1000 - 0.2) < 0.04
-
-
 def test_partial_volume_at_half_resolution(labels):
     config = GeneratorConfig(
         size=None,
@@ -126,14 +91,3 @@ def test_partial_volume_at_half_resolution(labels):
     expected = torch.nn.functional.avg_pool3d(whole[None, None], 2)[0, 0]
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     torch.testing.assert_close(half, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-@pytest.mark.parametrize('preset', PRESETS)
-def test_cpu_and_gpu_agree(labels, preset):
-    config = replace(PRESETS[preset], size=None)
-    noise = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
-    image, target = make(labels, config, noise=noise)
-    on_gpu, target_gpu = make(labels.cuda(), config, noise=noise.cuda())
-    assert (target != target_gpu.cpu()).float().mean() < 1e-3
-    assert (image - on_gpu.cpu()).abs().mean() < 1e-3

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from scipy import stats
 
@@ -23,18 +22,14 @@ def draws(config, count=300):
     return [draw_intensities(config, SIZE, generator) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    ('config', 'mean', 'std'),
-    [(MIDL2020.intensity, (25, 225), (5, 25)), (SYNTHSEG2023.intensity, (0, 250), (0, 30))],
-)
-def test_gaussians_follow_the_published_ranges(config, mean, std):
-    drawn = draws(config)
+def test_gaussians_follow_the_ranges_of_2023():
+    drawn = draws(SYNTHSEG2023.intensity)
     # label 16, brain-stem, stands for all: the background has rules of its own
     row = [label.index for label in generation_labels()].index(16)
     means = [float(d.means[row]) for d in drawn]
     stds = [float(d.stds[row]) for d in drawn]
-    assert stats.kstest(means, stats.uniform(mean[0], mean[1] - mean[0]).cdf).pvalue > 0.01
-    assert stats.kstest(stds, stats.uniform(std[0], std[1] - std[0]).cdf).pvalue > 0.01
+    assert stats.kstest(means, stats.uniform(0, 250).cdf).pvalue > 0.01
+    assert stats.kstest(stds, stats.uniform(0, 30).cdf).pvalue > 0.01
 
 
 def test_classes_share_a_gaussian_only_if_asked():
@@ -60,11 +55,9 @@ def test_dark_background_frequencies():
     assert abs(((means > 0) & (means < 15)).mean() - (0.25 + 0.7 * 15 / 250)) < 0.03
 
 
-def test_gamma_distributions():
-    paper = [np.log(d.gamma) for d in draws(MIDL2020.intensity)]
-    later = [np.log(d.gamma) for d in draws(SYNTHSEG2023.intensity)]
-    assert stats.kstest(paper, stats.uniform(-0.3, 0.6).cdf).pvalue > 0.01
-    assert stats.kstest(later, stats.norm(0, 0.5).cdf).pvalue > 0.01
+def test_gamma_of_2023():
+    drawn = [np.log(d.gamma) for d in draws(SYNTHSEG2023.intensity)]
+    assert stats.kstest(drawn, stats.norm(0, 0.5).cdf).pvalue > 0.01
 
 
 def test_bias_field_is_smooth_and_positive():

@@ -1,0 +1,8 @@
+"""``python -m synthseg_bids.cli``: the ``synthseg`` command, as ``torchrun -m`` starts it."""
+
+import sys
+
+from .main import entry
+
+if __name__ == '__main__':
+    sys.exit(entry())

@@ -1,0 +1,72 @@
+"""``synthseg estimate-priors``: typical intensities of each structure, from scans with references.
+
+For each contrast, the Gaussian hyperpriors of every class's mean and standard deviation, for
+``synthseg train --priors``. The JSON says which classes were estimated, from how many scans and
+voxels, and where the others come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from .evaluate import named_path
+
+logger = logging.getLogger(__name__)
+
+
+def add_pair_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add the options that choose scans with references.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    required : bool
+        Whether references must be given.
+    """
+    parser.add_argument(
+        '--reference', type=named_path, action='append', required=required, metavar='NAME=PATH',
+        help='dataset of FreeSurfer or SAMSEG label maps; of several the first with one counts',
+    )  # fmt: skip
+    parser.add_argument(
+        '--participant-label', nargs='+', metavar='LABEL',
+        help='participants to use, with or without sub- (default: all); end the list with another '
+        'option or with --',
+    )  # fmt: skip
+    parser.add_argument(
+        '--contrast', nargs='+', metavar='SUFFIX', help='only these, such as T1w (default: all)'
+    )
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        'estimate-priors',
+        help='estimate intensities of structures from scans with references',
+        description=__doc__,
+    )
+    parser.add_argument('bids_dir', type=Path, metavar='BIDS_DIR', help='dataset of scans')
+    parser.add_argument('out', type=Path, metavar='OUT', help='JSON file to write')
+    add_pair_options(parser, required=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    from ..bids.atomic import write_json
+    from ..errors import UsageError
+    from ..pairs import find_pairs, load_pairs
+    from ..priors import estimate_priors
+
+    if args.out.suffix != '.json' or args.out.is_dir():
+        raise UsageError(f'{args.out}: give the name of a file that ends in .json')
+    references = dict(args.reference)
+    pairs = find_pairs(args.bids_dir, references, args.participant_label, args.contrast)
+    priors = estimate_priors(load_pairs(pairs))
+    write_json(args.out, priors)
+    for contrast, content in priors['contrasts'].items():
+        sources = [row['source'].split()[0] for row in content['classes']]
+        counts = ', '.join(f'{sources.count(s)} {s}' for s in dict.fromkeys(sources))
+        print(f'{contrast}: {len(content["scans"])} scans; classes: {counts}')
+    return 0
