@@ -34,8 +34,8 @@ from synthseg_bids.inference import Segmentation, Segmenter
 from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map, synthesize
-from synthseg_bids.synth.generator import PRESETS, evaluation_config
 from synthseg_bids.synth.intensity import rescale_percentiles
+from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Resolution, acquire
 from synthseg_bids.volume_io import write_image
 from synthseg_bids.weights import ModelCard, model_path, read_card, sha256

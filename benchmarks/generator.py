@@ -18,7 +18,8 @@ import torch
 from synthseg_bids.labels import generation_labels
 from synthseg_bids.synth import generator
 from synthseg_bids.synth.files import load_label_map
-from synthseg_bids.synth.generator import PRESETS, apply, draw
+from synthseg_bids.synth.generator import apply, draw
+from synthseg_bids.synth.presets import PRESETS
 
 STEPS = {
     'deform, look up intensities': '_paint',

@@ -27,7 +27,7 @@ from synthseg_bids.inference import Segmenter
 from synthseg_bids.reports.figures import overlay
 from synthseg_bids.synth.deform import DeformationConfig
 from synthseg_bids.synth.files import load_label_map, synthesize
-from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.volume_io import read_volume, write_image, write_label_map
 
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'

@@ -18,7 +18,7 @@ from .engine import Engine, slabs
 from .labels import mirror_channels
 from .network import UNet3D, fold_voxels, pad_to_multiple
 from .synth.files import LabelMap, generate
-from .synth.generator import PRESETS, evaluation_config
+from .synth.presets import PRESETS, evaluation_config
 from .training import VALIDATION_PRESETS
 
 #: Bins of the expected calibration error (Guo et al., section 2).

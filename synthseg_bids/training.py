@@ -28,7 +28,7 @@ from .measures import paper_dice
 from .muon import Muon
 from .network import NetworkConfig, UNet3D, pad_to_multiple
 from .synth.files import LabelMap, generate
-from .synth.generator import evaluation_config
+from .synth.presets import evaluation_config
 from .training_config import TrainingConfig, learning_rate
 from .weights import ModelCard
 

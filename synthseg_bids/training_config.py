@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .network import NetworkConfig
-from .synth.generator import PRESETS, GeneratorConfig
+from .synth.generator import GeneratorConfig
+from .synth.presets import PRESETS
 
 
 @dataclass(frozen=True)

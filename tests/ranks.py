@@ -11,7 +11,7 @@ import torch
 from synthseg_bids.distributed import ProcessError, Ranks, join
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map
-from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training import Trainer
 from synthseg_bids.training_config import TrainingConfig
 

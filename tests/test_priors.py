@@ -16,8 +16,8 @@ from synthseg_bids.pairs import LoadedPair, PairsError, find_pairs, load_pairs
 from synthseg_bids.priors import FLOORS, PriorsError, estimate_priors, otsu_threshold, read_priors
 from synthseg_bids.synth.deform import DeformationConfig
 from synthseg_bids.synth.files import find_label_maps, generate, load_label_map
-from synthseg_bids.synth.generator import MIDL2020
 from synthseg_bids.synth.intensity import ContrastPriors, draw_intensities
+from synthseg_bids.synth.presets import MIDL2020
 
 CLASS = {la.index: c for la, c in zip(generation_labels(), unsided_classes(), strict=True)}
 ROW = {label.index: row for row, label in enumerate(generation_labels())}

@@ -17,8 +17,9 @@ from synthseg_bids.pairs import find_pairs, load_pairs
 from synthseg_bids.supervised import labelled_scan
 from synthseg_bids.synth.deform import DeformationConfig
 from synthseg_bids.synth.files import find_label_maps, generate, load_label_map
-from synthseg_bids.synth.generator import PRESETS, GeneratorConfig
+from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training import CheckpointError, Trainer, TrainingConfig
 
 STILL = GeneratorConfig(

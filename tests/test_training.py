@@ -11,7 +11,7 @@ from heads import write_heads
 from synthseg_bids.cli.main import main
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.synth.files import LabelMapError, find_label_maps, load_label_map
-from synthseg_bids.synth.generator import PRESETS
+from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training import (
     CheckpointError,
     Trainer,

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UsageError
     from ..priors import read_priors
     from ..synth.files import find_label_maps, synthesize_files
-    from ..synth.generator import PRESETS
+    from ..synth.presets import PRESETS
 
     if args.contrast and not args.priors:
         raise UsageError('--contrast: only with --priors, whose contrasts it chooses from')

@@ -89,7 +89,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
     from dataclasses import replace
 
     from ..network import NetworkConfig
-    from ..synth.generator import PRESETS
+    from ..synth.presets import PRESETS
     from ..training import TrainingConfig
 
     generator = replace(PRESETS[args.preset], downsampling=args.downsampling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,16 @@ class SynthesizeImage(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.synth.files import synthesize_files
+        from synthseg_bids.synth.presets import PRESETS
 
         inputs = self.inputs
+        size = (inputs.size,) * 3 if isdefined(inputs.size) else None
         pairs = synthesize_files(
             [Path(path) for path in inputs.label_maps],
             Path(runtime.cwd),
             count=inputs.n_images,
-            preset=inputs.preset,
+            config=replace(PRESETS[inputs.preset], size=size),
             seed=inputs.seed,
-            size=inputs.size if isdefined(inputs.size) else None,
             device=inputs.device,
         )
         self._results['out_images'] = [str(image) for image, _ in pairs]

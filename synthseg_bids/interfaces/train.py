@@ -42,7 +42,7 @@ class TrainSynthSeg(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.device import resolve_device
         from synthseg_bids.synth.files import load_label_map
-        from synthseg_bids.synth.generator import PRESETS
+        from synthseg_bids.synth.presets import PRESETS
         from synthseg_bids.training import Trainer, TrainingConfig
         from synthseg_bids.weights import save_model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -205,6 +206,10 @@ def synthesize(
     return image, target, label_map.affine @ to_label_map
 
 
+def _keep(steps: dict[str, np.ndarray], name: str, result: Tensor) -> None:
+    steps[name] = result.cpu().numpy().copy()
+
+
 def synthesize_files(
     label_maps: list[Path],
     out_dir: Path,
@@ -242,13 +247,8 @@ def synthesize_files(
         which = int(np.random.default_rng(sample_seed).integers(len(label_maps)))
         label_map = load_label_map(label_maps[which]).to(device)
         steps: dict[str, np.ndarray] = {}
-
-        def keep(name: str, result: Tensor, steps: dict[str, np.ndarray] = steps) -> None:
-            steps[name] = result.cpu().numpy().copy()
-
-        image, target, affine = synthesize(
-            label_map, config, sample_seed, on_step=keep if on_scan else None
-        )
+        keep = partial(_keep, steps) if on_scan else None
+        image, target, affine = synthesize(label_map, config, sample_seed, keep)
         paths = out_dir / f'synth-{i:04d}_image.nii.gz', out_dir / f'synth-{i:04d}_dseg.nii.gz'
         write_image(paths[0], image.cpu().numpy(), affine)
         write_image(paths[1], values[target.cpu().numpy()], affine)

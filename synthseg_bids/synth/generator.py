@@ -75,85 +75,6 @@ class GeneratorConfig:
     rescale: bool = False
 
 
-MIDL2020 = GeneratorConfig()
-"""The MIDL 2020 paper, Table 1 (also the defaults of every field)."""
-
-SYNTHSEG2023 = GeneratorConfig(
-    deformation=DeformationConfig(
-        rotation_deg=15,
-        scaling=0.2,
-        shear=0.012,
-        translation=0,
-        svf_std=(0, 4),
-        svf_fraction=0.04,
-        svf_unit=2,
-        flip_probability=0.5,
-    ),
-    intensity=IntensityConfig(
-        mean=(0, 250),
-        std=(0, 30),
-        share_classes=True,
-        dark_background=(0.05, 0.25),
-        bias_std=(0, 0.7),
-        bias_fraction=0.025,
-        bias_probability=0.95,
-        gamma=0.5,
-        gamma_normal=True,
-        clip=(0, 300),
-    ),
-    blur=0,
-    resolution=ResolutionConfig(),
-    skull_strip_probability=0,
-    no_csf_probability=0.3,
-)
-"""The 2023 reference implementation: wider ranges and random resolution."""
-
-PRESETS: dict[str, GeneratorConfig] = {
-    'midl2020': MIDL2020,
-    'synthseg2023': SYNTHSEG2023,
-    # What our own networks train on. Against 2023: skull-stripped heads, dark backgrounds and
-    # equal sides as often as real data sets have them, a third of the scans at full resolution,
-    # milder noise, bias and gamma, crops that hold the brain, and the intensity scaling of
-    # inference.
-    'synthseg-bids': replace(
-        SYNTHSEG2023,
-        size=(160, 192, 160),
-        crop_jitter=16,
-        deformation=replace(SYNTHSEG2023.deformation, rotation_deg=20, field_step=8),
-        intensity=replace(
-            SYNTHSEG2023.intensity,
-            std=(0, 18),
-            dark_background=(0.25, 0.5),
-            symmetric_probability=0.75,
-            bias_std=(0, 0.5),
-            gamma=0.4,
-        ),
-        resolution=ResolutionConfig(full_probability=0.35),
-        skull_strip_probability=0.3,
-        rescale=True,
-    ),
-}
-
-
-def evaluation_config(preset: str, own: GeneratorConfig) -> GeneratorConfig:
-    """Return a preset with the field of view, spacing and scaling that a network trained with.
-
-    Parameters
-    ----------
-    preset : str
-        Of the contrasts, deformations and resolutions to evaluate the network on.
-    own : GeneratorConfig
-        That it trained with.
-    """
-    return replace(
-        PRESETS[preset],
-        size=own.size,
-        crop_jitter=own.crop_jitter,
-        downsampling=own.downsampling,
-        rescale=True,
-    )
-
-
 @dataclass(frozen=True)
 class Draw:
     """Every random parameter of one synthetic scan.
@@ -323,8 +244,8 @@ def apply(
     """
     device = label_map.device
     parameters = to_device(parameters, device)
-    shape = (label_map.shape[0], label_map.shape[1], label_map.shape[2])
-    crop, size = output_size(config, shape)
+    x, y, z = label_map.shape
+    crop, size = output_size(config, (x, y, z))
     show = on_step or (lambda name, result: None)
     if on_step:
         show('labels', deformed_labels(label_map, parameters, config))
@@ -335,8 +256,8 @@ def apply(
     image = mean.addcmul_(std, noise)
     show('gaussians', image)
     if config.blur:
-        x, y, z = (blur_matrix(n, config.blur) for n in size)
-        image = apply_along_axes(image, (x, y, z))
+        first, second, third = (blur_matrix(n, config.blur) for n in size)
+        image = apply_along_axes(image, (first, second, third))
     show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)
     show('bias field', image)

@@ -5,7 +5,6 @@ import torch
 from scipy import stats
 
 from synthseg_bids.labels import generation_labels
-from synthseg_bids.synth.generator import MIDL2020, SYNTHSEG2023
 from synthseg_bids.synth.intensity import (
     IntensityConfig,
     bias_field,
@@ -13,6 +12,7 @@ from synthseg_bids.synth.intensity import (
     normalise,
     rescale_percentiles,
 )
+from synthseg_bids.synth.presets import MIDL2020, SYNTHSEG2023
 
 SIZE = (160, 160, 160)
 
