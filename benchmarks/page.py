@@ -18,4 +18,4 @@ def table(title: str, header: list[str], lines: list[list[str]]) -> str:
     quoted = [', '.join(f'"{cell}"' for cell in line) for line in lines]
     head = ', '.join(f'"{cell}"' for cell in header)
     body = ''.join(f'   {line}\n' for line in quoted)
-    return f'.. csv-table:: {title}\n   :header: {head}\n\n{body}'
+    return f'{f".. csv-table:: {title}".rstrip()}\n   :header: {head}\n\n{body}'

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.query import ImageFile
+from synthseg_bids.footprint import describe_model, worker_gb
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
 from synthseg_bids.workflows.crashes import JOB_LOST, WORKER_KILLED, PluginError, find_reason
@@ -40,6 +42,18 @@ def test_image_workflow_nodes():
     segment = workflow.get_node('segment')
     assert (segment.n_procs, segment.inputs.num_threads) == (3, 3)
     assert workflow.get_node('compare') is not None
+
+
+def test_memory_is_that_of_the_model(tiny_model):
+    segment = init_image_wf(model=str(tiny_model)).get_node('segment')
+    assert segment.mem_gb == worker_gb(describe_model(tiny_model))
+    assert segment.mem_gb < init_image_wf(posteriors='native').get_node('segment').mem_gb
+    assert not segment.inputs.low_memory
+    small = init_image_wf(resources=Resources(mem_gb=1.5, low_memory=True), autocrop=False)
+    segment = small.get_node('segment')
+    assert segment.mem_gb == 1.5
+    assert segment.inputs.low_memory
+    assert not segment.inputs.autocrop
 
 
 def test_gpu_node_takes_one_slot_whatever_its_threads():
@@ -82,15 +96,15 @@ def test_processors_are_not_oversubscribed(nprocs, wanted, threads, at_once, sch
 def test_memory_limits_how_many_run_at_once():
     plan = plan_resources('cpu', nprocs=8, omp_nthreads=1, total_mem_gb=9)
     assert plan.total_mem_gb == 9
-    assert plan.n_segmentations == int(9 / plan.mem_gb) < 8
-    assert plan_resources('cpu', nprocs=8, total_mem_gb=0.1).n_segmentations == 1
+    assert replace(plan, mem_gb=2.0).n_segmentations == 4
+    assert replace(plan, mem_gb=100.0).n_segmentations == 1
     assert plan_resources('cpu', nprocs=1).total_mem_gb > 0.1
 
 
 def test_cluster_jobs_ask_for_what_they_need():
     resources = plan_resources('cuda', nprocs=4, omp_nthreads=3, elsewhere=True)
     assert (resources.devices, resources.lock_dir) == (('cuda',), '')
-    workflow = init_image_wf(resources=resources)
+    workflow = init_image_wf(resources=replace(resources, mem_gb=3.2))
     request_resources(workflow, '--partition=x')
     asked = {n.name: n.plugin_args['sbatch_args'] for n in workflow._get_all_nodes()}
     assert asked['segment'] == '--cpus-per-task=3 --mem=4G --gres=gpu:1'
@@ -244,6 +258,16 @@ def test_killed_worker_is_replaced_once_and_fails_its_own_node_only(tmp_path):
         ends = [float(end) for _, _, end in spans[:again]]
         assert max(ends) < float(spans[again][1])
         assert all(float(start) > float(spans[again][2]) for _, start, _ in spans[again + 1 :])
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
+def test_the_end_of_a_node_is_not_waited_for_by_polling(tmp_path):
+    frozen = gc.get_freeze_count()
+    plugin = run_workflow(tmp_path, ['pass'] * 2, poll_sleep_duration=1000)
+    assert not plugin.crashes
+    assert len(list(tmp_path.glob('wf/second*/result_*.pklz'))) == 2
+    # What the garbage collector was told to leave alone is its business again.
+    assert gc.get_freeze_count() == frozen
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')

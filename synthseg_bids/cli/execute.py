@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .choice import Segmenter
 from .config import RunConfig
 from .plan import Plan, why_pending
 
@@ -32,10 +33,7 @@ class Setup:
 
     Attributes
     ----------
-    model : Path
-        Weights.
-    model_sha256 : str
-        Their checksum.
+    segmenter : Segmenter
     resources : Resources
     plugin : tuple of str and dict
         Nipype plugin and its arguments.
@@ -43,8 +41,7 @@ class Setup:
     checksums : Checksums
     """
 
-    model: Path
-    model_sha256: str
+    segmenter: Segmenter
     resources: Resources
     plugin: tuple[str, dict[str, Any]]
     work_dir: Path
@@ -55,7 +52,7 @@ class Setup:
 def workflow_name(config: RunConfig) -> str:
     """Name the folder of intermediate files; two datasets may share a working directory."""
     folders = f'{config.bids_dir.resolve()}\n{config.output_dir.resolve()}'
-    return f'synthseg_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
+    return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
@@ -69,6 +66,9 @@ def clean_workdir(config: RunConfig, work_dir: Path) -> None:
 def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:
     """Segment the pending images; the status table is kept up to date on the way.
 
+    Where Nipype itself fails, not a node, the chunks that follow are segmented all the same, and
+    the first such error is raised in the end.
+
     Parameters
     ----------
     config : RunConfig
@@ -81,20 +81,25 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
     from synthseg_bids.bids.status import write_status
 
     out_dir = config.output_dir.resolve()
+    failure: Exception | None = None
     for number, chunk in enumerate(split(plan.pending, CHUNK)):
         with hold_participants(out_dir, {task.image.entities['sub'] for task in chunk}):
             tasks = _still_pending(config, chunk, ledger, setup)
             if tasks:
-                _execute(config, tasks, ledger, setup, graph=config.write_graph and number == 0)
+                graph = config.write_graph and number == 0
+                error = _attempt(config, tasks, ledger, setup, graph)
+                failure = failure or error
                 _remove_leftovers(out_dir, tasks)
         for task in tasks:
             if checksum := ledger.provenance.get(task.source, {}).get('InputSHA256'):
                 setup.checksums.note(task.source, task.image.path, checksum)
         setup.checksums.save()
         outcomes = ledger.finished()
-        write_status(out_dir, outcomes)
+        write_status(out_dir, outcomes, setup.segmenter.method.seg)
         if config.stop_on_first_crash and any(found.status == 'failed' for found in outcomes):
-            return
+            break
+    if failure:
+        raise failure
 
 
 def split(tasks: Sequence[ImageTask], size: int) -> Iterator[list[ImageTask]]:
@@ -123,7 +128,7 @@ def _still_pending(
     _remove_leftovers(config.output_dir.resolve(), chunk)
     tasks = []
     for task in chunk:
-        if why_pending(config, task, setup.model_sha256, setup.checksums):
+        if why_pending(config, task, setup.segmenter, setup.checksums):
             tasks.append(task)
         else:
             logger.info('%s: another run has segmented it', task.image.relative)
@@ -139,6 +144,22 @@ def _remove_leftovers(out_dir: Path, tasks: Sequence[ImageTask]) -> None:
     folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in tasks}
     for folder in folders:
         remove_leftovers(folder)
+
+
+def _attempt(
+    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+) -> Exception | None:
+    """Segment a chunk; return what has brought down its workflow as a whole."""
+    from synthseg_bids.workflows.crashes import PluginError
+
+    try:
+        _execute(config, tasks, ledger, setup, graph)
+    except PluginError:
+        raise  # about the settings, which are the same for all chunks
+    except Exception as error:
+        ledger.abandon(tasks, error)
+        return error
+    return None
 
 
 def _execute(
@@ -158,9 +179,11 @@ def _execute(
         stop_on_first_crash=config.stop_on_first_crash,
         graph=graph,
         monitor=config.resource_monitor,
-        model=str(setup.model),
-        model_sha256=setup.model_sha256,
+        model=str(setup.segmenter.model),
+        model_sha256=setup.segmenter.model_sha256,
+        program=setup.segmenter.program,
         flip=not config.fast,
+        autocrop=config.autocrop,
         posteriors=config.posteriors,
         output_grid=config.output_grid,
         overwrite=config.overwrite,

@@ -228,6 +228,15 @@ class Ledger:
         self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
         logger.error('%s%s', source, reason)
 
+    def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
+        """Account for images whose workflow broke down as a whole."""
+        left = [task for task in tasks if task.name not in self._outcomes]
+        reason = f'not finished: {type(error).__name__}: {error}'
+        for task in left:
+            self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
+        logger.error('%d images %s', len(left), reason)
+        logger.debug('workflow', exc_info=error)
+
     def drop(self, task: ImageTask) -> None:
         """Forget an image that another run has segmented in the meantime."""
         self._outcomes[task.name] = Outcome(task.image.relative, 'current', 'up to date')

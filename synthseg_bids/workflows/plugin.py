@@ -8,13 +8,16 @@ it; if that ends in the same way it fails, is named, and the others go on.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import pdb
 import re
 import resource
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -31,9 +34,19 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 from .crashes import WORKER_KILLED, CrashReporter, PluginError
 from .slurm import SlurmPlugin
 
+#: A wait for the end of a task is no longer than this, should nobody tell of it.
+_MAX_WAIT_S = 1
+
+#: Imported once, by the process that workers are forked from. None of these touches a GPU, which
+#: a forked process could not use any more.
+_PRELOADED = ['synthseg_bids.interfaces', 'synthseg_bids.inference', 'synthseg_bids.bids.tables']
+
 
 class InlinePlugin(CrashReporter, DistributedPluginBase):
-    """One node after the other in this very process, for debugging."""
+    """One node after the other in this very process, for debugging.
+
+    With the argument ``debug`` Python's debugger opens where the code of a node fails.
+    """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args={**(plugin_args or {}), 'max_jobs': 1})
@@ -41,6 +54,9 @@ class InlinePlugin(CrashReporter, DistributedPluginBase):
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         taskid = len(self._done)
+        if self.plugin_args.get('debug'):
+            # Nipype keeps of an exception nothing but its text.
+            node.interface._run_interface = partial(_run_or_debug, node.interface._run_interface)
         self._done[taskid] = run_node(node, updatehash, taskid)
         return taskid
 
@@ -49,6 +65,16 @@ class InlinePlugin(CrashReporter, DistributedPluginBase):
 
     def _clear_task(self, taskid: int) -> None:
         self._done[taskid] = {}
+
+
+def _run_or_debug(run: Callable[[Any], Any], runtime: Any) -> Any:
+    """Run the code of a node, and open the debugger where it fails."""
+    try:
+        return run(runtime)
+    except Exception as error:
+        print(f'{type(error).__name__}: {error}')
+        pdb.post_mortem(error.__traceback__)
+        raise
 
 
 class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
@@ -70,18 +96,24 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         # Tasks whose worker was killed: that wait for their second try, and that had it.
         self._lost: list[int] = []
         self._tried_again: set[int] = set()
+        self._task_ended = threading.Event()
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run all nodes of a graph; see nipype's DistributedPluginBase."""
+        # We wait for the next event instead.
+        execution = {**config['execution'], 'poll_sleep_duration': 0}
         try:
-            super().run(graph, config, updatehash=updatehash)
+            super().run(graph, {**config, 'execution': execution}, updatehash=updatehash)
         finally:
+            gc.unfreeze()
             self._stop_workers()
 
     def _new_pool(self) -> ProcessPoolExecutor:
+        context = get_context(self.plugin_args.get('mp_context', 'forkserver'))
+        context.set_forkserver_preload(_PRELOADED)
         pool = ProcessPoolExecutor(
             max_workers=1,
-            mp_context=get_context(self.plugin_args.get('mp_context', 'forkserver')),
+            mp_context=context,
             initializer=_start_worker,
             initargs=(self._cwd, self.plugin_args.get('log_file')),
         )
@@ -132,6 +164,9 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
             self._start(taskid)
         elif not self._lost and not at_work & self._tried_again:
             super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+        if self.pending_tasks:
+            self._task_ended.wait(_MAX_WAIT_S)
+            self._task_ended.clear()
 
     def _end_idle_workers(self) -> None:
         """Free the memory that they keep."""
@@ -148,6 +183,10 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
         self._has_predecessor = [graph.in_degree(node) > 0 for node in self.procs]
+        # Nipype collects garbage whenever it looks for nodes to start. That must not take the
+        # longer the more nodes and modules there are.
+        gc.collect()
+        gc.freeze()
 
     def _collect(
         self,
@@ -156,7 +195,17 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         taskid: int,
         future: Future,
     ) -> None:
-        """Store the result of a task; called by a thread of its pool."""
+        """Store the result of a task and wake who waits for it; called by a thread of its pool."""
+        self._store_result(pool, idle, taskid, future)
+        self._task_ended.set()
+
+    def _store_result(
+        self,
+        pool: ProcessPoolExecutor,
+        idle: list[ProcessPoolExecutor],
+        taskid: int,
+        future: Future,
+    ) -> None:
         if future.cancelled():
             return
         error = future.exception()

@@ -1,0 +1,252 @@
+"""Write docs/scale.rst from the tables of scale.py and throughput.py."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from page import table
+
+from synthseg_bids.bids.atomic import read_table, write_text
+
+COLUMNS = (
+    *('what', 'scans', 'segmented', 'seconds', 'between_seconds', 'cpu_seconds', 'peak_mb'),
+    *('open_files', 'output_files', 'output_mb', 'work_files', 'work_mb', 'nprocs', 'load', 'cpu'),
+    'version',
+)
+THROUGHPUT_COLUMNS = (
+    *('device', 'workers', 'scans', 'scans_per_minute', 'seconds', 'cpu_seconds_per_scan'),
+    *('scan', 'model', 'cpus', 'load', 'cpu', 'version'),
+)
+NOT_MEASURED = 'not measured: no GPU'
+
+#: What was asked for: CPU seconds of the workflow per scan, MB of the main process.
+MOST_OVERHEAD_S, MOST_MB = 0.5, 1000
+BIOBANK, OF_A_TASK = 100_000, 200
+
+HEADER = """\
+Scale
+=====
+
+.. Written by benchmarks/scale.py and benchmarks/throughput.py from scale.tsv and throughput.tsv;
+   do not edit.
+
+How time, memory and files grow with the number of scans. The scans are tiny (9 x 10 x 11 voxels)
+and so is the network: what is measured is the workflow around it. *CPU seconds* are those of all
+processes together, start included; they depend little on what else the machine does, unlike
+*seconds*, which passed on the clock while the machine had the *load* given. Memory and open files
+are the most that the main process had; workers have their own, whatever the number of scans.
+*Seconds per scan* are counted from the start of the first one to the end of the last one.
+"""
+PLAN = """
+``--dry-run``: all images are found and judged, and the table is printed.
+"""
+RUN = """
+All scans are segmented, a participant each; tables and reports included. Images are handed to
+Nipype {chunk} at a time, since the time to build one of its graphs grows with the square of its
+nodes. Should such a chunk break down, the others are segmented all the same.
+"""
+REST = """
+Datasets in which only the scans under *segmented* had no outputs. Those of the others were copied
+from one scan under their names, so that planning, tables, reports and memory are those of the
+whole dataset. The time of the segmentations is that of the few.
+"""
+GROUP = """
+``group``: tables and reports of all participants are written anew. Then the same command as at
+first, which finds that there is nothing to do.
+"""
+
+
+def write_page(docs: Path) -> None:
+    """Write the page; parts of which nothing was measured are left out."""
+    rows = [Measured(row) for row in read_table(docs / 'scale.tsv')]
+    throughput = read_table(docs / 'throughput.tsv')
+    blocks = [HEADER]
+    if rows:
+        blocks += [*growth(rows), *verdicts(rows), *biobank(rows, throughput)]
+    if throughput:
+        blocks += throughput_section(throughput)
+    write_text(docs / 'scale.rst', '\n'.join(blocks))
+
+
+class Measured(dict[str, str]):
+    """A line of the table."""
+
+    def number(self, column: str) -> float:
+        """Return a cell; 0 if it is empty."""
+        return float(self[column]) if self[column] != 'n/a' else 0.0
+
+    @property
+    def size(self) -> int:
+        """Number of scans of the dataset."""
+        return int(self['scans'])
+
+
+def of_kind(rows: Iterable[Measured], what: str) -> list[Measured]:
+    return sorted((row for row in rows if row['what'] == what), key=lambda row: row.size)
+
+
+def slope(rows: Sequence[Measured], column: str) -> float:
+    """Return what one more scan adds, from the two largest datasets."""
+    one, other = rows[-2:]
+    return (other.number(column) - one.number(column)) / (other.size - one.size)
+
+
+def at_size(rows: Sequence[Measured], column: str, size: int) -> float:
+    """Extrapolate from the two largest datasets."""
+    return rows[-1].number(column) + (size - rows[-1].size) * slope(rows, column)
+
+
+def growth(rows: list[Measured]) -> list[str]:
+    """Tabulate every kind of run over the sizes."""
+    from synthseg_bids.cli.execute import CHUNK
+
+    cells: dict[str, Callable[[Measured], object]] = {
+        'Scans': lambda row: f'{row.size:,}',
+        'Segmented': lambda row: f'{row.number("segmented"):,.0f}',
+        'CPU seconds': lambda row: f'{row.number("cpu_seconds"):.1f}',
+        'Seconds': lambda row: f'{row.number("seconds"):.1f}',
+        'Seconds per scan': lambda row: (
+            f'{row.number("between_seconds") / row.number("segmented"):.2f}'
+        ),
+        'Load': lambda row: row['load'],
+        'Memory, MB': lambda row: f'{row.number("peak_mb"):.0f}',
+        'Open files': lambda row: row['open_files'],
+        'Output files': lambda row: f'{row.number("output_files"):,.0f}',
+        'Work files': lambda row: f'{row.number("work_files"):,.0f}',
+    }
+    of_runs = ('Segmented', 'Seconds per scan', 'Output files', 'Work files')
+    short = [name for name in cells if name not in of_runs]
+    parts = [
+        ('Planning', PLAN, 'plan', short),
+        ('Runs', RUN.format(chunk=CHUNK), 'run', list(cells)),
+        ('Large datasets that are nearly done', REST, 'rest', list(cells)),
+        ('Tables and reports', GROUP, 'group', short),
+        ('Nothing to do', '', 'again', short),
+    ]
+    blocks = []
+    for title, text, what, columns in parts:
+        found = of_kind(rows, what)
+        if found:
+            lines = [[str(cells[name](row)) for name in columns] for row in found]
+            blocks += [f'{title}\n{"-" * len(title)}\n{text}', table('', columns, lines)]
+    machines = sorted({f'{row["cpu"]}, {row["nprocs"]} processors used' for row in rows})
+    return [*blocks, ''.join(f':CPU: {name}\n' for name in machines)]
+
+
+def verdicts(rows: list[Measured]) -> list[str]:
+    """Say what the tables come to, and what of it was computed rather than measured."""
+    runs, rest, plans, groups = (
+        of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group')
+    )  # fmt: skip
+    lines = [
+        f'- From {one.size:,} to {other.size:,} scans, one more scan takes {each:.3f} CPU seconds '
+        f'of workflow, tiny network included ({met(each, MOST_OVERHEAD_S)} {MOST_OVERHEAD_S:g}).'
+        for one, other in pairwise(runs)
+        for each in [slope([one, other], 'cpu_seconds')]
+    ]
+    for name, found in (('Planning', plans), ('Tables and reports', groups)):
+        steps = [
+            f'{1000 * slope(pair, "cpu_seconds"):.1f} ms from {pair[0].size:,} to '
+            f'{pair[1].size:,} scans'
+            for pair in pairwise(found)
+        ]
+        if steps:
+            lines.append(f'- {name}, CPU time of one more scan: {", ".join(steps)}.')
+    largest = max(rows, key=lambda row: row.size)
+    peak = max(row.number('peak_mb') for row in rows if row.size == largest.size)
+    lines.append(
+        f'- The main process had {peak:.0f} MB at most with {largest.size:,} scans '
+        f'({met(peak, MOST_MB)} {MOST_MB:,}).'
+    )
+    if len(runs) > 1 and rest:
+        size = rest[-1].size
+        whole, memory = (at_size(runs, column, size) for column in ('cpu_seconds', 'peak_mb'))
+        lines.append(
+            f'- Extrapolated, not measured: a whole run of {size:,} scans takes '
+            f'{whole / 3600:.2f} CPU hours of workflow (the run of {runs[-1].size:,} scans, and '
+            'the CPU seconds above for every further scan). Its main process has no more than '
+            f'{memory:.0f} MB ({met(memory, MOST_MB)} {MOST_MB:,}), should memory grow as it does '
+            f'from {runs[-2].size:,} to {runs[-1].size:,} scans, graphs of Nipype included.'
+        )
+    title = 'What it comes to'
+    return [f'{title}\n{"-" * len(title)}\n', *(fill(line, '  ') for line in lines)]
+
+
+def fill(text: str, indent: str = '') -> str:
+    """Break a paragraph into lines."""
+    return textwrap.fill(text, 99, subsequent_indent=indent) + '\n'
+
+
+def met(value: float, limit: float) -> str:
+    return 'as wanted: below' if value < limit else 'too much: wanted is less than'
+
+
+def biobank(rows: list[Measured], throughput: list[dict[str, str]]) -> list[str]:
+    """Compute what a hundred thousand scans take, from runs of the shipped model."""
+    shipped, groups = of_kind(rows, 'shipped'), of_kind(rows, 'group')
+    if len(shipped) < 2:
+        return []
+    cpu, start = slope(shipped, 'cpu_seconds'), shipped[0].number('cpu_seconds')
+    tasks = BIOBANK // OF_A_TASK
+    hours = (BIOBANK * cpu + tasks * max(0.0, start - cpu)) / 3600
+    on_gpu = [row for row in throughput if row['device'].startswith('GPU')]
+    speeds = [
+        float(row['scans_per_minute']) for row in on_gpu if row['scans_per_minute'] != NOT_MEASURED
+    ]
+    gpu = f'{BIOBANK / max(speeds) / 60:,.0f}' if speeds else NOT_MEASURED
+    each = {column: slope(shipped, column)
+            for column in ('output_files', 'output_mb', 'work_files', 'work_mb')}  # fmt: skip
+    lines = [
+        ['CPU hours on CPUs alone', f'{hours:,.0f}', f'{cpu:.1f} CPU seconds'],
+        ['GPU hours', gpu, 'best of the table below' if speeds else ''],
+        ['Output', f'{BIOBANK * each["output_mb"] / 1e6:,.3f} TB', f'{each["output_mb"]:.2f} MB'],
+        ['Output files and folders', f'{BIOBANK * each["output_files"]:,.0f}',
+         f'{each["output_files"]:.0f}'],
+        [f'Working directory of a task ({OF_A_TASK} scans)',
+         f'{OF_A_TASK * each["work_mb"] / 1e3:,.2f} GB', f'{each["work_mb"]:.2f} MB'],
+        ['Files and folders there', f'{OF_A_TASK * each["work_files"]:,.0f}',
+         f'{each["work_files"]:.0f}'],
+    ]  # fmt: skip
+    if len(groups) > 1:
+        seconds, memory = (at_size(groups, c, BIOBANK) for c in ('cpu_seconds', 'peak_mb'))
+        lines += [
+            ['CPU hours of tables and reports', f'{seconds / 3600:,.1f}',
+             f'{slope(groups, "cpu_seconds"):.3f} CPU seconds'],
+            ['Memory for them', f'{memory / 1e3:.1f} GB',
+             f'{slope(groups, "peak_mb") * 1e3:.0f} kB'],
+        ]  # fmt: skip
+    title = f'On paper: {BIOBANK:,} scans on a cluster'
+    text = (
+        'About as many as UK Biobank has. Computed, not measured: by an array of '
+        f'{tasks} jobs of {OF_A_TASK} scans each (``docs/slurm.rst``), every scan like '
+        f'the {" and ".join(str(row.size) for row in shipped)} that the shipped model was run on. '
+        'Of these runs the difference is what one more scan takes. The working directory may lie '
+        'on the disk of the node; nothing in it is needed once a job has ended.'
+    )
+    return [
+        f'{title}\n{"-" * len(title)}\n\n{fill(text)}',
+        table('', ['What', f'For {BIOBANK:,} scans', 'For one more scan'], lines),
+    ]
+
+
+def throughput_section(rows: list[dict[str, str]]) -> list[str]:
+    """Tabulate scans per minute."""
+    first = next((row for row in rows if row['scan'] != 'n/a'), rows[0])
+    title = 'Throughput'
+    text = (
+        f'Scans per minute by processes beside each device, model {first["model"]}, scan of '
+        f'{first["scan"]} voxels. One segmentation is on the device at a time; the other '
+        'processes measure, draw and save meanwhile. Counted from the end of the first scan to '
+        'that of the last, so that loading the network is left out. *CPU* is a stand-in for a '
+        f'GPU: one thread of {first["cpu"]}, which has {first["cpus"]} for all.'
+    )
+    head = ['Device', 'Processes', 'Scans per minute', 'CPU seconds per scan', 'Scans', 'Load']
+    lines = [
+        [row[c] for c in ('device', 'workers', 'scans_per_minute', 'cpu_seconds_per_scan',
+                          'scans', 'load')]
+        for row in rows
+    ]  # fmt: skip
+    return [f'{title}\n{"-" * len(title)}\n\n{fill(text)}', table('', head, lines)]
