@@ -19,34 +19,25 @@ import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from page import cpu_name, table
 from sureness import sureness_table, write_sureness
+from synthetic import CONDITIONS, SLICE_MM, SLICES, Recipe, draw_worst, list_recipes
 
 from synthseg_bids.bids.atomic import read_table, write_table, write_text
 from synthseg_bids.device import fast_dtype, resolve_device, set_threads
 from synthseg_bids.evaluation import ALL_CONTRASTS, MEAN_OF_LABELS
 from synthseg_bids.inference import Segmentation, Segmenter
-from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
+from synthseg_bids.labels import PAPER_STRUCTURES
 from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map, synthesize
-from synthseg_bids.synth.intensity import rescale_percentiles
-from synthseg_bids.synth.presets import PRESETS, evaluation_config
-from synthseg_bids.synth.resolution import Resolution, acquire
+from synthseg_bids.synth.files import find_label_maps
 from synthseg_bids.volume_io import write_image
 from synthseg_bids.weights import ModelCard, model_path, read_card, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path('../shared/data')
-#: Far from the seeds of training and of its validation scans, which count from 0.
-FIRST_SEED = 2**40
-SLICE_MM = 5
-SLICES = f'slices{SLICE_MM}mm'
-CONDITIONS = ('midl2020', 'synthseg2023', SLICES)
 
 HEADER = """\
 Accuracy
@@ -77,6 +68,9 @@ each scan, and full resolution within them.
 SURENESS = """
 Does a segmentation know how good it is? What quality control looks at, beside the true Dice of
 these scans: over scans, the means over all structures; and for each structure on its own.
+"""
+WORST = """
+The scan of each kind with the lowest Dice, with the segmentation below:
 """
 PARTS = {'real': ('Real scans', REAL), 'synthetic': ('Synthetic scans', SYNTHETIC)}
 
@@ -207,74 +201,37 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
         )
     segmenter = Segmenter(args.model, args.device)
     segmented = {}
-    for number, path in enumerate(paths):
-        label_map = load_label_map(path)
-        for i in range(args.scans):
-            for condition in CONDITIONS:
-                seed = FIRST_SEED + 1000 * number + i
-                print(f'{path.name} {condition} {i + 1}/{args.scans}', flush=True)
-                # Entities tell the scans apart, so that each finds the labels it was made from.
-                stem = f'sub-{number + 1:02d}_acq-{condition}_run-{i + 1}'
-                found = segment_synthetic(segmenter, label_map, condition, seed, work, stem)
-                segmented[f'{stem}_{condition}'] = (found.confidence, found.flip_dice)
-    write_sureness(args.docs / 'accuracy' / 'synthetic_sureness.tsv', segmented)
+    recipes = list_recipes(paths, args.scans)
+    for name, recipe in recipes.items():
+        print(recipe.path.name, recipe.condition, flush=True)
+        found = segment_synthetic(segmenter, recipe, work)
+        segmented[name] = (found.confidence, found.flip_dice)
+    tables = args.docs / 'accuracy'
+    write_sureness(tables / 'synthetic_sureness.tsv', segmented)
     options = ['--label-maps', args.label_maps, '--held-out', *args.held_out]
     options += ['--scans', args.scans, '--model', args.model, '--device', args.device]
     options += ['--limit', args.limit] if args.limit else []
+    evaluation = evaluate(work / 'derivatives', f'labels={work / "labels"}', work)
+    draw_worst(recipes, work / 'evaluation' / 'dice_scans.tsv', work / 'derivatives', tables)
     return {
         'Label maps': ', '.join(path.name for path in paths),
         'Scans': f'{args.scans} per label map and condition',
         'Command 1': shlex.join(['python', 'benchmarks/accuracy.py', *map(str, options)]),
-        'Command 2': evaluate(work / 'derivatives', f'labels={work / "labels"}', work),
+        'Command 2': evaluation,
     }
 
 
-def segment_synthetic(
-    segmenter: Segmenter, label_map: LabelMap, condition: str, seed: int, work: Path, stem: str
-) -> Segmentation:
+def segment_synthetic(segmenter: Segmenter, recipe: Recipe, work: Path) -> Segmentation:
     """Make and segment one scan; write its labels and the segmentation as BIDS derivatives."""
-    image, labels, affine = synthetic_scan(label_map, condition, seed)
+    image, labels, affine = recipe.make()
     found = segmenter.segment(image, affine)
-    subject = stem.partition('_')[0]
-    for dataset, name, data in (
-        ('labels', f'{stem}_dseg.nii.gz', labels),
-        ('derivatives', f'{stem}_seg-synthseg_desc-{condition}_dseg.nii.gz', found.labels),
+    for path, data in (
+        (work / 'labels' / recipe.labels_name, labels),
+        (work / 'derivatives' / recipe.segmentation_name, found.labels),
     ):
-        path = work / dataset / subject / 'anat' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, data, affine)
     return found
-
-
-def synthetic_scan(
-    label_map: LabelMap, condition: str, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make a scan at the resolution of the label map.
-
-    Returns
-    -------
-    image : (x, y, z) float32 array
-    labels : (x, y, z) int16 array
-    affine : (4, 4) array
-    """
-    preset = 'synthseg2023' if condition == SLICES else condition
-    config = evaluation_config(preset, PRESETS['synthseg-bids'])
-    if condition == SLICES:
-        config = replace(config, resolution=None, rescale=False)
-    image, target, affine = synthesize(label_map, config, seed)
-    if condition == SLICES:
-        axis = int(np.random.default_rng(seed).integers(3))
-        image = rescale_percentiles(acquire(image, thick_slices(axis, label_map.spacing_mm)))
-    values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
-    return image.numpy(), values[target.numpy()], affine
-
-
-def thick_slices(axis: int, spacing_mm: float) -> Resolution:
-    """Return an acquisition as the generator draws them, with coarse slices along one axis."""
-    step, sigma = [1.0] * 3, [0.5] * 3
-    step[axis] = SLICE_MM / spacing_mm
-    sigma[axis] = 0.75 * step[axis]
-    return Resolution((sigma[0], sigma[1], sigma[2]), (step[0], step[1], step[2]))
 
 
 def keep(evaluation: Path, tables: Path, name: str, facts: dict[str, str]) -> None:
@@ -307,6 +264,7 @@ def page(tables: Path) -> str:
         )
         measures = tables / f'{name}_sureness.tsv'
         if measures.exists():
+            blocks += [fill(WORST), *(f'.. image:: accuracy/worst_{c}.png\n' for c in CONDITIONS)]
             blocks += [fill(SURENESS), sureness_table(measures, tables / f'{name}_scans.tsv')]
     return '\n'.join(blocks)
 
