@@ -1,19 +1,25 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
 # make test: set up, then lint, types and tests
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
-# make bench: time and memory beside TensorFlow and DIPY, on a quiet machine
+# make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
+# make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
+#     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
 # make docker: build the image with docker, or where it does not run with buildah or podman
 # make singularity: build synthseg-bids.sif from its definition file
 # make test-docker, make test-singularity: build, then run on a real scan as users do; these want
 #     buildah, podman and Apptainer, or $(TOOLS) with scripts that set them up
+# make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
 # make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
+# make paper: train and compare the four systems of the paper, then rewrite docs/paper.rst; with
+#     PAPER_OPTIONS='--steps 5000', '--size paper --device cuda', '--samseg-tree DIR', ...
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 KERAS = $(VENV)/keras
+SAMSEG = $(VENV)/samseg
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
@@ -28,12 +34,13 @@ SET_UP_OCI = if [ -f $(TOOLS)/oci_up.sh ]; then bash $(TOOLS)/oci_up.sh \
 	&& . $${OCI_TEST_DIR:-/var/tmp/oci-test}/env.sh; fi
 SET_UP_APPTAINER = if [ -f $(TOOLS)/apptainer_up.sh ]; then bash $(TOOLS)/apptainer_up.sh \
 	&& export APPTAINER='apptainer-box apptainer'; fi
+SCALE_OPTIONS ?=
 SLURM_UP ?=
 SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
-.PHONY: demo test test-parity lint bench accuracy docker singularity test-docker test-singularity
-.PHONY: test-slurm clean
+.PHONY: demo test test-parity lint bench scale accuracy docker singularity test-docker test-singularity
+.PHONY: paper test-slurm samseg clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -54,9 +61,19 @@ bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
 	$(BIN)/python benchmarks/generator.py
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/training.py
+
+scale: $(INSTALLED)
+	$(BIN)/python benchmarks/scale.py $(SCALE_OPTIONS)
+	$(BIN)/python benchmarks/throughput.py
 
 accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py
+
+PAPER_OPTIONS ?=
+paper: $(INSTALLED)
+	PYTHONPATH=benchmarks PATH="$$PATH:$(abspath $(SAMSEG))/bin" \
+		$(BIN)/python -m paper $(PAPER_OPTIONS)
 
 docker:
 	$(BUILDER) --build-arg VERSION=$(VERSION) \
@@ -72,7 +89,7 @@ test-docker: $(INSTALLED)
 	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rs -m containers tests/containers/test_docker.py
 
 test-singularity: $(INSTALLED)
-	$(SET_UP_OCI) && $(SET_UP_APPTAINER) && \
+	$(SET_UP_OCI) && $(SET_UP_APPTAINER) && $(SET_UP_SLURM) && \
 		$(BIN)/python -m pytest -v -rs -m containers tests/containers/test_singularity.py
 
 test-slurm: $(INSTALLED)
@@ -89,6 +106,12 @@ $(KERAS)/installed: tests/parity/requirements.txt
 	python3.11 -m venv $(KERAS)
 	$(KERAS)/bin/pip install --quiet --requirement tests/parity/requirements.txt
 	touch $@
+
+# It needs NumPy below 2, which we are not tested with.
+samseg:
+	python3.11 -m venv $(SAMSEG)
+	$(SAMSEG)/bin/pip install --quiet samseg==0.4a0
+	@echo 'export SYNTHSEG_BIDS_SAMSEG=$(abspath $(SAMSEG))/bin/run_samseg'
 
 clean:
 	rm -rf $(VENV) demo

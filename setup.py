@@ -17,6 +17,7 @@ setup(
     package_data={
         'synthseg_bids': [
             'py.typed',
+            'data/*.json',
             'data/*.tsv',
             'data/models/*',
             'reports/*.css',

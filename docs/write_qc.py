@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from synthseg_bids.bids.group_stats import MAX_Z
@@ -11,6 +12,7 @@ from synthseg_bids.qc_measures import (
     FAIL,
     MAX_ASYMMETRY,
     MAX_ASYMMETRY_VENTRICLES,
+    MODEL_LIMITS,
     PASS,
     QC_GROUPS,
     REVIEW,
@@ -39,6 +41,20 @@ Every image has a table ``*_qc.tsv`` with a row per measure: ``measure``, ``valu
 The limits are wide and the same for all contrasts. They catch scans that went wrong, not small
 errors; those of a group study show in ``group_outliers.tsv``.
 """
+
+_ORIGIN = MODEL_LIMITS['origin']
+_PERCENTILES = _ORIGIN['percentiles']
+CONFIDENCE = textwrap.fill(
+    f"""How sure a network is depends on the network. These limits are those of the model
+``{_ORIGIN['model']}``; of another one they say little. ``{_ORIGIN['written_by']}`` found them:
+the model segmented {_ORIGIN['good_scans']} synthetic scans, made from
+{len(_ORIGIN['label_maps'])} label maps that it was not trained on, and
+{_ORIGIN['spoiled_scans']} that were turned upside down or whose blocks were shuffled.
+*Review* starts below percentile {_PERCENTILES[REVIEW]} of the former; *fail*
+below percentile {_PERCENTILES['spoiled']} of the latter, but never above percentile
+{_PERCENTILES[FAIL]} of the former.""",
+    95,
+)
 
 RANGES = f"""Plausible volumes
 -----------------
@@ -102,6 +118,7 @@ def main(path: Path) -> None:
     for title, section in SECTIONS.items():
         rows = [(f'``{m.name}``', m.units, m.description, m.limits) for m in section]
         parts += [f'{title}\n{"-" * len(title)}\n']
+        parts += [f'{CONFIDENCE}\n'] if title == 'Confidence' else []
         parts += [table('', ('Measure', 'Unit', 'What it is', 'Limits'), rows)]
     names = {label.index: label.name.removeprefix('Left-') for label in segmentation_labels()}
     ranges = [

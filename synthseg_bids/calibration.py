@@ -184,4 +184,4 @@ def synthetic_logits(
 def set_temperature(network: UNet3D, temperature: float) -> None:
     """Divide a network's logits by a temperature, once and for all, in its output layer."""
     for parameter in network.likelihood.parameters():
-        parameter /= temperature
+        parameter.div_(temperature)

@@ -18,8 +18,10 @@ from .geometry import largest_distance_mm, spacing_mm
 
 logger = logging.getLogger(__name__)
 
-READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh')
+READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh', '.img', '.hdr')
 COMPRESSED = ('.gz', '.mgz')
+#: Two files, the header and the voxels, that make one image.
+PAIR = ('.hdr', '.img')
 
 #: A longer side than this means that the header's unit is not mm.
 MAX_FIELD_OF_VIEW_MM = 2000.0
@@ -78,6 +80,19 @@ def check_file(path: Path) -> None:
             f'{path}: not compressed, although its name ends in {path.suffix}; rename it if it '
             f'is an image, otherwise {_AGAIN}'
         )
+    for ending in PAIR:
+        if not _member(path, ending).is_file():
+            raise InputImageError(
+                f'{path}: {_member(path, ending).name} is not beside it; an image of this format '
+                'is both files'
+            )
+
+
+def _member(path: Path, ending: str) -> Path:
+    """Return the file of a pair that has this ending; other images are one file."""
+    if path.suffix.lower() not in PAIR:
+        return path
+    return path.with_suffix(ending.upper() if path.suffix.isupper() else ending)
 
 
 def damaged(path: Path, error: Exception) -> InputImageError:
@@ -151,6 +166,12 @@ def check_image(image: Any, path: Path) -> None:
         )
     if isinstance(image.header, nib.Nifti1Header):
         _check_forms(image, path)
+    elif path.suffix.lower() in PAIR:
+        logger.warning(
+            '%s: Analyze, which does not say how the image lies in space; left and right are a '
+            'guess (first axis to the left)',
+            path,
+        )
 
 
 def _check_voxels(image: Any, path: Path) -> None:
@@ -177,7 +198,7 @@ def _check_size(image: Any, path: Path) -> None:
     shape = ' x '.join(map(str, image.shape[:3]))
     if nib.is_proxy(image.dataobj):  # else its voxels are in memory already
         promised = image.dataobj.offset + n_voxels * image.header.get_data_dtype().itemsize
-        on_disk = path.stat().st_size
+        on_disk = _member(path, '.img').stat().st_size
         possible = on_disk * (_MAX_COMPRESSION if path.name.lower().endswith(COMPRESSED) else 1)
         if promised > possible:
             raise InputImageError(
@@ -205,7 +226,8 @@ def _check_forms(image: Any, path: Path) -> None:
             )
     elif not header['sform_code']:
         if nib.is_proxy(image.dataobj):
-            with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as stream:
+            opener = gzip.open if path.name.lower().endswith('.gz') else open
+            with opener(_member(path, '.hdr'), 'rb') as stream:
                 raw = type(header).from_fileobj(stream, check=False)
             # On its way to us nibabel has made 1 mm of them.
             if (raw['pixdim'][1:4] == 0).any():

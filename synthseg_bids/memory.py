@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+#: What a forward pass plans with where memory is to be saved: the network of the paper then takes
+#: tiles, one on a 2 mm grid hardly ever needs them.
+LOW_MEMORY_BYTES = 2**30
+
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
 #: Files of a control group in the second and in the first version: its limit, what it uses, and
 #: what of that is file cache, which the system takes back.

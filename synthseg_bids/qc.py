@@ -22,6 +22,7 @@ from .geometry import (
 from .labels import CSF, Label, segmentation_labels
 from .measures import total_intracranial, volumes_from_labels
 from .qc_measures import (
+    CONTRASTS_OF,
     FAIL,
     MAX_ASYMMETRY,
     MAX_ASYMMETRY_VENTRICLES,
@@ -41,6 +42,8 @@ _FLUID = (CSF, *QC_GROUPS['ventricles'])
 _MIN_VOXELS = 100
 #: Part of the tissue below 0 from which on 0 is not "no signal", as in standardised images.
 _MAX_NEGATIVE = 0.01
+
+UNCLEAR = 'unclear'
 
 Values = dict[str, Any]
 
@@ -73,6 +76,7 @@ def assess(
     header: Header,
     confidence: Sequence[float] | None = None,
     flip_dice: Sequence[float] | None = None,
+    suffix: str = '',
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -88,6 +92,8 @@ def assess(
         Mean posterior of each label over its voxels; NaN where it has none.
     flip_dice : (n_channels,) sequence of float, optional
         Overlap of each label in the scan and in its mirror image; NaN where neither has it.
+    suffix : str
+        Contrast that the scan should have: ``T1w``, ``T2w``, ...
 
     Returns
     -------
@@ -101,10 +107,37 @@ def assess(
         'n_negative': int((data < 0).sum()),
         **_cuts(to_ras(labels, orientation(affine))),
         **_intensity_values(data, labels),
-        **_confidence_values(confidence, flip_dice),
+        **confidence_values(confidence, flip_dice),
         **volumes,
     }
+    guess = values.get('contrast_guess', UNCLEAR)
+    if suffix in CONTRASTS_OF and guess != UNCLEAR:
+        values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
+        details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     return judge(values, details)
+
+
+def summarise(reasons: str, most: int = 2) -> str:
+    """Shorten what led to a verdict to a line.
+
+    Parameters
+    ----------
+    reasons : str
+        Of the verdict; see :func:`assess`.
+    most : int
+        Reasons that are said; the others are counted.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> summarise('no brain; no signal; no header; no hope')
+    'no brain; no signal; 2 more'
+    """
+    said = reasons.split('; ')
+    return '; '.join([*said[:most], *([f'{len(said) - most} more'] if len(said) > most else [])])
 
 
 def judge(values: Mapping[str, Any], details: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -202,7 +235,7 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
             ('dark', 'dark'): 'FLAIR-like',
             ('dark', 'between'): 'PD-like',
         }
-        values['contrast_guess'] = kinds.get((values['white_matter'], values['csf']), 'unclear')
+        values['contrast_guess'] = kinds.get((values['white_matter'], values['csf']), UNCLEAR)
     return values
 
 
@@ -222,9 +255,10 @@ def _robust(sample: np.ndarray) -> tuple[float, float]:
     return median, 1.4826 * float(np.median(abs(sample - median)))
 
 
-def _confidence_values(
+def confidence_values(
     confidence: Sequence[float] | None, flip_dice: Sequence[float] | None
 ) -> Values:
+    """Average over structures how sure a network was; see :func:`assess`."""
     values: Values = {}
     labels = segmentation_labels()
     if confidence is not None and len(confidence):
@@ -265,8 +299,8 @@ def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, di
     return values, details
 
 
-def _some(names: Sequence[str], most: int = 6) -> str:
-    """List names, but not all of many, for the list must fit a line of the terminal."""
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """List names, but not all of many."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
 
@@ -276,7 +310,7 @@ def _unusual(label: Label, ml: float) -> str:
     low, high = VOLUME_RANGES_ML[label.mirror if label.side == 'right' else label.index]
     if ml == 0 or low <= ml <= high:
         return ''
-    return f'{label.name} ({ml:.3g} ml, expected {low:g} to {high:g})'
+    return f'{label.name} ({ml:.3g} ml, usually {low:g} to {high:g})'
 
 
 def _uneven(label: Label, ml: Mapping[int, float]) -> str:

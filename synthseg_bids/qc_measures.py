@@ -10,8 +10,11 @@ brain, a thick-sliced or a skull-stripped scan may ask for a look, but does not 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
 from math import inf
+from typing import Any
 
 from .labels import segmentation_labels
 
@@ -61,11 +64,20 @@ VOLUME_RANGES_ML: dict[int, tuple[float, float]] = {
 MAX_ASYMMETRY = 0.6
 MAX_ASYMMETRY_VENTRICLES = 1.5
 
-#: Confidence below which a group asks for a look, and below which it fails. With the shipped model
-#: scans of several contrasts have 0.53 to 0.76, images without a brain or with one upside down
-#: have groups at 0.2 to 0.5. The cortex, as thin as a voxel of the network, never has much.
-MIN_CONFIDENCE: dict[str, tuple[float, float]] = dict.fromkeys(QC_GROUPS, (0.5, 0.3))
-MIN_CONFIDENCE['cortex'] = (0.35, 0.2)
+#: How sure a network is depends on the network. These limits are those of the shipped one, with
+#: how they were found, written by ``benchmarks/qc_limits.py``.
+MODEL_LIMITS: dict[str, Any] = json.loads(
+    files('synthseg_bids').joinpath('data/qc_limits.json').read_text(encoding='utf-8')
+)
+
+#: Contrasts, as they are guessed, that images of a suffix may have. Others, T2starw above all,
+#: look too different from scanner to scanner.
+CONTRASTS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(('T1w', 'UNIT1', 'inplaneT1'), ('T1-like',)),
+    **dict.fromkeys(('T2w', 'inplaneT2'), ('T2-like', 'PD-like')),
+    'FLAIR': ('FLAIR-like', 'PD-like'),
+    'PDw': ('PD-like', 'T2-like', 'FLAIR-like'),
+}
 
 #: Below this contrast-to-noise ratio white and grey matter count as equally bright.
 MIN_CONTRAST = 0.15
@@ -163,8 +175,7 @@ _HEADER = (
             f'Distance of neighbouring voxels along the axis closest to {direction}.',
             'mm',
             review=(-inf, 8),
-            high=f'{{value}} mm between voxels from {direction}: more than the {{limit}} mm of '
-            'the thickest slices that the network was trained on',
+            high=f'{{value}} mm between voxels from {direction} (trained on up to {{limit}} mm)',
         )
         for axis, direction in _AXES.items()
     ),
@@ -183,17 +194,16 @@ _HEADER = (
         'Code of the matrix that tells where left and right are: of the sform or, where it is '
         'not set, of the qform.',
         review=(1, inf),
-        low='neither sform nor qform is set in the header: which side is left is a guess',
+        low='no sform or qform: which side is left is a guess',
         compared=False,
     ),
     Measure(
         'sform_qform_distance_mm',
         'Largest distance between the places that sform and qform give to a corner of the image; '
-        'n/a unless both are set.',
+        'n/a unless both are set. Programs that read one or the other then do not agree.',
         'mm',
         review=(-inf, 1),
-        high='sform and qform place the image up to {value} mm apart: programs that read one or '
-        'the other will not agree',
+        high='sform and qform lie up to {value} mm apart',
     ),
     Measure('n_not_finite', 'Voxels that are not a number or infinite; they are read as 0.'),
     Measure('n_negative', 'Voxels below 0.'),
@@ -206,7 +216,7 @@ _VIEW = tuple(
         'of the image, divided by the area in the plane along the same axis that has most. The '
         'limit is the share of a brain-sized ball 5 mm below its top.',
         review=(-inf, 0.15),
-        high=f'the brain is cut off at the {side} border of the image',
+        high=f'brain cut off at the {side} border',
     )
     for side in _SIDES
 )
@@ -218,7 +228,7 @@ _INTENSITIES = (
         'stripping or a repair of invalid voxels has cut into it.',
         review=(-inf, 0.02),
         fail=(-inf, 0.3),
-        high='{value} of the brain tissue has intensity 0: was it removed by mistake?',
+        high='{value} of the brain tissue has intensity 0',
     ),
     Measure(
         'white_matter',
@@ -240,22 +250,37 @@ _INTENSITIES = (
         compared=False,
     ),
     Measure(
+        'contrast_conflict',
+        '1 if the contrast is not one that the suffix in the name stands for, 0 if it is; n/a '
+        'where it is unclear. A scan may have the wrong name, or the segmentation missed. In '
+        'infants T1w and T2w change places.',
+        review=(-inf, 0),
+        high='{detail}',
+        compared=False,
+    ),
+    Measure(
         'snr',
         'Signal-to-noise ratio: median of cerebral white matter, one voxel of its border left '
         'out, divided by its standard deviation, estimated as 1.4826 times the median absolute '
         'deviation. The deviation holds noise and what is left of the bias field. n/a if the '
         'tissue has negative intensities.',
         review=(3, inf),
-        low='white matter is noisy or shaded (signal-to-noise ratio {value})',
+        low='white matter noisy or shaded (SNR {value})',
     ),
     Measure(
         'cnr',
         'Contrast-to-noise ratio: distance of the medians of cerebral white matter and cortex, '
         'divided by the root of the sum of their variances, estimated as for snr.',
         review=(0.1, inf),
-        low='white matter and cortex look alike (contrast-to-noise ratio {value})',
+        low='white matter and cortex look alike (CNR {value})',
     ),
 )
+
+
+def _model_limits(measure: str) -> tuple[float, float]:
+    """Return the lowest value that does not ask for a look, and that does not fail."""
+    found = MODEL_LIMITS['limits'][measure]
+    return found[REVIEW], found[FAIL]
 
 
 def _plain(group: str) -> str:
@@ -270,17 +295,18 @@ _CONFIDENCE = (
             f'of the group {_plain(group)}, each of which counts the same.',
             review=(review, inf),
             fail=(fail, inf),
-            low=f'the network is not sure of the {_plain(group)} (confidence {{value}})',
+            low=f'unsure of the {_plain(group)} (confidence {{value}})',
         )
-        for group, (review, fail) in MIN_CONFIDENCE.items()
+        for group in QC_GROUPS
+        for review, fail in [_model_limits(f'confidence_{group}')]
     ),
     Measure(
         'flip_dice',
         'Dice overlap of the segmentations of the scan and of its mirror image, averaged over '
         'the structures; n/a with --fast.',
-        review=(0.7, inf),
-        fail=(0.5, inf),
-        low='the scan and its mirror image are segmented differently (Dice {value})',
+        review=(_model_limits('flip_dice')[0], inf),
+        fail=(_model_limits('flip_dice')[1], inf),
+        low='segmented unlike its mirror image (Dice {value})',
     ),
 )
 
@@ -298,8 +324,8 @@ _VOLUMES = (
         'ml',
         review=(800, 2200),
         fail=(250, 3200),
-        low='only {value} ml were segmented in all; adults have more than {limit} ml',
-        high='{value} ml were segmented in all; adults have less than {limit} ml',
+        low='only {value} ml segmented in all (adults: more than {limit})',
+        high='{value} ml segmented in all (adults: less than {limit})',
     ),
     Measure(
         'brain_tissue_ml',
@@ -307,21 +333,21 @@ _VOLUMES = (
         'ml',
         review=(700, 1900),
         fail=(200, 2800),
-        low='only {value} ml of brain were found; adults have more than {limit} ml',
-        high='{value} ml of brain were found; adults have less than {limit} ml',
+        low='only {value} ml of brain (adults: more than {limit})',
+        high='{value} ml of brain (adults: less than {limit})',
     ),
     Measure(
         'n_missing_structures',
         'Structures without a voxel.',
         review=(-inf, 0),
         fail=(-inf, 8),
-        high='nothing was found of {detail}',
+        high='not found: {detail}',
     ),
     Measure(
         'n_implausible_volumes',
         'Structures that are present but smaller or larger than plausible.',
         review=(-inf, 0),
-        high='unusual volume of {detail}',
+        high='unusual volume: {detail}',
         note=f'Plausible in ml, for either side: {_RANGES}.',
     ),
     Measure(
@@ -329,7 +355,7 @@ _VOLUMES = (
         'Pairs whose left and right volume differ by more than '
         f'{MAX_ASYMMETRY} of their mean ({MAX_ASYMMETRY_VENTRICLES} for ventricles).',
         review=(-inf, 0),
-        high='left and right differ much in {detail}',
+        high='left and right differ: {detail}',
     ),
 )
 

@@ -76,7 +76,7 @@ def read_volume(path: str | Path) -> Volume:
     Parameters
     ----------
     path : path-like
-        ``.nii``, ``.nii.gz``, ``.mgz`` or ``.mgh``.
+        ``.nii``, ``.nii.gz``, ``.mgz``, ``.mgh``, or either file of a pair ``.hdr`` and ``.img``.
 
     Returns
     -------

@@ -34,10 +34,15 @@ def save_tiny_model(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def write_image(path: Path, shape: Sequence[int] = (9, 10, 11), seed: int = 0) -> None:
+def write_image(
+    path: Path,
+    shape: Sequence[int] = (9, 10, 11),
+    seed: int = 0,
+    spacing: Sequence[float] = (8.0, 8.0, 9.0),
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = np.random.default_rng(seed).random(shape).astype('f4')
-    image = nib.Nifti1Image(data, np.diag([-8.0, 8, 9, 1]))
+    image = nib.Nifti1Image(data, np.diag([-spacing[0], *spacing[1:], 1]))
     image.header.set_xyzt_units('mm', 'sec')
     nib.save(image, path)
 
@@ -80,7 +85,9 @@ def wait_for_worker(pid: int, timeout_s: float = 240) -> int:
         for server in children(pid):
             if b'forkserver' in Path(f'/proc/{server}/cmdline').read_bytes():
                 for worker in children(server):
-                    return worker
+                    # Modules that the server imports run programs, too, which have no threads.
+                    if len(list(Path('/proc').glob(f'{worker}/task/*'))) > 1:
+                        return worker
         time.sleep(0.01)
     raise TimeoutError
 

@@ -175,7 +175,7 @@ IMAGES = (
     BadImage('singular affine', patched(srow_y=(-8, 0, 0, 0)), 'failed', 'affine is singular'),
     BadImage('zero affine', patched(srow_x=0, srow_y=0, srow_z=0), 'failed', 'affine is singular'),
     BadImage('NaN affine', patched(srow_x=np.nan), 'failed', 'not finite'),
-    BadImage('sform and qform differ', _conflict, 'done', 'sform and qform place'),
+    BadImage('sform and qform differ', _conflict, 'done', 'sform and qform lie'),
     BadImage('no sform and no qform', patched(sform_code=0, qform_code=0), 'done', 'is a guess'),
     BadImage(
         'voxel size 0',

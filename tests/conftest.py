@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from app import GOOD, Run, launch, save_tiny_model, write_description, write_image
+
+from synthseg_bids.bids.validate import find_validator
+
+#: Programs, not modules.
+collect_ignore = ['stand_ins']
 
 
 @pytest.fixture
@@ -22,9 +25,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope='session')
 def validator() -> str:
-    """The BIDS validator, beside this Python where that has no activated environment."""
-    beside = Path(sys.executable).with_name('bids-validator-deno')
-    found = str(beside) if beside.exists() else shutil.which('bids-validator-deno')
+    """The BIDS validator."""
+    found = find_validator()
     if found is None:
         pytest.skip('bids-validator-deno is not installed')
     return found

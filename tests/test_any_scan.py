@@ -83,7 +83,12 @@ def test_number_formats_do_not_matter(segmenter, whole_numbers, tmp_path):
         nib.MGHImage(whole_numbers.astype(np.float32), AFFINE.astype(np.float32)),
         tmp_path / 'scan.mgz',
     )
-    paths.append(tmp_path / 'scan.mgz')
+    scaled = nib.Nifti1Image(whole_numbers.astype(np.float64), AFFINE)
+    scaled.set_data_dtype(np.int16)
+    scaled.header.set_slope_inter(0.5, 3)
+    nib.save(scaled, tmp_path / 'scaled.nii')
+    nib.save(nib.Nifti1Pair(whole_numbers.astype(np.uint8), AFFINE), tmp_path / 'pair.img')
+    paths += [tmp_path / name for name in ('scan.mgz', 'scaled.nii', 'pair.img', 'pair.hdr')]
     scans = [read_volume(path) for path in paths]
     maps = [segmenter.segment(scan.data, AFFINE, posteriors=True).posteriors for scan in scans]
     assert len(np.unique(maps[0])) > 20

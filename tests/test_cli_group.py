@@ -41,6 +41,18 @@ def test_reports_only(out):
     assert contents(out) == before
 
 
+def test_reports_of_a_run(out, capsys):
+    arguments = ['/nowhere', str(out), 'participant', '--reports-only', '--run-uuid']
+    assert main([*arguments, 'no-such-run']) == 2
+    said = capsys.readouterr().err
+    (run,) = (path.parent.name for path in out.glob('logs/*/config.toml'))
+    assert f'--run-uuid no-such-run: no such run in {out / "logs"}; there are: {run}' in said
+    assert main([*arguments, run]) == 0
+    # The one that is damaged left a crash.
+    assert f'1 crash in the run {run}' in (out / 'sub-02.html').read_text(encoding='utf-8')
+    assert f'0 crashes in the run {run}' in (out / 'sub-01.html').read_text(encoding='utf-8')
+
+
 def test_report_that_cannot_be_written_is_an_error(out, caplog):
     (out / 'sub-01.html').mkdir()
     assert main(['/nowhere', str(out), 'group']) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,17 +15,20 @@ import pytest
 from synthseg_bids.cli.config import ConfigError, RunConfig, format_config, read_plugin
 from synthseg_bids.cli.parser import build_parser, parse_args
 
+DOCS = Path(__file__).parents[1] / 'docs'
 PLACES = ['in', 'out', 'participant']
 EVERYTHING = [
     *('in', 'out', 'participant', 'group', '--participant-label', '01', 'x', '--batch', '2/3'),
     *('--exclude-participant-label', 'x', '--session-label', 'a', '--suffix', 'T1w', 'angio'),
     *('--bids-filter-file', 'f "1".json', '-d', 'a=x y', 'b=z', '--skip-bids-validation'),
-    *('--model', 'm', '--model-dir', 'models', '--fast', '--level', 'full'),
+    *('--method', 'samseg', '--model', 'm', '--model-dir', 'models', '--fast', '--level', 'full'),
     *('--output-grid', '1mm', '--posteriors', 'native', '--nprocs', '3', '--omp-nthreads', '2'),
     *('--mem', '6000M', '--device', 'cuda:1', '--n-gpus', '0', '--procs-per-gpu', '2'),
     *('--no-gpu-fallback', '--use-plugin', 'p.toml', '-w', 'work', '--clean-workdir'),
     *('--overwrite', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
-    *('--reports-only', '--write-graph', '--resource-monitor', '-vv'),
+    *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
+    *('--no-autocrop', '--low-mem', '--aggregate-session-reports', '1', '--debug', 'pdb'),
+    *('--run-uuid', '20260101-120000_a'),
 ]
 
 
@@ -71,6 +75,7 @@ def test_memory(text, gigabytes):
         *('-d raw=x', '-d a=x a=y', '-d x', '--nprocs 0', '--procs-per-gpu 0', '--nprocs x'),
         *('--mem 0', '--mem 8T', '--batch 0/2', '--batch 3/2', '--batch x', '--n-gpus -1'),
         *('--posteriors', '--level high', '--config-file nowhere.toml', '--random'),
+        *('--run-uuid x', '--echo mean', '--aggregate-session-reports 0', '--debug all'),
     ],
 )
 def test_wrong_arguments(wrong, capsys):
@@ -141,6 +146,19 @@ def test_plugin_file(tmp_path, ending):
     file.write_text('{' if ending == 'json' else '')
     with pytest.raises(ConfigError, match=r'plugin\.\w+: (names no plugin|not JSON)'):
         read_plugin(file)
+
+
+def test_options_are_documented(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    script = runpy.run_path(str(DOCS / 'write_options.py'))
+    script['main'](tmp_path / 'options.rst')
+    page = (tmp_path / 'options.rst').read_text()
+    assert page == (DOCS / 'options.rst').read_text(), 'run docs/write_options.py'
+    options = {name for action in build_parser()._actions for name in action.option_strings}
+    assert all(f'``{name}``' in page for name in options - {'-h', '--help'})
+    # What is said to be missing is missing.
+    for names in script['MISSING']:
+        assert not {*names.split(', ')} & options
 
 
 def test_help_is_complete_and_quick():

@@ -74,6 +74,8 @@ def test_what_changes_is_done_again_and_nothing_else(copies, tiny_model, capsys)
     os.utime(raw / T1)
     assert plan(*usual) == {}
     assert plan(*usual, '--fast') == dict.fromkeys(every, '--fast changed')
+    assert plan(*usual, '--no-autocrop') == dict.fromkeys(every, '--autocrop changed')
+    assert plan(*usual, '--low-mem', '--echo', 'first') == {}
     assert plan(*usual, '--overwrite') == dict.fromkeys(every, 'up to date, but --overwrite')
     stem = 'sub-01_seg-synthseg_res-1mm_desc-T1w_dseg.nii.gz is missing'
     assert plan(*usual, '--output-grid', 'both')[T1] == stem

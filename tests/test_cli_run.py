@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import APP, GOOD, launch, options, wait_for_end, wait_for_worker
+from app import APP, GOOD, launch, options, wait_for_end, wait_for_worker, write_image
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.run import main
@@ -116,6 +116,23 @@ def test_tree_is_valid_bids(finished, validator):
     description = json.loads((finished.out / 'dataset_description.json').read_text())
     assert description['GeneratedBy'][0]['Name'] == 'synthseg-bids'
     assert {*description['DatasetLinks']} == {'raw', 'fs'}
+
+
+def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path):
+    raw = tmp_path / 'raw'
+    image = raw / 'sub-01/anat/sub-01_T1w.nii.gz'
+    write_image(image)
+    image.write_bytes(image.read_bytes()[:1500])
+    typed = 'p 40 + 2\np path\nq\n'
+    run = launch(raw, tmp_path / 'out', tiny_model, '--debug', 'pdb', input=typed)
+    assert run.code == 1
+    assert 'InputImageError' in run.stdout
+    assert '(Pdb) 42' in run.stdout
+    assert f"PosixPath('{image}')" in run.stdout
+    # Nobody types anything.
+    again = launch(raw, tmp_path / 'out', tiny_model, '--debug', 'pdb', stdin=subprocess.DEVNULL)
+    assert again.code == 1
+    assert [row['status'] for row in again.status().values()] == ['failed']
 
 
 def test_settings_and_logs_are_kept(finished):

@@ -8,7 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'synthseg_bids'
 TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
-    *('postprocess', 'engine', 'predict', 'compat', 'muon', 'api'),
+    *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
+    *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
+    *('grow', 'calibration'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -40,10 +42,21 @@ FORBIDDEN = {
     'training': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'inference': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'engine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'pairs': {'synth', 'training', 'inference', 'interfaces', 'workflows', 'cli', 'reports'},
+    'priors': {'training', 'inference', 'interfaces', 'workflows', 'cli', 'reports'},
+    'supervised': {'training', 'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'distributed': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'muon': {'*'},
+    'grow': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'calibration': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'bfloat16': {'*'},
     'memory': {'*'},
+    'tether': {'*'},
+    'external': TORCH | {'labels', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'fs_stats': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'prepare': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'footprint': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'compat': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'postprocess': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'bids': TORCH | {'interfaces', 'workflows', 'cli', 'reports'},

@@ -21,7 +21,7 @@ import synthseg_bids.workflows
 EXAMPLE = Path(__file__).parents[1] / 'examples' / 'nipype_workflow.py'
 METADATA = {
     *('desc', 'mandatory', 'usedefault', 'nohash', 'requires', 'xor', 'units', 'deprecated'),
-    *('new_name', 'min_ver', 'max_ver', 'copyfile', 'hash_files'),
+    *('new_name', 'min_ver', 'max_ver', 'copyfile', 'hash_files', 'argstr'),
 }
 #: What traits keep for themselves.
 BUILT_IN = {
@@ -32,6 +32,7 @@ BUILT_IN = {
 HOW_NOT_WHAT = {
     *('use_gpu', 'device', 'devices', 'slots_per_device', 'lock_dir', 'num_threads'),
     'gpu_fallback',
+    *('environ', 'use_cpu', 'seconds'),
 }
 
 

@@ -9,12 +9,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from qc_limits import find_limits, shuffle_blocks
 
 from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.footprint import describe_model
 from synthseg_bids.interfaces import AssessQuality
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.qc import Header, assess, judge
-from synthseg_bids.qc_measures import FAIL, MEASURES, PASS, QC_GROUPS, REVIEW, VOLUME_RANGES_ML
+from synthseg_bids.qc_measures import (
+    FAIL,
+    MEASURES,
+    MODEL_LIMITS,
+    PASS,
+    QC_GROUPS,
+    REVIEW,
+    VOLUME_RANGES_ML,
+)
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = segmentation_labels()
@@ -103,6 +113,33 @@ def test_contrast_is_guessed(rng, levels, guess):
     assert found['contrast_guess']['value'] == guess
 
 
+@pytest.mark.parametrize(
+    ('suffix', 'levels', 'conflict'),
+    [
+        ('T1w', (100, 80, 30), 0),
+        ('T1w', (60, 80, 200), 1),
+        ('T2w', (60, 80, 200), 0),
+        ('T2w', (100, 80, 30), 1),
+        ('FLAIR', (60, 80, 20), 0),
+        ('FLAIR', (100, 80, 30), 1),
+        ('T1w', (80, 80, 200), None),
+        ('T2starw', (100, 80, 30), None),
+        ('', (100, 80, 30), None),
+    ],
+)
+def test_contrast_that_is_not_that_of_the_name(rng, suffix, levels, conflict):
+    labels = brain()
+    image = scan(labels, rng, *levels)
+    rows = assess(image, labels, AFFINE, GOOD_HEADER, sure(0.9), sure(0.9), suffix)
+    found = measured(rows)['contrast_conflict']
+    assert found['value'] == conflict
+    if conflict:
+        assert rows[-1]['value'] == REVIEW
+        assert rows[-1]['reason'].endswith(f'-like, but is named {suffix}')
+    else:
+        assert found['reason'] is None
+
+
 def test_tissue_without_signal(rng):
     labels = brain()
     image = scan(labels, rng)
@@ -178,8 +215,8 @@ def test_empty_segmentation_fails(rng):
         (brain(scale=0.5), REVIEW, 'only'),
         (brain(L_WM=120, R_WM=120, L_LV=150, R_LV=150, L_HIP=0.5, R_HIP=0.5), REVIEW, '0.512 ml'),
         (brain(L_HIP=4, R_HIP=1), REVIEW, 'Hippocampus (3.97 and 1.02 ml)'),
-        (brain(leave_out=[26]), REVIEW, 'nothing was found of Left-Accumbens-area'),
-        (brain(leave_out=[7, 8, 10, 11, 46, 47, 49, 50, 16]), FAIL, 'Left-Thalamus'),
+        (brain(leave_out=[26]), REVIEW, 'not found: Left-Accumbens-area'),
+        (brain(leave_out=[7, 8, 10, 11, 46, 47, 49, 50, 16]), FAIL, 'Left-Thalamus and 6 more'),
     ],
     ids=['tiny', 'child', 'atrophied', 'asymmetric', 'missing', 'much missing'],
 )
@@ -194,24 +231,57 @@ def test_confidence_of_groups(rng):
     confidence = np.full(N_CHANNELS, 0.9)
     channel = {label.index: i for i, label in enumerate(LABELS)}
     confidence[channel[17]] = np.nan
-    confidence[[channel[i] for i in (18, 53, 54)]] = 0.1, 0.3, 0.5
+    confidence[[channel[i] for i in (18, 53, 54)]] = 0.1, 0.2, 0.3
     flip = np.full(N_CHANNELS, 0.6)
     flip[0], flip[1] = 0.0, np.nan
     rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER, confidence.tolist(), flip)
     found = measured(rows)
-    assert found['confidence_hippocampus_amygdala']['value'] == pytest.approx(0.3)
-    assert found['confidence_hippocampus_amygdala']['flag'] == REVIEW
+    assert found['confidence_hippocampus_amygdala']['value'] == pytest.approx(0.2)
+    assert found['confidence_hippocampus_amygdala']['flag'] in (REVIEW, FAIL)
     assert found['flip_dice']['value'] == pytest.approx(0.6)
-    assert 'hippocampus and amygdala (confidence 0.3)' in rows[-1]['reason']
+    assert 'hippocampus and amygdala (confidence 0.2)' in rows[-1]['reason']
     rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER)
     assert measured(rows)['flip_dice']['flag'] is None
 
 
 def test_verdict_is_the_worst_flag_and_names_it_first():
-    rows = judge({'voxel_size_x_mm': 9.0, 'flip_dice': 0.2}, {})
+    rows = judge({'voxel_size_x_mm': 9.0, 'flip_dice': 0.0}, {})
     assert rows[-1]['value'] == FAIL
-    assert [part.split()[0] for part in rows[-1]['reason'].split('; ')] == ['the', '9']
+    assert [part.split()[0] for part in rows[-1]['reason'].split('; ')] == ['segmented', '9']
     assert judge({}, {})[-1]['value'] == PASS
+
+
+def test_limits_of_confidence_are_those_of_the_shipped_model():
+    names = {f'confidence_{group}' for group in QC_GROUPS} | {'flip_dice'}
+    assert {*MODEL_LIMITS['limits']} == names
+    for measure in MEASURES:
+        if measure.name in names:
+            limits = MODEL_LIMITS['limits'][measure.name]
+            assert (measure.review[0], measure.fail[0]) == (limits[REVIEW], limits[FAIL])
+            assert 0 <= limits[FAIL] <= limits[REVIEW] < limits['good_median'] < 1
+    card = describe_model('default')
+    found = MODEL_LIMITS['origin']['model_sha256']
+    assert found == card.sha256, 'run benchmarks/qc_limits.py, then docs/write_qc.py'
+
+
+def test_limits_lie_between_good_and_spoiled_scans():
+    found = find_limits([0.9] * 94 + [0.5] * 6, [0.3, 0.4, np.nan, 0.45])
+    assert (found[REVIEW], found[FAIL]) == (0.5, 0.4)
+    # What spoiled scans have as well as good ones says nothing.
+    assert find_limits([0.6, 0.7, 0.8], [0.9] * 3)[FAIL] <= 0.6
+
+
+def test_shuffled_blocks_hold_the_same_voxels(rng):
+    image = rng.random((45, 60, 33))
+    shuffled = shuffle_blocks(image, np.diag([2.0, 1, 2, 1]), seed=3)
+    assert shuffled.shape == (40, 60, 30)
+    np.testing.assert_array_equal(np.sort(shuffled.ravel()), np.sort(image[:40, :60, :30].ravel()))
+    assert (shuffled != image[:40, :60, :30]).mean() > 0.5
+    first = shuffled[:10, :20, :10]
+    assert any(
+        np.array_equal(first, image[x : x + 10, y : y + 20, z : z + 10])
+        for x in range(0, 40, 10) for y in range(0, 60, 20) for z in range(0, 30, 10)
+    )  # fmt: skip
 
 
 def test_every_structure_has_a_group_and_a_range():
@@ -245,10 +315,10 @@ def test_interface(tmp_path, rng, monkeypatch):
     image[0, 0, :3] = np.nan
     picture = nib.Nifti1Image(image, AFFINE)
     picture.set_qform(np.diag([4, 4, 4.5, 1]), code=2)
-    nib.save(picture, tmp_path / 'image.nii.gz')
+    nib.save(picture, tmp_path / 'sub-1_T2w.nii.gz')
     nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / 'labels.nii.gz')
     node = AssessQuality(
-        in_file=str(tmp_path / 'image.nii.gz'),
+        in_file=str(tmp_path / 'sub-1_T2w.nii.gz'),
         in_labels=str(tmp_path / 'labels.nii.gz'),
         confidence=sure(0.9),
     )
@@ -258,4 +328,6 @@ def test_interface(tmp_path, rng, monkeypatch):
     assert (rows['sform_code']['value'], rows['qform_code']['value']) == ('2', '2')
     assert float(rows['sform_qform_distance_mm']['value']) == pytest.approx(0.5 * 45)
     assert (outputs.verdict, rows['verdict']['value']) == (REVIEW, REVIEW)
-    assert outputs.reasons == rows['sform_qform_distance_mm']['reason']
+    reasons = [rows[name]['reason'] for name in ('sform_qform_distance_mm', 'contrast_conflict')]
+    assert outputs.reasons == '; '.join(reasons)
+    assert outputs.notes[0] == f'review: {outputs.reasons}'

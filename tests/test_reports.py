@@ -236,6 +236,73 @@ def test_text_of_others_stays_text(tree, evil_tree, report):
     assert {'b', 'a'} <= {*page.tags}
 
 
+def test_notes_are_short(tree, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(tree, out)
+    reasons = 'no brain; no signal; no header; no hope'
+    rows = read_table(out / 'group_qc.tsv')
+    changed = {row['source'] for row in rows[:2]}
+    for row in rows[:2]:
+        row |= {'verdict': 'fail', 'reasons': reasons}
+    write_table(out / 'group_qc.tsv', list(rows[0]), rows)
+    status = read_table(out / 'group_status.tsv')
+    for row in status:
+        if row['source'] == rows[0]['source']:
+            row['reason'] = f'fail: {reasons}; no reference in fs'
+    assert changed <= {row['source'] for row in status}
+    write_table(out / 'group_status.tsv', STATUS_COLUMNS, status)
+    for path in (write_group_report(out), write_subject_report(out, '01')):
+        text = Tags(path.read_text('utf-8')).text
+        assert text.count('fail: no brain; no signal; 2 more') == 2
+        assert text.count('2 more; no reference in fs') == 1
+        assert 'no hope' not in text
+
+
+def test_many_sessions_have_a_report_each(tree, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(tree, out)
+    write_subject_report(out, '01', most_sessions=1)
+    write_group_report(out)
+    pages = {path.name: Tags(path.read_text('utf-8')) for path in out.glob('*.html')}
+    of_participant = {name for name in pages if name.startswith('sub-01')}
+    assert of_participant == {'sub-01.html', 'sub-01_ses-1.html', 'sub-01_ses-2.html'}
+    for session in ('1', '2'):
+        page = pages[f'sub-01_ses-{session}.html']
+        assert page.tags.count('figure') == 2
+        assert f'sub-01_ses-{session}_T1w' in page.ids
+        assert f'sub-01_ses-{3 - int(session)}_T1w' not in page.ids
+        assert {'sub-01.html', 'group.html'} <= {*page.addresses}
+    whole = pages['sub-01.html']
+    assert whole.tags.count('figure') == 0
+    assert {'overview', 'agreement', 'errors'} <= {*whole.ids}
+    # Both link to where the images are; those without a session stay with the participant.
+    for page in (whole, pages['group.html']):
+        links = [link for link in page.addresses if link.startswith('sub-01_ses-1.html#')]
+        assert {*links} == {f'sub-01_ses-1.html#sub-01_ses-1_{c}' for c in ('T1w', 'T2w')}
+    assert 'sub-01.html#sub-01_FLAIR' in pages['group.html'].addresses
+    # With fewer of them, what earlier reports have left goes.
+    write_subject_report(out, '01', most_sessions=2)
+    assert {path.name for path in out.glob('sub-01*.html')} == {'sub-01.html'}
+    assert 'sub-01_ses-2_T2w' in Tags((out / 'sub-01.html').read_text('utf-8')).ids
+
+
+def test_reports_of_an_earlier_run(tree, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(tree, out)
+    write_text(out / 'logs/run-2/config.toml', 'device = "cuda"\n')
+    write_text(out / 'logs/run-1/sub-01/crash-mended.txt', 'ValueError: mended since\n')
+    write_text(out / 'logs/run-1/sub-02/crash-other.txt', 'ValueError: of another one\n')
+    last = Tags(write_subject_report(out, '01').read_text('utf-8')).text
+    assert 'device = "cuda"' in last
+    assert 'mended since' not in last
+    first = Tags(write_subject_report(out, '01', run_uuid='run-1').read_text('utf-8')).text
+    assert 'device = "cpu"' in first
+    assert 'mended since' in first
+    assert '2 crashes in the run run-1' in first
+    assert 'of another one' not in first
+    assert 'of another one' in Tags(write_group_report(out, 'run-1').read_text('utf-8')).text
+
+
 def test_an_empty_dataset_has_reports(tmp_path):
     write_json(tmp_path / 'dataset_description.json', {'Name': 'Nothing yet'})
     assert 'Nothing yet' in write_group_report(tmp_path).read_text(encoding='utf-8')

@@ -57,6 +57,48 @@ def test_reads_every_format(tmp_path, data, name):
     np.testing.assert_allclose(volume.spacing_mm[0], 0.9, atol=1e-5)
 
 
+@pytest.mark.parametrize('given', ['a.img', 'a.hdr', 'A.IMG'])
+def test_pairs_keep_values_and_grid(tmp_path, data, caplog, given):
+    image = nib.Nifti1Pair(data, AFFINE)
+    image.set_sform(AFFINE, code=4)
+    image.set_qform(AFFINE, code=2)
+    nib.save(image, tmp_path / given)
+    volume = read_volume(tmp_path / given)
+    np.testing.assert_array_equal(volume.data, data)
+    write_label_map(tmp_path / 'labels.nii.gz', np.ones(data.shape, np.int16), volume)
+    found = nib.load(tmp_path / 'labels.nii.gz')
+    np.testing.assert_array_equal(found.get_fdata(), 1)
+    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-6)
+    assert (found.header['sform_code'], found.header['qform_code']) == (4, 2)
+    assert not caplog.records
+
+
+def test_analyze_is_read_with_a_warning(tmp_path, data, caplog):
+    image = nib.AnalyzeImage(data, None)
+    image.header.set_zooms((1, 2, 3))
+    nib.save(image, tmp_path / 'a.img')
+    volume = read_volume(tmp_path / 'a.img')
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_allclose(volume.affine[:3, :3], np.diag([-1, 2, 3]))
+    assert 'left and right are a guess' in caplog.text
+
+
+@pytest.mark.parametrize('missing', ['.img', '.hdr'])
+@pytest.mark.parametrize('given', ['.img', '.hdr'])
+def test_refuses_half_a_pair(tmp_path, data, missing, given):
+    nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / 'a.img')
+    (tmp_path / f'a{missing}').unlink()
+    expected = 'does not exist' if missing == given else f'a{missing} is not beside it'
+    assert expected in refusal(tmp_path / f'a{given}')
+
+
+@pytest.mark.parametrize('given', ['.img', '.hdr'])
+def test_refuses_a_truncated_pair(tmp_path, data, given):
+    nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / 'a.img')
+    os.truncate(tmp_path / 'a.img', 100)
+    assert 'truncated' in refusal(tmp_path / f'a{given}')
+
+
 def test_applies_the_scale_factor(tmp_path, rng):
     image = nib.Nifti1Image(rng.normal(size=(4, 4, 4)) * 1000, AFFINE)
     image.set_data_dtype(np.int16)

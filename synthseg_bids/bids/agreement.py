@@ -37,6 +37,7 @@ class _LabelMap:
     source: str
     session: str
     contrast: str
+    seg: str
     name: tuple[tuple[str, str], ...]
 
 
@@ -66,7 +67,7 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
         label = participant.removeprefix('sub-')
         maps = _label_maps(out_dir / f'sub-{label}')
         tables = _plan(maps, out_dir, label)
-        for path in (out_dir / f'sub-{label}').rglob('*_seg-synthseg_agreement.tsv'):
+        for path in (out_dir / f'sub-{label}').rglob('*_seg-*_agreement.tsv'):
             if path not in tables:
                 _remove(path)
         # Of one participant, only: a thousand of them do not fit the memory.
@@ -82,8 +83,8 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
 
 
 def _label_maps(folder: Path) -> list[_LabelMap]:
-    """List the finished label maps of a participant, one per image."""
-    found: dict[str, _LabelMap] = {}
+    """List the finished label maps of a participant, one per image and method."""
+    found: dict[tuple[str, str], _LabelMap] = {}
     paths = [p for pattern in ('anat', 'ses-*/anat') for p in folder.glob(f'{pattern}/sub-*')]
     # With a resolution last: a grid of 1 mm serves where there is no other.
     for path in sorted(paths, key=lambda path: ('_res-' in path.name, path)):
@@ -91,15 +92,14 @@ def _label_maps(folder: Path) -> list[_LabelMap]:
         if parsed is None or parsed[1:] != ('dseg', '.nii.gz'):
             continue
         entities = parsed[0]
-        if entities.get('seg') != 'synthseg':
-            continue
+        seg = entities.get('seg', '')
         source = read_source(path.with_name(f'{path.name.removesuffix(".nii.gz")}.json'))
-        if source is None or source in found:
+        if not seg or source is None or (source, seg) in found:
             continue
         name = tuple((k, v) for k, v in entities.items() if k not in ('ses', 'res'))
         session, contrast = entities.get('ses', ''), entities.get('desc', '')
-        found[source] = _LabelMap(path, source, session, contrast, name)
-    return sorted(found.values(), key=lambda entry: entry.source)
+        found[source, seg] = _LabelMap(path, source, session, contrast, seg, name)
+    return sorted(found.values(), key=lambda entry: (entry.source, entry.seg))
 
 
 def read_source(sidecar: Path) -> str | None:
@@ -124,23 +124,24 @@ def _plan(maps: Sequence[_LabelMap], out_dir: Path, participant: str) -> dict[Pa
     """Choose the pairs of each table."""
     tables: dict[Path, list[_Pair]] = defaultdict(list)
     for one, other in combinations(maps, 2):
-        if one.session == other.session:
+        if one.session == other.session and one.seg == other.seg:
             comparison = 'repeats' if one.contrast == other.contrast else 'contrasts'
-            table = _table(out_dir, participant, one.session)
+            table = _table(out_dir, participant, one.session, one.seg)
             tables[table].append((comparison, one, other))
     series: dict[Any, list[_LabelMap]] = defaultdict(list)
     for entry in maps:
         series[entry.name].append(entry)
     for entries in series.values():
         for one, other in pairwise(sorted(entries, key=lambda entry: entry.session)):
-            tables[_table(out_dir, participant, '')].append(('visits', one, other))
+            table = _table(out_dir, participant, '', one.seg)
+            tables[table].append(('visits', one, other))
     return dict(tables)
 
 
-def _table(out_dir: Path, participant: str, session: str) -> Path:
+def _table(out_dir: Path, participant: str, session: str, seg: str) -> Path:
     entities = {'sub': participant} | ({'ses': session} if session else {})
     stem = '_'.join(f'{key}-{value}' for key, value in entities.items())
-    return out_dir / anat_folder(entities) / f'{stem}_seg-synthseg_agreement.tsv'
+    return out_dir / anat_folder(entities) / f'{stem}_seg-{seg}_agreement.tsv'
 
 
 def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:

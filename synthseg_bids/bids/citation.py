@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 from synthseg_bids import __version__
+from synthseg_bids.external import OURS, Program
 from synthseg_bids.labels import segmentation_labels
 
 from .atomic import write_text
 from .names import parse_name
+
+_N_LABELS = sum(label.index != 0 for label in segmentation_labels())
 
 _BIBLIOGRAPHY = """\
 @inproceedings{synthseg2020,
@@ -34,6 +38,16 @@ _BIBLIOGRAPHY = """\
   pages = {102789},
   year = {2023},
   doi = {10.1016/j.media.2023.102789}
+}
+@article{samseg2016,
+  author = {Puonti, Oula and Iglesias, Juan Eugenio and Van Leemput, Koen},
+  title = {Fast and sequence-adaptive whole-brain segmentation using parametric {Bayesian}
+           modeling},
+  journal = {NeuroImage},
+  volume = {143},
+  pages = {235--249},
+  year = {2016},
+  doi = {10.1016/j.neuroimage.2016.09.011}
 }
 @article{bids2016,
   author = {Gorgolewski, Krzysztof J. and others},
@@ -78,30 +92,50 @@ _BIBLIOGRAPHY = """\
 _TEXT = """\
 # Methods
 
-This text may be copied, and changed, freely. The keys in brackets are those of `CITATION.bib`.
+This text may be copied, and changed, freely. The keys in brackets are those of `{name}.bib`.
 
 {images} {were} segmented with *synthseg-bids* {version}, a BIDS App [@bids2016; @bidsapps2017]
+{around}. Every image was segmented by itself: none were averaged or registered to each other.
+{contrasts}
+
+{how}{references}
+
+The workflow ran on Nipype {nipype} [@nipype2011] with nibabel {nibabel} and NumPy {numpy}.
+"""
+
+_AROUND_NETWORK = """\
 around a PyTorch {torch} [@pytorch2019] implementation of SynthSeg [@synthseg2020; @synthseg2023],
 a convolutional network that is trained on synthetic images alone and segments scans of any
-contrast and resolution. Every image was segmented by itself: none were averaged or registered to
-each other. {contrasts}
+contrast and resolution"""
 
+_NETWORK = """\
 Each image was reoriented to RAS and resampled linearly to {spacing}; its intensities were clipped
 at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The posterior probabilities of
 {n_labels} structures and background were predicted by the model `{model}` (SHA-256
 `{checksum}`){flip}. Per structure, the largest connected body was kept; the posteriors were
 resampled linearly to {grid}, where each voxel received its most likely label, numbered as in
 FreeSurfer. Volumes are the number of voxels of a label times their volume; soft volumes are sums
-of posterior probabilities.{references}
+of posterior probabilities."""
 
-The workflow ran on Nipype {nipype} [@nipype2011] with nibabel {nibabel} and NumPy {numpy}.
-"""
+_AROUND_PROGRAM = 'that ran {title} ({version}) [@{key}]'
+
+_PROGRAM = """\
+The labels of {title} were folded to {n_labels} structures and background, numbered as in
+FreeSurfer: choroid plexus joined its ventricle, hypointensities the white matter of their side,
+and what lies outside the brain the background. Volumes are the number of voxels of a label times
+their volume; soft volumes, where there are any, are those that {title} reports.{options}"""
+
+_SAMSEG_OPTIONS = (
+    ' In T2-weighted and FLAIR images it modelled the pallidum apart from white matter.'
+)
+
+_KEYS = {'samseg': 'samseg2016', 'mri_synthseg': 'synthseg2023'}
 
 
-def image_stems(out_dir: Path) -> Iterator[str]:
-    """Yield the name of each segmented image's outputs, up to their suffix."""
+def image_stems(out_dir: Path, seg: str = OURS) -> Iterator[str]:
+    """Yield the name of the outputs of each image that a method segmented, up to their suffix."""
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in out_dir.glob(f'{pattern}/sub-*_seg-synthseg_desc-*_morph.tsv'):
+        for path in out_dir.glob(f'{pattern}/sub-*_seg-{seg}_desc-*_morph.tsv'):
             yield path.name.removesuffix('_morph.tsv')
 
 
@@ -109,9 +143,10 @@ def write_citation(
     out_dir: Path,
     stems: Iterable[str],
     *,
-    model: str,
-    checksum: str,
-    spacing_mm: float | None,
+    model: str = '',
+    checksum: str = '',
+    spacing_mm: float | None = None,
+    program: Program | None = None,
     flip: bool = True,
     output_grid: str = 'native',
     references: Collection[str] = (),
@@ -128,6 +163,8 @@ def write_citation(
         Name of the network and SHA-256 of its weights.
     spacing_mm : float or None
         Of the network's grid; None if unknown.
+    program : Program, optional
+        What segmented the images instead of a network.
     flip : bool
         Whether the mirrored image was segmented, too.
     output_grid : str
@@ -138,31 +175,65 @@ def write_citation(
     Returns
     -------
     Path
-        ``logs/CITATION.md``.
+        ``logs/CITATION.md``; of another method, with its name.
     """
     n_images, n_participants, n_sessions, contrasts = _count(stems)
-    grids = {'native': 'the grid of the image', '1mm': 'a grid of 1 mm in RAS'}
-    grids['both'] = f'{grids["native"]} and to {grids["1mm"]}'
     sessions = f' in {_many(n_sessions, "session")}' if n_sessions else ''
+    around, how = (
+        _about_program(program)
+        if program
+        else _about_network(model, checksum, spacing_mm, flip, output_grid)
+    )
+    name = f'CITATION_seg-{program.method.seg}' if program else 'CITATION'
     text = _TEXT.format(
+        name=name,
+        around=around,
+        how=how,
         images=f'{_many(n_images, "image")} of {_many(n_participants, "participant")}{sessions}',
         were='was' if n_images == 1 else 'were',
         contrasts=f'There were {contrasts}.' if contrasts else '',
+        references=f' Label maps were compared with those of {", ".join(references)} by Dice '
+        'overlap on the grids of the latter.' if references else '',
+        version=__version__,
+        **{package: version(package) for package in ('nipype', 'nibabel', 'numpy')},
+    )  # fmt: skip
+    target = out_dir / 'logs' / f'{name}.md'
+    write_text(target, text)
+    write_text(target.with_suffix('.bib'), _bibliography(text))
+    return target
+
+
+def _bibliography(text: str) -> str:
+    """Return the entries that a text cites."""
+    entries = re.findall(r'^@.*?^\}\n', _BIBLIOGRAPHY, re.DOTALL | re.MULTILINE)
+    return ''.join(entry for entry in entries if '@' + re.split('[{,]', entry)[1] in text)
+
+
+def _about_network(
+    model: str, checksum: str, spacing_mm: float | None, flip: bool, output_grid: str
+) -> tuple[str, str]:
+    """Say what our network is, and how it segments."""
+    grids = {'native': 'the grid of the image', '1mm': 'a grid of 1 mm in RAS'}
+    grids['both'] = f'{grids["native"]} and to {grids["1mm"]}'
+    how = _NETWORK.format(
         spacing=f'{spacing_mm:g} mm' if spacing_mm else 'the grid of the network',
-        n_labels=sum(label.index != 0 for label in segmentation_labels()),
+        n_labels=_N_LABELS,
         model=model,
         checksum=checksum,
         flip=', averaged with those of the mirrored image' if flip else '',
         grid=grids[output_grid],
-        references=f' Label maps were compared with those of {", ".join(references)} by Dice '
-        'overlap on the grids of the latter.' if references else '',
-        version=__version__,
-        **{name: version(name) for name in ('torch', 'nipype', 'nibabel', 'numpy')},
-    )  # fmt: skip
-    target = out_dir / 'logs' / 'CITATION.md'
-    write_text(target, text)
-    write_text(target.with_suffix('.bib'), _BIBLIOGRAPHY)
-    return target
+    )
+    return _AROUND_NETWORK.format(torch=version('torch')), how
+
+
+def _about_program(program: Program) -> tuple[str, str]:
+    """Say what the program of another method is, and what became of its labels."""
+    title = program.method.title
+    around = _AROUND_PROGRAM.format(
+        title=title, version=program.version, key=_KEYS[program.method.name]
+    )
+    options = _SAMSEG_OPTIONS if program.method.name == 'samseg' else ''
+    return around, _PROGRAM.format(title=title, n_labels=_N_LABELS, options=options)
 
 
 def _count(stems: Iterable[str]) -> tuple[int, int, int, str]:

@@ -16,7 +16,7 @@ from .atomic import read_table, write_json, write_table
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import write_descriptions
 from .names import parse_name
-from .tables import AGREEMENT_COLUMNS, QC_COLUMNS, TOTAL_NAME
+from .tables import AGREEMENT_COLUMNS, METHOD, QC_COLUMNS, TOTAL_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _IDENTITY = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a if there are none.'},
     'source': {'Description': 'BIDS URI of the image.'},
+    'method': METHOD,
     # Not suffix, acquisition and run: pybids takes such keys of a sidecar for entities, finds
     # that they differ from those in file names, and refuses the dataset.
     'contrast': {'Description': 'Suffix of the image.'},
@@ -36,6 +37,7 @@ _REFERENCE = {'Description': 'Dataset of the reference, a key of DatasetLinks.'}
 _AGREEMENT_IDENTITY = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a if there are none, or if the two differ.'},
+    'method': METHOD,
     **{key: AGREEMENT_COLUMNS[key] for key in ('comparison', 'source_1', 'source_2')},
     'contrast_1': {'Description': 'Suffix of the first image.'},
     'contrast_2': {'Description': 'Suffix of the second image.'},
@@ -119,7 +121,7 @@ def _write(
 
 def _tables(out_dir: Path, name: str) -> Iterator[Path]:
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        yield from sorted(out_dir.glob(f'{pattern}/sub-*_seg-synthseg_{name}.tsv'))
+        yield from sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_{name}.tsv'))
 
 
 def _gather(out_dir: Path, kind: str, key: str, value: str) -> list[Row]:
@@ -129,7 +131,7 @@ def _gather(out_dir: Path, kind: str, key: str, value: str) -> list[Row]:
         for path in _tables(out_dir, f'desc-*_{kind}')
         for row in _widen(path, key, value)
     ]  # fmt: skip
-    return sorted(rows, key=lambda row: (row['source'], row['reference']))
+    return sorted(rows, key=lambda row: (row['source'], row['method'], row['reference']))
 
 
 def _widen(path: Path, key: str, value: str) -> list[Row]:
@@ -143,6 +145,7 @@ def _widen(path: Path, key: str, value: str) -> list[Row]:
     identity = {
         **_whose(entities),
         'source': source,
+        'method': entities['seg'],
         'contrast': entities['desc'],
         'acq_id': entities.get('acq', ''),
         'run_id': entities.get('run', ''),
@@ -174,10 +177,12 @@ def _gather_agreement(out_dir: Path) -> list[Row]:
         for row in read_table(path):
             for statistic in ('dice', 'volume_difference'):
                 two = row['source_1'], row['source_2']
+                method = parsed[0]['seg']
                 cells = wide.setdefault(
-                    (*two, statistic),
+                    (*two, method, statistic),
                     {
                         **_whose(parsed[0]),
+                        'method': method,
                         'comparison': row['comparison'],
                         'source_1': two[0],
                         'source_2': two[1],

@@ -17,6 +17,8 @@ from synthseg_bids.stats import (
     within_target_cv,
 )
 
+from .tables import METHOD
+
 #: Images further out than this many standard deviations are outliers (Iglewicz and Hoaglin 1993).
 MAX_Z = 3.5
 
@@ -36,6 +38,7 @@ OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
     'n_images': {'Description': 'Images of its contrast with a value.'},
 }
 RELIABILITY_COLUMNS: dict[str, dict[str, Any]] = {
+    'method': METHOD,
     'comparison': {
         'Description': 'What is repeated.',
         'Levels': {
@@ -68,6 +71,8 @@ def find_outliers(
 ) -> list[dict[str, Any]]:
     """Find the images whose values are far from those of other images of their contrast.
 
+    Segmentations by different methods are not compared.
+
     Parameters
     ----------
     rows : sequence of mapping
@@ -86,9 +91,9 @@ def find_outliers(
         :data:`OUTLIER_COLUMNS`, sorted by image, then by how far out it is.
     """
     values = _matrix(rows, names)
-    by_contrast: dict[str, list[int]] = defaultdict(list)
+    by_contrast: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        by_contrast[row['contrast']].append(i)
+        by_contrast[row['contrast'], row['method']].append(i)
     found = []
     for members in by_contrast.values():
         for column, name in enumerate(names):
@@ -105,7 +110,7 @@ def find_outliers(
                     'robust_z': float(scores[i]),
                     'n_images': n,
                 })  # fmt: skip
-    return sorted(found, key=lambda row: (row['source'], -abs(row['robust_z'])))
+    return sorted(found, key=lambda row: (row['source'], row['method'], -abs(row['robust_z'])))
 
 
 def reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -123,6 +128,16 @@ def reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list
     list of dict
         With the keys :data:`RELIABILITY_COLUMNS`.
     """
+    methods = sorted({row['method'] for row in rows})
+    return [
+        {'method': method, **found}
+        for method in methods
+        for found in _reliability([row for row in rows if row['method'] == method], names)
+    ]
+
+
+def _reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Compare pairs of images that one method segmented."""
     values = _matrix(rows, names)
     found = []
     for comparison, contrasts, pairs in _pairs(rows):

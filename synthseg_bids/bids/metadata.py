@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
+from synthseg_bids.external import METHODS, OURS, Method
 from synthseg_bids.labels import segmentation_labels
 
 from .atomic import write_json, write_table, write_text
@@ -30,23 +31,25 @@ sub-*/figures
 group_*
 """
 
-_README = """# SynthSeg segmentations
+_README = """# Whole-brain segmentations
 
-Whole-brain segmentations made by synthseg-bids, which runs a network trained only on images
-synthesised from label maps and therefore segments scans of any contrast and resolution.
+Made by synthseg-bids. `seg-` in a name, and `method` in a table, say by which method: `synthseg`
+is a network trained only on images synthesised from label maps, which therefore segments scans of
+any contrast and resolution; `samseg` and `mrisynthseg`, where they were asked for, are SAMSEG and
+the SynthSeg of FreeSurfer, their labels folded to the same ones.
 
 Every image of the source dataset has its own files, named after it:
 
-- `*_seg-synthseg_desc-<suffix>_dseg.nii.gz`: the label map, on the voxel grid of the image
-  `<suffix>` (T1w, T2w, ...). `seg-synthseg_dseg.tsv` lists the labels; their numbers are those
+- `*_seg-<method>_desc-<suffix>_dseg.nii.gz`: the label map, on the voxel grid of the image
+  `<suffix>` (T1w, T2w, ...). `seg-<method>_dseg.tsv` lists the labels; their numbers are those
   of FreeSurfer.
 - `*_probseg.nii.gz` (on request): the posterior probability of every label, in the order that
   `LabelMap` gives in the sidecar.
 - `*_res-1mm_*` (on request): the same on a grid of 1 mm over the field of view of the image, its
   axes along R, A and S as closely as swapping and flipping those of the image allows.
 - `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
-  `soft_volume_mm3` sums posterior probabilities on the grid of the network and is less sensitive
-  to large voxels.
+  `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
+  sensitive to large voxels.
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
@@ -67,7 +70,12 @@ _RESOLUTION = (
 _LOOKUP_COLUMNS = ('index', 'name', 'abbreviation', 'color', 'mapping')
 
 
-def describe_dataset(out_dir: Path, bids_dir: Path, derivatives: Mapping[str, Path]) -> None:
+def describe_dataset(
+    out_dir: Path,
+    bids_dir: Path,
+    derivatives: Mapping[str, Path],
+    method: Method = METHODS[OURS],
+) -> None:
     """Write the files at the root of the output dataset.
 
     Parameters
@@ -78,6 +86,8 @@ def describe_dataset(out_dir: Path, bids_dir: Path, derivatives: Mapping[str, Pa
         The raw dataset.
     derivatives : mapping of str to Path
         Other datasets that URIs may refer to, by name.
+    method : Method
+        What segments the images.
 
     Raises
     ------
@@ -90,8 +100,10 @@ def describe_dataset(out_dir: Path, bids_dir: Path, derivatives: Mapping[str, Pa
     links = dict((previous or {}).get('DatasetLinks', {}))
     links |= {name: _relative(path, out_dir) for name, path in derivatives.items()}
     links['raw'] = _relative(bids_dir, out_dir)
+    write_label_lookup(out_dir, method)
+    methods = [m.title for m in METHODS.values() if _lookup(out_dir, m).exists()]
     description: dict[str, Any] = {
-        'Name': f'SynthSeg segmentations of {raw.get("Name") or "a BIDS dataset"}',
+        'Name': f'{" and ".join(methods)} segmentations of {raw.get("Name") or "a BIDS dataset"}',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'GeneratedBy': [_generated_by()],
@@ -108,7 +120,6 @@ def describe_dataset(out_dir: Path, bids_dir: Path, derivatives: Mapping[str, Pa
     write_text(out_dir / 'README.md', _README)
     if not (out_dir / 'CHANGES').exists():
         write_text(out_dir / 'CHANGES', f'{__version__}\n  - Made by {APP} {__version__}.\n')
-    write_label_lookup(out_dir)
 
 
 def refuse_foreign_dataset(out_dir: Path) -> None:
@@ -152,8 +163,12 @@ def _relative(path: Path, start: Path) -> str:
     return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
 
 
-def write_label_lookup(out_dir: Path) -> None:
-    """Write ``seg-synthseg_dseg.tsv`` and the fields that all label maps share."""
+def _lookup(out_dir: Path, method: Method) -> Path:
+    return out_dir / f'seg-{method.seg}_dseg.tsv'
+
+
+def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
+    """Write ``seg-synthseg_dseg.tsv`` and the fields that all label maps of a method share."""
     rows = (
         {
             'index': label.index,
@@ -164,10 +179,13 @@ def write_label_lookup(out_dir: Path) -> None:
         }
         for label in segmentation_labels()
     )
-    write_table(out_dir / 'seg-synthseg_dseg.tsv', _LOOKUP_COLUMNS, rows)
-    what = 'Segmentation of brain structures by a network trained on synthetic images'
-    shared = {'Description': what, 'Manual': False}
-    write_json(out_dir / 'seg-synthseg_dseg.json', shared)
+    lookup = _lookup(out_dir, method)
+    write_table(lookup, _LOOKUP_COLUMNS, rows)
+    who = f'{method.title}, folded to the labels of synthseg-bids'
+    if method.name == OURS:
+        who = 'a network trained on synthetic images'
+    shared = {'Description': f'Segmentation of brain structures by {who}', 'Manual': False}
+    write_json(lookup.with_suffix('.json'), shared)
 
 
 def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:

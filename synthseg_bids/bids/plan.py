@@ -62,7 +62,7 @@ class ImageTask:
 
 
 def plan_tasks(
-    images: Iterable[ImageFile], derivatives: Mapping[str, Path]
+    images: Iterable[ImageFile], derivatives: Mapping[str, Path], seg: str = 'synthseg'
 ) -> tuple[list[ImageTask], list[Skipped]]:
     """Name the outputs of every image and find its references.
 
@@ -71,6 +71,8 @@ def plan_tasks(
     images : iterable of ImageFile
     derivatives : mapping of str to Path
         Datasets with reference segmentations, by name.
+    seg : str
+        Name of the segmentation.
 
     Returns
     -------
@@ -81,7 +83,8 @@ def plan_tasks(
     tasks: dict[str, ImageTask] = {}
     clashes = []
     for image in images:
-        stem = str(anat_folder(image.entities) / derivative_stem(image.entities, image.suffix))
+        name = derivative_stem(image.entities, image.suffix, seg)
+        stem = str(anat_folder(image.entities) / name)
         if stem in tasks:
             reason = f'its outputs would overwrite those of {tasks[stem].image.relative}'
             clashes.append(Skipped(image.relative, reason, failed=True))

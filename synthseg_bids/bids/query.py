@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, prod
 from pathlib import Path
 
 from .errors import NotBidsError, QueryError
@@ -38,12 +39,16 @@ class ImageFile:
         In the order of the file name.
     suffix : str
         ``T1w``, ``FLAIR``, ...
+    grid : (tuple of int, tuple of float), or None
+        Sides in voxels and their spacing in mm, as its header has them; None if that makes no
+        sense.
     """
 
     path: Path
     relative: str
     entities: dict[str, str]
     suffix: str
+    grid: tuple[tuple[int, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,35 @@ def find_images(
     return images, skipped
 
 
+def keep_first_echoes(images: Iterable[ImageFile]) -> tuple[list[ImageFile], list[Skipped]]:
+    """Leave out all echoes of an image but the first that there is.
+
+    Parameters
+    ----------
+    images : iterable of ImageFile
+
+    Returns
+    -------
+    images : list of ImageFile
+    skipped : list of Skipped
+    """
+    first: dict[tuple[object, ...], ImageFile] = {}
+    others = []
+    for image in images:
+        name = {key: value for key, value in image.entities.items() if key != 'echo'}
+        key = (*name.items(), image.suffix)
+        kept = first.setdefault(key, image)
+        if kept is not image:
+            first[key], other = sorted((kept, image), key=_echo)
+            others.append(Skipped(other.relative, 'not the first echo'))
+    return list(first.values()), others
+
+
+def _echo(image: ImageFile) -> int:
+    echo = image.entities.get('echo', '')
+    return int(echo) if echo.isdigit() else 0
+
+
 def _select(what: str, existing: list[str], wanted: set[str]) -> list[str]:
     missing = sorted(wanted - {*existing})
     if missing:
@@ -253,15 +287,17 @@ def _judge(
     if not path.exists():
         reason = 'not downloaded; run "datalad get" on it or repair the link'
         return Skipped(relative, reason, failed=True)
-    n_volumes = _count_volumes(path)
+    shape, spacing = _read_header(path)
+    n_volumes = prod(shape[3:])
     if n_volumes > 1:
         reason = f'4D with {n_volumes} volumes; extract one of them or their mean'
         return Skipped(relative, reason, odd=True)
-    return ImageFile(path, relative, entities, suffix)
+    sound = len(shape) >= 3 and all(0 < mm < inf for mm in spacing)
+    return ImageFile(path, relative, entities, suffix, (shape[:3], spacing) if sound else None)
 
 
-def _count_volumes(path: Path) -> int:
-    """Count the volumes from the first bytes of a NIfTI file; 1 if they make no sense.
+def _read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Read sides and spacing from the first bytes of a NIfTI file; empty if they make no sense.
 
     Damage is a matter for whoever reads the whole file.
 
@@ -272,18 +308,18 @@ def _count_volumes(path: Path) -> int:
     """
     try:
         with gzip.open(path) if path.name.endswith('.gz') else path.open('rb') as file:
-            header = file.read(80)
+            header = file.read(168)
         order = '<' if header[0] in (92, 28) else '>'
         size = struct.unpack(order + 'i', header[:4])[0]
-        where, code = {348: (40, '8h'), 540: (16, '8q')}[size]
-        n_dims, *shape = struct.unpack_from(order + code, header, where)
+        fields = {348: ((40, '8h'), (76, '8f')), 540: ((16, '8q'), (104, '8d'))}[size]
+        (n_dims, *shape), (_, *spacing) = (
+            struct.unpack_from(order + code, header, where) for where, code in fields
+        )
     except OSError as error:
         if error.errno is not None:
             raise
-        return 1  # not compressed
+        return (), ()  # not compressed
     except (EOFError, zlib.error, struct.error, KeyError, IndexError):
-        return 1
-    volumes = 1
-    for length in shape[3:n_dims]:
-        volumes *= max(length, 1)
-    return volumes
+        return (), ()
+    sides = tuple(max(length, 1) for length in shape[:n_dims])
+    return sides, tuple(abs(mm) for mm in spacing[:3])

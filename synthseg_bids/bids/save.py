@@ -27,6 +27,9 @@ _IDENTITY = {
     'SoftwareVersion': 'version',
     'ModelSHA256': 'model',
     'FlipAveraging': '--fast',
+    'Autocrop': '--autocrop',
+    'MethodVersion': 'version of the method',
+    'MethodOptions': 'options of the method',
     'InputSHA256': 'image',
 }
 
@@ -191,7 +194,7 @@ def why_outdated(
     references : mapping of str to str
         Checksums by BIDS URI of the references that it should have been compared with.
     expected : mapping
-        ``SoftwareVersion``, ``ModelSHA256``, ``FlipAveraging`` and ``InputSHA256`` of a new run.
+        What the sidecar of a new run would say: version, model or method, options, image.
     """
     marker = _read(out_dir / output_files(stem, [_marker(kinds)])[1])
     if not marker:

@@ -8,13 +8,17 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from synthseg_bids.external import OURS
+
 from .atomic import read_table, write_json, write_table
 from .names import bids_uri, parse_name
+from .tables import METHOD
 
 STATUS_COLUMNS = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a if there are none.'},
     'source': {'Description': 'BIDS URI of the image.'},
+    'method': METHOD,
     'status': {
         'Description': 'Outcome of the last run that looked at the image.',
         'Levels': {
@@ -26,7 +30,7 @@ STATUS_COLUMNS = {
     'reason': {'Description': 'Why it was skipped or failed, or what was noted on the way.'},
     'crash_file': {'Description': 'Details of a failure, relative to the dataset.'},
     'seconds': {'Description': 'Time that the segmentation took.', 'Units': 's'},
-    'device': {'Description': 'Device that the network ran on.'},
+    'device': {'Description': 'Device that the segmentation ran on.'},
     'peak_gpu_mb': {
         'Description': 'Most memory that was allocated on the GPU; n/a on the CPU.',
         'Units': 'MB',
@@ -62,24 +66,35 @@ class Outcome:
     peak_gpu_mb: float | None = None
 
 
-def write_status(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
+def write_status(out_dir: Path, outcomes: Iterable[Outcome], seg: str = OURS) -> None:
     """Merge the outcomes of this run into ``group_status.tsv``.
 
     Images that this run did not look at keep their row, so that a dataset can be segmented a few
     participants at a time, by several processes too. So do images that were up to date: the row
     tells how they were segmented.
+
+    Parameters
+    ----------
+    out_dir : Path
+    outcomes : iterable of Outcome
+    seg : str
+        Name of the segmentation; those of other methods keep their rows, too.
     """
     path = out_dir / 'group_status.tsv'
     lock = out_dir / 'logs' / '.status.lock'
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, timeout=60):
-        rows: dict[str, dict[str, object]] = {row['source']: dict(row) for row in read_table(path)}
+        rows: dict[tuple[str, str], dict[str, object]] = {}
+        for row in read_table(path):
+            # Earlier versions knew one method.
+            method = row.get('method', OURS)
+            rows[row['source'], method] = {**row, 'method': method}
         for outcome in outcomes:
-            source = bids_uri('raw', outcome.relative)
-            done = rows.get(source, {}).get('status') == 'done'
+            key = bids_uri('raw', outcome.relative), seg
+            done = rows.get(key, {}).get('status') == 'done'
             if not (done and outcome.status == 'current'):
-                rows[source] = _row(outcome)
-        write_table(path, STATUS_COLUMNS, [rows[source] for source in sorted(rows)])
+                rows[key] = {**_row(outcome), 'method': seg}
+        write_table(path, STATUS_COLUMNS, [rows[key] for key in sorted(rows)])
     write_json(path.with_suffix('.json'), STATUS_COLUMNS)
 
 

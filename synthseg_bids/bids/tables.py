@@ -13,6 +13,9 @@ from synthseg_bids.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
 
 from .atomic import write_table
 
+#: Of the tables over all images.
+METHOD = {'Description': 'What segmented the image, as in the seg entity of its files.'}
+
 MORPH_COLUMNS: dict[str, dict[str, str]] = {
     'index': {'Description': 'Value in the label map.'},
     'name': {'Description': 'Name of the structure.'},
@@ -22,7 +25,8 @@ MORPH_COLUMNS: dict[str, dict[str, str]] = {
     },
     'n_voxels': {'Description': 'Number of voxels with this label.'},
     'soft_volume_mm3': {
-        'Description': 'Sum of the posterior probability on the grid of the network.',
+        'Description': 'Sum of the posterior probability on the grid where it was computed; n/a '
+        'if the method gives none.',
         'Units': 'mm^3',
     },
 }

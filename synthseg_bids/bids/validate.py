@@ -7,10 +7,22 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+_VALIDATOR = 'bids-validator-deno'
+
+
+def find_validator() -> str | None:
+    """Return the path of the BIDS validator; None if it is not installed.
+
+    It is looked for beside this Python, too: an environment need not be activated to be used.
+    """
+    beside = Path(sys.executable).parent
+    return shutil.which(_VALIDATOR, path=str(beside)) or shutil.which(_VALIDATOR)
 
 
 def report_bids_errors(
@@ -34,9 +46,9 @@ def report_bids_errors(
         One line per error. They never stop a segmentation, most of them being about metadata
         that it does not need; empty also if the validator is missing or fails.
     """
-    executable = shutil.which('bids-validator-deno')
+    executable = find_validator()
     if executable is None:
-        logger.info('bids-validator-deno is not installed; the dataset is not validated')
+        logger.info('%s is not installed; the dataset is not validated', _VALIDATOR)
         return []
     command = [executable, '--json', '--ignoreWarnings', str(bids_dir)]
     environment = {**os.environ, 'DENO_DIR': str(cache_dir / 'deno'), 'NO_COLOR': '1'}
@@ -46,7 +58,7 @@ def report_bids_errors(
         )
         issues = json.loads(answer.stdout)['issues']['issues']
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError) as error:
-        logger.info('bids-validator-deno gave no answer (%s)', type(error).__name__)
+        logger.info('%s gave no answer (%s)', _VALIDATOR, type(error).__name__)
         return []
     return [
         f'{issue["location"]}: {issue.get("code", "")} {issue.get("subCode", "")}'.rstrip()

@@ -10,9 +10,13 @@ from typing import Any
 
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 from synthseg_bids.errors import UsageError
+from synthseg_bids.external import OURS
 
 #: What each level writes where --posteriors and --output-grid do not say.
 LEVELS = {'minimal': ('none', 'native'), 'full': ('1mm', 'both')}
+
+#: More sessions than this have a report each.
+MOST_SESSIONS = 4
 
 #: Tables of a saved file that tell about a run without setting anything.
 _INFORMATIVE = ('run', 'resources')
@@ -34,18 +38,22 @@ class RunConfig:
     session_label: tuple[str, ...] | None = None
     suffix: tuple[str, ...] = DEFAULT_SUFFIXES
     bids_filter_file: Path | None = None
+    echo: str = 'all'
     batch: tuple[int, int] | None = None
     derivatives: tuple[tuple[str, Path], ...] = ()
     skip_bids_validation: bool = False
+    method: str = OURS
     model: str = 'default'
     model_dir: Path | None = None
     fast: bool = False
+    autocrop: bool = True
     level: str = 'minimal'
     output_grid: str = 'native'
     posteriors: str = 'none'
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None
+    low_mem: bool = False
     device: str = 'auto'
     n_gpus: int | None = None
     procs_per_gpu: int = 1
@@ -55,11 +63,14 @@ class RunConfig:
     clean_workdir: bool = False
     overwrite: bool = False
     stop_on_first_crash: bool = False
+    aggregate_session_reports: int = MOST_SESSIONS
     dry_run: bool = False
     boilerplate_only: bool = False
     reports_only: bool = False
+    run_uuid: str | None = None
     write_graph: bool = False
     resource_monitor: bool = False
+    debug: str | None = None
     verbose: int = 0
 
 

@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='data set written by synthseg-bids, or label maps',
     )  # fmt: skip
     parser.add_argument(
-        '--reference', type=_reference, action='append', required=True, metavar='NAME=PATH',
+        '--reference', type=named_path, action='append', required=True, metavar='NAME=PATH',
         help='data set of FreeSurfer or SAMSEG label maps, or one label map that every FILE is '
         'compared with; repeatable',
     )  # fmt: skip
@@ -68,7 +68,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def _reference(text: str) -> tuple[str, Path]:
+def named_path(text: str) -> tuple[str, Path]:
+    """Take ``NAME=PATH`` apart.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is something else.
+    """
     name, equals, path = text.partition('=')
     if not (equals and path and re.fullmatch('[a-zA-Z0-9]+', name)):
         raise argparse.ArgumentTypeError(

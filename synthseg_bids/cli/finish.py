@@ -61,6 +61,18 @@ def outdated_participants(out_dir: Path, tasks: Iterable[ImageTask]) -> list[str
     return sorted(outdated)
 
 
+def check_run(out_dir: Path, run_uuid: str) -> None:
+    """Raise QueryError, with the runs that there are, unless a run has left its logs."""
+    from synthseg_bids.bids.query import QueryError
+
+    known = sorted(path.parent.name for path in out_dir.glob('logs/*/config.toml'))
+    if run_uuid not in known:
+        raise QueryError(
+            f'--run-uuid {run_uuid}: no such run in {out_dir / "logs"}; '
+            f'there are: {", ".join(known) or "none"}'
+        )
+
+
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -93,16 +105,28 @@ def write_tables(out_dir: Path, participants: Sequence[str]) -> bool:
     )
 
 
-def write_reports(out_dir: Path, participants: Sequence[str]) -> bool:
-    """Write the reports of some participants and that of the group; see :func:`write_tables`."""
+def write_reports(
+    out_dir: Path, participants: Sequence[str], most_sessions: int, run_uuid: str = ''
+) -> bool:
+    """Write the reports of some participants and that of the group; see :func:`write_tables`.
+
+    Parameters
+    ----------
+    out_dir : Path
+    participants : sequence of str
+    most_sessions : int
+        Participants with more sessions have a report for each of them as well.
+    run_uuid : str
+        Run whose settings and crashes are shown (default: settings of the last one).
+    """
     from synthseg_bids.reports import write_group_report, write_subject_report
 
     def subject(label: str) -> Callable[[], object]:
-        return lambda: write_subject_report(out_dir, label)
+        return lambda: write_subject_report(out_dir, label, most_sessions, run_uuid)
 
     return _attempt(
         *((f'report of sub-{label}', subject(label)) for label in participants),
-        ('group report', lambda: write_group_report(out_dir)),
+        ('group report', lambda: write_group_report(out_dir, run_uuid)),
     )
 
 

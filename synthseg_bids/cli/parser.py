@@ -10,8 +10,9 @@ from typing import Any
 
 from synthseg_bids import __version__
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
+from synthseg_bids.external import METHODS, OURS
 
-from .config import LEVELS, ConfigError, RunConfig, read_config
+from .config import LEVELS, MOST_SESSIONS, ConfigError, RunConfig, read_config
 
 PROG = 'synthseg-bids'
 
@@ -71,6 +72,8 @@ def read_options(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         parser.error(f'-d/--derivatives: {", ".join(twice)} given twice')
+    if 'run_uuid' in chosen and not chosen.get('reports_only'):
+        parser.error('--run-uuid: only with --reports-only; every other run names itself')
     return chosen
 
 
@@ -183,6 +186,10 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         '"hires", "run": [1, 2], "ceagent": null}}; null: the entity must be absent, "*": present',
     )  # fmt: skip
     group.add_argument(
+        '--echo', choices=['all', 'first'],
+        help='of several echoes, segment each by itself or the first alone (default: all)',
+    )  # fmt: skip
+    group.add_argument(
         '--batch', type=_batch, metavar='I/N',
         help='only the I-th of N parts of the participants, I from 1 to N, for job arrays',
     )  # fmt: skip
@@ -199,6 +206,11 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 
 def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        '--method', choices=[*METHODS],
+        help='what segments: our network, or to compare with it SAMSEG (see docs/methods.rst) or '
+        f'the SynthSeg of FreeSurfer, where they are installed (default: {OURS})',
+    )  # fmt: skip
+    group.add_argument(
         '--model', metavar='NAME|PATH', help='model by name, or weights file (default: default)'
     )
     group.add_argument(
@@ -208,6 +220,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--fast', action='store_true', help='do not average with the mirrored image; half the time'
     )
+    group.add_argument(
+        '--autocrop', action=argparse.BooleanOptionalAction,
+        help='find the brain first and segment the part of the image around it, as large as in '
+        'training, rather than all of it; without where the wrong part is found (default: yes)',
+    )  # fmt: skip
     group.add_argument(
         '--level', choices=[*LEVELS],
         help='minimal: label maps on the grids of the images, tables, reports; full: label maps '
@@ -236,6 +253,11 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
         help='memory to plan with; 8 and 8G are gigabytes, 8000M megabytes (default: 90%% of '
         'what there is)',
+    )  # fmt: skip
+    group.add_argument(
+        '--low-mem', '--low_mem', action='store_true',
+        help='keep each segmentation small: posteriors in half precision, large images in tiles, '
+        'less accurate at their borders (default: only where memory is short)',
     )  # fmt: skip
     group.add_argument(
         '--device', metavar='DEVICE',
@@ -274,6 +296,11 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         '--stop-on-first-crash', action='store_true', help='start no other image after a failure'
     )
     group.add_argument(
+        '--aggregate-session-reports', type=_positive, metavar='N',
+        help='participants with more than N sessions have a report for each of them beside that '
+        f'of all (default: {MOST_SESSIONS})',
+    )  # fmt: skip
+    group.add_argument(
         '--config-file', type=_path, metavar='FILE',
         help='TOML file of options, such as logs/*/config.toml of an earlier run; the command '
         'line overrides it',
@@ -284,6 +311,10 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--resource-monitor', action='store_true',
         help='write time and memory of every step to resources.tsv in the log folder',
+    )  # fmt: skip
+    group.add_argument(
+        '--debug', choices=['pdb'],
+        help='pdb: run everything in this one process and open the debugger where a step fails',
     )  # fmt: skip
     group.add_argument(
         '--notrack', action='store_true', help='accepted and ignored: there is no tracking'
@@ -298,6 +329,11 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--reports-only', action='store_true', help='write the reports anew, nothing else'
     )
+    group.add_argument(
+        '--run-uuid', metavar='UUID',
+        help='with --reports-only: show settings and crashes of this run, a folder in logs '
+        '(default: settings of the last run)',
+    )  # fmt: skip
     group.add_argument(
         '--boilerplate-only', action='store_true',
         help='write the methods text (logs/CITATION.md and .bib), nothing else',

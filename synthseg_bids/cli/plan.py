@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .choice import Segmenter
 from .config import RunConfig
 
 if TYPE_CHECKING:
@@ -80,14 +81,13 @@ def default_work_dir(bids_dir: Path) -> Path:
     return Path.cwd() / 'work'
 
 
-def make_plan(config: RunConfig, model_sha256: str, checksums: Checksums) -> Plan:
+def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> Plan:
     """Find the images and tell which of them must be segmented.
 
     Parameters
     ----------
     config : RunConfig
-    model_sha256 : str
-        Checksum of the weights.
+    segmenter : Segmenter
     checksums : Checksums
 
     Returns
@@ -107,6 +107,7 @@ def make_plan(config: RunConfig, model_sha256: str, checksums: Checksums) -> Pla
         DEFAULT_SUFFIXES,
         QueryError,
         find_images,
+        keep_first_echoes,
         select_participants,
     )
 
@@ -125,7 +126,10 @@ def make_plan(config: RunConfig, model_sha256: str, checksums: Checksums) -> Pla
     images, skipped = find_images(
         config.bids_dir, participants, config.session_label, config.suffix, filters
     )
-    tasks, clashes = plan_tasks(images, dict(config.derivatives))
+    if config.echo == 'first':
+        images, others = keep_first_echoes(images)
+        skipped += others
+    tasks, clashes = plan_tasks(images, dict(config.derivatives), segmenter.method.seg)
     plan = Plan(skipped=skipped + clashes)
     if not tasks and not config.batch and not any(entry.failed for entry in plan.skipped):
         raise QueryError(
@@ -133,14 +137,14 @@ def make_plan(config: RunConfig, model_sha256: str, checksums: Checksums) -> Pla
             f'{len(plan.skipped)} others in anat folders); choose with --suffix'
         )
     for task in tasks:
-        reason = why_pending(config, task, model_sha256, checksums)
+        reason = why_pending(config, task, segmenter, checksums)
         (plan.pending if reason else plan.current).append(task)
         plan.reasons[task.stem] = reason
     return plan
 
 
 def why_pending(
-    config: RunConfig, task: ImageTask, model_sha256: str, checksums: Checksums
+    config: RunConfig, task: ImageTask, segmenter: Segmenter, checksums: Checksums
 ) -> str:
     """Say why an image must be segmented; empty if its outputs are up to date."""
     from synthseg_bids import __version__
@@ -157,8 +161,7 @@ def why_pending(
     }
     expected = {
         'SoftwareVersion': __version__,
-        'ModelSHA256': model_sha256,
-        'FlipAveraging': not config.fast,
+        **segmenter.identity(config, task.image.suffix),
         'InputSHA256': checksums.of(task.source, task.image.path),
     }
     return why_outdated(config.output_dir, task.stem, kinds, references, expected)

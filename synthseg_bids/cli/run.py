@@ -11,15 +11,22 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import UsageError, explain
 
+from .choice import Segmenter, choose_segmenter
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
-from .finish import outdated_participants, tree_participants, write_reports, write_tables
+from .finish import (
+    check_run,
+    outdated_participants,
+    tree_participants,
+    write_reports,
+    write_tables,
+)
 from .launch import keep_memory
 from .parser import PROG, parse_args
 from .plan import (
@@ -103,14 +110,16 @@ def run(config: RunConfig) -> int:
     out_dir = config.output_dir.resolve()
     if config.reports_only:
         participants = tree_participants(out_dir, config.participant_label)
-        return 0 if write_reports(out_dir, participants) else EXIT_FAILED
+        if config.run_uuid:
+            check_run(out_dir, config.run_uuid)
+        return 0 if _write_reports(config, participants) else EXIT_FAILED
     code = 0
     if 'participant' in config.analysis_level:
         code = _run_participants(config)
     if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
         participants = tree_participants(out_dir)
         complete = write_tables(out_dir, participants)
-        complete &= write_reports(out_dir, participants)
+        complete &= _write_reports(config, participants)
         code = code if complete else EXIT_FAILED
     return code
 
@@ -120,30 +129,27 @@ def _run_participants(config: RunConfig) -> int:
     from synthseg_bids.bids.atomic import write_text
     from synthseg_bids.bids.checksums import Checksums
     from synthseg_bids.bids.metadata import describe_dataset
-    from synthseg_bids.checksum import sha256
-    from synthseg_bids.weights import check_card, model_path
 
     work_dir = check_folders(config)
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
-    model = model_path(config.model, config.model_dir).absolute()
-    model_sha256 = sha256(model)
-    if model.suffix == '.safetensors':
-        check_card(model, model_sha256)
+    if config.debug:
+        plugin = 'Linear', {'debug': True}
+    segmenter = choose_segmenter(config)
     out_dir = config.output_dir.resolve()
     checksums = Checksums(out_dir)
-    plan = make_plan(config, model_sha256, checksums)
+    plan = make_plan(config, segmenter, checksums)
     if config.dry_run:
         print_plan(config, plan)
         return 0
     if config.boilerplate_only:
-        print(_cite(config, model, model_sha256, [task.stem for task in plan.tasks]))
+        print(_cite(config, segmenter, [task.stem for task in plan.tasks]))
         return 0
-    resources = _divide_resources(config, plugin[0], work_dir)
+    resources = _divide_resources(config, plan, segmenter, plugin[0], work_dir)
     # First of all, since a folder that cannot be written is better found out now.
     write_text(work_dir / '.writable', '')
-    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives))
-    log_dir = _start_log(config, model, resources)
-    setup = Setup(model, model_sha256, resources, plugin, work_dir, log_dir, checksums)
+    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), segmenter.method)
+    log_dir = _start_log(config, segmenter, resources)
+    setup = Setup(segmenter, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)
     if config.clean_workdir:
         clean_workdir(config, work_dir)
@@ -182,7 +188,7 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome
     finally:
         outcomes += ledger.close(out_dir, config.output_grid, config.posteriors)
         note_missing_references(outcomes, plan.pending, dict(config.derivatives))
-        write_status(out_dir, outcomes)
+        write_status(out_dir, outcomes, setup.segmenter.method.seg)
         setup.checksums.save()
         # Whoever interrupts us does not wait for tables over thousands of images.
         if not interrupted:
@@ -201,35 +207,41 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         return True
     participants = sorted(changed)
     complete = write_tables(out_dir, participants)
-    _cite(config, setup.model, setup.model_sha256, image_stems(out_dir))
-    return write_reports(out_dir, participants) and complete
+    _cite(config, setup.segmenter, image_stems(out_dir, setup.segmenter.method.seg))
+    return _write_reports(config, participants) and complete
 
 
-def _cite(config: RunConfig, model: Path, model_sha256: str, stems: Iterable[str]) -> Path:
+def _write_reports(config: RunConfig, participants: Sequence[str]) -> bool:
+    return write_reports(
+        config.output_dir.resolve(),
+        participants,
+        config.aggregate_session_reports,
+        config.run_uuid or '',
+    )
+
+
+def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path:
     from synthseg_bids.bids.citation import write_citation
-    from synthseg_bids.weights import read_card
 
-    # Published weights have no card, and a grid of 1 mm.
-    card = read_card(model) if model.suffix == '.safetensors' else None
     return write_citation(
         config.output_dir.resolve(),
         stems,
-        model=card.name if card else model.stem,
-        checksum=model_sha256,
-        spacing_mm=card.spacing_mm if card else 1.0,
+        **segmenter.about(),
         flip=not config.fast,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
     )
 
 
-def _divide_resources(config: RunConfig, plugin: str, work_dir: Path) -> Resources:
+def _divide_resources(
+    config: RunConfig, plan: Plan, segmenter: Segmenter, plugin: str, work_dir: Path
+) -> Resources:
     from synthseg_bids.workflows.plugin import LOCAL_PLUGINS, check_plugin
     from synthseg_bids.workflows.resources import plan_resources
 
     check_plugin(plugin)
-    return plan_resources(
-        config.device,
+    resources = plan_resources(
+        'cpu' if segmenter.program else config.device,
         config.n_gpus,
         config.procs_per_gpu,
         config.nprocs,
@@ -239,6 +251,8 @@ def _divide_resources(config: RunConfig, plugin: str, work_dir: Path) -> Resourc
         gpu_fallback=config.gpu_fallback,
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
+    mem_gb = segmenter.mem_gb(config, plan.pending)
+    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem)
 
 
 def _set_environment(verbose: int) -> None:
@@ -267,7 +281,7 @@ def _complain(problem: object, code: int) -> int:
     return code
 
 
-def _start_log(config: RunConfig, model: Path, resources: Resources) -> Path:
+def _start_log(config: RunConfig, segmenter: Segmenter, resources: Resources) -> Path:
     """Make the folder of this run's logs and save its settings there."""
     from synthseg_bids import __version__
     from synthseg_bids.bids.atomic import write_text
@@ -276,7 +290,7 @@ def _start_log(config: RunConfig, model: Path, resources: Resources) -> Path:
     run_uuid = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
     log_dir = config.output_dir.resolve() / 'logs' / run_uuid
     about = {'version': __version__, 'uuid': run_uuid, 'command': shlex.join(sys.argv)}
-    used = {'model_file': model, **asdict(resources)}
+    used = {**segmenter.used(), **asdict(resources)}
     write_text(log_dir / 'config.toml', format_config(config, run=about, resources=used))
     logging.getLogger().addHandler(log_handler(log_dir / 'synthseg-bids.log'))
     return log_dir

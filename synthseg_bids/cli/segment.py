@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser('segment', help='segment one scan', description=__doc__)
-    parser.add_argument('scan', type=Path, metavar='IN', help='.nii, .nii.gz, .mgz or .mgh')
+    parser.add_argument('scan', type=Path, metavar='IN', help='.nii, .nii.gz, .mgz, .mgh or .img')
     parser.add_argument(
         'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
     )

@@ -4,6 +4,7 @@ from .compare import CompareSegmentations
 from .measure import MeasureVolumes
 from .plot import PlotSegmentation
 from .qc import AssessQuality
+from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
 from .segment import SegmentImage
 from .synthesize import SynthesizeImage
@@ -11,11 +12,15 @@ from .train import TrainSynthSeg
 
 __all__ = [
     'AssessQuality',
+    'CleanScan',
     'CompareSegmentations',
     'MeasureVolumes',
     'PlotSegmentation',
+    'RunMriSynthSeg',
+    'RunSamseg',
     'SaveDerivatives',
     'SegmentImage',
     'SynthesizeImage',
     'TrainSynthSeg',
+    'TranslateLabels',
 ]

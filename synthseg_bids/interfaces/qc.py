@@ -17,7 +17,9 @@ from .base import VersionedInputSpec
 
 
 class _InputSpec(VersionedInputSpec):
-    in_file = File(exists=True, mandatory=True, desc='image')
+    in_file = File(
+        exists=True, mandatory=True, desc='image; a BIDS name tells which contrast it should have'
+    )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
     confidence = traits.List(
         traits.Float, desc='mean posterior of each label over its voxels, by channel'
@@ -41,12 +43,14 @@ class AssessQuality(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
         from synthseg_bids.qc import assess
         from synthseg_bids.volume_io import header_of, read_label_map, read_volume
 
         inputs = self.inputs
         image = read_volume(inputs.in_file)
+        named = parse_name(Path(inputs.in_file).name)
         rows = assess(
             image.data,
             read_label_map(inputs.in_labels).data,
@@ -54,6 +58,7 @@ class AssessQuality(SimpleInterface):
             header_of(image),
             inputs.confidence if isdefined(inputs.confidence) else None,
             inputs.flip_dice if isdefined(inputs.flip_dice) else None,
+            named[1] if named else '',
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)

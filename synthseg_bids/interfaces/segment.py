@@ -27,6 +27,7 @@ class _InputSpec(VersionedInputSpec):
         '', usedefault=True, desc='its checksum, so that another file of that name is noticed'
     )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
+    autocrop = traits.Bool(True, usedefault=True, desc='look for the brain first')
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
@@ -40,6 +41,9 @@ class _InputSpec(VersionedInputSpec):
     num_threads = traits.Int(nohash=True, desc='CPU threads')
     gpu_fallback = traits.Bool(
         True, usedefault=True, nohash=True, desc='use the CPU if the GPU has too little memory'
+    )
+    low_memory = traits.Bool(
+        False, usedefault=True, nohash=True, desc='keep it small, if need be less accurate'
     )
 
 
@@ -81,8 +85,9 @@ class SegmentImage(SimpleInterface):
             else nullcontext(inputs.devices[0])
         ) as device:
             segmenter = cached_segmenter(
-                inputs.model, device, inputs.flip, threads, inputs.gpu_fallback
-            )
+                inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
+                inputs.autocrop, inputs.low_memory,
+            )  # fmt: skip
             found = segmenter.segment(
                 volume.data,
                 volume.affine,
@@ -106,6 +111,7 @@ class SegmentImage(SimpleInterface):
             'ModelName': segmenter.card.name,
             'ModelSHA256': segmenter.card.sha256,
             'FlipAveraging': inputs.flip,
+            'Autocrop': inputs.autocrop,
             'InputSHA256': sha256(Path(inputs.in_file)),
             'NetworkInputShape': [int(n) for n in found.grid_shape],
             'Device': found.device,

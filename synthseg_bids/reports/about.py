@@ -8,25 +8,36 @@ from typing import Any
 
 from .html import Html, el, join, markdown, table
 from .page import section
-from .tree import Image, label_map_sidecar, last_settings, read_json, read_text
+from .tree import Image, label_map_sidecar, read_json, read_text, run_settings
 
 #: Fields of a label map's sidecar that are shown, in this order, with their names there.
-_SHOWN = ('SoftwareVersion', 'ModelName', 'Device', 'Seconds', 'NetworkInputShape')
+_SHOWN = (
+    'SoftwareVersion',
+    'ModelName',
+    'MethodVersion',
+    'Device',
+    'Seconds',
+    'NetworkInputShape',
+)
 _SHORT = 12
 
 
 def methods_section(out_dir: Path) -> Html:
     """Show the text for a paper's methods."""
     # The section has this heading already.
-    text = read_text(out_dir, 'logs/CITATION.md').removeprefix('# Methods\n')
-    return section('methods', 'Methods', markdown(text) if text else None)
+    texts = [
+        read_text(out_dir, f'logs/{path.name}').removeprefix('# Methods\n')
+        for path in sorted((out_dir / 'logs').glob('CITATION*.md'))
+    ]
+    return section('methods', 'Methods', [markdown(text) for text in texts if text])
 
 
-def provenance_section(out_dir: Path, images: Sequence[Image] = ()) -> Html:
-    """Show versions, models, checksums and the settings of the last run."""
+def provenance_section(out_dir: Path, images: Sequence[Image] = (), run_uuid: str = '') -> Html:
+    """Show versions, models, checksums and the settings of a run, by default the last one."""
     description = read_json(out_dir / 'dataset_description.json')
-    run, settings = last_settings(out_dir)
-    facts = {**_software(description), 'Last run': run}
+    which = 'Run' if run_uuid else 'Last run'
+    run, settings = run_settings(out_dir, run_uuid)
+    facts = {**_software(description), which: run}
     shown = [
         [el('dt', name), el('dd', value)] for name, value in facts.items() if value
     ]  # fmt: skip
@@ -35,7 +46,7 @@ def provenance_section(out_dir: Path, images: Sequence[Image] = ()) -> Html:
         'Versions and settings',
         el('dl', shown, class_='facts') if shown else None,
         _sidecars(out_dir, images),
-        el('details', el('summary', f'Settings of the last run (logs/{run}/config.toml)'),
+        el('details', el('summary', f'Settings of the {which.lower()} (logs/{run}/config.toml)'),
            el('pre', settings, tabindex='0')) if settings else None,
     )  # fmt: skip
 
@@ -63,8 +74,8 @@ def _sidecars(out_dir: Path, images: Sequence[Image]) -> Html:
             *(_text(sidecar.get(name)) for name in _SHOWN),
             *(_checksum(sidecar.get(name)) for name in ('ModelSHA256', 'InputSHA256')),
         ])  # fmt: skip
-    head = ['Image', 'Version', 'Model', 'Device', 'Time, s', 'Network grid', 'Model SHA-256',
-            'Image SHA-256']  # fmt: skip
+    head = ['Image', 'Version', 'Model', 'Method', 'Device', 'Time, s', 'Network grid',
+            'Model SHA-256', 'Image SHA-256']  # fmt: skip
     return table(head, rows) if rows else join([])
 
 

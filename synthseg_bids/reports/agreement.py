@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measures import MEAN_NAME
 
@@ -31,11 +32,14 @@ Pair = tuple[str, str]
 
 def agreement_section(out_dir: Path, participant: str, images: Sequence[Image]) -> Html:
     """Compare the participant's images: overlap and volumes of every pair, then all volumes."""
-    titles = {image.source: image.title for image in images}
+    titles = {image.key: image.title for image in images}
     found: dict[str, dict[Pair, dict[str, Row]]] = {}
-    for path in sorted((out_dir / participant).glob('**/anat/*_seg-synthseg_agreement.tsv')):
+    for path in sorted((out_dir / participant).glob('**/anat/*_seg-*_agreement.tsv')):
+        parsed = parse_name(path.name)
+        method = parsed[0]['seg'] if parsed else ''
         for row in read_rows(path):
-            pair = (titles.get(row['source_1'], ''), titles.get(row['source_2'], ''))
+            first, second = (titles.get((row[f'source_{i}'], method), '') for i in (1, 2))
+            pair = (first, second)
             # Of an image that is no longer there, nothing can be told.
             if all(pair):
                 pairs = found.setdefault(row['comparison'], {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from .tree import Image, read_text
 _MOST_CRASHES = 50
 
 
-def errors_section(out_dir: Path, images: Sequence[Image]) -> Html:
+def errors_section(out_dir: Path, images: Sequence[Image], run_uuid: str = '') -> Html:
     """List the images that failed, with the text of the crash, then those left out on purpose.
 
     Parameters
     ----------
     out_dir : Path
     images : sequence of Image
+    run_uuid : str
+        Run whose crashes are shown as well, mended since or not.
     """
     failed = [image for image in images if image.status.get('status') == 'failed']
     skipped = [image for image in images if image.status.get('status') == 'skipped']
@@ -33,7 +35,25 @@ def errors_section(out_dir: Path, images: Sequence[Image]) -> Html:
     if listed:
         title = el('summary', f'{len(listed)} left out on purpose')
         blocks.append(el('details', title, el('ul', listed), open=not failed))
+    if run_uuid:
+        blocks.append(_crashes(out_dir, run_uuid, {image.participant for image in images}))
     return section('errors', 'Not segmented', blocks)
+
+
+def _crashes(out_dir: Path, run_uuid: str, participants: Collection[str]) -> Html:
+    """Show every crash of a run that is about some participants."""
+    logs = out_dir / 'logs' / run_uuid
+    files = [
+        path.relative_to(out_dir).as_posix()
+        for path in sorted(logs.glob('sub-*/*.txt'))
+        if path.parent.name in participants
+    ]
+    shown = [
+        el('details', el('summary', file), el('pre', read_text(out_dir, file), tabindex='0'))
+        for file in files[:_MOST_CRASHES]
+    ]
+    title = f'{len(files)} crash{"" if len(files) == 1 else "es"} in the run {run_uuid}'
+    return join([el('h3', title), shown])
 
 
 def _block(out_dir: Path, image: Image, kind: str, show_crash: bool) -> Html:

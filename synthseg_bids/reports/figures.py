@@ -10,13 +10,17 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..labels import segmentation_labels
+from ..labels import generation_labels, segmentation_labels
 
 
 def _save(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f'.{path.name}')
     FigureCanvasAgg(figure).print_png(str(temporary))
     temporary.replace(path)
+
+
+def _rgb(color: str) -> list[float]:
+    return [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
 
 
 def learning_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -113,8 +117,7 @@ def overlay(
     """
     colors = np.zeros((int(max(labels.max(), 60)) + 1, 4))
     for label in segmentation_labels()[1:]:
-        rgb = [int(label.color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        colors[label.index] = [*rgb, 0.6]
+        colors[label.index] = [*_rgb(label.color), 0.6]
     brain = np.argwhere(labels > 0)
     centre = np.round(brain.mean(0)).astype(int) if len(brain) else np.array(image.shape) // 2
     low, high = np.percentile(image, (0.5, 99.5))
@@ -131,4 +134,73 @@ def overlay(
             axes[row, axis].axis('off')
         axes[1, axis].imshow(drawn, origin='lower', interpolation='nearest', aspect=up / across)
     figure.suptitle(title, color='white', fontsize=10)
+    _save(figure, path)
+
+
+def generation_steps(steps: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw how a synthetic scan came about: a column per step, a row per plane.
+
+    Parameters
+    ----------
+    steps : mapping of str to (x, y, z) array
+        The deformed labels (rows of the generation table), and the image after each step, in RAS
+        orientation. The labels may have voxels of their own size.
+    path : Path
+        PNG file to write.
+    """
+    table = generation_labels()
+    colors = np.array([_rgb(label.color) for label in table])
+    brain = np.array([label.target != 0 for label in table])[steps['labels']]
+    places = np.argwhere(brain)
+    middle = places.mean(0) if len(places) else np.array(brain.shape) / 2
+    windows = {name: np.percentile(volume, (0.5, 99.5)) for name, volume in steps.items()}
+    rows: list[list[np.ndarray]] = []
+    for axis in range(3):
+        rows.append([])
+        for name, volume in steps.items():
+            at = int(middle[axis] / brain.shape[axis] * volume.shape[axis])
+            plane = np.take(volume, at, axis).T[::-1]
+            low, high = windows[name]
+            grey = np.clip((plane - low) / max(high - low, 1e-6), 0, 1)
+            rows[-1].append(colors[plane] if name == 'labels' else grey)
+    picture_grid(rows, list(steps), path)
+
+
+def picture_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    path: Path,
+    names: Sequence[str] = (),
+) -> None:
+    """Draw pictures in rows and columns on black.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of (height, width) or (height, width, 3) array
+        Grey values or colours from 0 to 1; as many in each row as there are titles.
+    titles : sequence of str
+        Of the columns.
+    path : Path
+        PNG file to write.
+    names : sequence of str
+        Of the rows, if they have any.
+    """
+    heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
+    figure = Figure(
+        figsize=(2.2 * len(titles), 2.2 * sum(heights) + 0.3),
+        dpi=120,
+        facecolor='black',
+        layout='constrained',
+    )
+    axes = figure.subplots(
+        len(rows), len(titles), squeeze=False, gridspec_kw={'height_ratios': heights}
+    )
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            axes[i, j].imshow(picture, cmap='gray', vmin=0, vmax=1)
+            axes[i, j].set(xticks=[], yticks=[])
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, color='white', fontsize=9)
+    for axis, name in zip(axes[:, 0], names, strict=False):
+        axis.set_ylabel(name, color='white', fontsize=9)
     _save(figure, path)

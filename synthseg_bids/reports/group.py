@@ -17,9 +17,20 @@ from .errors import errors_section
 from .html import Html, column_heads, el, embedded_json, join, table
 from .measures import plotted_measures
 from .page import badge, build_page, section, tile
+from .quality import short_note
 from .reliability import reliability_section
 from .structures import plain_name
-from .tree import Image, Row, group_table, number, read_images, read_json
+from .tree import (
+    Image,
+    Key,
+    Row,
+    group_table,
+    key_of,
+    number,
+    read_images,
+    read_json,
+    session_page,
+)
 
 #: Rows of a table that are put into the page; more of them would only slow it down.
 _MOST_OUTLIERS = 500
@@ -33,20 +44,22 @@ _STATES = ('done', 'skipped', 'failed')
 _VERDICTS = ('pass', 'review', 'fail')
 
 
-def write_group_report(out_dir: Path) -> Path:
+def write_group_report(out_dir: Path, run_uuid: str = '') -> Path:
     """Write the report of the dataset: counts, distributions, outliers, failures, reliability.
 
     Parameters
     ----------
     out_dir : Path
         The output dataset, from which alone the report is made.
+    run_uuid : str
+        Run whose settings and crashes are shown (default: settings of the last one).
 
     Returns
     -------
     Path
         ``group.html``.
     """
-    images = read_images(out_dir)
+    images = [image for found in read_images(out_dir).values() for image in found]
     name = read_json(out_dir / 'dataset_description.json').get('Name', 'Group')
     content = [
         _lead(out_dir, str(name), images),
@@ -55,9 +68,9 @@ def write_group_report(out_dir: Path) -> Path:
         _distributions(out_dir, images),
         _outliers(out_dir, images),
         reliability_section(out_dir),
-        errors_section(out_dir, images),
+        errors_section(out_dir, images, run_uuid),
         methods_section(out_dir),
-        provenance_section(out_dir),
+        provenance_section(out_dir, run_uuid=run_uuid),
     ]
     page = build_page(
         f'{name} · SynthSeg group report',
@@ -71,9 +84,12 @@ def write_group_report(out_dir: Path) -> Path:
     return path
 
 
-def link_to(image: Image) -> str:
-    """Return the relative address of an image in the report of its participant."""
-    return f'{quote(image.participant)}.html#{image.anchor}'
+def _link_to(out_dir: Path, image: Image) -> str:
+    """Return the relative address of an image in the report of its session or participant."""
+    page = session_page(image)
+    if not (image.session and (out_dir / page).exists()):
+        page = f'{image.participant}.html'
+    return f'{quote(page)}#{image.anchor}'
 
 
 def _navigation(content: str) -> list[Html]:
@@ -94,12 +110,12 @@ def _navigation(content: str) -> list[Html]:
 
 
 def _measured(out_dir: Path, images: Sequence[Image]) -> list[Image]:
-    volumes = group_table(out_dir, 'morph').by_source
-    return [image for image in images if image.source in volumes]
+    volumes = group_table(out_dir, 'morph').by_image
+    return [image for image in images if image.key in volumes]
 
 
 def _lead(out_dir: Path, name: str, images: Sequence[Image]) -> Html:
-    contrasts = Counter(image.contrast for image in _measured(out_dir, images))
+    contrasts = Counter(image.series for image in _measured(out_dir, images))
     listed = ', '.join(f'{n} {contrast}' for contrast, n in contrasts.most_common())
     return el('div', el('h1', name), el('p', listed), class_='lead')
 
@@ -116,7 +132,7 @@ def _tiles(out_dir: Path, images: Sequence[Image]) -> Html:
         tiles.append(tile(quality['pass'], 'passed quality control',
                           {verdict: quality[verdict] for verdict in _VERDICTS}))  # fmt: skip
     if unusual:
-        rows = len({row['source'] for row in unusual})
+        rows = len({key_of(row) for row in unusual})
         tiles.append(tile(rows, f'images with unusual values ({len(unusual)} in all)'))
     overlaps = [number(row.get(MEAN_NAME)) for row in group_table(out_dir, 'dice').rows]
     if known := [dice for dice in overlaps if dice is not None]:
@@ -125,30 +141,29 @@ def _tiles(out_dir: Path, images: Sequence[Image]) -> Html:
 
 
 def _images_section(out_dir: Path, images: Sequence[Image]) -> Html:
-    quality = _by_source(out_dir, 'qc')
-    morph, dice = _by_source(out_dir, 'morph'), _by_source(out_dir, 'dice')
-    unusual = Counter(row['source'] for row in group_table(out_dir, 'outliers').rows)
+    quality = _by_image(out_dir, 'qc')
+    morph, dice = _by_image(out_dir, 'morph'), _by_image(out_dir, 'dice')
+    unusual = Counter(key_of(row) for row in group_table(out_dir, 'outliers').rows)
     rows: list[Html] = []
     for image in images:
         status = image.status.get('status', 'done')
-        judged = quality.get(image.source, {})
+        judged = quality.get(image.key, {})
         verdict = judged.get('verdict', '')
-        volume = number(morph.get(image.source, {}).get(TOTAL_NAME))
+        volume = number(morph.get(image.key, {}).get(TOTAL_NAME))
         cells = [
-            el('th', el('a', image.participant, href=link_to(image)), scope='row'),
+            el('th', el('a', image.participant, href=_link_to(out_dir, image)), scope='row'),
             el('td', image.title, class_='title'),
             el('td', badge(status)),
             el('td', badge(verdict), data_value=_rank(verdict)),
             el('td', '' if volume is None else f'{volume / 1000:.0f}', class_='num'),
         ]
         if dice:
-            overlap = number(dice.get(image.source, {}).get(MEAN_NAME))
+            overlap = number(dice.get(image.key, {}).get(MEAN_NAME))
             cells.append(el('td', '' if overlap is None else f'{overlap:.3f}', class_='num'))
-        notes = [judged.get('reasons', ''), image.status.get('reason', '')]
         cells += [
-            el('td', unusual[image.source] or '', class_='num'),
+            el('td', unusual[image.key] or '', class_='num'),
             el('td', image.status.get('seconds', ''), class_='num'),
-            el('td', '; '.join(note for note in notes if note), class_='notes'),
+            el('td', short_note(out_dir, image), class_='notes'),
         ]
         rows.append(
             el(
@@ -156,7 +171,7 @@ def _images_section(out_dir: Path, images: Sequence[Image]) -> Html:
                 cells,
                 data_status=status,
                 data_verdict=verdict,
-                data_contrast=image.contrast,
+                data_contrast=image.series,
                 hidden=len(rows) >= _SHOWN_ROWS,
             )
         )
@@ -171,10 +186,10 @@ def _images_section(out_dir: Path, images: Sequence[Image]) -> Html:
     return section('images', 'Images', el('div', _filters(images), whole, data_filtered=True))
 
 
-def _by_source(out_dir: Path, kind: str) -> dict[str, Row]:
+def _by_image(out_dir: Path, kind: str) -> dict[Key, Row]:
     """Return one row per image of a group table; the first reference counts."""
-    by_source = group_table(out_dir, kind).by_source
-    return {source: rows[0] for source, rows in by_source.items()}
+    by_image = group_table(out_dir, kind).by_image
+    return {key: rows[0] for key, rows in by_image.items()}
 
 
 def _rank(verdict: str) -> str:
@@ -186,7 +201,7 @@ def _filters(images: Sequence[Image]) -> Html:
     choices = {
         'status': list(_STATES),
         'verdict': list(_VERDICTS),
-        'contrast': sorted({image.contrast for image in images if image.contrast}),
+        'contrast': sorted({image.series for image in images if image.series}),
     }
     search = el('input', type='search', placeholder='Search: participant, session, note …',
                 aria_label='Search the table')  # fmt: skip
@@ -210,9 +225,9 @@ def _distributions(out_dir: Path, images: Sequence[Image]) -> Html:
     measures = plotted_measures(out_dir, measured)
     if not measures:
         return Html('')
-    contrasts = sorted({image.contrast for image in measured})
+    contrasts = sorted({image.series for image in measured})
     shown = [
-        [image.participant, image.title, contrasts.index(image.contrast), link_to(image)]
+        [image.participant, image.title, contrasts.index(image.series), _link_to(out_dir, image)]
         for image in measured
     ]
     data = {'contrasts': contrasts, 'images': shown, 'measures': measures}
@@ -241,16 +256,16 @@ def _outliers(out_dir: Path, images: Sequence[Image]) -> Html:
     rows = group_table(out_dir, 'outliers').rows
     if not rows:
         return Html('')
-    by_source = {image.source: image for image in images}
+    by_image = {image.key: image for image in images}
     worst = sorted(rows, key=lambda row: -abs(number(row['robust_z']) or 0))[:_MOST_OUTLIERS]
     body = []
     for row in worst:
-        image = by_source.get(row['source'], Image(row['source']))
+        image = by_image.get(key_of(row), Image(row['source']))
         scale = 1000 if row['table'] == 'morph' else 1
         value, typical = (number(row[name]) for name in ('value', 'typical'))
         z = number(row['robust_z']) or 0
         body.append([
-            el('th', el('a', image.participant, href=link_to(image)), scope='row'),
+            el('th', el('a', image.participant, href=_link_to(out_dir, image)), scope='row'),
             image.title,
             _statistic(row),
             *(el('td', '' if v is None else format_number(v / scale), class_='num',

@@ -10,7 +10,7 @@ from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measures import MEAN_NAME
 
 from .structures import structures
-from .tree import IDENTITY, Image, Row, group_table, number, read_json
+from .tree import IDENTITY, Image, Key, Row, group_table, key_of, number, read_json
 
 _VOLUMES, _QUALITY = 'Volumes', 'Quality control'
 
@@ -30,13 +30,13 @@ def plotted_measures(out_dir: Path, images: Sequence[Image]) -> list[dict[str, A
         With the keys ``group``, ``name``, ``unit``, ``color``, ``total`` (whether it is the
         intracranial volume) and ``values``; measures that no image has are left out.
     """
-    order = {image.source: i for i, image in enumerate(images)}
+    order = {image.key: i for i, image in enumerate(images)}
     measures = [*_volumes(out_dir, order), *_quality(out_dir, order), *_overlaps(out_dir, order)]
     return [one for one in measures if any(value is not None for value in one['values'])]
 
 
 def _measure(
-    order: dict[str, int],
+    order: dict[Key, int],
     rows: Sequence[Row],
     value: Callable[[Row], float | None],
     digits: int,
@@ -45,12 +45,12 @@ def _measure(
     values: list[float | None] = [None] * len(order)
     for row in rows:
         found = value(row)
-        if found is not None and row['source'] in order:
-            values[order[row['source']]] = round(found, digits)
+        if found is not None and key_of(row) in order:
+            values[order[key_of(row)]] = round(found, digits)
     return {**entries, 'values': values}
 
 
-def _volumes(out_dir: Path, order: dict[str, int]) -> list[dict[str, Any]]:
+def _volumes(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
     rows = group_table(out_dir, 'morph').rows
     total = {'group': _VOLUMES, 'name': 'Total intracranial', 'unit': 'ml', 'total': True}
     measures = [_measure(order, rows, _volume([TOTAL_NAME]), 3, color='#8899aa', **total)]
@@ -69,7 +69,7 @@ def _volume(names: list[str]) -> Callable[[Row], float | None]:
     return value
 
 
-def _quality(out_dir: Path, order: dict[str, int]) -> list[dict[str, Any]]:
+def _quality(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
     rows = group_table(out_dir, 'qc').rows
     dictionary = read_json(out_dir / 'group_qc.json')
     names = [name for name in (rows[0] if rows else ()) if name not in IDENTITY]
@@ -85,7 +85,7 @@ def _quality(out_dir: Path, order: dict[str, int]) -> list[dict[str, Any]]:
     return [one for one in measures if len({v for v in one['values'] if v is not None}) > 1]
 
 
-def _overlaps(out_dir: Path, order: dict[str, int]) -> list[dict[str, Any]]:
+def _overlaps(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
     rows = group_table(out_dir, 'dice').rows
     measures = []
     for reference in sorted({row['reference'] for row in rows}):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from synthseg_bids.qc import summarise
+
 from .charts import format_number
 from .html import Html, column_heads, el, join, table
 from .page import badge
@@ -17,6 +19,20 @@ def read_quality(out_dir: Path, image: Image) -> tuple[str, list[Row]]:
     rows = read_rows(out_dir / f'{image.stem}_qc.tsv') if image.stem else []
     verdict = next((row['value'] for row in rows if row['measure'] == _VERDICT), '')
     return verdict, [row for row in rows if row['measure'] != _VERDICT]
+
+
+def short_note(out_dir: Path, image: Image) -> str:
+    """Say in a line what is to be known of an image."""
+    noted = image.status.get('reason', '')
+    judged = group_table(out_dir, 'qc').by_image.get(image.key, [{}])[0]
+    reasons = judged.get('reasons', '')
+    if not reasons:
+        return noted
+    short = summarise(reasons)
+    # Who saw the image segmented has noted the verdict, too.
+    if reasons in noted:
+        return noted.replace(reasons, short)
+    return '; '.join(part for part in (f'{judged["verdict"]}: {short}', noted) if part)
 
 
 def quality_block(out_dir: Path, image: Image) -> Html:
@@ -52,7 +68,7 @@ def quality_block(out_dir: Path, image: Image) -> Html:
 def _unusual(out_dir: Path, image: Image) -> Html | None:
     """List the measures that lie far from those of the other images of the contrast."""
     items = []
-    for row in group_table(out_dir, 'outliers').by_source.get(image.source, ()):
+    for row in group_table(out_dir, 'outliers').by_image.get(image.key, ()):
         if row['table'] == 'qc':
             value, typical, z = (
                 format_number(number(row[name])) for name in ('value', 'typical', 'robust_z')
@@ -61,7 +77,7 @@ def _unusual(out_dir: Path, image: Image) -> Html | None:
             items.append(el('li', f'{measure}: {value}, typical is {typical} (robust z {z})'))
     if not items:
         return None
-    title = f'Unusual among the {image.contrast} images of the dataset, whatever the limits:'
+    title = f'Unusual among the {image.series} images of the dataset, whatever the limits:'
     return join([el('p', title), el('ul', items)])
 
 

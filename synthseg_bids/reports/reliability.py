@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from synthseg_bids.bids.tables import TOTAL_NAME
+from synthseg_bids.external import OURS
 from synthseg_bids.measures import MEAN_NAME
 
 from .charts import dice_cell, difference_cell, variation_cell
 from .html import Html, column_heads, el, join, table
 from .page import section
 from .structures import structure_name, structures
-from .tree import Row, group_table, number
+from .tree import Row, group_table, number, series_name
 
 _LEAD = (
     'Agreement of the volumes and label maps of images that show the same brain: other contrasts '
@@ -34,8 +35,7 @@ def reliability_section(out_dir: Path) -> Html:
     """Show overlap by kind of pair, then the reliability of every structure."""
     by_pair: dict[Key, dict[str, Row]] = {}
     for row in group_table(out_dir, 'reliability').rows:
-        key = (row['comparison'], row['contrast_1'], row['contrast_2'])
-        by_pair.setdefault(key, {})[row['name']] = row
+        by_pair.setdefault(_key(row), {})[row['name']] = row
     blocks = [_overlaps(out_dir)]
     blocks += [
         _by_structure(title, column, cell, by_pair) for column, (title, cell) in _SHOWN.items()
@@ -49,8 +49,7 @@ def _overlaps(out_dir: Path) -> Html:
     for row in group_table(out_dir, 'agreement').rows:
         value = number(row.get(MEAN_NAME))
         if row['statistic'] == 'dice' and value is not None:
-            key = (row['comparison'], row['contrast_1'], row['contrast_2'])
-            found.setdefault(key, []).append(value)
+            found.setdefault(_key(row), []).append(value)
     if not found:
         return Html('')
     body = []
@@ -63,6 +62,11 @@ def _overlaps(out_dir: Path) -> Html:
     head = ['Comparison', 'Contrasts', *column_heads(['Pairs']), *column_heads(shaded, 'cell')]
     title = el('h3', 'Mean Dice of aligned label maps')
     return join([title, table(head, body, class_='heat')])
+
+
+def _key(row: Row) -> Key:
+    first, second = (series_name(row[f'contrast_{i}'], row.get('method') or OURS) for i in (1, 2))
+    return row['comparison'], first, second
 
 
 def _pair(first: str, second: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import inf
 from pathlib import Path
 from statistics import mean, median
+from urllib.parse import quote
 
 from synthseg_bids.bids.atomic import write_text
 from synthseg_bids.bids.tables import TOTAL_NAME
@@ -17,22 +19,29 @@ from .errors import errors_section
 from .html import Html, column_heads, el, join, table
 from .page import badge, build_page, section, tile
 from .pictures import names_by_color, picture_block
-from .quality import quality_block, read_quality
+from .quality import quality_block, read_quality, short_note
 from .tree import (
     Image,
+    Key,
     label_map_sidecar,
     number,
     read_images,
     read_json,
     read_rows,
+    session_page,
 )
 from .volumes import overlap_block, volume_block
 
 _VERDICTS = ('fail', 'review', 'pass')
 
 
-def write_subject_report(out_dir: Path, participant: str) -> Path:
+def write_subject_report(
+    out_dir: Path, participant: str, most_sessions: float = inf, run_uuid: str = ''
+) -> Path:
     """Write the report of one participant: pictures, volumes, quality, agreement and errors.
+
+    Where there are many sessions, each has a report of its own with the pictures, volumes and
+    quality of its images, and that of the participant links to them.
 
     Parameters
     ----------
@@ -40,6 +49,10 @@ def write_subject_report(out_dir: Path, participant: str) -> Path:
         The output dataset, from which alone the report is made.
     participant : str
         With or without ``sub-``.
+    most_sessions : float
+        With more sessions than this, each has a report of its own.
+    run_uuid : str
+        Run whose settings and crashes are shown (default: settings of the last one).
 
     Returns
     -------
@@ -47,37 +60,71 @@ def write_subject_report(out_dir: Path, participant: str) -> Path:
         ``sub-<participant>.html``.
     """
     name = f'sub-{participant.removeprefix("sub-")}'
-    images = [image for image in read_images(out_dir) if image.participant == name]
-    verdicts = {image.source: read_quality(out_dir, image)[0] for image in images}
+    images = read_images(out_dir).get(name, [])
+    by_page: dict[str, list[Image]] = {}
+    for image in images:
+        if image.session:
+            by_page.setdefault(session_page(image), []).append(image)
+    if len(by_page) <= most_sessions:
+        by_page = {}
+    for page, of_session in by_page.items():
+        _write_page(out_dir, page, of_session, set(), run_uuid)
+    for path in out_dir.glob(f'{name}_ses-*.html'):
+        if path.name not in by_page:
+            path.unlink()
+    # Last of all: by its time the next run tells whether the reports are up to date.
+    return _write_page(out_dir, f'{name}.html', images, by_page.keys(), run_uuid)
+
+
+def _write_page(
+    out_dir: Path, page: str, images: list[Image], others: Collection[str], run_uuid: str
+) -> Path:
+    """Write the report of some images, except for those that have theirs on other pages."""
+    title = page.removesuffix('.html').replace('_', ' · ')
+    participant = title.partition(' ')[0]
+    verdicts = {image.key: read_quality(out_dir, image)[0] for image in images}
     segmented = [image for image in images if label_map_sidecar(out_dir, image)]
+    links = {
+        image.key: f'{session_page(image) if session_page(image) in others else ""}#{image.anchor}'
+        for image in segmented
+    }
     content = [
-        _lead(out_dir, name, images, verdicts),
-        _overview(out_dir, images, verdicts, segmented),
-        [_image_section(out_dir, image, verdicts[image.source]) for image in segmented],
-        agreement_section(out_dir, name, segmented),
-        errors_section(out_dir, images),
+        _lead(out_dir, title, images, verdicts),
+        _overview(out_dir, images, verdicts, links),
+        [
+            _image_section(out_dir, image, verdicts[image.key])
+            for image in segmented
+            if links[image.key].startswith('#')
+        ],
+        agreement_section(out_dir, participant, segmented),
+        errors_section(out_dir, images, run_uuid),
         methods_section(out_dir),
-        provenance_section(out_dir, segmented),
+        provenance_section(out_dir, segmented, run_uuid),
         names_by_color(),
     ]
-    page = build_page(
-        f'{name} · SynthSeg report',
-        _navigation(segmented, verdicts, join(content)),
+    where: list[object] = [el('a', 'All participants', href='group.html')]
+    if page != f'{participant}.html':
+        where += [' / ', el('a', participant, href=f'{quote(participant)}.html')]
+    path = out_dir / page
+    text = build_page(
+        f'{title} · SynthSeg report',
+        _navigation(segmented, verdicts, links, join(content)),
         content,
-        where=el('a', 'All participants', href='group.html'),
+        where=where,
     )
-    path = out_dir / f'{name}.html'
-    write_text(path, page)
+    write_text(path, text)
     return path
 
 
-def _navigation(segmented: list[Image], verdicts: Mapping[str, str], content: str) -> list[Html]:
-    """Link to the sections that there are."""
-    links = [el('a', 'Overview', href='#overview'), el('p', 'Images', class_='group')]
+def _navigation(
+    segmented: list[Image], verdicts: Mapping[Key, str], links: Mapping[Key, str], content: str
+) -> list[Html]:
+    """Link to the images, and to the sections that there are."""
+    shown = [el('a', 'Overview', href='#overview'), el('p', 'Images', class_='group')]
     for image in segmented:
-        dot = el('span', class_=f'dot {verdicts[image.source]}', aria_hidden='true')
-        links.append(el('a', dot, image.title, href=f'#{image.anchor}'))
-    links.append(el('p', 'Participant', class_='group'))
+        dot = el('span', class_=f'dot {verdicts[image.key]}', aria_hidden='true')
+        shown.append(el('a', dot, image.title, href=links[image.key]))
+    shown.append(el('p', 'Participant', class_='group'))
     for name, title in (
         ('agreement', 'Agreement'),
         ('errors', 'Not segmented'),
@@ -85,11 +132,11 @@ def _navigation(segmented: list[Image], verdicts: Mapping[str, str], content: st
         ('provenance', 'Versions and settings'),
     ):
         if f' id="{name}"' in content:
-            links.append(el('a', title, href=f'#{name}'))
-    return links
+            shown.append(el('a', title, href=f'#{name}'))
+    return shown
 
 
-def _lead(out_dir: Path, name: str, images: list[Image], verdicts: Mapping[str, str]) -> Html:
+def _lead(out_dir: Path, name: str, images: list[Image], verdicts: Mapping[Key, str]) -> Html:
     found = {*verdicts.values()}
     worst = next((verdict for verdict in _VERDICTS if verdict in found), '')
     dataset = read_json(out_dir / 'dataset_description.json').get('Name', '')
@@ -104,28 +151,28 @@ def _lead(out_dir: Path, name: str, images: list[Image], verdicts: Mapping[str, 
 
 
 def _overview(
-    out_dir: Path, images: list[Image], verdicts: Mapping[str, str], segmented: list[Image]
+    out_dir: Path, images: list[Image], verdicts: Mapping[Key, str], links: Mapping[Key, str]
 ) -> Html:
-    """Summarise all images in tiles and a table."""
-    totals = {image.source: _totals(out_dir, image) for image in segmented}
+    """Summarise all images in tiles and a table, with links to those that are segmented."""
+    totals = {image.key: _totals(out_dir, image) for image in images if image.key in links}
     rows = []
     for image in images:
-        shown = image.source in totals
-        volume, dice = totals.get(image.source, (None, None))
+        link = links.get(image.key)
+        volume, dice = totals.get(image.key, (None, None))
         state = image.status.get('status', 'done')
         rows.append([
             el(
                 'th',
-                el('a', image.title, href=f'#{image.anchor}') if shown else image.title,
+                el('a', image.title, href=link) if link else image.title,
                 scope='row',
                 class_='title',
             ),
             badge(state),
-            badge(verdicts[image.source]),
+            badge(verdicts[image.key]),
             el('td', '' if volume is None else f'{volume:.0f}', class_='num'),
             el('td', '' if dice is None else f'{dice:.3f}', class_='num'),
             el('td', image.status.get('seconds', ''), class_='num'),
-            el('td', image.status.get('reason', ''), class_='notes'),
+            el('td', short_note(out_dir, image), class_='notes'),
         ])  # fmt: skip
     numbers = ('Intracranial, ml', 'Mean Dice', 'Time, s')
     head = ['Image', 'Status', 'Quality', *column_heads(numbers), 'Notes']
@@ -137,11 +184,12 @@ def _overview(
 
 def _tiles(
     images: list[Image],
-    verdicts: Mapping[str, str],
+    verdicts: Mapping[Key, str],
     totals: list[tuple[float | None, float | None]],
 ) -> Html:
     failed = sum(image.status.get('status') == 'failed' for image in images)
-    tiles = [tile(len(totals), 'segmented', {'failed': failed})]
+    counts = {'done': len(totals), 'failed': failed} if failed else None
+    tiles = [tile(len(totals), 'segmented', counts)]
     quality = Counter(verdict for verdict in verdicts.values() if verdict)
     if quality:
         counts = {verdict: quality[verdict] for verdict in reversed(_VERDICTS)}

@@ -15,16 +15,27 @@ import numpy as np
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
 from synthseg_bids.bids.save import output_files
+from synthseg_bids.external import OURS, title_of
 
 #: More of a file than this tells nobody anything.
 _MOST_TEXT = 100_000
 
 #: Columns of the group tables that identify an image.
 IDENTITY = frozenset(
-    {'participant_id', 'session_id', 'source', 'contrast', 'acq_id', 'run_id', 'reference'}
+    {
+        'participant_id',
+        'session_id',
+        'source',
+        'method',
+        'contrast',
+        'acq_id',
+        'run_id',
+        'reference',
+    }
 )
 
 Row = dict[str, str]
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,23 @@ class Image:
         BIDS URI.
     status : dict of str to str
         Its row of ``group_status.tsv``; empty if it has none.
+    method : str
+        What segmented it; several methods may have.
     """
 
     source: str
     status: Row = field(default_factory=dict)
+    method: str = OURS
+
+    @property
+    def key(self) -> Key:
+        """What identifies it; see :func:`key_of`."""
+        return self.source, self.method
+
+    @property
+    def series(self) -> str:
+        """What it is compared with: images of its contrast, segmented by the same method."""
+        return series_name(self.contrast, self.method)
 
     @cached_property
     def file_name(self) -> str:
@@ -68,19 +92,20 @@ class Image:
         if not self._parsed:
             return self.file_name
         others = [f'{k}-{v}' for k, v in self._entities.items() if k not in ('sub', 'ses')]
-        return ' · '.join(part for part in (self.session, self.contrast, *others) if part)
+        return ' · '.join(part for part in (self.session, self.series, *others) if part)
 
     @cached_property
     def anchor(self) -> str:
         """Where it is found in the participant's report."""
-        return quote(self.file_name.partition('.')[0], safe='')
+        method = '' if self.method == OURS else f'_seg-{self.method}'
+        return quote(self.file_name.partition('.')[0] + method, safe='')
 
     @cached_property
     def stem(self) -> str:
         """Relative path of its outputs, up to their suffix; empty if it can have none."""
         if not self._parsed:
             return ''
-        name = derivative_stem(self._entities, self.contrast)
+        name = derivative_stem(self._entities, self.contrast, self.method)
         return str(anat_folder(self._entities) / name)
 
     @cached_property
@@ -97,12 +122,38 @@ class Image:
         return self._parsed[0] if self._parsed else {}
 
 
-def read_images(out_dir: Path) -> list[Image]:
-    """List every image of the status table or with volumes, in natural order."""
-    status = {row['source']: row for row in group_table(out_dir, 'status').rows}
-    measured = group_table(out_dir, 'morph').by_source
-    images = [Image(source, status.get(source, {})) for source in {*status, *measured}]
-    return sorted(images, key=lambda image: (image.participant, image.source))
+def key_of(row: Row) -> Key:
+    """Tell which image, segmented by which method, a row of a group table is about."""
+    # Tables of earlier versions name no method.
+    return row['source'], row.get('method') or OURS
+
+
+def series_name(contrast: str, method: str) -> str:
+    """Name images of a contrast that one method segmented."""
+    return contrast if method == OURS else f'{contrast} by {title_of(method)}'
+
+
+def session_page(image: Image) -> str:
+    """Name the report of an image's session, where that has one of its own."""
+    return f'{image.participant}_{image.session}.html'
+
+
+def read_images(out_dir: Path) -> dict[str, list[Image]]:
+    """Return every image of the status table or with volumes, in order, by participant."""
+    return _list_images(group_table(out_dir, 'status'), group_table(out_dir, 'morph'))
+
+
+@lru_cache(maxsize=1)
+def _list_images(status: GroupTable, morph: GroupTable) -> dict[str, list[Image]]:
+    rows = {key_of(row): row for row in status.rows}
+    images = [
+        Image(source, rows.get((source, method), {}), method)
+        for source, method in {*rows, *morph.by_image}
+    ]
+    found: dict[str, list[Image]] = {}
+    for image in sorted(images, key=lambda image: (image.participant, *image.key)):
+        found.setdefault(image.participant, []).append(image)
+    return found
 
 
 class GroupTable:
@@ -118,25 +169,25 @@ class GroupTable:
         self.rows = tuple(read_rows(path))
 
     @cached_property
-    def by_source(self) -> dict[str, list[Row]]:
-        """Its rows by image."""
-        found: dict[str, list[Row]] = {}
+    def by_image(self) -> dict[Key, list[Row]]:
+        """Its rows by image; see :func:`key_of`."""
+        found: dict[Key, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row['source'], []).append(row)
+            found.setdefault(key_of(row), []).append(row)
         return found
 
     @cached_property
     def volumes_ml(self) -> dict[str, dict[str, np.ndarray]]:
-        """Known volumes by contrast, then by structure; of the table of volumes."""
+        """Known volumes by series, then by structure, sorted; of the table of volumes."""
         found: dict[str, dict[str, list[float]]] = {}
         for row in self.rows:
-            of_contrast = found.setdefault(row['contrast'], {})
+            of_series = found.setdefault(series_name(row['contrast'], key_of(row)[1]), {})
             for name, cell in row.items():
                 if name not in IDENTITY and (value := number(cell)) is not None:
-                    of_contrast.setdefault(name, []).append(value / 1000)
+                    of_series.setdefault(name, []).append(value / 1000)
         return {
-            contrast: {name: np.array(values) for name, values in by_name.items()}
-            for contrast, by_name in found.items()
+            series: {name: np.sort(values) for name, values in by_name.items()}
+            for series, by_name in found.items()
         }
 
 
@@ -182,9 +233,12 @@ def read_text(out_dir: Path, relative: str) -> str:
     return text if len(text) <= _MOST_TEXT else f'[...]\n{text[-_MOST_TEXT:]}'
 
 
-def last_settings(out_dir: Path) -> tuple[str, str]:
-    """Return the name of the last run's folder and its settings; empty if there is none."""
-    paths = sorted(out_dir.glob('logs/*/config.toml'))
+def run_settings(out_dir: Path, run_uuid: str = '') -> tuple[str, str]:
+    """Return the name of a run's folder, by default the last one's, and its settings.
+
+    Both are empty if there is none.
+    """
+    paths = sorted(out_dir.glob(f'logs/{run_uuid or "*"}/config.toml'))
     return (paths[-1].parent.name, paths[-1].read_text(encoding='utf-8')) if paths else ('', '')
 
 

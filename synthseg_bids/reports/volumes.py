@@ -25,7 +25,7 @@ def volume_block(out_dir: Path, image: Image) -> Html:
     }
     if not ml:
         return Html('')
-    group = group_table(out_dir, 'morph').volumes_ml.get(image.contrast, {})
+    group = group_table(out_dir, 'morph').volumes_ml.get(image.series, {})
     z_scores = _outliers(out_dir, image)
     total = ml.get(TOTAL_NAME)
     body = [_row(structure, ml, total, group, z_scores) for structure in structures()]
@@ -41,7 +41,7 @@ def volume_block(out_dir: Path, image: Image) -> Html:
     head = [
         'Structure',
         *column_heads(numbers),
-        f'Among {n} {image.contrast} images of the dataset' if n >= FEWEST_TO_COMPARE else '',
+        f'Among {n} {image.series} images of the dataset' if n >= FEWEST_TO_COMPARE else '',
     ]
     return join([el('h3', 'Volumes'), _key(n), table(head, body)])
 
@@ -94,7 +94,7 @@ def _asymmetry(left: float | None, right: float | None) -> str:
 def _outliers(out_dir: Path, image: Image) -> dict[str, float]:
     """Return the robust z of the structures that are outliers."""
     found = {}
-    for row in group_table(out_dir, 'outliers').by_source.get(image.source, ()):
+    for row in group_table(out_dir, 'outliers').by_image.get(image.key, ()):
         z = number(row['robust_z'])
         if row['table'] == 'morph' and z is not None:
             found[row['statistic']] = z

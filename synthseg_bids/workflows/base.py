@@ -11,6 +11,7 @@ from typing import Any
 from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.external import Program
 from synthseg_bids.interfaces import SaveDerivatives
 
 from .image import init_image_wf, optional_maps
@@ -24,6 +25,8 @@ def init_synthseg_wf(
     model: str = 'default',
     model_sha256: str = '',
     flip: bool = True,
+    autocrop: bool = True,
+    program: Program | None = None,
     posteriors: str = 'none',
     output_grid: str = 'native',
     overwrite: bool = False,
@@ -43,6 +46,10 @@ def init_synthseg_wf(
         Name or weights file, and its checksum; see :func:`.image.init_image_wf`.
     flip : bool
         Average with the segmentation of the mirrored image.
+    autocrop : bool
+        Look for the brain first, where the network was trained on crops.
+    program : Program, optional
+        Segments instead of our network.
     posteriors : str
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
@@ -75,6 +82,8 @@ def init_synthseg_wf(
         'model': model,
         'model_sha256': model_sha256,
         'flip': flip,
+        'autocrop': autocrop,
+        'program': program,
         'posteriors': posteriors,
         'output_grid': output_grid,
         'resources': resources,
@@ -96,7 +105,9 @@ def init_synthseg_wf(
 
 def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Workflow:
     """Build the workflow of one image of a dataset, saving included."""
-    workflow = init_image_wf(compare=bool(task.references), name=task.name, **options)
+    workflow = init_image_wf(
+        compare=bool(task.references), suffix=task.image.suffix, name=task.name, **options
+    )
     inputnode, outputnode = (workflow.get_node(name) for name in ('inputnode', 'outputnode'))
     inputnode.inputs.in_file = str(task.image.path.absolute())
     save = Node(

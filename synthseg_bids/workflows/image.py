@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from synthseg_bids.external import Program
+from synthseg_bids.footprint import describe_model, worker_gb
 from synthseg_bids.interfaces import (
     AssessQuality,
     CompareSegmentations,
@@ -13,6 +18,7 @@ from synthseg_bids.interfaces import (
     SegmentImage,
 )
 
+from .program import add_program
 from .resources import Resources
 
 
@@ -21,6 +27,9 @@ def init_image_wf(
     model: str = 'default',
     model_sha256: str = '',
     flip: bool = True,
+    autocrop: bool = True,
+    program: Program | None = None,
+    suffix: str = '',
     posteriors: str = 'none',
     output_grid: str = 'native',
     compare: bool = False,
@@ -38,6 +47,13 @@ def init_image_wf(
         file of the same name.
     flip : bool
         Average with the segmentation of the mirrored image.
+    autocrop : bool
+        Look for the brain first, where the network was trained on crops.
+    program : Program, optional
+        Segments instead of our network, for which alone are `posteriors`, `output_grid` and what
+        is above.
+    suffix : str
+        Of the image: ``T1w``, ``T2w``, ... The options of a program depend on it.
     posteriors : str
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
@@ -87,6 +103,15 @@ def init_image_wf(
     nipype.pipeline.engine.Workflow
     """
     resources = resources or Resources()
+    if resources.mem_gb is None:
+        mem_gb = (
+            program.method.mem_gb
+            if program
+            else worker_gb(
+                describe_model(model), flip=flip, autocrop=autocrop, posteriors=posteriors
+            )
+        )
+        resources = replace(resources, mem_gb=mem_gb)
     workflow = Workflow(name=name)
     inputnode = Node(IdentityInterface(['in_file', 'references']), name='inputnode')
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
@@ -95,36 +120,27 @@ def init_image_wf(
     outputs += ['out_overlaps', 'compared', 'refused', 'provenance']
     outputnode = Node(IdentityInterface(outputs), name='outputnode')
 
-    # A GPU node takes n_procs GPU slots, hence 1 even where it uses more CPU threads.
-    segment = Node(
-        SegmentImage(
+    workflow.add_nodes([inputnode])
+    segment = (
+        add_program(workflow, program, suffix, flip, resources)
+        if program
+        else _init_network(
+            resources,
             model=model,
             model_sha256=model_sha256,
             flip=flip,
+            autocrop=autocrop,
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
-        ),
-        name='segment',
-        n_procs=1 if resources.use_gpu else resources.threads,
-        mem_gb=resources.mem_gb,
-    )
-    segment.inputs.trait_set(
-        use_gpu=resources.use_gpu,
-        devices=list(resources.devices),
-        slots_per_device=resources.slots_per_device,
-        lock_dir=resources.lock_dir,
-        num_threads=resources.threads,
-        gpu_fallback=resources.gpu_fallback,
+        )
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)
     assess = Node(AssessQuality(), name='assess', mem_gb=1)
     plot = Node(PlotSegmentation(), name='plot', mem_gb=1)
     workflow.connect([
-        (inputnode, segment, [('in_file', 'in_file')]),
         (inputnode, assess, [('in_file', 'in_file')]),
-        (segment, assess, [('out_labels', 'in_labels'),
-                           ('confidence', 'confidence'), ('flip_dice', 'flip_dice')]),
+        (segment, assess, [('out_labels', 'in_labels')]),
         (assess, outputnode, [('out_table', 'out_quality'),
                               ('verdict', 'verdict'), ('reasons', 'reasons'),
                               ('notes', 'quality_notes')]),
@@ -137,6 +153,11 @@ def init_image_wf(
         (plot, outputnode, [('out_scan', 'out_scan_figure'),
                             ('out_overlay', 'out_label_figure'), ('notes', 'figure_notes')]),
     ])  # fmt: skip
+    if program is None:
+        workflow.connect([
+            (inputnode, segment, [('in_file', 'in_file')]),
+            (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice')]),
+        ])  # fmt: skip
     for name in optional_maps(posteriors, output_grid):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
     if compare:
@@ -148,6 +169,27 @@ def init_image_wf(
                                       ('compared', 'compared'), ('refused', 'refused')]),
         ])  # fmt: skip
     return workflow
+
+
+def _init_network(resources: Resources, **options: Any) -> Node:
+    """Build the node of our network."""
+    # A GPU node takes n_procs GPU slots, hence 1 even where it uses more CPU threads.
+    segment = Node(
+        SegmentImage(**options),
+        name='segment',
+        n_procs=1 if resources.use_gpu else resources.threads,
+        mem_gb=resources.mem_gb,
+    )
+    segment.inputs.trait_set(
+        use_gpu=resources.use_gpu,
+        devices=list(resources.devices),
+        slots_per_device=resources.slots_per_device,
+        lock_dir=resources.lock_dir,
+        num_threads=resources.threads,
+        gpu_fallback=resources.gpu_fallback,
+        low_memory=resources.low_memory,
+    )
+    return segment
 
 
 def optional_maps(posteriors: str, output_grid: str) -> list[str]:

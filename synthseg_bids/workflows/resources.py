@@ -31,12 +31,15 @@ class Resources:
         CPU threads of one segmentation.
     lock_dir : str
         Folder of the device locks (empty: no locking).
-    mem_gb : float
-        Memory that one segmentation is expected to take.
+    mem_gb : float or None
+        Memory that a process takes that segments (None: what the model takes for a head as it is
+        usually scanned); see :func:`synthseg_bids.footprint.worker_gb`.
     total_mem_gb : float
         Memory that all nodes together may take.
     gpu_fallback : bool
         Whether what does not fit into the memory of a GPU goes to the CPU.
+    low_memory : bool
+        Whether segmentations are kept small even where there is memory.
     """
 
     devices: tuple[str, ...] = ('cpu',)
@@ -44,9 +47,10 @@ class Resources:
     nprocs: int = 1
     threads: int = 1
     lock_dir: str = ''
-    mem_gb: float = 4.0
+    mem_gb: float | None = None
     total_mem_gb: float = float('inf')
     gpu_fallback: bool = True
+    low_memory: bool = False
 
     @property
     def use_gpu(self) -> bool:
@@ -62,7 +66,8 @@ class Resources:
     def n_segmentations(self) -> int:
         """Segmentations at once."""
         at_once = self.n_gpu_procs or self.nprocs // self.threads
-        return max(1, int(min(at_once, self.total_mem_gb / self.mem_gb)))
+        fitting = self.total_mem_gb / self.mem_gb if self.mem_gb else at_once
+        return max(1, int(min(at_once, fitting)))
 
     @property
     def scheduler_procs(self) -> int:

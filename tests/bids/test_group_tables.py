@@ -26,12 +26,19 @@ from synthseg_bids.stats import intraclass_correlations
 HIPPOCAMPUS = 'Left-Hippocampus'
 
 
-def add_image(out: Path, name: str, contrast: str, volume: float, snr: float = 10.0) -> None:
+def add_image(
+    out: Path,
+    name: str,
+    contrast: str,
+    volume: float,
+    snr: float = 10.0,
+    method: str = 'synthseg',
+) -> None:
     entities = dict(part.split('-') for part in name.split('_'))
     folder = (
         out / '/'.join(f'{k}-{v}' for k, v in entities.items() if k in ('sub', 'ses')) / 'anat'
     )
-    stem = f'{folder}/{name}_seg-synthseg_desc-{contrast}'
+    stem = f'{folder}/{name}_seg-{method}_desc-{contrast}'
     volumes = {label.index: (1, volume) for label in segmentation_labels() if label.index != 24}
     write_morph_table(Path(f'{stem}_morph.tsv'), volumes, 30 * volume)
     values = {'snr': snr, 'white_matter': 'bright', 'flip_dice': 0.8, 'n_missing_structures': 1}
@@ -47,7 +54,7 @@ def test_quality_of_all_images(tmp_path):
     (row,) = read_table(tmp_path / 'group_qc.tsv')
     assert (row['participant_id'], row['session_id'], row['acq_id']) == ('sub-1', 'ses-a', 'x')
     assert (row['snr'], row['white_matter'], row['cnr']) == ('10', 'bright', 'n/a')
-    assert (row['verdict'], row['reasons']) == ('review', 'nothing was found of a, b')
+    assert (row['verdict'], row['reasons']) == ('review', 'not found: a, b')
     dictionary = json.loads((tmp_path / 'group_qc.json').read_text())
     assert {*dictionary} == {*row}
     assert dictionary['total_intracranial_ml']['Units'] == 'ml'
@@ -165,12 +172,33 @@ def test_dataset_is_valid(tmp_path, validator):
     assert found.entities['desc'] == 'T1w'
 
 
+def test_methods_are_told_apart(tmp_path, rng):
+    for i in range(12):
+        size = 1000 + rng.normal(0, 20)
+        for contrast, factor in (('T1w', 1), ('T2w', 1.1)):
+            add_image(tmp_path, f'sub-{i:02d}', contrast, factor * size)
+            # Another method has other volumes, and sees other differences between contrasts.
+            add_image(tmp_path, f'sub-{i:02d}', contrast, 5 * factor**2 * size, method='samseg')
+    write_group_tables(tmp_path)
+    assert read_table(tmp_path / 'group_outliers.tsv') == []
+    rows = read_table(tmp_path / 'group_morph.tsv')
+    assert len({(row['source'], row['method']) for row in rows}) == len(rows) == 48
+    found = {
+        row['method']: float(row['mean_difference'])
+        for row in read_table(tmp_path / 'group_reliability.tsv')
+        if row['name'] == HIPPOCAMPUS
+    }
+    assert found['synthseg'] == pytest.approx(200 * 0.1 / 2.1, abs=0.01)
+    assert found['samseg'] == pytest.approx(200 * 0.21 / 2.21, abs=0.01)
+
+
 def test_ten_thousand_images_take_little_time(rng):
     names = [label.name for label in segmentation_labels()]
     rows = [
         {
             'participant_id': f'sub-{i // 4}', 'session_id': f'ses-{i // 2 % 2}',
             'contrast': ('T1w', 'T2w')[i % 2], 'source': f'bids:raw:{i:05d}',
+            'method': 'synthseg',
             **{name: f'{value:.6g}' for name, value in zip(names, values, strict=True)},
         }
         for i, values in enumerate(rng.lognormal(7, 0.1, (10_000, len(names))))

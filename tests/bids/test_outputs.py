@@ -30,7 +30,6 @@ from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, pos
 from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
 from synthseg_bids.bids.status import Outcome, write_status
 from synthseg_bids.bids.tables import TOTAL_NAME, write_dice_table, write_morph_table
-from synthseg_bids.bids.validate import report_bids_errors
 from synthseg_bids.checksum import sha256
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
@@ -239,21 +238,6 @@ def test_tree_is_valid_bids(tmp_path, results, validator):
     write_text(out / 'logs/run/sub-1/crash.txt', 'x')
     answer = subprocess.run([validator, str(out)], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout
-
-
-def test_validator_reports_on_selected_participants(tmp_path, validator, monkeypatch):
-    monkeypatch.setenv('PATH', str(Path(validator).parent), prepend=os.pathsep)
-    write_text(tmp_path / 'dataset_description.json', '{"Name": "x", "BIDSVersion": "1.10.1"}')
-    for participant in '12':
-        write_text(tmp_path / f'sub-{participant}/anat/sub-{participant}_wrong.nii.gz', '')
-    lines = report_bids_errors(tmp_path, {'1'}, tmp_path / 'cache')
-    assert lines
-    assert all('/sub-1/anat/sub-1_wrong' in line for line in lines)
-
-
-def test_missing_validator_is_no_problem(tmp_path, monkeypatch):
-    monkeypatch.setenv('PATH', str(tmp_path))
-    assert report_bids_errors(tmp_path, {'1'}, tmp_path) == []
 
 
 def test_checksums_are_remembered_until_a_file_changes(tmp_path, monkeypatch):

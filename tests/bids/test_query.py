@@ -16,6 +16,7 @@ from synthseg_bids.bids.plan import plan_tasks
 from synthseg_bids.bids.query import (
     DEFAULT_SUFFIXES,
     find_images,
+    keep_first_echoes,
     list_participants,
     select_participants,
 )
@@ -214,3 +215,40 @@ def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
     tasks, clashes = plan_tasks(images, {})
     assert time.process_time() - start < 3
     assert (len(tasks), len(skipped), len(clashes)) == (7494, 2506, 0)
+
+
+def test_the_first_echo_that_there_is(touch):
+    names = [
+        'sub-1/anat/sub-1_acq-a_echo-02_T2starw.nii.gz',
+        'sub-1/anat/sub-1_acq-a_echo-10_T2starw.nii.gz',
+        'sub-1/anat/sub-1_acq-a_echo-3_T2starw.nii.gz',
+        'sub-1/anat/sub-1_acq-b_echo-3_T2starw.nii.gz',
+        'sub-1/anat/sub-1_echo-4_T2w.nii.gz',
+        'sub-1/anat/sub-1_T1w.nii.gz',
+        'sub-2/anat/sub-2_acq-a_echo-3_T2starw.nii.gz',
+    ]
+    images, _ = find_images(touch(*names))
+    kept, skipped = keep_first_echoes(images)
+    assert {*relative(kept)} == {names[0], *names[3:]}
+    assert {*relative(skipped)} == {*names[1:3]}
+    assert {entry.reason for entry in skipped} == {'not the first echo'}
+
+
+@pytest.mark.parametrize('kind', [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize('order', '<>')
+def test_grids_are_read_from_headers(tmp_path, kind, order):
+    image = kind(np.zeros((5, 6, 7, 1), np.uint8), np.diag([-0.5, 1, 2.5, 1]))
+    image = kind(image.dataobj, image.affine, image.header.as_byteswapped(order))
+    path = tmp_path / 'sub-1/anat/sub-1_T1w.nii.gz'
+    path.parent.mkdir(parents=True)
+    nib.save(image, path)
+    ((found,), _) = find_images(tmp_path)
+    assert found.grid == ((5, 6, 7), (0.5, 1.0, 2.5))
+
+
+@pytest.mark.parametrize('content', [b'', b'not an image', gzip.compress(b'x' * 400)])
+def test_headers_without_sense_have_no_grid(touch, content):
+    root = touch('sub-1/anat/sub-1_T1w.nii.gz')
+    (root / 'sub-1/anat/sub-1_T1w.nii.gz').write_bytes(content)
+    ((found,), _) = find_images(root)
+    assert found.grid is None

@@ -1,0 +1,72 @@
+"""Memory that is planned with, against memory that is used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from app import launch, write_description, write_image
+
+from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.cli.config import read_toml
+from synthseg_bids.footprint import HEAD, PROCESS_BYTES, describe_model, worker_gb
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.weights import ModelCard, model_path, save_model
+
+PAPER = ModelCard('paper', NetworkConfig(), spacing_mm=1.0)
+
+
+def test_a_run_takes_what_was_planned(tmp_path):
+    """Large enough that the scan counts, not only the process."""
+    torch.manual_seed(0)
+    config = NetworkConfig(features=8, levels=3, norm='instance', norm_placement='conv')
+    card = ModelCard(name='wide', network=config, spacing_mm=1.0)
+    save_model(tmp_path / 'wide.safetensors', UNet3D(config), card)
+    write_description(tmp_path / 'raw', 'Large')
+    name = 'sub-1/anat/sub-1_T1w.nii'
+    write_image(tmp_path / 'raw' / name, (120, 110, 100), spacing=(1.0, 1.0, 1.0))
+    run = launch(tmp_path / 'raw', tmp_path / 'out', tmp_path / 'wide.safetensors',
+                 '--resource-monitor')  # fmt: skip
+    assert run.code == 0, run.stderr
+    (log_dir,) = (path.parent for path in run.out.glob('logs/*/config.toml'))
+    planned = read_toml(log_dir / 'config.toml')['resources']['mem_gb']
+    usage = {row['node'].rpartition('.')[2]: row for row in read_table(log_dir / 'resources.tsv')}
+    used = float(usage['segment']['peak_memory_mb']) / 1024
+    assert used > 1.5 * PROCESS_BYTES / 2**30
+    assert planned / 3 < used < planned
+
+
+def test_what_is_asked_for_counts():
+    # So many features that the forward pass takes most.
+    wide = dataclasses.replace(PAPER, network=NetworkConfig(features=64))
+    usual = worker_gb(wide)
+    assert worker_gb(wide, low_memory=True) < worker_gb(wide, flip=False) < usual
+    usual = worker_gb(PAPER)
+    assert usual < worker_gb(PAPER, posteriors='native')
+    closer = dataclasses.replace(PAPER, crop_mm=(160.0, 192.0, 160.0))
+    assert worker_gb(closer) < worker_gb(closer, autocrop=False) == usual
+
+
+def test_the_largest_scan_counts():
+    slices = (400, 400, 40), (0.5, 0.5, 4.0)
+    assert worker_gb(PAPER, [slices]) < worker_gb(PAPER, [HEAD])
+    assert worker_gb(PAPER, [slices, HEAD]) == worker_gb(PAPER, [HEAD])
+    assert worker_gb(PAPER, []) == PROCESS_BYTES / 2**30
+
+
+def test_published_weights_need_no_card(tmp_path):
+    path = tmp_path / 'synthseg_2.0.h5'
+    path.touch()
+    found = describe_model(path)
+    assert (found.name, found.spacing_mm, found.crop_mm) == ('synthseg_2.0', 1.0, None)
+    shipped = describe_model('default')
+    assert Path(model_path('default')).stem == shipped.name
+
+
+@pytest.mark.parametrize('posteriors', ['native', '1mm'])
+def test_posteriors_are_counted_on_their_grid(posteriors):
+    fine = (512, 512, 512), (0.5, 0.5, 0.5)
+    more = worker_gb(PAPER, [fine], posteriors=posteriors) - worker_gb(PAPER, [fine])
+    assert more == pytest.approx({'native': 8, '1mm': 1}[posteriors] * 33 * 2 / 64, rel=0.5)
