@@ -1,0 +1,104 @@
+"""Steps that are not repeated: each has a folder that remembers how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthseg_bids.bids.atomic import write_json
+
+logger = logging.getLogger(__name__)
+
+RECORD = 'step.json'
+MODULES = {'synthseg-bids': 'synthseg_bids.cli.run', 'synthseg': 'synthseg_bids.cli.main'}
+
+
+class StepError(Exception):
+    """A step failed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One or more commands that fill a folder.
+
+    Attributes
+    ----------
+    folder : Path
+        Is removed first if it was filled with other settings.
+    commands : tuple of tuple of str
+        Programs of ours with their arguments.
+    outputs : tuple of str
+        Files that must exist afterwards, relative to the folder.
+    after : tuple of Step
+        Steps whose results this one starts from: it is repeated when they are.
+    partial : bool
+        Whether exit code 1, something failed, is good enough.
+    origin : str
+        What else decides the result: the step is repeated when it changes.
+    prepare : callable, optional
+        Is given the folder before the commands are run.
+    """
+
+    folder: Path
+    commands: tuple[tuple[str, ...], ...]
+    outputs: tuple[str, ...]
+    after: tuple[Step, ...] = ()
+    partial: bool = False
+    origin: str = ''
+    prepare: Callable[[Path], None] | None = None
+
+    def settings(self) -> dict[str, object]:
+        """Return what decides the result, that of earlier steps as a checksum."""
+        content = json.dumps([step.settings() for step in self.after])
+        return {
+            'commands': [list(command) for command in self.commands],
+            'origin': self.origin,
+            'after': hashlib.sha256(content.encode()).hexdigest(),
+        }
+
+    def run(self) -> None:
+        """Run the commands, unless this was done with the same settings.
+
+        Raises
+        ------
+        StepError
+            If a command fails or an output is missing.
+        """
+        record = self.folder / RECORD
+        known = json.loads(record.read_text()) if record.exists() else {}
+        same = known.get('settings') == self.settings()
+        if same and known['done'] and not self._missing():
+            logger.info('%s: done before', self.folder)
+            return
+        if record.exists() and not same:
+            shutil.rmtree(self.folder)
+        # Programs of ours go on where they were interrupted.
+        write_json(record, {'settings': self.settings(), 'done': False})
+        if self.prepare:
+            self.prepare(self.folder)
+        for command in self.commands:
+            code = call(command)
+            if code and not (code == 1 and self.partial):
+                raise StepError(f'exit code {code} from: {shlex.join(command)}')
+        missing = self._missing()
+        if missing:
+            raise StepError(f'{self.folder}: no {", ".join(missing)} after: {self.commands[-1]}')
+        write_json(record, {'settings': self.settings(), 'done': True})
+
+    def _missing(self) -> list[str]:
+        return [name for name in self.outputs if not (self.folder / name).exists()]
+
+
+def call(command: Sequence[str]) -> int:
+    """Run one of our programs; return its exit code."""
+    logger.info('%s', shlex.join(command))
+    program = [sys.executable, '-m', MODULES[command[0]], *command[1:]]
+    return subprocess.run(program, check=False).returncode
