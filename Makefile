@@ -39,8 +39,8 @@ SLURM_UP ?=
 SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
-.PHONY: demo test test-parity lint bench scale accuracy docker singularity test-docker test-singularity
-.PHONY: paper test-slurm samseg clean
+.PHONY: demo test test-parity lint bench scale accuracy paper samseg docker singularity
+.PHONY: test-docker test-singularity test-slurm clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo

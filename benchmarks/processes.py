@@ -57,13 +57,15 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
         os.fdopen(os.memfd_create('stdout'), 'w+b') as stdout,
         os.fdopen(os.memfd_create('stderr'), 'w+b') as stderr,
     ):
-        process = subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr)
+        process = subprocess.Popen(
+            command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True
+        )
         while process.poll() is None:
             peak_kb = max(peak_kb, _peak_kb(process.pid))
             open_files = max(open_files, _open_files(process.pid))
             time.sleep(_INTERVAL_S)
         seconds = time.monotonic() - start
-        _wait_for_others()
+        _wait_for_group(process.pid)
         texts = []
         for stream in (stdout, stderr):
             stream.seek(0)
@@ -80,10 +82,11 @@ def _children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _wait_for_others() -> None:
+def _wait_for_group(leader: int) -> None:
+    # Not for all children: others, of whoever calls this, may not end before it does.
     while True:
         try:
-            os.wait()
+            os.waitpid(-leader, 0)
         except ChildProcessError:
             return
 

@@ -7,12 +7,15 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from synthseg_bids.inference import Segmenter
+from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.volume_io import read_volume
+from synthseg_bids.weights import ModelCard, save_model
 
 ORIENTATIONS = [
     [(axis, sign) for axis, sign in zip(axes, signs, strict=True)]
@@ -118,3 +121,22 @@ def test_few_thick_slices(segmenter, shape, spacing, rng):
     found = segmenter.segment(data, np.diag([*spacing, 1.0]))
     assert found.labels.shape == shape
     assert found.volumes_mm3.sum() == pytest.approx(np.prod(shape) * np.prod(spacing), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'spacing'), [((256, 256, 256), (1, 1, 1)), ((512, 512, 300), (0.5, 0.5, 0.6))]
+)
+def test_large_scans(shape, spacing, tmp_path):
+    torch.manual_seed(0)
+    config = NetworkConfig(3, 2, levels=3, norm='instance', norm_placement='conv')
+    card = ModelCard('three', config, spacing_mm=4.0, labels=(0, 2, 41))
+    save_model(tmp_path / 'three.safetensors', UNet3D(config), card)
+    data = np.zeros(shape, dtype=np.int16)
+    data[tuple(slice(n // 4, -n // 4) for n in shape)] = 100
+    nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), tmp_path / 'large.nii')
+    volume = read_volume(tmp_path / 'large.nii')
+    segmenter = Segmenter(tmp_path / 'three.safetensors', 'cpu', flip=False)
+    found = segmenter.segment(volume.data, volume.affine)
+    assert found.labels.shape == shape
+    extent = np.prod(np.multiply(shape, spacing))
+    assert found.volumes_mm3.sum() == pytest.approx(extent, rel=0.05)
