@@ -73,7 +73,12 @@ What makes the difference
   connection has a convolution of its own, and the concatenated tensor is never made. The result
   is the same but for rounding; the count of operations above shows what is saved.
 - **In-place activations and weights converted once.** The plain network in bfloat16 (autocast)
-  loses most of what the number format gains to conversions and copies.
+  loses most of what the number format gains to conversions and copies. ELU is computed in float32,
+  a piece at a time that fits into the caches, with ``exp2`` instead of ``expm1``.
+- **Winograd's transform along x**, for bfloat16 layers of 24 features and more: two voxels with
+  four products instead of six, at the price of rounding the inputs once more.
+- **Layers at 2 mm for a scan at 1 mm** (the shipped model): the 2x2x2 voxels of the scan in one of
+  the network's are channels of its input and of its output.
 - **Memory that is kept.** By default the C library gives the memory of every large tensor back to
   the system, which clears it page by page when it is asked for again. ``synthseg segment`` and
   ``synthseg train`` restart with other settings of glibc (``synthseg_bids/cli/launch.py``), and
@@ -83,7 +88,8 @@ What makes the difference
   batch job included): if need be the posteriors are kept in half precision, and only then is the
   image cut into tiles, which the log says.
 
-Not tried: OpenVINO, 8-bit numbers, Winograd convolutions. On a CPU with AVX512-bf16 but no AMX,
+Tried and left: OpenVINO in bfloat16, which took about as long with the same sub-pixel decoder;
+features padded to multiples of 16 or 32. Not tried: 8-bit numbers. On a CPU with AVX512-bf16 but no AMX,
 the arithmetic alone bounds what can be gained over TensorFlow: divide the operations as computed
 by the speed of large matrices.
 """

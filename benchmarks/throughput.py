@@ -75,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     keep_memory()
     logging.disable(logging.WARNING)
+    try:
+        measure_all(args)
+    finally:
+        logging.disable(logging.NOTSET)
+    write_page(args.docs)
+    return 0
+
+
+def measure_all(args: argparse.Namespace) -> None:
+    """Measure what there is, and add it to the table."""
     shape = 'x'.join(str(length) for length in read_volume(args.scan).data.shape)
     about = {
         'scan': shape,
@@ -89,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 row = measure(args, device, workers, Path(folder)) | about
             print('\t'.join(f'{key}={value}' for key, value in row.items()), flush=True)
             add_row(args.docs / 'throughput.tsv', row)
-    write_page(args.docs)
-    return 0
 
 
 def measure(args: argparse.Namespace, device: str, workers: int, folder: Path) -> Row:

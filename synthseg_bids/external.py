@@ -43,7 +43,7 @@ class Method:
     distribution : str
         Python package that it may come from.
     mem_gb : float
-        Memory that one segmentation by its program takes.
+        Memory that one segmentation takes: of a whole head at 1 mm, by the shipped model.
     advice : str
         How to install it.
     """
@@ -61,7 +61,7 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method(name=OURS, seg=OURS, title='SynthSeg'),
+        Method(name=OURS, seg=OURS, title='SynthSeg', mem_gb=3.0),
         Method(
             name='samseg',
             seg='samseg',

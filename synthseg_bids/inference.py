@@ -35,6 +35,7 @@ from .postprocess import (
     find_brain,
     mean_confidence,
     resample_labels,
+    smooth,
     soft_volumes,
 )
 from .predict import MAX_TILES, Plan, Prediction, predict
@@ -267,6 +268,8 @@ class Segmenter:
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
+        elif self.card.network.sub_voxels > 1:
+            posteriors = smooth(posteriors)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )

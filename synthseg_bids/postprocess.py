@@ -22,6 +22,9 @@ KEEP_THRESHOLD = 0.25
 #: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
 MARGIN_MM = 4.0
 TRIM = 0.005
+#: Of each of the two neighbours along an axis, where posteriors are smoothed. On synthetic scans
+#: of held-out label maps 0.11 to 0.25 do equally well, better than none.
+NEIGHBOUR_WEIGHT = 0.18
 
 Box = tuple[slice, ...]
 
@@ -129,6 +132,33 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     total = posteriors.sum(0)
     posteriors[0] += total < 1e-6
     return posteriors.div_(total + (total < 1e-6)), box
+
+
+@torch.inference_mode()
+def smooth(posteriors: Tensor) -> Tensor:
+    """Average each voxel with its neighbours, in place.
+
+    For networks whose output layer has several voxels to one of its features: each of them has
+    weights of its own, and what they say of a border differs from voxel to voxel.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        They go on summing to 1.
+    """
+    for channel in posteriors:
+        for axis in range(3):
+            n = channel.shape[axis]
+            first, last = (channel.select(axis, i).clone() for i in (0, n - 1))
+            before = channel.narrow(axis, 0, n - 1).clone()
+            after = channel.narrow(axis, 1, n - 1).clone()
+            channel.mul_(1 - 2 * NEIGHBOUR_WEIGHT)
+            channel.narrow(axis, 1, n - 1).add_(before, alpha=NEIGHBOUR_WEIGHT)
+            channel.narrow(axis, 0, n - 1).add_(after, alpha=NEIGHBOUR_WEIGHT)
+            # What lies outside is like the voxel at the edge.
+            channel.select(axis, 0).add_(first, alpha=NEIGHBOUR_WEIGHT)
+            channel.select(axis, n - 1).add_(last, alpha=NEIGHBOUR_WEIGHT)
+    return posteriors
 
 
 def largest_body(mask: np.ndarray) -> np.ndarray:

@@ -196,7 +196,7 @@ IMAGES = (
         '2000 x 2000 x 2000 voxels do not fit a file of',
     ),
     BadImage(
-        'no brain, but noise', lambda path: save(path, noise()), 'done', 'ml of brain were found'
+        'no brain, but noise', lambda path: save(path, noise()), 'done', 'ml of brain (adults'
     ),
     BadImage(
         'a name that is not BIDS',

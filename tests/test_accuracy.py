@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from synthetic import SLICES, synthetic_scan, thick_slices
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.synth.files import load_label_map
@@ -40,9 +41,9 @@ def label_map(tmp_path):
     return path
 
 
-def test_thick_slices_are_thick_along_one_axis(accuracy, label_map):
+def test_thick_slices_are_thick_along_one_axis(label_map):
     source = load_label_map(label_map)
-    image, labels, affine = accuracy.synthetic_scan(source, accuracy.SLICES, 3)
+    image, labels, affine = synthetic_scan(source, SLICES, 3)
     assert image.shape == labels.shape == (32, 32, 32)
     assert image.dtype == np.float32
     np.testing.assert_array_equal(np.abs(np.diag(affine)), 1)
@@ -50,9 +51,9 @@ def test_thick_slices_are_thick_along_one_axis(accuracy, label_map):
     # between two slices nothing but linear interpolation
     bends = [np.abs(np.diff(image, 2, axis)).mean() for axis in range(3)]
     assert min(bends) < 0.25 * np.median(bends)
-    again, _, _ = accuracy.synthetic_scan(source, accuracy.SLICES, 3)
+    again, _, _ = synthetic_scan(source, SLICES, 3)
     np.testing.assert_array_equal(image, again)
-    assert accuracy.thick_slices(1, 1.0).step == (1, 5, 1)
+    assert thick_slices(1, 1.0).step == (1, 5, 1)
 
 
 def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsys):
@@ -70,6 +71,10 @@ def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsy
     assert f'{float(summary[0]["mean"]):.3f}' in page
     assert accuracy.sha256(tiny_model) in page
     assert (docs / 'accuracy' / 'synthetic.png').exists()
+    for condition in accuracy.CONDITIONS:
+        assert (docs / 'accuracy' / f'worst_{condition}.png').exists()
+    sureness = read_table(docs / 'accuracy' / 'synthetic_sureness.tsv')
+    assert len(sureness) == 6 * 32
     assert page == accuracy.page(docs / 'accuracy')
 
 

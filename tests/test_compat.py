@@ -96,8 +96,10 @@ class Known(Engine):
         p[:, 0] = 1 - p[:, 1:].sum(1)
         return p.log()
 
-    def logits(self, features, where):
-        return features[0, :, where].clone()
+    def logits(self, features, where, mirror=None):
+        if mirror is not None:
+            features = features.flip(2)[:, mirror]
+        return features[:, :, where].clone()
 
 
 def box(*starts: int, size: int = 10) -> tuple[slice, slice, slice]:

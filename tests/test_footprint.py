@@ -11,6 +11,7 @@ from app import launch, write_description, write_image
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.config import read_toml
+from synthseg_bids.external import METHODS, OURS
 from synthseg_bids.footprint import HEAD, PROCESS_BYTES, describe_model, worker_gb
 from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.weights import ModelCard, model_path, save_model
@@ -70,3 +71,8 @@ def test_posteriors_are_counted_on_their_grid(posteriors):
     fine = (512, 512, 512), (0.5, 0.5, 0.5)
     more = worker_gb(PAPER, [fine], posteriors=posteriors) - worker_gb(PAPER, [fine])
     assert more == pytest.approx({'native': 8, '1mm': 1}[posteriors] * 33 * 2 / 64, rel=0.5)
+
+
+def test_nodes_plan_with_what_the_shipped_model_takes():
+    planned = METHODS[OURS].mem_gb
+    assert planned / 2 < worker_gb(describe_model('default')) < planned

@@ -20,7 +20,15 @@ from synthseg_bids.inference import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels, segmentation_labels
 from synthseg_bids.memory import LOW_MEMORY_BYTES
 from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.postprocess import clean, crop_box, find_brain, resample_labels, soft_volumes
+from synthseg_bids.postprocess import (
+    NEIGHBOUR_WEIGHT,
+    clean,
+    crop_box,
+    find_brain,
+    resample_labels,
+    smooth,
+    soft_volumes,
+)
 from synthseg_bids.prepare import prepare
 from synthseg_bids.weights import ModelCard, ModelFileError, save_model
 
@@ -311,6 +319,22 @@ def test_clean_leaves_fluid_in_pieces():
     cleaned, box = clean(posteriors.clone(), GROUPS)
     assert box == (slice(0, 12),) * 3
     torch.testing.assert_close(cleaned, posteriors)
+
+
+def test_smoothing_averages_neighbours():
+    posteriors = torch.rand(3, 4, 1, 5)
+    posteriors /= posteriors.sum(0)
+    found = smooth(posteriors.clone())
+    torch.testing.assert_close(found.sum(0), torch.ones(4, 1, 5))
+    w = NEIGHBOUR_WEIGHT
+    weights = torch.tensor([w, 1 - 2 * w, w])
+    expected = torch.zeros(3)
+    for i, across in enumerate(weights):
+        for j, along in enumerate(weights):
+            expected += across * along * posteriors[:, 1 + i, 0, 1 + j]
+    torch.testing.assert_close(found[:, 2, 0, 2], expected)
+    flat = torch.full((1, 3, 3, 3), 0.4)
+    torch.testing.assert_close(smooth(flat.clone()), flat)
 
 
 def test_find_brain_takes_the_largest_body():

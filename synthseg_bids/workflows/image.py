@@ -8,8 +8,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.external import Program
-from synthseg_bids.footprint import describe_model, worker_gb
+from synthseg_bids.external import METHODS, OURS, Program
 from synthseg_bids.interfaces import (
     AssessQuality,
     CompareSegmentations,
@@ -104,14 +103,8 @@ def init_image_wf(
     """
     resources = resources or Resources()
     if resources.mem_gb is None:
-        mem_gb = (
-            program.method.mem_gb
-            if program
-            else worker_gb(
-                describe_model(model), flip=flip, autocrop=autocrop, posteriors=posteriors
-            )
-        )
-        resources = replace(resources, mem_gb=mem_gb)
+        method = program.method if program else METHODS[OURS]
+        resources = replace(resources, mem_gb=method.mem_gb)
     workflow = Workflow(name=name)
     inputnode = Node(IdentityInterface(['in_file', 'references']), name='inputnode')
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']

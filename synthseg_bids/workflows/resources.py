@@ -32,8 +32,8 @@ class Resources:
     lock_dir : str
         Folder of the device locks (empty: no locking).
     mem_gb : float or None
-        Memory that a process takes that segments (None: what the model takes for a head as it is
-        usually scanned); see :func:`synthseg_bids.footprint.worker_gb`.
+        Memory that a process takes that segments (None: what the method usually takes); see
+        :func:`synthseg_bids.footprint.worker_gb`.
     total_mem_gb : float
         Memory that all nodes together may take.
     gpu_fallback : bool

@@ -20,7 +20,7 @@ from synthseg_bids.bids.tables import TOTAL_NAME, write_morph_table, write_qc_ta
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.qc import judge
-from synthseg_bids.qc_measures import MEASURES
+from synthseg_bids.qc_measures import MEASURES, MODEL_LIMITS
 from synthseg_bids.stats import intraclass_correlations
 
 HIPPOCAMPUS = 'Left-Hippocampus'
@@ -58,7 +58,8 @@ def test_quality_of_all_images(tmp_path):
     dictionary = json.loads((tmp_path / 'group_qc.json').read_text())
     assert {*dictionary} == {*row}
     assert dictionary['total_intracranial_ml']['Units'] == 'ml'
-    assert 'fail below 0.5' in dictionary['flip_dice']['Description']
+    limit = MODEL_LIMITS['limits']['flip_dice']['fail']
+    assert f'fail below {limit:g}' in dictionary['flip_dice']['Description']
     assert {measure.name for measure in MEASURES} <= {*row}
 
 
