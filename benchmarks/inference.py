@@ -89,9 +89,9 @@ What makes the difference
   image cut into tiles, which the log says.
 
 Tried and left: OpenVINO in bfloat16, which took about as long with the same sub-pixel decoder;
-features padded to multiples of 16 or 32. Not tried: 8-bit numbers. On a CPU with AVX512-bf16 but no AMX,
-the arithmetic alone bounds what can be gained over TensorFlow: divide the operations as computed
-by the speed of large matrices.
+features padded to multiples of 16 or 32. Not tried: 8-bit numbers. On a CPU with AVX512-bf16 but
+no AMX, the arithmetic alone bounds what can be gained over TensorFlow: divide the operations as
+computed by the speed of large matrices.
 """
 
 

@@ -40,6 +40,7 @@ from .postprocess import (
 )
 from .predict import MAX_TILES, Plan, Prediction, predict
 from .prepare import Prepared, prepare
+from .refine import refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 logger = logging.getLogger(__name__)
@@ -268,13 +269,23 @@ class Segmenter:
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
-        elif self.card.network.sub_voxels > 1:
-            posteriors = smooth(posteriors)
+        else:
+            posteriors = self._sharpen(posteriors, prepared.image[region][inner])
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
         return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start)
+
+    def _sharpen(self, posteriors: Tensor, image: np.ndarray) -> Tensor:
+        """Smooth what differs from voxel to voxel, then follow the borders in the image."""
+        card = self.card
+        if card.network.sub_voxels > 1:
+            posteriors = smooth(posteriors)
+        if card.intensity_weight:
+            mirror = mirror_channels(card.labels).tolist()
+            posteriors = refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight)
+        return posteriors
 
     def finish(
         self,

@@ -47,6 +47,9 @@ class ModelCard:
         Checksum of the weights file.
     training, validation : dict
         How it was trained, and what it reached on held-out label maps.
+    intensity_weight : float
+        How much a scan's own intensities count where its borders are refined; see
+        :func:`synthseg_bids.refine.refine`. With 0 they are not.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ModelCard:
     sha256: str = ''
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
+    intensity_weight: float = 0.0
 
     @property
     def total_steps(self) -> int:

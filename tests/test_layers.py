@@ -10,7 +10,7 @@ TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
     *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
     *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
-    *('grow', 'calibration'),
+    *('grow', 'calibration', 'refine'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -50,6 +50,7 @@ FORBIDDEN = {
     'grow': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'calibration': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'bfloat16': {'*'},
+    'refine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'memory': {'*'},
     'tether': {'*'},
     'external': TORCH | {'labels', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},

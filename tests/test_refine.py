@@ -1,0 +1,76 @@
+"""Posteriors follow the borders that a scan shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from synthseg_bids.refine import refine
+
+#: Background, a structure with two sides, one without.
+MIRROR = (0, 2, 1, 3)
+
+
+@pytest.fixture
+def head(rng) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Soft posteriors, a scan with a bias field, and the labels they are of."""
+    shape = 48, 40, 40
+    x, y, z = np.indices(shape)
+    waves = 20 + 4 * np.sin(y / 2) * np.sin(z / 2)
+    labels = np.where(np.abs(x - 23.5) < waves, np.where(x < 24, 1, 2), 0)
+    labels[np.abs(x - 23.5) < waves - 8] = 3
+    # The network has drawn the inner border as a plane.
+    blurred = np.where(np.abs(x - 23.5) < 12, 3, labels)
+    sure = np.eye(4, dtype=np.float32)[blurred]
+    soft = 0.6 * sure + 0.4 * np.eye(4, dtype=np.float32)[np.where(labels, [[[3]]], 0)] * 0.5
+    soft += 0.2 * np.eye(4, dtype=np.float32)[np.where(labels, np.where(x < 24, 1, 2), 0)]
+    posteriors = torch.from_numpy(np.moveaxis(soft, -1, 0) / soft.sum(-1)).float().contiguous()
+    bias = 1 + 0.3 * y / 40
+    means = np.array([0.1, 0.5, 0.5, 0.9])
+    scan = means[labels] * bias + rng.normal(0, 0.03, shape)
+    return posteriors, scan.astype(np.float32), labels
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_borders_follow_the_intensities(head):
+    posteriors, scan, labels = head
+    before = posteriors.argmax(0).numpy()
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    torch.testing.assert_close(found.sum(0), torch.ones(scan.shape))
+    after = found.argmax(0).numpy()
+    for label in (1, 2, 3):
+        drawn, followed = (dice(found == label, labels == label) for found in (before, after))
+        assert followed > 0.97
+        assert followed > drawn + 0.02
+
+
+def test_what_is_background_stays_so(head):
+    posteriors, scan, _ = head
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    torch.testing.assert_close(found[0], posteriors[0])
+
+
+def test_without_weight_or_contrast_nothing_changes(head):
+    posteriors, scan, _ = head
+    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0), posteriors)
+    flat = np.ones_like(scan)
+    torch.testing.assert_close(refine(posteriors.clone(), flat, 1.0, MIRROR, 0.5), posteriors)
+
+
+def test_a_mirrored_scan_gives_the_mirrored_posteriors(head):
+    posteriors, scan, _ = head
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    mirrored = posteriors.flip(1)[list(MIRROR)].contiguous()
+    again = refine(mirrored, np.ascontiguousarray(scan[::-1]), 1.0, MIRROR, 0.5)
+    torch.testing.assert_close(again.flip(1)[list(MIRROR)], found, atol=1e-4, rtol=1e-3)
+
+
+def test_small_grids_and_small_structures():
+    posteriors = torch.rand(4, 2, 1, 3)
+    posteriors /= posteriors.sum(0)
+    scan = np.random.default_rng(0).random((2, 1, 3))
+    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5), posteriors)
