@@ -165,7 +165,11 @@ def test_interrupted_run_leaves_a_status_and_no_workers(
     raw, tiny_model, tmp_path, number, code, word
 ):
     command = [*APP, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Shells start what runs in the background deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         worker = wait_for_worker(process.pid)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=240)

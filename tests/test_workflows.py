@@ -15,7 +15,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.query import ImageFile
-from synthseg_bids.footprint import describe_model, worker_gb
+from synthseg_bids.external import METHODS, OURS
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
 from synthseg_bids.workflows.crashes import JOB_LOST, WORKER_KILLED, PluginError, find_reason
@@ -44,10 +44,9 @@ def test_image_workflow_nodes():
     assert workflow.get_node('compare') is not None
 
 
-def test_memory_is_that_of_the_model(tiny_model):
-    segment = init_image_wf(model=str(tiny_model)).get_node('segment')
-    assert segment.mem_gb == worker_gb(describe_model(tiny_model))
-    assert segment.mem_gb < init_image_wf(posteriors='native').get_node('segment').mem_gb
+def test_memory_is_that_of_the_method_or_what_is_asked_for():
+    segment = init_image_wf().get_node('segment')
+    assert segment.mem_gb == METHODS[OURS].mem_gb
     assert not segment.inputs.low_memory
     small = init_image_wf(resources=Resources(mem_gb=1.5, low_memory=True), autocrop=False)
     segment = small.get_node('segment')
