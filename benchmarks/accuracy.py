@@ -32,7 +32,7 @@ from synthseg_bids.evaluation import ALL_CONTRASTS, MEAN_OF_LABELS
 from synthseg_bids.inference import Segmentation, Segmenter
 from synthseg_bids.labels import PAPER_STRUCTURES
 from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.synth.files import find_label_maps
+from synthseg_bids.synth.files import find_label_maps, is_named
 from synthseg_bids.volume_io import write_image
 from synthseg_bids.weights import ModelCard, model_path, read_card, sha256
 
@@ -189,16 +189,13 @@ def measure_real(args: argparse.Namespace, work: Path) -> dict[str, str]:
 def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, str]:
     """Segment scans made from held-out label maps; return the facts of the run."""
     found = find_label_maps(args.label_maps) if args.label_maps.exists() else []
-    paths = [p for p in found if any(name in p.name for name in args.held_out)][: args.limit]
+    paths = [p for p in found if is_named(p, args.held_out)][: args.limit]
     if not paths:
         print(f'{args.label_maps}: no label map of {" ".join(args.held_out)}; skipped')
         return {}
     card = read_card(model_path(args.model))
-    seen = {path.name for path in paths} & {*card.training.get('label_maps', [])}
-    if seen:
-        raise SystemExit(
-            f'{", ".join(sorted(seen))}: the model was trained on it; hold out others'
-        )
+    if seen := card.trained_on(paths):
+        raise SystemExit(f'{", ".join(seen)}: the model was trained on it; hold out others')
     segmenter = Segmenter(args.model, args.device)
     segmented = {}
     recipes = list_recipes(paths, args.scans)

@@ -28,7 +28,7 @@ from synthseg_bids.device import set_threads
 from synthseg_bids.inference import Segmenter
 from synthseg_bids.qc import confidence_values
 from synthseg_bids.qc_measures import FAIL, REVIEW
-from synthseg_bids.synth.files import find_label_maps, load_label_map
+from synthseg_bids.synth.files import find_label_maps, is_named, load_label_map
 
 TARGET = REPOSITORY / 'synthseg_bids' / 'data' / 'qc_limits.json'
 #: Percentiles of good scans below which there is something to look at, and above which no limit of
@@ -43,15 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then write the limits."""
     args = build_parser().parse_args(argv)
     set_threads(args.threads)
-    paths = [
-        path for path in find_label_maps(args.label_maps)
-        if any(name in path.name for name in args.held_out)
-    ]  # fmt: skip
+    paths = [p for p in find_label_maps(args.label_maps) if is_named(p, args.held_out)]
     segmenter = Segmenter(args.model, args.device)
-    seen = {path.name for path in paths} & {*segmenter.card.training.get('label_maps', [])}
+    seen = segmenter.card.trained_on(paths)
     if seen or not paths:
         problem = 'the model was trained on it' if seen else 'no such label map'
-        raise SystemExit(f'{" ".join(sorted(seen) or args.held_out)}: {problem}; hold out others')
+        raise SystemExit(f'{" ".join(seen or args.held_out)}: {problem}; hold out others')
     good, spoiled = measure(segmenter, paths, args.scans)
     limits = {name: find_limits(good[name], spoiled[name]) for name in good}
     origin = {

@@ -35,6 +35,7 @@ from .errors import UsageError
 from .geometry import bounding_box
 from .labels import Label, generation_labels, unsided_classes
 from .pairs import LoadedPair
+from .stats import median_and_deviation
 from .synth.intensity import WHITE, ContrastPriors, IntensityConfig
 
 #: What the file says it is.
@@ -55,7 +56,6 @@ MIN_HEAD = 0.02
 #: T1-weighted scans from four sources half of the classes have 0.04 to 0.07, and 0.01 to 0.03.
 FLOORS = (0.05, 0.02)
 
-_MAD_TO_SD = 1.4826
 _KEYS = ('mean', 'std')
 
 
@@ -76,18 +76,14 @@ class Measured:
 _TISSUE = -1
 
 
-def _robust(values: Any) -> tuple[float, float]:
-    """Return the median and the scaled median absolute deviation."""
-    values = np.asarray(values, dtype=float)
-    centre = float(np.median(values))
-    return centre, float(_MAD_TO_SD * np.median(abs(values - centre)))
+def _class_of_label() -> dict[int, int]:
+    labels = (label.index for label in generation_labels())
+    return dict(zip(labels, unsided_classes(), strict=True))
 
 
 def _classes(pair: LoadedPair) -> np.ndarray:
     """Return the class of each voxel of a reference, -1 where it has none."""
-    of_label = dict(
-        zip((label.index for label in generation_labels()), unsided_classes(), strict=True)
-    )
+    of_label = _class_of_label()
     # Unlabelled voxels may be air or tissue.
     of_label[0] = _TISSUE
     lookup = np.full(max(of_label) + 1, _TISSUE)
@@ -121,7 +117,7 @@ def measure(pair: LoadedPair) -> dict[int, Measured]:
         if _shows_head(bright, ~unlabelled):
             parts[_TISSUE] = pair.image[bright]
     return {
-        number: Measured(len(values), *_robust(values))
+        number: Measured(len(values), *median_and_deviation(values.astype(float)))
         for number, values in parts.items()
         if len(values) >= MIN_VOXELS
     }
@@ -191,9 +187,7 @@ def estimate_priors(pairs: Iterable[LoadedPair]) -> dict[str, Any]:
 
 def _summarise(scans: Sequence[Mapping[int, Measured]]) -> list[dict[str, Any]]:
     """Make the rows of a contrast, one per class."""
-    number_of = dict(
-        zip((label.index for label in generation_labels()), unsided_classes(), strict=True)
-    )
+    number_of = _class_of_label()
     borrowed = {number_of[label]: number_of[other] for label, other in BORROWED.items()}
     rows = []
     for number, labels in sorted(_labels_of_classes().items()):
@@ -238,7 +232,7 @@ def _between_scans(measured: Sequence[Measured]) -> list[tuple[float, float]]:
     """Return centre and spread, over scans, of the mean and of the standard deviation."""
     gaussians = []
     for key, floor in zip(_KEYS, FLOORS, strict=True):
-        centre, spread = _robust([getattr(one, key) for one in measured])
+        centre, spread = median_and_deviation(np.array([getattr(one, key) for one in measured]))
         gaussians.append((centre, max(spread, floor)))
     return gaussians
 

@@ -34,6 +34,7 @@ from .qc_measures import (
     VERDICT,
     VOLUME_RANGES_ML,
 )
+from .stats import median_and_deviation
 
 _BRAIN_STEM = 16
 _WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
@@ -216,7 +217,9 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
     )
     if min(white.size, grey.size) < _MIN_VOXELS:
         return values
-    (white_median, white_sd), (grey_median, grey_sd) = _robust(white), _robust(grey)
+    (white_median, white_sd), (grey_median, grey_sd) = (
+        median_and_deviation(sample) for sample in (white, grey)
+    )
     if white_sd > 0 and (tissue < 0).mean() <= _MAX_NEGATIVE:
         values['snr'] = white_median / white_sd
     if noise := float(np.hypot(white_sd, grey_sd)):
@@ -247,12 +250,6 @@ def _core(mask: np.ndarray) -> np.ndarray:
         along[1:] &= source[:-1]
         along[:-1] &= source[1:]
     return inner if inner.sum() >= _MIN_VOXELS else mask
-
-
-def _robust(sample: np.ndarray) -> tuple[float, float]:
-    """Return median and standard deviation, of which up to half the sample can be wrong."""
-    median = float(np.median(sample))
-    return median, 1.4826 * float(np.median(abs(sample - median)))
 
 
 def confidence_values(

@@ -26,6 +26,24 @@ class Spread(NamedTuple):
     n: int
 
 
+def median_and_deviation(sample: np.ndarray) -> tuple[float, float]:
+    """Return the median, and a standard deviation of which up to half the sample can be wrong.
+
+    Parameters
+    ----------
+    sample : float array
+        Without NaN.
+
+    Returns
+    -------
+    median, deviation : float
+        The latter is 1.4826 times the median absolute deviation, which for a normal distribution
+        is its standard deviation.
+    """
+    median = float(np.median(sample))
+    return median, 1.4826 * float(np.median(abs(sample - median)))
+
+
 def robust_spread(values: np.ndarray) -> Spread:
     """Estimate centre and scale of a sample.
 
@@ -50,10 +68,8 @@ def robust_spread(values: np.ndarray) -> Spread:
     known = values[~np.isnan(values)]
     if len(known) < MIN_VALUES:
         return Spread(np.nan, np.nan, len(known))
-    centre = float(np.median(known))
-    deviations = abs(known - centre)
-    scale = 1.4826 * float(np.median(deviations)) or 1.2533 * float(deviations.mean())
-    return Spread(centre, scale, len(known))
+    centre, scale = median_and_deviation(known)
+    return Spread(centre, scale or 1.2533 * float(abs(known - centre).mean()), len(known))
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:

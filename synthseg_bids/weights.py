@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -61,6 +62,10 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
     intensity_weight: float = 0.0
+
+    def trained_on(self, label_maps: Iterable[Path]) -> list[str]:
+        """Return the names of those of some label maps that it was trained on."""
+        return sorted({p.name for p in label_maps} & {*self.training.get('label_maps', [])})
 
     @property
     def total_steps(self) -> int:

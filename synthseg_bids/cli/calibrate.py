@@ -46,15 +46,14 @@ def run(args: argparse.Namespace) -> int:
     )
     from ..device import resolve_device, set_threads
     from ..engine import Engine
-    from ..synth.files import LabelMapError, find_label_maps, load_label_map
+    from ..synth.files import LabelMapError, find_label_maps, is_named, load_label_map
     from ..weights import load_model, save_model
 
     if args.out.suffix != '.safetensors':
         raise ValueError(f'{args.out}: give a name that ends in .safetensors')
     paths = find_label_maps(args.label_maps)
     fit, check = (
-        [p for p in paths if any(name in p.name for name in names)]
-        for names in (args.fit_on, args.check_on)
+        [p for p in paths if is_named(p, names)] for names in (args.fit_on, args.check_on)
     )
     if not fit or not check or {*fit} & {*check}:
         raise LabelMapError(
@@ -62,9 +61,8 @@ def run(args: argparse.Namespace) -> int:
             'some of them the same or none; name different ones'
         )
     network, card = load_model(args.model)
-    seen = {p.name for p in [*fit, *check]} & {*card.training.get('label_maps', [])}
-    if seen:
-        raise LabelMapError(f'{", ".join(sorted(seen))}: {card.name} was trained on it')
+    if seen := card.trained_on([*fit, *check]):
+        raise LabelMapError(f'{", ".join(seen)}: {card.name} was trained on it')
     set_threads(args.threads)
     engine = Engine(network, resolve_device(args.device))
     *passes, target = synthetic_logits(
@@ -87,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
         'calibration_error_before': before,
         'calibration_error': after,
     }
-    earlier = card.validation.get('calibration', {}).get('temperature', 1.0)
-    facts['total_temperature'] = earlier * temperature
     validation = {**card.validation, 'calibration': facts}
     save_model(args.out, network, replace(card, validation=validation))
     return 0

@@ -176,15 +176,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
-    from ..synth.files import LabelMapError
+    from ..synth.files import LabelMapError, is_named
     from ..training import Trainer
     from ..weights import load_model
 
     config = _config(args)
     data = _load(args, config)
-    # The file's name alone: folders may hold many.
-    names = [Path(one.name).name for one in data]
-    aside = [any(part in name for part in args.validate_on) for name in names]
+    aside = [is_named(one.name, args.validate_on) for one in data]
     held_out = [one for one, out in zip(data, aside, strict=True) if out]
     training = [one for one, out in zip(data, aside, strict=True) if not out]
     if not training:

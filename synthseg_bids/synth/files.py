@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,11 @@ class LabelMap:
     ) -> tuple[Tensor, Tensor]:
         """Make a scan and its target; see :func:`~synthseg_bids.synth.generator.apply`."""
         return apply(self.indices, parameters, config, on_step=on_step)
+
+
+def is_named(path: str | Path, parts: Sequence[str]) -> bool:
+    """Whether a file's name, not that of its folders, holds one of some parts."""
+    return any(part in Path(path).name for part in parts)
 
 
 def find_label_maps(source: Path) -> list[Path]:
