@@ -15,25 +15,14 @@ from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
 from torch import Tensor, nn
 
 from synthseg_bids.engine import Engine
-from synthseg_bids.geometry import resample, resampling_matrix
 from synthseg_bids.inference import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels, segmentation_labels
 from synthseg_bids.memory import LOW_MEMORY_BYTES
 from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.postprocess import (
-    NEIGHBOUR_WEIGHT,
-    clean,
-    crop_box,
-    find_brain,
-    resample_labels,
-    smooth,
-    soft_volumes,
-)
 from synthseg_bids.prepare import prepare
 from synthseg_bids.weights import ModelCard, ModelFileError, save_model
 
 LABELS = tuple(label.index for label in segmentation_labels())
-GROUPS = tuple(label.topology_group for label in segmentation_labels())
 HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))
 
 
@@ -191,42 +180,6 @@ def test_posteriors_return_on_the_grid():
     np.testing.assert_array_equal((found.labels == 53)[sure], (posterior > 0.5)[sure])
 
 
-def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Return smooth posteriors of all 33 channels."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn((1, 33, 4, 4, 4), generator=generator) * 6
-    fine = nn.functional.interpolate(coarse, size=shape, mode='trilinear')
-    return fine[0].softmax(0)
-
-
-@pytest.mark.parametrize('keep_posteriors', [False, True])
-@pytest.mark.parametrize('steps', [(0.6, 0.7, 3.0), (1, 1, 1), (2.2, 0.4, 0.9)])
-def test_lean_argmax_is_the_argmax(steps, keep_posteriors):
-    """Resampling each channel only where it can win gives the same labels as all of them."""
-    shape, box = (20, 22, 24), (slice(3, 17), slice(0, 20), slice(5, 24))
-    posteriors = torch.zeros((33, *shape))
-    posteriors[0] = 1
-    part = random_posteriors((14, 20, 19))
-    posteriors[(slice(None), *box)] = part
-    to_shape = tuple(int(n / s) for n, s in zip(shape, steps, strict=True))
-    matrices = [
-        torch.from_numpy(resampling_matrix(a, b, s))
-        for a, b, s in zip(shape, to_shape, steps, strict=True)
-    ]
-    everywhere = torch.stack([resample(p, matrices) for p in posteriors])
-    labels, kept = resample_labels(
-        part, box, shape, to_shape, np.array(steps), LABELS, keep_posteriors
-    )
-    expected = np.array(LABELS)[everywhere.argmax(0).numpy()]
-    top = everywhere.topk(2, dim=0).values
-    clear = (top[0] - top[1]).numpy() > 1e-5
-    assert clear.mean() > 0.98
-    assert len(np.unique(expected)) > 20
-    np.testing.assert_array_equal(labels[clear], expected[clear])
-    if kept is not None:
-        np.testing.assert_allclose(kept / 255, everywhere, atol=0.51 / 255)
-
-
 @pytest.mark.parametrize('offset', [(0, 0, 0), (-40, 20, 10), (55, -48, 50)])
 def test_two_passes_find_the_brain_anywhere(offset):
     affine = oriented_affine('LPS', (2, 2, 2))
@@ -251,15 +204,6 @@ def test_one_pass_where_the_scan_is_no_larger_than_the_crop():
     assert network.seen == [(32, 32, 20)]
 
 
-def test_crops_hold_the_brain_and_a_margin():
-    grid = ((100, 100, 90), (64.0, 64.0, 64.0), 2.0, 16)
-    brain = (slice(3, 10), slice(20, 80), slice(60, 88))
-    assert crop_box(brain, *grid) == (slice(0, 32), slice(18, 82), slice(58, 90))
-    for found, part in zip(brain, crop_box(brain, *grid), strict=True):
-        assert part.start <= max(found.start - 2, 0)
-        assert part.stop >= min(found.stop + 2, 90)
-
-
 def test_no_brain_is_all_background(caplog):
     class Nothing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -276,87 +220,6 @@ def test_no_brain_is_all_background(caplog):
         assert not found.posteriors[1:].any()
         assert found.volumes_mm3[0] == pytest.approx(14**3 * 1.5**3)
     assert 'no brain found' in caplog.text
-
-
-def test_clean_removes_detached_bodies():
-    posteriors = torch.zeros((33, 16, 16, 16))
-    left, right = HIPPOCAMPI
-    posteriors[left, 1:9, 2:14, 2:14] = 1
-    posteriors[right, 9:15, 2:14, 2:14] = 1
-    # An island of right in left, and one of both outside the brain.
-    posteriors[left, 3, 5, 5] = 0.3
-    posteriors[right, 3, 5, 5] = 0.7
-    posteriors[right, 15, 15, 15] = 1
-    posteriors[0] = 1 - posteriors[1:].sum(0)
-    cleaned, box = clean(posteriors.clone(), GROUPS)
-    assert box is not None
-    whole = torch.zeros_like(posteriors)
-    whole[0] = 1
-    whole[(slice(None), *box)] = cleaned
-    torch.testing.assert_close(whole.sum(0), torch.ones(16, 16, 16))
-    assert whole[left, 3, 5, 5] == 1
-    assert whole[0, 15, 15, 15] == 1
-    changed = (whole - posteriors).abs().amax(0) > 1e-6
-    assert changed.nonzero().tolist() == [[3, 5, 5], [15, 15, 15]]
-
-
-def test_clean_keeps_the_soft_side_of_borders():
-    profile = torch.tensor([0, 0.1, 0.6, 1, 1, 1, 0.7, 0.2, 0, 0])
-    posteriors = torch.zeros((33, 10, 10, 10))
-    posteriors[5] = profile[:, None, None]
-    posteriors[0] = 1 - posteriors[5]
-    cleaned, box = clean(posteriors.clone(), GROUPS)
-    assert box == (slice(1, 8), slice(0, 10), slice(0, 10))
-    torch.testing.assert_close(cleaned[5, :, 3, 3], profile[1:8])
-
-
-def test_clean_leaves_fluid_in_pieces():
-    posteriors = torch.zeros((33, 12, 12, 12))
-    fluid, brainstem = LABELS.index(24), LABELS.index(16)
-    posteriors[fluid] = 1
-    posteriors[brainstem, 4:8] = 1
-    posteriors[fluid, 4:8] = 0
-    cleaned, box = clean(posteriors.clone(), GROUPS)
-    assert box == (slice(0, 12),) * 3
-    torch.testing.assert_close(cleaned, posteriors)
-
-
-def test_smoothing_averages_neighbours():
-    posteriors = torch.rand(3, 4, 1, 5)
-    posteriors /= posteriors.sum(0)
-    found = smooth(posteriors.clone())
-    torch.testing.assert_close(found.sum(0), torch.ones(4, 1, 5))
-    w = NEIGHBOUR_WEIGHT
-    weights = torch.tensor([w, 1 - 2 * w, w])
-    expected = torch.zeros(3)
-    for i, across in enumerate(weights):
-        for j, along in enumerate(weights):
-            expected += across * along * posteriors[:, 1 + i, 0, 1 + j]
-    torch.testing.assert_close(found[:, 2, 0, 2], expected)
-    flat = torch.full((1, 3, 3, 3), 0.4)
-    torch.testing.assert_close(smooth(flat.clone()), flat)
-
-
-def test_find_brain_takes_the_largest_body():
-    outside = torch.ones((12, 12, 12))
-    outside[1:3, 1:3, 1:3] = 0.4
-    outside[5:9, 4:10, 6:8] = 0.4
-    assert find_brain(outside) == (slice(5, 9), slice(4, 10), slice(6, 8))
-    assert find_brain(torch.full((12, 12, 12), 0.9)) is None
-
-
-def test_find_brain_leaves_out_stray_voxels():
-    outside = torch.ones((24, 24, 24))
-    outside[4:20, 4:20, 8:20] = 0
-    outside[12, 12, 20:23] = 0
-    assert find_brain(outside) == (slice(4, 20), slice(4, 20), slice(8, 20))
-
-
-def test_soft_volumes_count_what_lies_outside():
-    posteriors = torch.zeros((3, 2, 2, 2))
-    posteriors[1] = 0.25
-    posteriors[0] = 0.75
-    np.testing.assert_allclose(soft_volumes(posteriors, 100, 2.0), [196, 4, 0])
 
 
 def test_prepare_describes_the_network_grid():
