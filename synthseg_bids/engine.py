@@ -158,24 +158,78 @@ class Engine:
         (1, n_features, x, y, z) tensor
             For :meth:`logits`.
         """
-        skips = []
+        x = self._fold(x)
+        level = self._down[0]
+        skips = [_convolve(level, x)]
+        return self._rise(-1, skips, self._below(functional.max_pool3d(level.norm(skips[0]), 2)))
+
+    @torch.inference_mode()
+    def features_by_rows(self, x: Tensor, thickness: int) -> Callable[[slice], Tensor]:
+        """Compute what :meth:`features` does, its first and last level by slabs, when asked for.
+
+        The skip connection between them, most of the memory, is never kept whole: it is computed
+        twice. Only where no normalisation needs the whole scan.
+
+        Parameters
+        ----------
+        x : (1, 1, x, y, z) tensor
+        thickness : int
+            Even number of rows in a slab.
+
+        Returns
+        -------
+        callable
+            From a slice of rows, both its ends even, to their features.
+        """
+        x = self._fold(x)
+        level, n_x = self._down[0], x.shape[2]
+        halo = self.config.encoder_convs + self.config.decoder_convs
+        halo += halo % 2
+
+        def around(rows: slice) -> slice:
+            return slice(max(rows.start - halo, 0), min(rows.stop + halo, n_x))
+
+        pooled = []
+        for first in range(0, n_x, thickness):
+            rows = slice(first, min(first + thickness, n_x))
+            seen = around(rows)
+            skip = _convolve(level, x[:, :, seen])[:, :, rows.start - seen.start :]
+            skip = skip[:, :, : rows.stop - rows.start]
+            pooled.append(functional.max_pool3d(level.norm(skip), 2))
+        below = self._below(torch.cat(pooled, 2))
+
+        def compute(rows: slice) -> Tensor:
+            seen = around(rows)
+            coarse = below[:, :, seen.start // 2 : seen.stop // 2]
+            with torch.inference_mode():
+                found = self._rise(-1, [_convolve(level, x[:, :, seen])], coarse)
+            return found[:, :, rows.start - seen.start :][:, :, : rows.stop - rows.start]
+
+        return compute
+
+    def _fold(self, x: Tensor) -> Tensor:
         x = x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        x = fold_voxels(x, self.config.sub_voxels)
-        for level in self._down[:-1]:
+        return fold_voxels(x, self.config.sub_voxels)
+
+    def _below(self, x: Tensor) -> Tensor:
+        """Compute what lies below the first and the last level."""
+        skips = []
+        for level in self._down[1:-1]:
             skips.append(_convolve(level, x))
             x = functional.max_pool3d(level.norm(skips[-1]), 2)
         x = self._down[-1].norm(_convolve(self._down[-1], x))
-        last = len(self._up) - 1
-        for i, (reduce, level) in enumerate(zip(self._reduce, self._up, strict=True)):
-            if self._joins:
-                x = _activate(level, 0, self._join(i, skips.pop(), x))
-                x = _convolve(level, x, first=1)
-            else:
-                x = functional.interpolate(reduce(x), scale_factor=2.0, mode='nearest')
-                x = _convolve(level, skips.pop().add_(x))
-            if i < last:  # the last one may be part of the output layer
-                x = level.norm(x)
+        for i, level in enumerate(self._up[:-1]):
+            x = level.norm(self._rise(i, skips, x))
         return x
+
+    def _rise(self, i: int, skips: list[Tensor], x: Tensor) -> Tensor:
+        """Compute decoder level `i` but for its normalisation; let go of the last of `skips`."""
+        level = self._up[i]
+        if self._joins:
+            x = _activate(level, 0, self._join(i, skips.pop(), x))
+            return _convolve(level, x, first=1)
+        x = functional.interpolate(self._reduce[i](x), scale_factor=2.0, mode='nearest')
+        return _convolve(level, skips.pop().add_(x))
 
     @torch.inference_mode()
     def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:

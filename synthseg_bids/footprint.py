@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .device import fast_dtype
-from .memory import LOW_MEMORY_BYTES
+from .memory import GAPS, LOW_MEMORY_BYTES
 from .network import NetworkConfig
 from .postprocess import crop_box
 from .predict import MAX_TILES, Plan, predicted_bytes
@@ -22,10 +22,6 @@ Grid = tuple[tuple[int, ...], tuple[float, ...]]
 HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
 #: Resident memory of a worker before its first scan: Python, PyTorch, Nipype.
 PROCESS_BYTES = 280 * 2**20
-#: A worker keeps what it has been given (see :mod:`synthseg_bids.cli.launch`), and scans of
-#: other sizes do not fit into it without gaps: in a data set of mixed scans it grew to twice what
-#: the largest of them takes in a new process.
-GAPS = 2.0
 #: Bytes per voxel of a scan in float32, as read and in RAS; of posteriors in float32, those of
 #: the network and those that are cleaned; and of posteriors as they are written.
 SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 #: What a forward pass plans with where memory is to be saved: the network of the paper then takes
 #: tiles, one on a 2 mm grid hardly ever needs them.
 LOW_MEMORY_BYTES = 2**30
+#: A process keeps the memory that it has been given (see :mod:`synthseg_bids.cli.launch`), and
+#: tensors of other sizes do not fit into it without gaps: in a data set of mixed scans it grew to
+#: twice what the largest of them takes in a new process.
+GAPS = 2.0
+#: Parameter of the C library's ``mallopt``, and the size from which on :func:`release` lets memory
+#: go as soon as it is freed (the largest that the library takes).
+M_MMAP_THRESHOLD, LET_GO_BYTES = -3, 2**25
 
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
 #: Files of a control group in the second and in the first version: its limit, what it uses, and
@@ -27,6 +35,18 @@ def total_bytes() -> int:
         except (OSError, ValueError):
             continue
     return total
+
+
+def release() -> None:
+    """Give freed memory back to the system, and from now on as soon as it is freed.
+
+    For where memory is scarce: what is kept counts as used there. With another C library than
+    GNU's nothing happens.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, 'malloc_trim'):
+        library.mallopt(M_MMAP_THRESHOLD, LET_GO_BYTES)
+        library.malloc_trim(0)
 
 
 def free_bytes() -> int:

@@ -2,7 +2,8 @@
 
 The image is padded, run through the network straight and mirrored, and the softmax of both is
 averaged slab by slab. Before that the memory this takes is predicted; where it does not fit, the
-posteriors are kept in half precision, and as a last resort the image is cut into tiles.
+posteriors are kept in half precision, then the finest level of the network is computed by slabs,
+and as a last resort the image is cut into tiles.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .device import available_bytes
 from .engine import Engine, slabs
+from .memory import GAPS, release
 from .network import NetworkConfig, unfold_voxels
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 TILE_OVERLAP = 32
 #: Tiles begin at multiples of this, so that the coarse levels' voxels lie as in the whole.
 TILE_STEP = 16
+#: Rows of the features that are computed at once where the finest level is computed by slabs.
+ROWS = 32
 #: Most tiles that an image is cut into.
 MAX_TILES = 8
 
@@ -42,10 +46,13 @@ class Plan:
     tiles : int
         Into how many overlapping tiles the image is cut, along its longest axis. More than one is
         no longer exact: no tile sees the whole image.
+    by_rows : bool
+        Compute the finest level by slabs, a third slower; see :func:`works_by_rows`.
     """
 
     storage: torch.dtype = torch.float32
     tiles: int = 1
+    by_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,21 +118,17 @@ def predict(
     """
     channels = range(engine.config.out_channels) if channels is None else channels
     if plan is None:
-        free, itemsize = available_bytes(engine.device), engine.dtype.itemsize
-        free = min(free, engine.memory_limit or free)
-        plan = choose_plan(
-            engine.config, image.shape, itemsize, mirror is not None, free, len(channels)
-        )
+        plan = _fitting_plan(engine, image.shape, mirror is not None, len(channels))
     scaled = torch.from_numpy(rescale_intensities(image))
     if plan.tiles == 1:
-        posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels)
+        posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels, plan.by_rows)
     else:
         axis = int(np.argmax(image.shape))
         posteriors = torch.empty((len(channels), *image.shape), dtype=plan.storage)
         counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
         for seen, kept in tile_slices(image.shape[axis], plan.tiles):
             tile = scaled.narrow(axis, seen.start, seen.stop - seen.start)
-            found, n = infer(engine, tile, mirror, plan.storage, channels)
+            found, n = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
             counts += n
             length = kept.stop - kept.start
             part = found.narrow(axis + 1, kept.start - seen.start, length)
@@ -136,6 +139,20 @@ def predict(
     return Prediction(posteriors, (2 * both / (straight + flipped)).float().numpy())
 
 
+def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
+    """Choose the plan for the memory at hand, what earlier passes have left behind included."""
+
+    def free() -> int:
+        found = available_bytes(engine.device)
+        return min(found, engine.memory_limit or found)
+
+    case = engine.config, shape, engine.dtype.itemsize, flip
+    needed = predicted_bytes(*case, Plan(), n_channels)
+    if engine.device.type == 'cpu' and GAPS * needed > free():
+        release()
+    return choose_plan(*case, free(), n_channels)
+
+
 @torch.inference_mode()
 def infer(
     engine: Engine,
@@ -143,6 +160,7 @@ def infer(
     mirror: np.ndarray | None = None,
     storage: torch.dtype = torch.float32,
     channels: Sequence[int] | None = None,
+    by_rows: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the posteriors of a rescaled image in one piece.
 
@@ -157,6 +175,8 @@ def infer(
         Of the posteriors.
     channels : sequence of int, optional
         Whose posteriors to return (default: all).
+    by_rows : bool
+        See :class:`Plan`.
 
     Returns
     -------
@@ -174,23 +194,25 @@ def infer(
     _, *inside = (slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
     x = torch.zeros((1, 1, *padded))
     x[0, 0, before[0] : before[0] + len(image)][(slice(None), *inside)] = image
-    straight = engine.features(x)
-    flipped = None if mirror is None else engine.features(x.flip(2))
+    straight = _features(engine, x, by_rows)
+    flipped = None if mirror is None else _features(engine, x.flip(2), by_rows)
     del x
     swap = None if mirror is None else torch.as_tensor(mirror)
     n_channels = config.out_channels if channels is None else len(channels)
     posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
     counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
-    for slab in slabs(straight, config.positions):
-        found = engine.logits(straight, slab).softmax(1)
-        if flipped is not None:
-            again = engine.logits(flipped, slab, swap).softmax(1)
+    n_rows = padded[0] // config.sub_voxels
+    thickness = ROWS if by_rows else n_rows
+    for start, one, other, slab in _slabs(straight, flipped, n_rows, thickness, config.positions):
+        found = engine.logits(one, slab).softmax(1)
+        if other is not None:
+            again = engine.logits(other, slab, swap).softmax(1)
             counts += _count(found[0], again[0]).cpu()
             found.add_(again).mul_(0.5)
         if channels is not None:
             found = found[:, channels]
         # The part of the slab that is not padding.
-        slab_start, slab_stop = (config.sub_voxels * n for n in (slab.start, slab.stop))
+        slab_start, slab_stop = (config.sub_voxels * (start + n) for n in (slab.start, slab.stop))
         first = max(slab_start - before[0], 0)
         last = min(slab_stop - before[0], len(image))
         if last > first:
@@ -199,6 +221,29 @@ def infer(
             voxels = unfold_voxels(found.flatten(0, 1)[None], config.sub_voxels)[0]
             posteriors[:, first:last] = voxels[(slice(None), rows, *inside)]
     return posteriors, counts
+
+
+def _features(engine: Engine, x: Tensor, by_rows: bool) -> Callable[[slice], Tensor]:
+    if by_rows:
+        return engine.features_by_rows(x, ROWS)
+    whole = engine.features(x)
+    return lambda rows: whole[:, :, rows]
+
+
+def _slabs(
+    straight: Callable[[slice], Tensor],
+    flipped: Callable[[slice], Tensor] | None,
+    n_rows: int,
+    thickness: int,
+    positions: int,
+) -> Iterator[tuple[int, Tensor, Tensor | None, slice]]:
+    """Yield where features of both passes begin, these features, and each slab of them."""
+    for start in range(0, n_rows, thickness):
+        stop = min(start + thickness, n_rows)
+        one = straight(slice(start, stop))
+        other = None if flipped is None else flipped(slice(n_rows - stop, n_rows - start))
+        for slab in slabs(one, positions):
+            yield start, one, other, slab
 
 
 def _count(straight: Tensor, flipped: Tensor) -> Tensor:
@@ -270,11 +315,28 @@ def predicted_bytes(
     multiple = config.size_multiple
     voxels = math.prod(-(-n // multiple) * multiple for n in shape) // longest * seen
     feature = voxels // config.positions * max(config.features, config.output_features) * itemsize
+    passes = 2 if flip else 1
+    posteriors = voxels * n_channels * plan.storage.itemsize
+    if plan.by_rows:
+        # Tensors of the second level have twice the features of an eighth of the voxels: three of
+        # them, and that of the straight pass. Then slabs, as below, with their halos; the ones
+        # before are let go when the next are there.
+        second = feature // 4
+        halo = 2 * (config.encoder_convs + config.decoder_convs)
+        part = min((ROWS + halo) / (-(-shape[0] // multiple) * multiple), 1.0)
+        body = (passes + 2) * second
+        output = passes * second + int((2 * passes + 2) * feature * part) + posteriors
+        return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
     # In the last decoder level: skip connection, its convolution, that of what is below, and the
     # features of the straight pass. Afterwards: the features of both passes, and the posteriors.
-    body = (4 if flip else 3) * feature
-    output = (2 if flip else 1) * feature + voxels * n_channels * plan.storage.itemsize
+    body = (passes + 2) * feature
+    output = passes * feature + posteriors
     return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
+
+
+def works_by_rows(config: NetworkConfig) -> bool:
+    """Tell whether a voxel at the finest level depends on its surroundings only."""
+    return config.norm != 'instance' and config.sub_voxels == 1
 
 
 def choose_plan(
@@ -305,8 +367,10 @@ def choose_plan(
     Plan
         The smallest one, if none fits.
     """
-    half = [Plan(torch.float16, tiles) for tiles in range(1, MAX_TILES + 1)]
-    for plan in [Plan(), *half]:
+    by_rows = works_by_rows(config)
+    plans = [Plan(), Plan(torch.float16)]
+    plans += [Plan(torch.float16, n, by_rows) for n in range(1 if by_rows else 2, MAX_TILES + 1)]
+    for plan in plans:
         needed = predicted_bytes(config, shape, itemsize, flip, plan, n_channels)
         if needed <= available:
             break
@@ -319,5 +383,9 @@ def choose_plan(
             plan.tiles,
         )
     elif plan != Plan():
-        logger.info('%.1f GB of memory at hand: posteriors in half precision', available / 2**30)
+        logger.info(
+            '%.1f GB of memory at hand: posteriors in half precision%s',
+            available / 2**30,
+            ', finest level by slabs' if plan.by_rows else '',
+        )
     return plan

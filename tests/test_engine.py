@@ -27,6 +27,7 @@ CONFIGS = {
         output_features=6,
     ),
     'plain': NetworkConfig(features=4, levels=3, norm='none'),
+    'add, batch': NetworkConfig(features=4, levels=3, decoder_convs=1, skip='add'),
     'wide': NetworkConfig(features=24, levels=3),
     'wide, instance': NetworkConfig(features=24, levels=3, norm='instance', norm_placement='conv'),
 }
@@ -69,6 +70,18 @@ def test_equals_the_network(name, dtype, tolerance, monkeypatch):
     assert found.dtype == torch.float32
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize('name', ['paper', 'plain', 'wide', 'add, batch'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize('thickness', [16, 24])
+def test_rows_are_those_of_the_whole(name, dtype, tolerance, thickness):
+    engine = Engine(random_network(CONFIGS[name]), torch.device('cpu'), dtype)
+    x = torch.rand(1, 1, 64, 16, 32)
+    whole = engine.features(x)
+    compute = engine.features_by_rows(x, thickness)
+    parts = [compute(slice(i, min(i + thickness, 64))) for i in range(0, 64, thickness)]
+    assert (torch.cat(parts, 2) - whole).abs().max() <= tolerance * whole.abs().max()
 
 
 def test_leaves_the_network_as_it_was():

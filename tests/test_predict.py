@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from synthseg_bids import device, memory
+from synthseg_bids.cli.launch import TUNABLES, VARIABLE
 from synthseg_bids.engine import Engine
 from synthseg_bids.labels import mirror_channels
 from synthseg_bids.network import NetworkConfig, UNet3D
@@ -99,6 +104,16 @@ def test_half_precision_and_tiles_hardly_differ(engine, rng):
     assert (tiled.float() - whole).abs().max() < 5e-3
 
 
+def test_rows_give_the_same_posteriors(rng, monkeypatch):
+    monkeypatch.setattr('synthseg_bids.predict.ROWS', 16)
+    engine = Engine(UNet3D(NetworkConfig(features=2, levels=3)), CPU, torch.float32)
+    image, mirror = rng.random((70, 21, 18), dtype=np.float32), mirror_channels()
+    whole = predict(engine, image, mirror, Plan())
+    rows = predict(engine, image, mirror, Plan(by_rows=True))
+    torch.testing.assert_close(rows.posteriors, whole.posteriors, atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(rows.flip_dice, whole.flip_dice)
+
+
 @pytest.mark.parametrize('tiles', [1, 2, 5])
 def test_tiles_cover_every_row_once(tiles):
     found = tile_slices(203, tiles)
@@ -110,15 +125,23 @@ def test_tiles_cover_every_row_once(tiles):
 
 def test_plans_shrink_with_the_memory(caplog):
     case = NetworkConfig(), (192, 224, 192), 2, True
-    plans = [Plan(), Plan(torch.float16), *(Plan(torch.float16, n) for n in (3, MAX_TILES))]
+    by_rows = [Plan(torch.float16, n, by_rows=True) for n in (1, MAX_TILES)]
+    plans = [Plan(), Plan(torch.float16), *by_rows]
     needed = [predicted_bytes(*case, plan) for plan in plans]
     assert needed == sorted(needed, reverse=True)
     assert choose_plan(*case, needed[0]) == Plan()
     assert choose_plan(*case, needed[0] - 1) == Plan(torch.float16)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert choose_plan(*case, needed[2]) == Plan(torch.float16, 3)
-    assert 'in 3 tiles' in caplog.text
-    assert choose_plan(*case, 0) == Plan(torch.float16, MAX_TILES)
+    assert choose_plan(*case, needed[2]) == by_rows[0]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    found = choose_plan(*case, needed[3])
+    assert found.by_rows
+    assert f'in {found.tiles} tiles' in caplog.text
+    assert choose_plan(*case, 0) == by_rows[1]
+    # Statistics of the whole scan are not those of a slab.
+    instance = NetworkConfig(norm='instance'), *case[1:]
+    assert choose_plan(*instance, needed[2]).tiles > 1
+    assert not choose_plan(*instance, 0).by_rows
 
 
 def test_the_paper_network_fits_into_four_gigabytes():
@@ -140,6 +163,34 @@ def test_a_limit_counts_as_the_memory_there_is(engine, image, monkeypatch):
     needed = predicted_bytes(engine.config, image.shape, 4, False, Plan(torch.float16))
     monkeypatch.setattr(engine, 'memory_limit', needed)
     assert predict(engine, image).posteriors.dtype == torch.float16
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
+def test_memory_is_given_back_where_it_is_scarce():
+    """In a process that keeps memory: what a scan leaves is not the next one's loss."""
+    code = (
+        'import torch\n'
+        'from pathlib import Path\n'
+        'from synthseg_bids.memory import release\n'
+        'def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096\n'
+        'def use(): return [torch.ones(2**24) for _ in range(3)][0]\n'
+        'before = resident()\n'
+        'last = use()\n'
+        'kept = resident()\n'
+        'release()\n'
+        'given_back = resident()\n'
+        'use()\n'
+        'print(kept - before, given_back - before, resident() - before)\n'
+    )
+    settings = ':'.join(f'{name}={value}' for name, value in TUNABLES.items())
+    environment = {**os.environ, VARIABLE: settings}
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
+    )
+    kept, given_back, later = (int(n) / 2**26 for n in done.stdout.split())
+    assert kept > 2.5
+    assert given_back < 1.5
+    assert later < 1.5
 
 
 def test_intensities_are_clipped_to_percentiles(rng):
