@@ -42,6 +42,7 @@ ROWS = {
     'pipeline-ours-float32': (PIPELINE, 'ours, float32', 'pipeline-dipy'),
     'pipeline-ours': (PIPELINE, 'ours, fastest number format', 'pipeline-dipy'),
     'pipeline-shipped': ('the same scan', 'ours, shipped model', 'pipeline-dipy'),
+    'pipeline-shipped-fast': ('the same scan', 'ours, shipped model, --fast', None),
 }
 COLUMNS = (
     *('what', 'implementation', 'seconds', 'first_seconds', 'peak_gb', 'times_faster'),
@@ -85,8 +86,10 @@ What makes the difference
   ``synthseg-bids`` starts its workers with them: about a quarter less processor time per pass.
 - **Posteriors by slabs.** Logits of all labels never stand in memory at once. Before it starts, a
   pass predicts the memory it takes and compares it with what is free (the limit of a container or
-  batch job included): if need be the posteriors are kept in half precision, and only then is the
-  image cut into tiles, which the log says.
+  batch job included). If need be what earlier scans have left is given back, the posteriors are
+  kept in half precision, and the finest level of the paper's network is computed by slabs of 32
+  rows with what they see around them, its skip connection twice: exact, where no normalisation
+  needs the whole scan. Only then is the image cut into tiles, which the log says.
 
 Tried and left: OpenVINO in bfloat16, which took about as long with the same sub-pixel decoder;
 features padded to multiples of 16 or 32. Not tried: 8-bit numbers. On a CPU with AVX512-bf16 but

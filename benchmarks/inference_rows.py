@@ -96,7 +96,7 @@ def dipy_pipeline(args):
     return measure(lambda: segmenter.predict(data, image.affine), repeats=1)
 
 
-def our_pipeline(args, model: str | None = None, dtype_name: str | None = None):
+def our_pipeline(args, model: str | None = None, dtype_name: str | None = None, flip: bool = True):
     import torch
 
     from synthseg_bids.device import set_threads
@@ -108,7 +108,7 @@ def our_pipeline(args, model: str | None = None, dtype_name: str | None = None):
 
     set_threads(args.threads)
     if model:
-        segmenter = Segmenter(model, 'cpu')
+        segmenter = Segmenter(model, 'cpu', flip)
     else:
         dtype = getattr(torch, dtype_name) if dtype_name else None
         engine = Engine(UNet3D(), torch.device('cpu'), dtype)
@@ -142,6 +142,7 @@ ROWS = {
     'pipeline-ours-float32': lambda args: our_pipeline(args, dtype_name='float32'),
     'pipeline-ours': our_pipeline,
     'pipeline-shipped': lambda args: our_pipeline(args, 'default'),
+    'pipeline-shipped-fast': lambda args: our_pipeline(args, 'default', flip=False),
     'peak-gflops': peak_gflops,
 }
 

@@ -1,6 +1,9 @@
 """SynthSeg for BIDS: segment brain scans of any contrast with a network trained on synthesis."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Segmenter
 
 __version__ = '0.1.0'
 __all__ = ['Segmenter', '__version__']

@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from . import inference
 from .labels import segmentation_labels
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: A path, or an image of nibabel.
-Source = Any
+Source: TypeAlias = str | os.PathLike[str] | SpatialImage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What the segmentation of a scan gives.
+
+    It holds on to the network's posteriors, some 500 MB for a head at 1 mm, from which those on
+    the grid of the scan are computed: of many scans keep what you need, not the results.
 
     Attributes
     ----------
@@ -46,8 +51,14 @@ class Result:
 
     scan: Volume
     segmentation: inference.Segmentation
-    _segmenter: inference.Segmenter = field(repr=False)
-    _found: inference.Found = field(repr=False)
+    _segmenter: inference.Segmenter
+    _found: inference.Found
+
+    def __repr__(self) -> str:
+        size = ' x '.join(map(str, self.scan.shape))
+        found = self.segmentation
+        took = f'{found.seconds:.1f} s on {found.device}'
+        return f'<Result {self.scan.path.name}: {size} voxels segmented in {took}>'
 
     @cached_property
     def labels(self) -> nib.Nifti1Image:
@@ -81,7 +92,7 @@ class Result:
         return pd.Series(by_name, name='volume_mm3')
 
     @cached_property
-    def quality(self) -> pd.DataFrame:
+    def qc(self) -> pd.DataFrame:
         """Quality control: a row per measure, the verdict last; see ``docs/qc.rst``."""
         import pandas as pd
 
@@ -115,7 +126,11 @@ class Segmenter(inference.Segmenter):
     threads : int, optional
         CPU threads (default: as the process is set up).
     fallback : bool
-        Go on on the CPU with a scan that does not fit into the memory of the GPU.
+        Go on on the CPU if a GPU fails or its memory is too small.
+    autocrop : bool
+        Look for the brain first, where the network was trained on crops.
+    low_memory : bool
+        Keep forward passes below a gigabyte, if need be at the cost of accuracy.
     """
 
     def __call__(self, image: Source, ct: bool = False) -> Result:
@@ -135,6 +150,8 @@ class Segmenter(inference.Segmenter):
         ------
         InputImageError
             If it cannot be read, or is not one 3D volume of real numbers that differ.
+        TypeError
+            If it is neither a path nor an image.
         """
         return self._segment(_read(image), ct)
 
@@ -161,7 +178,7 @@ class Segmenter(inference.Segmenter):
         waiting = iter(images)
         with ThreadPoolExecutor(max_workers=max(prefetch, 1)) as pool:
 
-            def ask(n: int) -> list[tuple[Source, Any]]:
+            def ask(n: int) -> list[tuple[Source, Future[Volume]]]:
                 return [(image, pool.submit(_read, image)) for image in islice(waiting, n)]
 
             asked = ask(max(prefetch, 1))
@@ -182,4 +199,6 @@ class Segmenter(inference.Segmenter):
 
 
 def _read(image: Source) -> Volume:
-    return read_volume(image) if isinstance(image, str | Path) else volume_of(image)
+    if isinstance(image, SpatialImage):
+        return volume_of(image)
+    return read_volume(Path(image))

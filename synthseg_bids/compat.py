@@ -1,16 +1,7 @@
 """The reference implementation's way from a scan to its segmentation, step by step.
 
-For whoever must match earlier results of SynthSeg 1.0 or 2.0 with its published weights. Our own
-way (:mod:`.inference`) differs on purpose:
-
-- the result of the reference lies on a grid of 1 mm, ours on the grid of the scan;
-- the reference leaves scans within 5 % of 1 mm as they are, and blurs thin voxels only; ours
-  resamples every scan to the exact spacing, and averages over what a voxel covers;
-- the reference blurs posteriors, ours does not;
-- the reference multiplies a structure's posteriors by its largest body above 0.25; ours keeps
-  the soft border of that body as well, which gives smoother borders and larger soft volumes;
-- where all posteriors of a voxel are removed the reference divides 0 by 0; both ways give
-  background here.
+For whoever must match earlier results of SynthSeg 1.0 or 2.0 with its published weights.
+``docs/compat.rst`` says where our own way (:mod:`.inference`) differs, and why.
 """
 
 from __future__ import annotations
@@ -18,15 +9,19 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .device import resolve_device, set_threads
+from .engine import Engine
 from .geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
 from .inference import CT_RANGE, Segmenter
 from .postprocess import KEEP_THRESHOLD, largest_body
 from .predict import infer, rescale_intensities
+from .weights import load_model
 
 #: Spacing that the published networks were trained at, and how far a scan may be from it.
 SPACING_MM = 1.0
@@ -64,6 +59,27 @@ class ReferenceSegmentation:
     seconds: float
 
 
+def reference_segmenter(
+    model: str | Path, device: str = 'auto', threads: int | None = None
+) -> Segmenter:
+    """Load a network for :func:`segment_as_reference`: in float32, as the reference computes.
+
+    Parameters
+    ----------
+    model : str or Path
+    device : str
+    threads : int, optional
+        See :class:`~synthseg_bids.inference.Segmenter`.
+
+    Returns
+    -------
+    Segmenter
+    """
+    set_threads(threads)
+    network, card = load_model(model)
+    return Segmenter.from_engine(Engine(network, resolve_device(device), torch.float32), card)
+
+
 @torch.inference_mode()
 def segment_as_reference(
     segmenter: Segmenter,
@@ -77,7 +93,7 @@ def segment_as_reference(
     Parameters
     ----------
     segmenter : Segmenter
-        Of published weights, or of any network trained at 1 mm.
+        From :func:`reference_segmenter`: of published weights, or of any network trained at 1 mm.
     data : (x, y, z) array
     affine : (4, 4) array
     flip : bool

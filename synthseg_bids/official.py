@@ -135,7 +135,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
     if path.suffix not in SUFFIXES:
         raise ModelFileError(f'{path}: not published weights; give a .h5 or a .pth file')
     if not path.is_file():
-        raise ModelFileError(f'{path}: no such file')
+        raise ModelFileError(f'{path}: no such file; give one that exists')
     # Before all else: a file that may not be read is not a damaged one.
     checksum = sha256(path)
     labels = channel_labels()
@@ -213,7 +213,7 @@ def _read_keras(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
             file.visititems(visit)
     # What is raised for damaged files depends on where the damage is.
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, 'damaged, incomplete, or no HDF5 file') from error
     return state
 
 
@@ -223,7 +223,8 @@ def _read_dipy(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
         content = torch.load(path, map_location='cpu', weights_only=True)
     # What is raised for damaged files depends on where the damage is.
     except Exception as error:
-        raise _damaged(path, error) from error
+        reason = 'damaged, incomplete, or no file of PyTorch with weights alone'
+        raise _unreadable(path, reason) from error
     if not isinstance(content, dict):
         raise MisfitError('no state dict')
     return {
@@ -233,9 +234,8 @@ def _read_dipy(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
     }
 
 
-def _damaged(path: Path, error: Exception) -> ModelFileError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('. ')
-    return ModelFileError(f'{path}: cannot be read ({reason[:150]}); copy or download it again')
+def _unreadable(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(f'{path}: cannot be read ({reason}); copy or download it again')
 
 
 def _check(state: dict[str, Tensor], network: UNet3D, theirs: Mapping[str, str]) -> str:

@@ -78,6 +78,25 @@ def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsy
     assert page == accuracy.page(docs / 'accuracy')
 
 
+def test_real_scans_with_and_without_the_mirrored_pass(
+    accuracy, raw, references, tmp_path, tiny_model
+):
+    arguments = ['--bids', raw, '--references', references, '--label-maps', tmp_path / 'absent']
+    arguments += ['--limit', 1, '--model', tiny_model, '--threads', 1, '--docs', tmp_path]
+    assert accuracy.main([str(argument) for argument in arguments]) == 0
+    facts, dice = {}, {}
+    for name in ('real', 'real_fast'):
+        rows = read_table(tmp_path / 'accuracy' / f'{name}_run.tsv')
+        facts[name] = {row['fact']: row['value'] for row in rows}
+        assert facts[name]['Scans'] == '2 segmented, 0 failed'
+        assert float(facts[name]['Seconds per scan (median)']) > 0
+        dice[name] = (tmp_path / 'accuracy' / f'{name}_scans.tsv').read_text()
+    assert '--fast' in facts['real_fast']['Command 1']
+    assert '--fast' not in facts['real']['Command 1']
+    assert dice['real'] != dice['real_fast']
+    assert 'Real scans with ``--fast``' in (tmp_path / 'accuracy.rst').read_text()
+
+
 def test_label_maps_seen_in_training_are_refused(accuracy, label_map, tmp_path):
     name = read_card(model_path('default')).training['label_maps'][0]
     seen = label_map.rename(label_map.with_name(name))

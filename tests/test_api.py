@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -43,8 +44,9 @@ def test_an_image_gives_images_and_pandas(segment, image):
             expected = (labels == label.index).sum() * 60
             assert volumes[label.name] == pytest.approx(expected, rel=1e-4)
     assert volumes['Total-Intracranial'] > 0
-    assert result.quality.index[-1] == VERDICT
-    assert result.quality.loc[VERDICT, 'value'] in ('pass', 'review', 'fail')
+    assert repr(result).startswith('<Result image: 16 x 12 x 10 voxels segmented in ')
+    assert result.qc.index[-1] == VERDICT
+    assert result.qc.loc[VERDICT, 'value'] in ('pass', 'review', 'fail')
 
 
 def test_posteriors_come_when_asked_for(segment, image):
@@ -98,9 +100,25 @@ def test_a_batch_may_be_endless(segment, image):
     results.close()
 
 
-def test_images_of_other_shapes_are_refused(segment, rng):
+def test_objects_of_other_threads_do_not_matter(tiny_model, rng):
+    scans = [nib.Nifti1Image(rng.random((20, 18, 16)), AFFINE) for _ in range(4)]
+    alone = [Segmenter(tiny_model, 'cpu')(scan).segmentation.labels for scan in scans]
+
+    def several(scan):
+        segment = Segmenter(tiny_model, 'cpu')
+        return [segment(scan).segmentation.labels for _ in range(3)]
+
+    with ThreadPoolExecutor(len(scans)) as pool:
+        for labels, expected in zip(pool.map(several, scans), alone, strict=True):
+            for found in labels:
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_no_scan_is_refused(segment, rng):
     with pytest.raises(InputImageError, match='image: '):
         segment(nib.Nifti1Image(rng.random((4, 4, 4, 3)), np.eye(4)))
+    with pytest.raises(TypeError, match='ndarray'):
+        segment(rng.random((4, 4, 4)))
 
 
 def test_importing_the_package_does_not_import_torch():

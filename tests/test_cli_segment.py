@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -53,6 +54,13 @@ def test_writes_labels_volumes_and_posteriors(tmp_path, scan, tiny_model):
     assert int(rows[-1]['n_voxels']) == (found > 0).sum()
     image = nib.load(posteriors)
     assert image.shape == (12, 14, 15, 33)
+    assert image.dataobj.slope == pytest.approx(1 / 255)
+    assert image.get_data_dtype() == np.uint8
+    sidecar = json.loads((tmp_path / 'new' / 'posteriors.json').read_text())
+    assert sidecar['LabelMap'] == [label.name for label in segmentation_labels()]
+    winners = np.array(sidecar['Index'])[np.asarray(image.dataobj).argmax(-1)]
+    # But for what rounding to bytes makes equal.
+    assert (winners == found).mean() > 0.9
     np.testing.assert_allclose(image.get_fdata().sum(-1), 1, atol=0.1)
     np.testing.assert_array_equal(image.affine, AFFINE)
 
@@ -110,6 +118,8 @@ def test_refusals_are_one_line(tmp_path, scan, tiny_model, capsys):
     assert 'does not exist' in refused(capsys, tmp_path / 'absent.nii', out, *model)
     assert 'ends in .nii.gz' in refused(capsys, scan, tmp_path / 'out.mgz', *model)
     assert 'overwrite the scan' in refused(capsys, scan, scan, *model)
+    other = ('--posteriors', tmp_path / 'scan.nii')
+    assert 'scan.json: would overwrite' in refused(capsys, scan, out, *other, *model)
     assert 'is a folder' in refused(capsys, scan, out, '--volumes', tmp_path, *model)
     assert 'share one name' in refused(capsys, scan, out, '--posteriors', out, *model)
     assert 'no such model' in refused(capsys, scan, out, '--model', 'wrong')

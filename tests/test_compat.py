@@ -13,6 +13,7 @@ from synthseg_bids import compat
 from synthseg_bids.compat import (
     blur,
     reference_matrix,
+    reference_segmenter,
     resample_as_reference,
     segment_as_reference,
 )
@@ -152,6 +153,12 @@ def test_flip_averages_and_ct_is_clipped(small):
     inside = engine.seen[0, 0, 7:57, 7:57, 7:57]
     # Percentiles of what is left between 0 and 80 Hounsfield units: nearly all is 0 or 80.
     assert 0.01 < ((inside > 0) & (inside < 1)).float().mean() < 0.03
+
+
+def test_computes_as_the_reference_does(tiny_model):
+    segmenter = reference_segmenter(tiny_model, 'cpu')
+    assert segmenter.engine.dtype == torch.float32
+    assert segmenter.mirror is not None
 
 
 def test_needs_a_network_for_one_millimetre():

@@ -136,7 +136,8 @@ def test_damaged_files_are_refused(tmp_path, weights, suffix):
         path.write_bytes(wrong)
         with pytest.raises(ModelFileError, match='cannot be read') as caught:
             load_model(path)
-        assert str(caught.value).startswith(f'{path}: ')
+        assert str(caught.value).startswith(f'{path}: cannot be read (damaged, incomplete, or ')
+        assert str(caught.value).endswith('; copy or download it again')
         assert '\n' not in str(caught.value)
 
 

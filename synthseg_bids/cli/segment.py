@@ -20,8 +20,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         '--volumes', type=Path, metavar='TSV', help='table of volumes, a row per structure'
     )
     parser.add_argument(
-        '--posteriors', type=Path, metavar='NII', help='4D probabilities on the grid of IN'
-    )
+        '--posteriors', type=Path, metavar='NII',
+        help='4D probabilities on the grid of IN; a JSON file beside it names the volumes',
+    )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--model', default='default', help='shipped model, or weights file')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
@@ -33,20 +34,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         '--compat', action='store_true',
-        help='go exactly the way of the reference implementation, for its published weights; the '
-        'outputs lie on its grid of 1 mm',
+        help='go exactly the way of the reference implementation, for its published weights, in '
+        'float32; the outputs lie on its grid of 1 mm (see docs/compat.rst)',
     )  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def _check_names(args: argparse.Namespace) -> None:
     """Refuse output names before any time is spent."""
-    outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
     for path in (args.out, args.posteriors):
         if path is not None and not path.name.endswith(('.nii', '.nii.gz')):
             raise ValueError(f'{path}: give a name that ends in .nii.gz or .nii')
+    outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
+    if args.posteriors is not None:
+        outputs.append(_sidecar(args.posteriors))
+    scan = {args.scan.resolve(), _sidecar(args.scan).resolve()}
     for path in outputs:
-        if path.resolve() == args.scan.resolve():
+        if path.resolve() in scan:
             raise ValueError(f'{path}: would overwrite the scan; give another name')
         if path.is_dir():
             raise ValueError(f'{path}: is a folder; give the name of a file')
@@ -54,6 +58,22 @@ def _check_names(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.out}: several outputs share one name; give each its own')
     if args.threads is not None and args.threads < 1:
         raise ValueError(f'--threads {args.threads}: give at least 1')
+
+
+def _sidecar(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix('.gz').removesuffix('.nii') + '.json')
+
+
+def _describe(labels: tuple[int, ...]) -> dict[str, object]:
+    """Name the volumes of a file of posteriors."""
+    from ..labels import segmentation_labels
+
+    names = {label.index: label.name for label in segmentation_labels()}
+    return {
+        'Description': 'Posterior probability of each label, 0 to 1',
+        'LabelMap': [names[label] for label in labels],
+        'Index': list(labels),
+    }
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,22 +102,25 @@ def run(args: argparse.Namespace) -> int:
 
     scan = read_volume(args.scan)
 
+    from ..bids.atomic import write_json
     from ..bids.tables import write_morph_table
     from ..inference import Segmenter
     from ..measures import total_intracranial, volumes_from_labels
 
-    segmenter = Segmenter(args.model, args.device, flip=not args.fast, threads=args.threads)
+    flip = not args.fast
     for path in (args.out, args.posteriors, args.volumes):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     if args.compat:
-        from ..compat import segment_as_reference
+        from ..compat import reference_segmenter, segment_as_reference
 
-        found = segment_as_reference(segmenter, scan.data, scan.affine, not args.fast, args.ct)
+        segmenter = reference_segmenter(args.model, args.device, args.threads)
+        found = segment_as_reference(segmenter, scan.data, scan.affine, flip, args.ct)
         affine, like = found.affine, None
         write_image(args.out, found.labels, affine)
     else:
         wanted = args.posteriors is not None
+        segmenter = Segmenter(args.model, args.device, flip, args.threads)
         found = segmenter.segment(scan.data, scan.affine, posteriors=wanted, ct=args.ct)
         affine, like = scan.affine, scan
         write_label_map(args.out, found.labels, scan)
@@ -107,5 +130,6 @@ def run(args: argparse.Namespace) -> int:
         write_morph_table(args.volumes, volumes, total_intracranial(volumes), soft)
     if args.posteriors is not None:
         write_posteriors(args.posteriors, found.posteriors, affine, like)
+        write_json(_sidecar(args.posteriors), _describe(segmenter.card.labels))
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
     return 0

@@ -6,16 +6,19 @@ import os
 import subprocess
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.testing import data_path
 from published import dipy_state, random_scan, random_weights, write_h5
 
+from synthseg_bids.compat import resample_as_reference
 from synthseg_bids.engine import Engine
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.official import import_model
-from synthseg_bids.predict import infer
+from synthseg_bids.predict import infer, rescale_intensities
 from synthseg_bids.weights import load_model, save_model
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
@@ -26,6 +29,13 @@ def posteriors(network, scan):
     """Compute them as a scan's are, the mirrored pass left out."""
     engine = Engine(network, torch.device('cpu'), torch.float32)
     return infer(engine, torch.from_numpy(scan))[0].numpy()
+
+
+def real_scan():
+    """Read a part of a T1w scan, as the networks see it: at 1 mm, in [0, 1], padded."""
+    image = nib.load(Path(data_path) / 'anatomical.nii')
+    data, _ = resample_as_reference(image.get_fdata(dtype=np.float32), image.affine)
+    return np.pad(rescale_intensities(data), [(0, -n % 16) for n in data.shape])
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ def keras(tmp_path):
     ('channels', 'options'), [(33, ()), (32, ()), (33, ('--whole',))], ids=['2.0', '1.0', 'whole']
 )
 def test_keras(tmp_path, keras, channels, options):
-    scan = random_scan((64, 96, 64), seed=1)
+    scan = real_scan()
     theirs = keras(tmp_path / 'w.h5', scan, 24, channels, '--seed', '2', *options)
     network, card = import_model(tmp_path / 'w.h5')
     save_model(tmp_path / 'w.safetensors', network, card, dtype=torch.float32)
