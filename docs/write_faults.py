@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent / 'tests'), str(FOLDER)]
 
-from faults import FAULTS, Fault  # noqa: E402
+from faults import FAULTS, Observed  # noqa: E402
+from other_faults import ELSEWHERE  # noqa: E402
 from tables import list_table  # noqa: E402
 
 INTRODUCTION = """Faults
@@ -42,6 +42,9 @@ of an undisturbed run: they are equal to the byte. *Last line* is that on stdout
 OTHERS = """Other faults
 ------------
 
+Brought about by the test in the last column, which compares what it sees with this table. All
+processes killed three times while outputs are written, and too little space for the outputs of
+one image, have tests as well: in ``tests/test_cli_resume.py`` and ``tests/test_bad_input.py``.
 """
 
 NOT_TESTED = """Not tested
@@ -52,98 +55,24 @@ NOT_TESTED = """Not tested
   killed. Where Slurm enforces memory, the state in the line would be ``OUT_OF_MEMORY``.
 - A clock that jumps while a run is at work. Whether outputs are up to date depends on checksums;
   times of files only tell which checksums and reports to make anew.
-- A GPU that is lost: tests have none. Lack of its memory is simulated by the error that PyTorch
-  raises.
+- A GPU that really fails or is full: tests have none; they raise the errors of PyTorch.
 - Nodes of a cluster that fail, and network file systems without locks: where a file system knows
   no locks, a warning says so, and two runs on the same participants do the same work twice.
 """
 
 
-@dataclass(frozen=True)
-class Elsewhere:
-    """A fault that another test brings about.
-
-    Attributes
-    ----------
-    what : str
-    observed : str
-    test : str
-        File and name.
-    """
-
-    what: str
-    observed: str
-    test: str
-
-
-_PLUGIN = 'tests/slurm/test_plugin.py::'
-_ARRAY = 'tests/slurm/test_array.py::'
-_RESUME = 'tests/test_cli_resume.py::'
-
-ELSEWHERE = (
-    Elsewhere(
-        'jobs of the plugin SLURM cancelled (``scancel``), killed (``kill -9``), out of time (its '
-        'end set to now), out of memory (``ulimit -v``)',
-        'Exit code 1; each fails its own image, whose line names the state of the job and its '
-        'log; the others are done, and the next run completes. What an earlier run of another '
-        'model has left in the working directory is not taken for their result.',
-        f'{_PLUGIN}test_killed_jobs_fail_alone',
-    ),
-    Elsewhere(
-        'run with the plugin SLURM terminated (SIGTERM)',
-        'Exit code 143; its jobs are cancelled.',
-        f'{_PLUGIN}test_jobs_end_with_the_run',
-    ),
-    Elsewhere(
-        'Slurm refuses a job (a partition that does not exist)',
-        'Exit code 2; one line with what ``sbatch`` said.',
-        f'{_PLUGIN}test_what_slurm_refuses_is_said_in_one_line',
-    ),
-    Elsewhere(
-        'task of a job array cancelled',
-        'The other tasks and the job of the group complete; the same command does the rest.',
-        f'{_ARRAY}test_cancelled_task_leaves_the_others_and_is_done_next_time',
-    ),
-    Elsewhere(
-        'all processes killed three times, while outputs are written too',
-        'The next run leaves the same files as an undisturbed one.',
-        f'{_RESUME}test_killed_at_any_moment_the_result_is_the_same',
-    ),
-    Elsewhere(
-        'two runs of the same command at once',
-        'Exit code 0 of both; every image is segmented once.',
-        f'{_RESUME}test_two_runs_at_once',
-    ),
-    Elsewhere(
-        'too little space for the outputs of one image',
-        'Exit code 1; that image fails, is named and leaves no file; the others are done.',
-        'tests/test_bad_input.py::test_full_disk_costs_no_other_image',
-    ),
-    Elsewhere(
-        'GPU out of memory (simulated)',
-        'Exit code 0; tried again in tiles, then on the CPU, unless ``--no-gpu-fallback``; the '
-        'status table names the device.',
-        'tests/test_inference.py::test_goes_on_when_memory_runs_out',
-    ),
-)
-
-
 def page() -> str:
     """Return the text of the page."""
-    runs = [
-        (fault.what, fault.how, _code(fault), _literal(fault.last), _literal(fault.says),
-         _literal(fault.again))
-        for fault in FAULTS
-    ]  # fmt: skip
-    others = [(other.what, other.observed, _literal(other.test)) for other in ELSEWHERE]
+    runs = [_cells(fault) for fault in FAULTS]
+    others = [(*_cells(other), _literal(other.test)) for other in ELSEWHERE]
     head = ('Fault', 'How', 'Exit code', 'Last line', 'Message has', 'Next run')
     return '\n'.join(
         [
             INTRODUCTION,
             RUNS,
             list_table(head, runs),
-            OTHERS.rstrip('\n') + '\n',
-            list_table(('Fault', 'What was observed', 'Test'), others),
+            OTHERS,
+            list_table((*head, 'Test'), others),
             NOT_TESTED.rstrip('\n'),
             '',
         ]
@@ -155,8 +84,13 @@ def tests() -> list[tuple[str, str]]:
     return [(file, name) for file, _, name in (other.test.partition('::') for other in ELSEWHERE)]
 
 
-def _code(fault: Fault) -> str:
-    if fault.code < 0:
+def _cells(fault: Observed) -> tuple[str, ...]:
+    texts = map(_literal, (fault.last, fault.says, fault.again))
+    return (fault.what, fault.how, _code(fault), *texts)
+
+
+def _code(fault: Observed) -> str:
+    if isinstance(fault.code, int) and fault.code < 0:
         return f'none ({signal.Signals(-fault.code).name})'
     return str(fault.code)
 

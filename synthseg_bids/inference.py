@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .device import resolve_device, set_threads
 from .engine import Engine
+from .fallback import CPU, Place
 from .geometry import (
     from_ras,
     resampled_grid,
@@ -38,7 +39,7 @@ from .postprocess import (
     smooth,
     soft_volumes,
 )
-from .predict import MAX_TILES, Plan, Prediction, predict
+from .predict import Plan, Prediction, predict
 from .prepare import Prepared, prepare
 from .refine import refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model
@@ -49,7 +50,6 @@ logger = logging.getLogger(__name__)
 #: which the network knows better.
 LOCALISATIONS = 2
 
-CPU = torch.device('cpu')
 #: Of the brain in CT scans, in Hounsfield units.
 CT_RANGE = (0, 80)
 
@@ -98,6 +98,8 @@ class Segmentation:
         Most memory that was allocated on the GPU; None on the CPU.
     isotropic : IsotropicMaps or None
         The segmentation on a 1 mm grid, where asked for.
+    fallback : str
+        Why a GPU that has failed or was too small was not used as usual; empty if it was.
     """
 
     labels: np.ndarray
@@ -110,6 +112,7 @@ class Segmentation:
     flip_dice: np.ndarray | None = None
     peak_gpu_mb: float | None = None
     isotropic: IsotropicMaps | None = None
+    fallback: str = ''
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Found:
         Where it ran.
     start : float
         When it began, by :func:`time.perf_counter`.
+    fallback : str
+        See :class:`Segmentation`.
     """
 
     prepared: Prepared
@@ -139,6 +144,7 @@ class Found:
     flip_dice: np.ndarray | None
     device: torch.device
     start: float
+    fallback: str
 
 
 class Segmenter:
@@ -155,7 +161,7 @@ class Segmenter:
     threads : int, optional
         CPU threads (default: as the process is set up).
     fallback : bool
-        Go on on the CPU with a scan that does not fit into the memory of the GPU.
+        Go on on the CPU if a GPU fails or its memory is too small.
     autocrop : bool
         Look for the brain first, where the network was trained on crops; otherwise segment all
         of the scan.
@@ -181,7 +187,8 @@ class Segmenter:
         network, card = load_model(model)
         engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
         spare = partial(engine_on, CPU) if fallback else None
-        self._use(engine_on(resolve_device(device)), card, flip, spare, autocrop)
+        where = resolve_device(device)
+        self._use(Place(where, partial(engine_on, where), spare), card, flip, autocrop)
 
     @classmethod
     def from_engine(
@@ -203,27 +210,28 @@ class Segmenter:
             Makes an engine on the CPU, for scans that the device's memory does not suffice for.
         """
         segmenter = cls.__new__(cls)
-        segmenter._use(engine, card, flip, spare)
+        segmenter._use(Place(engine.device, lambda: engine, spare), card, flip)
         return segmenter
 
-    def _use(
-        self,
-        engine: Engine,
-        card: ModelCard,
-        flip: bool,
-        spare: Callable[[], Engine] | None,
-        autocrop: bool = True,
-    ) -> None:
-        self.engine = engine
-        self.device = engine.device
+    def _use(self, place: Place, card: ModelCard, flip: bool, autocrop: bool = True) -> None:
+        self._place = place
         self.card = card
-        self._spare = spare
         self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
         self.mirror = mirror_channels(card.labels) if flip else None
         group_of = {label.index: label.topology_group for label in segmentation_labels()}
         self.groups = tuple(group_of[label] for label in card.labels)
         # What is not brain: background, and the fluid around it that goes on down the spine.
         self._outside = [i for i, label in enumerate(card.labels) if label in (0, CSF)]
+
+    @property
+    def engine(self) -> Engine:
+        """The network."""
+        return self._place.engine
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._place.device
 
     def segment(
         self,
@@ -264,7 +272,8 @@ class Segmenter:
         if ct:
             data = np.clip(data, *CT_RANGE)
         prepared = prepare(data, affine, self.card.spacing_mm)
-        region, prediction, device = self._infer_where_it_fits(prepared.image)
+        infer = partial(self._infer, prepared.image)
+        (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
@@ -275,7 +284,7 @@ class Segmenter:
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start)
+        return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start, note)
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
@@ -320,6 +329,7 @@ class Segmenter:
             flip_dice=found.flip_dice,
             peak_gpu_mb=peak,
             isotropic=isotropic,
+            fallback=found.fallback,
         )
 
     def _resample(
@@ -360,25 +370,6 @@ class Segmenter:
             slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, brain, strict=True)
         )
         return crop_box(placed, *grid)
-
-    def _infer_where_it_fits(self, image: np.ndarray) -> tuple[Box, Prediction, torch.device]:
-        """Cut the image into tiles if the GPU's memory runs out, then fall back to the CPU."""
-        for plan in (None, Plan(torch.float16, MAX_TILES // 2), Plan(torch.float16, MAX_TILES)):
-            try:
-                return *self._infer(image, self.engine, plan), self.device
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                last = plan is not None and plan.tiles == MAX_TILES
-                if last and self._spare is None:
-                    raise
-                logger.warning(
-                    '%s: out of memory for an image of %s voxels; continuing %s',
-                    self.device,
-                    ' x '.join(map(str, image.shape)),
-                    'on the CPU' if last else 'in tiles, less accurate at their borders',
-                )
-        assert self._spare is not None
-        return *self._infer(image, self._spare(), None), CPU
 
 
 @lru_cache(maxsize=2)

@@ -56,7 +56,7 @@ def write_description(folder: Path, name: str) -> None:
 @dataclass
 class Run:
     out: Path
-    code: int
+    code: int | str
     stdout: str
     stderr: str
 

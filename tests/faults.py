@@ -202,8 +202,8 @@ def skew_clocks(folder: Path, model: Path) -> Run:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What happens to a run.
+class Observed:
+    """A fault, and what becomes of a run that meets it.
 
     Attributes
     ----------
@@ -211,25 +211,46 @@ class Fault:
         What goes wrong.
     how : str
         How the test makes it happen.
-    code : int
-        Exit code; the negative number of a signal that kills the main process.
+    code : int or str
+        Exit code; the negative number of a signal that kills the main process; the state of a
+        job whose exit code is a matter of chance.
     last : str
         Last line on stdout; empty if there is none.
     says : str
         Part of a line on the terminal; empty if there is nobody left to say anything.
     again : str
         Last line of the next run, on stdout.
+    """
+
+    what: str
+    how: str
+    code: int | str
+    last: str
+    says: str
+    again: str
+
+    def check(self, run: Run) -> None:
+        """Compare it with what has become of a run."""
+        assert (run.code, (run.stdout.splitlines() or [''])[-1]) == (self.code, self.last)
+        assert any(self.says in line for line in run.stderr.splitlines())
+        assert 'Traceback' not in run.stderr
+
+    def check_next(self, run: Run) -> None:
+        """Compare it with the next run, which completes."""
+        assert (run.code, run.stdout) == (0, f'{self.again}\n'), run.stderr
+
+
+@dataclass(frozen=True)
+class Fault(Observed):
+    """A fault of a run of two images.
+
+    Attributes
+    ----------
     inflict : function of a folder with a dataset and a model
     mounts : bool
         Whether something must be mounted for it.
     """
 
-    what: str
-    how: str
-    code: int
-    last: str
-    says: str
-    again: str
     inflict: Callable[[Path, Path], Run]
     mounts: bool = False
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import nibabel as nib
 import pytest
-from app import Run, contents, launch
+import torch
+from app import Run, contents, launch, options
 from faults import FAULTS, in_own_mounts, make_dataset
+from other_faults import GPU_LOST, GPU_LOST_FOR_GOOD, GPU_MEMORY
+from torch import Tensor
 
 from synthseg_bids.bids.save import output_files
+from synthseg_bids.cli.run import main
+from synthseg_bids.engine import Engine
+from synthseg_bids.inference import cached_segmenter
 
 DOCS = Path(__file__).parents[1] / 'docs'
 
@@ -33,12 +40,10 @@ def test_fault(fault, undisturbed, tiny_model, tmp_path):
         pytest.skip('nothing can be mounted here')
     make_dataset(tmp_path)
     run = fault.inflict(tmp_path, tiny_model)
-    assert (run.code, (run.stdout.splitlines() or [''])[-1]) == (fault.code, fault.last)
-    assert any(fault.says in line for line in run.stderr.splitlines())
-    assert 'Traceback' not in run.stderr
+    fault.check(run)
     kept = complete_images(run.out)
     next_run = complete(tmp_path, tiny_model)
-    assert (next_run.code, next_run.stdout) == (0, f'{fault.again}\n'), next_run.stderr
+    fault.check_next(next_run)
     # What was complete was not done again, and all else was.
     assert len(kept) == int(re.findall(r'(\d+) skipped', fault.again)[0])
     assert 'waiting' not in next_run.stderr
@@ -47,6 +52,48 @@ def test_fault(fault, undisturbed, tiny_model, tmp_path):
     assert ('its worker process was killed (out of memory, or by a signal)' in notes) is (
         fault.what == 'worker killed'
     )
+
+
+@pytest.mark.parametrize('fault', [GPU_MEMORY, GPU_LOST, GPU_LOST_FOR_GOOD],
+                         ids=lambda fault: fault.what)  # fmt: skip
+def test_gpu_fault(fault, undisturbed, tiny_model, tmp_path, monkeypatch, capsys, caplog):
+    """There is no GPU here: what one would raise is raised by the network on the CPU."""
+    raw, calls, run_network = make_dataset(tmp_path), [], Engine.features
+
+    def features(engine: Engine, x: Tensor) -> Tensor:
+        calls.append(engine)
+        if fault is GPU_MEMORY and len(calls) <= 3:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+        # Both images are seen straight and mirrored, and only the spare network does not fail.
+        if fault is not GPU_MEMORY and len(calls) > 2 and engine is calls[0]:
+            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with ...')
+        return run_network(engine, x)
+
+    monkeypatch.setattr(Engine, 'features', features)
+    cached_segmenter.cache_clear()
+    plugin = tmp_path / 'plugin.toml'
+    plugin.write_text('plugin = "Linear"\n')
+    arguments = ['--use-plugin', plugin, '-w', tmp_path / 'work']
+    if fault is GPU_LOST_FOR_GOOD:
+        arguments.append('--no-gpu-fallback')
+    code = main(options(raw, tmp_path / 'out', tiny_model, *arguments))
+    cached_segmenter.cache_clear()
+    ours = [record for record in caplog.records if record.name.startswith('synthseg_bids')]
+    said = '\n'.join(record.getMessage() for record in ours)
+    run = Run(tmp_path / 'out', code, capsys.readouterr().out, said)
+    fault.check(run)
+    assert [row['reason'] for row in run.status().values() if fault.says in row['reason']]
+    monkeypatch.undo()
+    next_run = complete(tmp_path, tiny_model)
+    fault.check_next(next_run)
+    # The sidecar tells, too; all else is as if nothing had happened.
+    different = {
+        name
+        for name, content in contents(next_run.out).items()
+        if content != contents(undisturbed.out)[name]
+    }
+    assert len(different) == (fault is not GPU_LOST_FOR_GOOD)
+    assert all('Fallback' in json.loads((run.out / name).read_text()) for name in different)
 
 
 def complete_images(out: Path) -> set[str]:

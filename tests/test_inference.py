@@ -6,6 +6,7 @@ where a structure is in mm is known exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
 from torch import Tensor, nn
 
 from synthseg_bids.engine import Engine
+from synthseg_bids.fallback import Place
 from synthseg_bids.inference import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels, segmentation_labels
 from synthseg_bids.memory import LOW_MEMORY_BYTES
@@ -63,6 +65,10 @@ class StubEngine(Engine):
 
     def features(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+    def features_by_rows(self, x: Tensor, thickness: int) -> Callable[[slice], Tensor]:
+        whole = self.features(x)
+        return lambda rows: whole[:, :, rows]
 
     def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
         if mirror is not None:
@@ -315,8 +321,14 @@ def test_unknown_models_are_refused():
         Segmenter('no-such-model', 'cpu')
 
 
-@pytest.mark.parametrize(('attempts', 'said'), [(1, 'in tiles'), (3, 'on the CPU')])
-def test_goes_on_when_memory_runs_out(caplog, attempts, said):
+@pytest.mark.parametrize(
+    ('norm', 'attempts', 'said'),
+    [
+        *[('batch', 1, 'by slabs'), ('batch', 2, 'in tiles'), ('batch', 4, 'on the CPU')],
+        *[('instance', 1, 'in tiles'), ('instance', 3, 'on the CPU')],
+    ],
+)
+def test_goes_on_when_memory_runs_out(caplog, norm, attempts, said):
     class Greedy(SideStub):
         def forward(self, x: Tensor) -> Tensor:
             if len(self.seen) < attempts:
@@ -325,10 +337,61 @@ def test_goes_on_when_memory_runs_out(caplog, attempts, said):
             return super().forward(x)
 
     data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
-    found = segmenter(Greedy(), 1.0).segment(data, np.eye(4))
+    card = ModelCard('stub', NetworkConfig(levels=3, norm=norm), 1.0)
+    engine = StubEngine(Greedy(), card.network)
+    found = Segmenter.from_engine(engine, card, spare=lambda: engine).segment(data, np.eye(4))
     assert (found.labels == 53).any()
     assert found.device == 'cpu'
-    assert f'out of memory for an image of 20 x 20 x 20 voxels; continuing {said}' in caplog.text
+    note = f'cpu: out of memory for an image of 20 x 20 x 20 voxels; continuing {said}'
+    assert note in caplog.text
+    assert found.fallback.startswith(note)
+
+
+def test_goes_on_without_a_gpu_that_fails(caplog):
+    class Failing(StubEngine):
+        def features(self, x: Tensor) -> Tensor:
+            super().features(x)
+            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with ...')
+
+    def place(spare: StubEngine | None) -> Segmenter:
+        card = ModelCard('stub', NetworkConfig(levels=3), 1.0)
+        engine = Failing(broken, card.network)
+        return Segmenter.from_engine(engine, card, spare=(lambda: spare) if spare else None)
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    broken = SideStub()
+    with pytest.raises(RuntimeError, match='launch failure'):
+        place(None).segment(data, np.eye(4))
+    goes_on = place(StubEngine(SideStub(), NetworkConfig(levels=3)))
+    broken.seen.clear()
+    # It is asked once: in this process it would fail ever after.
+    for _ in range(2):
+        found = goes_on.segment(data, np.eye(4))
+        assert (found.labels == 53).any()
+        assert found.fallback == (
+            'cpu: CUDA error: unspecified launch failure; continuing on the CPU'
+        )
+    assert len(broken.seen) == 1
+    assert caplog.text.count('launch failure') == 1
+
+
+def test_goes_on_without_a_gpu_that_fails_to_load_the_network():
+    def fail() -> Engine:
+        raise RuntimeError('CUDA error: CUDA-capable device(s) is/are busy or unavailable')
+
+    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
+    place = Place(torch.device('cuda:1'), fail, lambda: spare)
+    assert (place.engine, place.device) == (spare, torch.device('cpu'))
+    assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith('cuda:1: CUDA error: ')
+    with pytest.raises(RuntimeError, match='busy'):
+        Place(torch.device('cuda:1'), fail)
+
+
+def test_errors_of_others_are_not_those_of_a_gpu():
+    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
+    place = Place(torch.device('cpu'), lambda: spare, lambda: spare)
+    with pytest.raises(RuntimeError, match='shape'):
+        place.run(lambda engine, _: torch.ones(2).reshape(3), (1, 1, 1))
 
 
 def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):

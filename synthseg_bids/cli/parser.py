@@ -272,7 +272,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--gpu-fallback', action=argparse.BooleanOptionalAction,
-        help='go on on the CPU if an image does not fit into the memory of the GPU (default: yes)',
+        help='go on on the CPU if a GPU fails or its memory is too small (default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--use-plugin', type=_path, metavar='FILE',

@@ -89,7 +89,9 @@ class SaveDerivatives(SimpleInterface):
             fields,
             {kind: path for kind, path in figures.items() if isdefined(path)},
         )
+        fallback = inputs.provenance.get('Fallback')
         self._results['notes'] = [
+            *([fallback] if fallback else []),
             *inputs.quality_notes,
             *inputs.refused,
             *inputs.figure_notes,

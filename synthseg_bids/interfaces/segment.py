@@ -40,7 +40,7 @@ class _InputSpec(VersionedInputSpec):
     lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
     num_threads = traits.Int(nohash=True, desc='CPU threads')
     gpu_fallback = traits.Bool(
-        True, usedefault=True, nohash=True, desc='use the CPU if the GPU has too little memory'
+        True, usedefault=True, nohash=True, desc='use the CPU if the GPU fails or is too small'
     )
     low_memory = traits.Bool(
         False, usedefault=True, nohash=True, desc='keep it small, if need be less accurate'
@@ -117,6 +117,8 @@ class SegmentImage(SimpleInterface):
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
+        if found.fallback:
+            self._results['provenance']['Fallback'] = found.fallback
         if found.peak_gpu_mb is not None:
             self._results['provenance']['PeakGPUMemoryMB'] = round(found.peak_gpu_mb)
         return runtime

@@ -45,13 +45,20 @@ def cancel(job: object) -> None:
 
 def kill(job: int) -> None:
     """Kill all processes of a job, as the kernel does when memory runs out."""
-    marker = f'SLURM_JOB_ID={job}\0'.encode()
+    # A job that is said to run may not have any yet.
+    wait_until(lambda: _kill_processes(f'SLURM_JOB_ID={job}\0'.encode()))
+
+
+def _kill_processes(marker: bytes) -> int:
+    killed = 0
     for folder in Path('/proc').glob('[0-9]*'):
         try:
             if marker in (folder / 'environ').read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
+                killed += 1
         except OSError:  # not ours, or gone by now
             continue
+    return killed
 
 
 def end_time(job: int) -> None:

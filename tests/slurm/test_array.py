@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from app import contents, launch, write_description, write_image
+from app import Run, contents, launch, write_description, write_image
 from cluster import cancel, fields, wait_until
+from other_faults import ARRAY_TASK
 
 from synthseg_bids.bids.atomic import read_table
 
@@ -53,6 +54,10 @@ def state(job: object) -> str:
     return fields(job)['JobState']
 
 
+def log(raw: Path, array: int, task: object) -> str:
+    return (raw.parent / f'synthseg-bids-{array}_{task}.log').read_text()
+
+
 def arguments(model: Path) -> list[object]:
     return ['--model', model, '--device', 'cpu', '--skip-bids-validation']
 
@@ -62,10 +67,9 @@ def test_tasks_share_an_output_tree(dataset, tiny_model):
     array, group = submit(dataset, out, *arguments(tiny_model))
     assert fields(group)['Dependency'].startswith(f'afterany:{array}')
     wait_until(lambda: state(group) in ENDED, 900)
-    logs = {path.name: path.read_text() for path in dataset.parent.glob('synthseg-bids-*.log')}
-    assert state(group) == 'COMPLETED', logs
+    assert state(group) == 'COMPLETED', log(dataset, array, 'group')
     for task in (1, 2, 3):
-        assert '1 done, 0 skipped, 0 failed' in logs[f'synthseg-bids-{array}_{task}.log']
+        assert '1 done, 0 skipped, 0 failed' in log(dataset, array, task)
     rows = read_table(out / 'group_status.tsv')
     assert [row['status'] for row in rows] == ['done'] * 3
     # At least two of them were at work at once.
@@ -86,8 +90,10 @@ def test_cancelled_task_leaves_the_others_and_is_done_next_time(dataset, tiny_mo
     cancel(f'{array}_1')
     wait_until(lambda: state(group) in ENDED, 900)
     assert state(group) == 'COMPLETED'
+    ARRAY_TASK.check(Run(out, state(f'{array}_1'), '', log(dataset, array, 1)))
     assert len(list(out.glob('sub-*/anat/*_dseg.json'))) == 2
-    _, group = submit(dataset, out, *arguments(tiny_model))
+    array, group = submit(dataset, out, *arguments(tiny_model))
     wait_until(lambda: state(group) in ENDED, 900)
+    assert log(dataset, array, 1).splitlines()[-1] == ARRAY_TASK.again
     assert len(list(out.glob('sub-*/anat/*_dseg.json'))) == 3
     assert contents(out) == contents(dataset.parent / 'array' / 'out')

@@ -7,13 +7,16 @@ import os
 import re
 import signal
 import subprocess
+from math import ceil
 from pathlib import Path
 
 import pytest
 import torch
 from app import APP, Run, contents, launch, options, write_description, write_image
 from cluster import ask, cancel, end_time, fields, jobs, kill, last_job, wait_for_job, wait_until
+from other_faults import SLURM_JOBS, SLURM_REFUSES, SLURM_RUN
 
+from synthseg_bids.footprint import describe_model, worker_gb
 from synthseg_bids.weights import load_model, save_model
 from synthseg_bids.workflows.plugin import make_plugin
 
@@ -100,7 +103,7 @@ def test_jobs_ask_for_what_their_nodes_need(first, before, folder):
     segment = next(job for job, name in ours.items() if name.startswith('segment.'))
     save = next(job for job, name in ours.items() if name.startswith('save.'))
     asked = {job: fields(job) for job in (segment, save)}
-    assert asked[segment]['TRES'].startswith('cpu=1,mem=4G,')
+    assert asked[segment]['TRES'].startswith('cpu=1,mem=1G,')
     assert asked[save]['TRES'].startswith('cpu=1,mem=1G,')
     assert 'gres' not in asked[segment]['TRES']
     # --oversubscribe has -o in it; logs stay in the working directory all the same.
@@ -109,26 +112,31 @@ def test_jobs_ask_for_what_their_nodes_need(first, before, folder):
     assert list(folder.glob('work/*/batch/slurm-*.out'))
 
 
-def test_jobs_ask_for_a_gpu(folder, dataset, tiny_model):
+def test_jobs_ask_for_a_gpu_and_for_the_memory_of_the_model(folder):
     """Slurm may believe in a GPU that does not exist; then the run fails, image by image."""
     if 'gpu' not in ask('sinfo', '--noheader', '--format=%G'):
         pytest.skip('Slurm knows of no GPU')
+    heads = make_dataset(folder / 'heads', [])
+    grid = (64, 64, 64), (4.0, 4.0, 4.0)
+    for seed, name in enumerate((GOOD, KILLED)):
+        write_image(heads / name, grid[0], seed, grid[1])
+    memory = ceil(worker_gb(describe_model('default'), [grid]))
+    assert memory > 1
     after = last_job()
     plugin = write_plugin(folder / 'gpu.json', sbatch_args='--cpus-per-task=2')
-    run = launch(dataset, folder / 'gpu', tiny_model, '--participant-label', '01', '--device',
-                 'cuda', '--use-plugin', plugin, '-w', folder / 'gpu_work')  # fmt: skip
+    run = launch(heads, folder / 'gpu', 'default', '--device', 'cuda', '--use-plugin', plugin,
+                 '-w', folder / 'gpu_work')  # fmt: skip
     assert (run.code == 0) is torch.cuda.is_available()
     segments = [job for job, (name, _) in jobs().items() if name.startswith('segment.')]
     asked = [fields(job) for job in segments if job > after]
     assert len(asked) == 2
     for job in asked:
-        assert job['TRES'].startswith('cpu=2,mem=4G,')
+        assert job['TRES'].startswith(f'cpu=2,mem={memory}G,')
         assert job['TresPerNode'] == 'gres:gpu:1'
 
 
 def test_killed_jobs_fail_alone(faulty):
-    assert (faulty.code, faulty.stdout) == (1, '1 done, 0 skipped, 4 failed\n')
-    assert 'Traceback' not in faulty.stderr
+    SLURM_JOBS.check(faulty)
     status = faulty.status()
     failed = {name: row['reason'] for name, row in status.items() if row['status'] == 'failed'}
     assert {*failed} == {CANCELLED, KILLED, TIMED_OUT, MEMORY}
@@ -145,7 +153,7 @@ def test_killed_jobs_fail_alone(faulty):
 def test_next_run_completes(faulty, folder, dataset, tiny_model):
     plugin = write_plugin(folder / 'next.json')
     run = launch(dataset, folder / 'out', folder / 'other.safetensors', '--use-plugin', plugin)
-    assert (run.code, run.stdout) == (0, '4 done, 1 skipped, 0 failed\n')
+    SLURM_JOBS.check_next(run)
     local = launch(dataset, folder / 'local', folder / 'other.safetensors', '-w', folder / 'w')
     assert (local.code, local.stdout) == (0, '5 done, 0 skipped, 0 failed\n')
     assert contents(run.out) == contents(local.out)
@@ -156,14 +164,19 @@ def test_jobs_end_with_the_run(folder, dataset, tiny_model):
     plugin = write_plugin(folder / 'terminated.json', template=TEMPLATE)
     arguments = ['--participant-label', '02', '--use-plugin', plugin, '-w', folder / 'end_work']
     command = [*APP, *options(dataset, folder / 'end', tiny_model, *arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         wait_for_job('segment.', after)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 143
-    assert 'terminated; the same command resumes' in stderr.decode()
+        stdout, stderr = process.communicate(timeout=300)
+    SLURM_RUN.check(Run(folder / 'end', process.returncode, stdout, stderr))
     running = ('RUNNING', 'PENDING', 'COMPLETING')
     wait_until(lambda: not [j for j, (_, s) in jobs().items() if j > after and s in running], 60)
+    # Where it runs does not matter to the outputs.
+    SLURM_RUN.check_next(
+        launch(dataset, folder / 'end', tiny_model, *arguments[:2], '-w', folder / 'end_work')
+    )
 
 
 def test_slurm_that_does_not_answer_is_asked_again(tmp_path, monkeypatch):
@@ -185,9 +198,10 @@ def test_what_slurm_refuses_is_said_in_one_line(folder, dataset, tiny_model):
     plugin = write_plugin(
         folder / 'refused.json', sbatch_args='--partition=none', max_tries=0, retry_timeout=0
     )
-    run = launch(dataset, folder / 'refused', tiny_model, '--use-plugin', plugin)
-    assert run.code == 2
+    arguments = [dataset, folder / 'refused', tiny_model, '--participant-label', '01']
+    run = launch(*arguments, '--use-plugin', plugin)
+    SLURM_REFUSES.check(run)
     (line,) = [line for line in run.stderr.splitlines() if line.startswith('synthseg-bids: error')]
-    assert 'sbatch: error: Batch job submission failed: Invalid partition' in line
+    assert SLURM_REFUSES.says in line
     assert 'correct sbatch_args' in line
-    assert 'Traceback' not in run.stderr
+    SLURM_REFUSES.check_next(launch(*arguments))
