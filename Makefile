@@ -25,8 +25,17 @@ VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init_
 # docker/README.rst lists what may be in BUILD_OPTIONS.
 IMAGE ?= synthseg-bids
 BUILD_OPTIONS ?=
+REVISION = $(shell git rev-parse HEAD)
+CREATED := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+# The weights are a layer of their own. A cache would give labels of an earlier build.
+BUILDAH = buildah bud --layers --no-cache --format oci
 BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker build \
-	|| { command -v buildah >/dev/null && echo buildah bud --format oci; } || echo podman build)
+	|| { command -v buildah >/dev/null && echo $(BUILDAH); } || echo podman build --no-cache)
+# Labels are in the Dockerfile; what "docker build" makes has no annotations.
+ANNOTATIONS = title=synthseg-bids version=$(VERSION) revision=$(REVISION) created=$(CREATED) \
+	licenses=Apache-2.0
+ANNOTATE = $(if $(filter docker,$(BUILDER)),, \
+	$(ANNOTATIONS:%=--annotation org.opencontainers.image.%))
 APPTAINER ?= apptainer
 SIF ?= synthseg-bids.sif
 TOOLS ?= ../shared/tools
@@ -36,7 +45,8 @@ SET_UP_APPTAINER = if [ -f $(TOOLS)/apptainer_up.sh ]; then bash $(TOOLS)/apptai
 	&& export APPTAINER='apptainer-box apptainer'; fi
 SCALE_OPTIONS ?=
 SLURM_UP ?=
-SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then bash $(SLURM_UP) \
+SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
+	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint bench scale accuracy paper samseg docker singularity
@@ -76,9 +86,8 @@ paper: $(INSTALLED)
 		$(BIN)/python -m paper $(PAPER_OPTIONS)
 
 docker:
-	$(BUILDER) --build-arg VERSION=$(VERSION) \
-		--build-arg REVISION=$(shell git rev-parse HEAD) \
-		--build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) \
+	$(BUILDER) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		--build-arg CREATED=$(CREATED) $(ANNOTATE) \
 		$(BUILD_OPTIONS) --tag $(IMAGE):$(VERSION) --file docker/Dockerfile .
 
 singularity:
@@ -86,11 +95,11 @@ singularity:
 		$(SIF) singularity/synthseg-bids.def
 
 test-docker: $(INSTALLED)
-	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rs -m containers tests/containers/test_docker.py
+	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rsP -m containers tests/containers/test_docker.py
 
 test-singularity: $(INSTALLED)
 	$(SET_UP_OCI) && $(SET_UP_APPTAINER) && $(SET_UP_SLURM) && \
-		$(BIN)/python -m pytest -v -rs -m containers tests/containers/test_singularity.py
+		$(BIN)/python -m pytest -v -rsP -m containers tests/containers/test_singularity.py
 
 test-slurm: $(INSTALLED)
 	$(SET_UP_SLURM) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rs -m slurm tests/slurm

@@ -37,10 +37,10 @@ def image() -> str:
     missing = [name for name in ('buildah', 'podman') if shutil.which(name) is None]
     if missing:
         pytest.skip(f'{" and ".join(missing)}: not installed')
-    options = ['--layers']
+    options = []
     if BUILD_MOUNTS:
         # The pip of this machine knows best where to find PyTorch.
-        options += ['--isolation', 'chroot', *BUILD_MOUNTS, '--build-arg', 'TORCH_INDEX=']
+        options = ['--isolation', 'chroot', *BUILD_MOUNTS, '--build-arg', 'TORCH_INDEX=']
     words = [f'BUILD_OPTIONS={shlex.join(options)}', 'IMAGE=localhost/synthseg-bids']
-    run('make', '-C', REPOSITORY, 'docker', 'BUILDER=buildah bud --format oci', *words)
+    run('make', '-C', REPOSITORY, 'docker', 'BUILDER=$(BUILDAH)', *words)
     return f'localhost/synthseg-bids:{__version__}'

@@ -30,6 +30,10 @@ def test_image_is_small_and_described(image):
     assert labels['org.opencontainers.image.version'] == __version__
     assert labels['org.opencontainers.image.licenses'] == 'Apache-2.0'
     assert len(labels['org.opencontainers.image.revision']) == 40
+    # The same in the manifest, where registries look.
+    names = ('title', 'version', 'revision', 'created', 'licenses')
+    for key in (f'org.opencontainers.image.{name}' for name in names):
+        assert about['Annotations'][key] == labels[key]
     assert about['Config']['Entrypoint'] == ['synthseg-bids']
     assert about['User'].split(':')[0] not in ('', '0', 'root')
     environment = dict(text.split('=', 1) for text in about['Config']['Env'])
