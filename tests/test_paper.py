@@ -157,9 +157,11 @@ def test_statements_are_judged_by_paired_differences():
     scans += rows('samseg', [0.7, 0.65], seconds=300.0) + rows('rule', [0.9, 0.8, 0.8])
     scans += rows('samseg', [1.0], 'T2w', 'own reference')
     scans += rows('supervised', [0.85, 0.6, 0.75]) + rows('supervised', [0.3], 'T2w')
-    samseg, rule, own, other, contrasts, width, time = judge(scans)
+    scans += rows('shipped', [0.6, 0.6])
+    samseg, shipped, rule, own, other, contrasts, width, time = judge(scans)
     assert (samseg['verdict'], samseg['scans']) == ('holds', 2)
     assert samseg['here'] == pytest.approx(0.075)
+    assert (shipped['verdict'], shipped['paper']) == ('does not hold', 0.02)
     assert (samseg['paper'], rule['paper']) == (0.02, 0.03)
     assert rule['verdict'] == 'does not hold'
     assert (own['verdict'], own['scans']) == ('not measured', 0)

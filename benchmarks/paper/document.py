@@ -35,7 +35,8 @@ references are others, and few; the references are by FreeSurfer or SAMSEG. The 
 trained in our training loop for as long as the table says, where ``--size paper`` has
 {PAPER_STEPS:,} steps at 1 mm, the length in the authors' code of 2020. The supervised network and
 the priors saw only the few scans named there. What carries over is the comparison: all networks
-have the same size, length and spatial augmentation.
+that are trained here have the same size, length and spatial augmentation. The shipped network,
+trained for much longer, with another preset (``docs/model_card.rst``), stands beside them.
 """
 SPLIT = """
 No system is judged by scans that it has seen. The participants are divided into groups; the

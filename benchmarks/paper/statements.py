@@ -22,7 +22,7 @@ def published(system: str, condition: str = 'all') -> float:
     """Look up a mean Dice of the paper; NaN if it gives none."""
     table = read_table(Path(__file__).with_name('published.tsv'))
     values = {(row['system'], row['condition']): float(row['dice']) for row in table}
-    return values.get((system, condition), float('nan'))
+    return values.get((system.replace('shipped', 'synthseg'), condition), float('nan'))
 
 
 def published_seconds(system: str) -> float:
@@ -58,6 +58,7 @@ class Comparison:
 
 COMPARISONS = (
     Comparison('SynthSeg is more accurate than SAMSEG', 'synthseg', 'samseg'),
+    Comparison('The shipped SynthSeg is more accurate than SAMSEG', 'shipped', 'samseg'),
     Comparison('SynthSeg is more accurate than SynthSeg-rule', 'synthseg', 'rule'),
     Comparison(
         'On T1w scans of its own data set the supervised network is more accurate than SynthSeg',

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from synthseg_bids.external import METHODS, MissingProgramError, find_program
 from synthseg_bids.pairs import Pair, find_pairs
+from synthseg_bids.weights import DEFAULT_MODEL, model_path, read_card
 
-from .options import SIZES
+from .options import SIZES, TRAINED
 from .steps import Step
 
 REFERENCE = 'reference'
@@ -108,13 +109,18 @@ def segmentation(
     command = ['synthseg-bids', str(args.bids), str(out / 'tree'), 'participant']
     command += ['--participant-label', *names, '--omp-nthreads', str(args.threads)]
     command += ['--skip-bids-validation', '-w', str(out / 'work')]
+    origin = ''
     if run.system == 'samseg':
         command += ['--method', 'samseg']
+    elif run.system == 'shipped':
+        command += ['--model', DEFAULT_MODEL, '--device', args.device]
+        origin = read_card(model_path(DEFAULT_MODEL)).sha256
     else:
         model = args.work / 'networks' / run.name / 'model.safetensors'
         command += ['--model', str(model), '--device', args.device]
+    outputs = ('tree/group_status.tsv',)
     # Scans that fail are absent from the tables, which say how many there are.
-    return Step(out, (tuple(command),), ('tree/group_status.tsv',), tuple(before), partial=True)
+    return Step(out, (tuple(command),), outputs, tuple(before), partial=True, origin=origin)
 
 
 def evaluation(args: argparse.Namespace, run: Run, before: Sequence[Step]) -> Step:
@@ -152,7 +158,7 @@ def absent(args: argparse.Namespace, run: Run) -> str:
 
 def steps(args: argparse.Namespace, run: Run, names: Sequence[str]) -> list[Step]:
     """Return all steps of a run, in their order."""
-    before: list[Step] = [] if run.system == 'samseg' else training(args, run)
+    before = training(args, run) if run.system in TRAINED else []
     if not (run.system == 'samseg' and args.samseg_tree):
         before.append(segmentation(args, run, names, before[-1:]))
     return [*before, evaluation(args, run, before[-1:])]

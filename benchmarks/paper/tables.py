@@ -21,7 +21,7 @@ from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.pairs import Pair
 from synthseg_bids.weights import read_card
 
-from .options import SYSTEMS
+from .options import SYSTEMS, TRAINED
 from .statements import COLUMNS as STATEMENT_COLUMNS
 from .statements import judge, per_scan
 from .systems import Run, absent, contrasts_seen, evaluation, groups, tree
@@ -36,7 +36,7 @@ NETWORK_COLUMNS = (
 )  # fmt: skip
 FIGURE4_COLUMNS = ('contrast', 'system', 'structure', 'scan', 'dice')
 #: Systems that need no scans of a contrast to segment it.
-ANY_CONTRAST = ('synthseg', 'samseg')
+ANY_CONTRAST = ('synthseg', 'shipped', 'samseg')
 
 
 def write_tables(
@@ -147,11 +147,11 @@ def figure4_rows(scans: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def network_rows(
     args: argparse.Namespace, found: Sequence[Run], pairs: Sequence[Pair]
 ) -> list[dict[str, Any]]:
-    """Return how each network was trained, by its card."""
+    """Return how each network was trained here, by its card."""
     rows = []
     for run in found:
         model = args.work / 'networks' / run.name / 'model.safetensors'
-        if run.system != 'samseg' and model.exists():
+        if run.system in TRAINED and model.exists():
             card = read_card(model)
             rows.append({
                 'system': run.system,
