@@ -196,7 +196,7 @@ def verdicts(rows: list[dict[str, str]]) -> str:
         (verdict, sum(row['verdict'] == verdict for row in rows))
         for verdict in (HOLDS, FAILS, OPEN, ABSENT)
     ]
-    return f'Of {len(rows)} statements: {", ".join(f"{n} {name}" for name, n in counts if n)}.'
+    return f'Of {len(rows)} statements: {", ".join(f"{name}: {n}" for name, n in counts if n)}.'
 
 
 def figure5_text(rows: list[dict[str, str]]) -> str:

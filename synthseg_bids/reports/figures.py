@@ -86,7 +86,7 @@ def dice_boxes(
         n = max(len(scans) for scans in of_structure.values())
         drawn['boxes'][0].set_label(f'{contrast} (n = {n})')
     axes.set(ylabel='Dice', ylim=(0, 1), xlim=(-0.6, len(structures) - 0.4))
-    axes.set_title(title, loc='left')
+    figure.suptitle(title, x=0.01, ha='left')
     axes.set_xticks(range(len(structures)), structures, rotation=30, ha='right')
     axes.grid(axis='y', color='0.9')
     axes.set_axisbelow(True)
