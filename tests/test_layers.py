@@ -10,7 +10,7 @@ TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
     *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
     *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
-    *('grow', 'calibration', 'refine'),
+    *('grow', 'calibration', 'refine', 'fallback'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -57,6 +57,7 @@ FORBIDDEN = {
     'fs_stats': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'prepare': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
+    'fallback': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'footprint': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'compat': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'postprocess': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
