@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from synthseg_bids.distributed import ProcessError, Ranks, join
+from synthseg_bids.distributed import ProcessError, Ranks, join, leave
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map
 from synthseg_bids.synth.presets import PRESETS
@@ -87,3 +87,4 @@ def main(folder: Path, out: Path) -> None:
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

@@ -1,8 +1,14 @@
 """``python -m synthseg_bids.cli``: the ``synthseg`` command, as ``torchrun -m`` starts it."""
 
+import os
 import sys
 
 from .main import entry
 
 if __name__ == '__main__':
-    sys.exit(entry())
+    code = entry()
+    if 'WORLD_SIZE' in os.environ:
+        from ..distributed import leave
+
+        leave(code)
+    sys.exit(code)
