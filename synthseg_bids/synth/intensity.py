@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
 from .linear import apply_along_axes, interpolation_matrix
+from .relaxometry import draw_realistic
 
 #: Of the intensities before normalisation.
 WHITE = 255
@@ -45,6 +46,8 @@ class IntensityConfig:
     priors : tuple of ContrastPriors
         If any, one of these contrasts is drawn first, and the Gaussians from its hyperpriors
         instead (SynthSeg-rule); left and right then share theirs.
+    realistic_probability : float
+        Chance that the Gaussians are those of a real sequence (:mod:`.relaxometry`).
     share_classes : bool
         Labels of one generation class share a Gaussian (2023); else each has its own (2020).
     symmetric_probability : float
@@ -69,6 +72,7 @@ class IntensityConfig:
     mean: tuple[float, float] = (25, 225)
     std: tuple[float, float] = (5, 25)
     priors: tuple[ContrastPriors, ...] = ()
+    realistic_probability: float = 0
     share_classes: bool = False
     symmetric_probability: float = 0
     dark_background: tuple[float, float] = (0, 0)
@@ -115,6 +119,9 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
             for pairs in (priors.means, priors.stds)
         )
         return means[rows], stds[rows]
+    realistic = config.realistic_probability
+    if realistic and float(torch.rand(1, generator=generator)) < realistic:
+        return draw_realistic(generator)
     means = _between(config.mean, generator, len(labels))
     stds = _between(config.std, generator, len(labels))
     if config.share_classes:

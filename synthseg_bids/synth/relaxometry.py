@@ -1,0 +1,204 @@
+"""Mean intensities of real sequences, from the tissues' relaxation times alone.
+
+The paper draws every intensity uniformly, so that a network expects nothing. Of what it will meet
+most are T1w, T2w, PDw and FLAIR scans; these can be drawn without any scan, from proton densities
+and relaxation times of the literature and the equations of the sequences. Both scatter widely:
+field strength, age and pathology move the former, sites the latter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..labels import generation_labels, unsided_classes
+
+#: T1 and T2 in ms at 3 T, and proton density relative to water. Wansapura et al. 1999, Gelman et
+#: al. 2001, Stanisz et al. 2005, Rooney et al. 2007, Bojorquez et al. 2017 (review).
+TISSUES: dict[str, tuple[float, float, float]] = {
+    'white matter': (840, 72, 0.70),
+    'cortex': (1400, 95, 0.82),
+    'cerebellar white matter': (890, 76, 0.72),
+    'cerebellar cortex': (1350, 95, 0.82),
+    'brainstem': (970, 78, 0.74),
+    'ventral DC': (990, 72, 0.75),
+    'thalamus': (1130, 76, 0.77),
+    'caudate': (1340, 84, 0.82),
+    'putamen': (1230, 74, 0.81),
+    'accumbens': (1360, 88, 0.82),
+    'pallidum': (970, 57, 0.75),
+    'hippocampus and amygdala': (1410, 100, 0.83),
+    'lesion': (1500, 160, 0.86),
+    'choroid plexus': (1700, 180, 0.90),
+    'fluid': (4000, 1200, 1.0),
+    'blood': (1700, 90, 0.90),
+    'muscle': (1250, 35, 0.78),
+    'fat': (380, 80, 0.90),
+    'skin': (900, 40, 0.72),
+    'marrow': (550, 60, 0.65),
+    'eye': (3200, 600, 1.0),
+    'bone': (350, 2, 0.15),
+    'air': (1000, 10, 0.0),
+}
+
+#: Tissue of each generation label of the left side or none; the rest is outside of the brain, and
+#: draws one of :data:`OUTSIDE`.
+TISSUE_OF = {
+    0: 'air', 2: 'white matter', 3: 'cortex', 4: 'fluid', 5: 'fluid', 14: 'fluid', 15: 'fluid',
+    24: 'fluid', 72: 'fluid', 7: 'cerebellar white matter', 8: 'cerebellar cortex',
+    16: 'brainstem', 85: 'white matter', 28: 'ventral DC', 10: 'thalamus', 11: 'caudate',
+    12: 'putamen', 13: 'pallidum', 17: 'hippocampus and amygdala', 18: 'hippocampus and amygdala',
+    26: 'accumbens', 25: 'lesion', 30: 'blood', 136: 'choroid plexus', 137: 'choroid plexus',
+}  # fmt: skip
+OUTSIDE = ('muscle', 'fat', 'skin', 'marrow', 'eye', 'bone', 'air', 'blood')
+
+#: Standard deviations of the logarithms of T1, T2 and proton density, tissue by tissue.
+SCATTER = (0.08, 0.10, 0.03)
+
+#: Range of the factor on every T1: 1.5 T shortens it by a fifth, 7 T lengthens it by a third.
+FIELD_STRENGTH = (0.75, 1.15)
+
+#: Of the brightest tissue of the brain, for intensities in [0, 255].
+BRIGHTEST = (150, 240)
+
+#: Standard deviations of the noise, the same everywhere, as a fraction of the brain's median, and,
+#: at most, of what differs within a tissue, as a fraction of its mean.
+NOISE = (0.01, 0.08)
+HETEROGENEITY = 0.10
+
+
+def gradient_echo(
+    t1: Tensor, t2: Tensor, pd: Tensor, angle_deg: float, period: float, echo: float
+) -> Tensor:
+    """Signal of a spoiled gradient echo (FLASH, SPGR): Ernst's equation. Times in ms."""
+    angle, recovery = math.radians(angle_deg), torch.exp(-period / t1)
+    steady = pd * math.sin(angle) * (1 - recovery) / (1 - math.cos(angle) * recovery)
+    return steady * torch.exp(-echo / t2)
+
+
+def mprage(
+    t1: Tensor,
+    t2: Tensor,
+    pd: Tensor,
+    period: float,
+    inversion: float,
+    angle_deg: float,
+    spacing: float,
+    train: float,
+) -> Tensor:
+    """Signal at the middle of MPRAGE's echo train (Deichmann et al. 2000). Times in ms.
+
+    The magnetisation is inverted, recovers, is driven towards a steady state by the echoes, which
+    last `train` around the time of inversion, and recovers until it is inverted again.
+    """
+    angle, rest = math.radians(angle_deg), inversion - train / 2
+    driven = 1 / (1 / t1 - math.log(math.cos(angle)) / spacing)
+    recovery = torch.exp(-spacing / t1)
+    level = pd * (1 - recovery) / (1 - math.cos(angle) * recovery)
+    before, half = torch.exp(-rest / t1), torch.exp(-train / 2 / driven)
+    after = torch.exp(-(period - rest - train) / t1)
+    # What is there to be inverted repeats itself: start = offset - after half^2 before start.
+    offset = pd * (1 - after) + after * (level * (1 - half**2) + half**2 * pd * (1 - before))
+    start = offset / (1 + after * half**2 * before)
+    at_echoes = pd - (pd + start) * before
+    return math.sin(angle) * (level + (at_echoes - level) * half).abs() * torch.exp(-3 / t2)
+
+
+def spin_echo(t1: Tensor, t2: Tensor, pd: Tensor, period: float, echo: float) -> Tensor:
+    """Signal of a spin echo. Times in ms."""
+    return pd * (1 - torch.exp(-period / t1)) * torch.exp(-echo / t2)
+
+
+def flair(
+    t1: Tensor, t2: Tensor, pd: Tensor, period: float, nulling: float, echo: float
+) -> Tensor:
+    """Signal of an inverted spin echo, inverted at `nulling` times what nulls fluid. In ms."""
+    fluid = TISSUES['fluid'][0]
+    inversion = nulling * fluid * (math.log(2) - math.log1p(math.exp(-period / fluid)))
+    recovered = 1 - 2 * torch.exp(-inversion / t1) + torch.exp(-period / t1)
+    return pd * recovered.abs() * torch.exp(-echo / t2)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence as sites run it.
+
+    Attributes
+    ----------
+    contrast : str
+        BIDS suffix.
+    share : float
+        How often it is drawn.
+    signal : callable
+        From T1, T2, proton density and parameters to the signal.
+    ranges : tuple of (float, float)
+        Of the parameters, in the order of `signal`.
+    """
+
+    contrast: str
+    share: float
+    signal: Callable[..., Tensor]
+    ranges: tuple[tuple[float, float], ...]
+
+
+SEQUENCES = (
+    Sequence('T1w', 0.2, mprage, ((1800, 2600), (800, 1150), (7, 12), (6, 9), (900, 1300))),
+    Sequence('T1w', 0.15, gradient_echo, ((12, 35), (7, 35), (2, 9))),
+    Sequence('T1w', 0.05, spin_echo, ((350, 750), (8, 20))),
+    Sequence('T2w', 0.25, spin_echo, ((2500, 9000), (75, 130))),
+    Sequence('PDw', 0.15, spin_echo, ((1800, 5000), (8, 35))),
+    Sequence('FLAIR', 0.2, flair, ((6000, 11000), (0.88, 1.08), (80, 140))),
+)
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand(1, generator=generator))
+
+
+def _draw_tissues(generator: torch.Generator) -> Tensor:
+    """Draw T1, T2 and proton density of each unsided class: (n, 3)."""
+    tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
+    for label, row in zip(generation_labels(), unsided_classes(), strict=True):
+        if label.side != 'right':
+            which = int(torch.randint(len(OUTSIDE), (1,), generator=generator))
+            tissues[row] = TISSUES[TISSUE_OF.get(label.index, OUTSIDE[which])]
+    scatter = torch.randn(len(tissues), 3, generator=generator) * torch.tensor(SCATTER)
+    drawn = torch.tensor(tissues) * scatter.exp_()
+    drawn[:, 0] *= _uniform(*FIELD_STRENGTH, generator)
+    return drawn
+
+
+def draw_realistic(
+    generator: torch.Generator, contrast: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw the Gaussians of a scan as a real sequence gives it.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+    contrast : str, optional
+        Of one of :data:`SEQUENCES`; default: any, as often as they say.
+
+    Returns
+    -------
+    means, stds : (n_generation_labels,) tensor
+        For intensities in [0, 255]; left and right are equal.
+    """
+    tissues, rows = _draw_tissues(generator), torch.tensor(unsided_classes())
+    choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]
+    shares = torch.tensor([one.share for one in choices])
+    sequence = choices[int(torch.multinomial(shares, 1, generator=generator))]
+    parameters = [_uniform(*bounds, generator) for bounds in sequence.ranges]
+    means = sequence.signal(*tissues.T, *parameters)
+    brain = means[sorted({int(row) for row, label in zip(rows, generation_labels(), strict=True)
+                          if label.target})]  # fmt: skip
+    scale = _uniform(*BRIGHTEST, generator) / brain.max()
+    noise = _uniform(*NOISE, generator) * scale * brain.median()
+    # Fat may outshine the brain, up to where scanners clip.
+    means = (scale * means).clamp(max=300)
+    within = HETEROGENEITY * means * torch.rand(len(means), generator=generator)
+    return means[rows], torch.hypot(within, noise)[rows]
