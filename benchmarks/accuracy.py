@@ -76,26 +76,16 @@ these scans: over scans, the means over all structures; and for each structure o
 WORST = """
 The scan of each kind with the lowest Dice, with the segmentation below:
 """
-PARTS = {
-    'real': ('Real scans', REAL),
-    'real_fast': ('Real scans with ``--fast``', FAST),
-    'synthetic': ('Synthetic scans', SYNTHETIC),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what there are data for, then write the page."""
     args = parse(argv)
     tables = args.docs / 'accuracy'
-    parts = {
-        'real': measure_real,
-        'real_fast': partial(measure_real, flags=('--fast',)),
-        'synthetic': measure_synthetic,
-    }
     if not args.page_only:
         set_threads(args.threads)
         with tempfile.TemporaryDirectory(prefix='accuracy-') as folder:
-            for name, measure in parts.items():
+            for name, (_, _, measure) in PARTS.items():
                 work = Path(folder, name)
                 facts = measure(args, work)
                 if facts:
@@ -247,6 +237,14 @@ def segment_synthetic(segmenter: Segmenter, recipe: Recipe, work: Path) -> Segme
     return found
 
 
+#: Title, text and measurement of each part of the page.
+PARTS = {
+    'real': ('Real scans', REAL, measure_real),
+    'real_fast': ('Real scans with ``--fast``', FAST, partial(measure_real, flags=('--fast',))),
+    'synthetic': ('Synthetic scans', SYNTHETIC, measure_synthetic),
+}
+
+
 def keep(evaluation: Path, tables: Path, name: str, facts: dict[str, str]) -> None:
     """Copy tables and figure to the documentation, with the facts of the run."""
     tables.mkdir(parents=True, exist_ok=True)
@@ -260,7 +258,7 @@ def keep(evaluation: Path, tables: Path, name: str, facts: dict[str, str]) -> No
 def page(tables: Path) -> str:
     """Make the page from the tables."""
     blocks = [HEADER, fill(INTRODUCTION)]
-    for name, (title, text) in PARTS.items():
+    for name, (title, text, _) in PARTS.items():
         summary = read_table(tables / f'{name}_summary.tsv')
         if not summary:
             continue

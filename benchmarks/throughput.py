@@ -134,7 +134,7 @@ def measure(args: argparse.Namespace, device: str, workers: int, folder: Path) -
         'workers': workers,
         'scans': args.scans,
         'scans_per_minute': round(60 * (args.scans - 1) / seconds, 2),
-        'seconds': round(seconds, 2),
+        'seconds': round(seconds, 4),
         'cpu_seconds_per_scan': round(used / args.scans, 2),
         'load': round(os.getloadavg()[0], 1),
     }

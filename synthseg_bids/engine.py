@@ -183,27 +183,27 @@ class Engine:
         """
         x = self._fold(x)
         level, n_x = self._down[0], x.shape[2]
-        halo = self.config.encoder_convs + self.config.decoder_convs
-        halo += halo % 2
 
-        def around(rows: slice) -> slice:
+        def around(rows: slice, convolutions: int) -> slice:
+            halo = convolutions + convolutions % 2
             return slice(max(rows.start - halo, 0), min(rows.stop + halo, n_x))
+
+        def inner(found: Tensor, seen: slice, rows: slice) -> Tensor:
+            return found.narrow(2, rows.start - seen.start, rows.stop - rows.start)
 
         pooled = []
         for first in range(0, n_x, thickness):
             rows = slice(first, min(first + thickness, n_x))
-            seen = around(rows)
-            skip = _convolve(level, x[:, :, seen])[:, :, rows.start - seen.start :]
-            skip = skip[:, :, : rows.stop - rows.start]
+            seen = around(rows, self.config.encoder_convs)
+            skip = inner(_convolve(level, x[:, :, seen]), seen, rows)
             pooled.append(functional.max_pool3d(level.norm(skip), 2))
         below = self._below(torch.cat(pooled, 2))
 
         def compute(rows: slice) -> Tensor:
-            seen = around(rows)
+            seen = around(rows, self.config.encoder_convs + self.config.decoder_convs)
             coarse = below[:, :, seen.start // 2 : seen.stop // 2]
             with torch.inference_mode():
-                found = self._rise(-1, [_convolve(level, x[:, :, seen])], coarse)
-            return found[:, :, rows.start - seen.start :][:, :, : rows.stop - rows.start]
+                return inner(self._rise(-1, [_convolve(level, x[:, :, seen])], coarse), seen, rows)
 
         return compute
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -43,7 +44,7 @@ class Place:
         spare: Callable[[], Engine] | None = None,
     ) -> None:
         self.device = device
-        self._spare = spare
+        self._spare = cache(spare) if spare else None
         self._lost = ''
         try:
             self.engine = make()

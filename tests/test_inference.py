@@ -6,74 +6,22 @@ where a structure is in mm is known exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
+from stub_networks import HIPPOCAMPI, LABELS, LabelStub, SideStub, StubEngine, ball
 from torch import Tensor, nn
 
 from synthseg_bids.engine import Engine
-from synthseg_bids.fallback import Place
 from synthseg_bids.inference import Segmenter, cached_segmenter
-from synthseg_bids.labels import mirror_channels, segmentation_labels
+from synthseg_bids.labels import mirror_channels
 from synthseg_bids.memory import LOW_MEMORY_BYTES
 from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.prepare import prepare
 from synthseg_bids.weights import ModelCard, ModelFileError, save_model
-
-LABELS = tuple(label.index for label in segmentation_labels())
-HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))
-
-
-class SideStub(nn.Module):
-    """Call the intensity the probability of the hippocampus of the side it lies on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[int, ...]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(tuple(x.shape[2:]))
-        probability = x[0, 0].float().clamp(1e-6, 1 - 1e-6)
-        logits = torch.full((1, 33, *x.shape[2:]), -30.0)
-        logits[0, 0] = (1 - probability).log()
-        half = x.shape[2] // 2
-        left, right = HIPPOCAMPI
-        logits[0, left, :half] = probability[:half].log()
-        logits[0, right, half:] = probability[half:].log()
-        return logits
-
-
-class LabelStub(nn.Module):
-    """Call the intensity the channel's number, divided by the number of the last one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = torch.arange(33.0)[:, None, None, None]
-        return -20 * (x[0].float() * 32 - channels)[None] ** 2
-
-
-class StubEngine(Engine):
-    """Run a stub as it is: its logits are its features."""
-
-    def __init__(self, network: nn.Module, config: NetworkConfig) -> None:
-        self.network, self.config = network, config
-        self.device, self.dtype = torch.device('cpu'), torch.float32
-        self.memory_limit = None
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.network(x)
-
-    def features_by_rows(self, x: Tensor, thickness: int) -> Callable[[slice], Tensor]:
-        whole = self.features(x)
-        return lambda rows: whole[:, :, rows]
-
-    def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
-        if mirror is not None:
-            features = features.flip(2)[:, mirror]
-        return features[:, :, where].clone()
 
 
 def segmenter(
@@ -85,21 +33,6 @@ def segmenter(
     card = ModelCard('stub', NetworkConfig(levels=3), spacing, crop_mm)
     engine = StubEngine(network, card.network)
     return Segmenter.from_engine(engine, card, flip, spare=lambda: engine)
-
-
-def ball(
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    offset_mm: tuple[float, float, float],
-    radius_mm: float,
-    edge_mm: float = 3,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a ball with a smooth border, and its centre: an offset from the image's in mm."""
-    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
-    centre = middle + np.array(offset_mm)
-    positions = affine[:3, :3] @ np.indices(shape).reshape(3, -1) + affine[:3, 3:]
-    distance = np.linalg.norm(positions - centre[:, None], axis=0).reshape(shape)
-    return np.clip((radius_mm - distance) / edge_mm + 0.5, 0, 1), centre
 
 
 def scan_shape(codes: str, size_mm: float, spacing: tuple[float, ...]) -> tuple[int, ...]:
@@ -319,90 +252,6 @@ def test_segmenters_are_cached(tiny_model):
 def test_unknown_models_are_refused():
     with pytest.raises(ModelFileError, match='no such model'):
         Segmenter('no-such-model', 'cpu')
-
-
-@pytest.mark.parametrize(
-    ('norm', 'attempts', 'said'),
-    [
-        *[('batch', 1, 'by slabs'), ('batch', 2, 'in tiles'), ('batch', 4, 'on the CPU')],
-        *[('instance', 1, 'in tiles'), ('instance', 3, 'on the CPU')],
-    ],
-)
-def test_goes_on_when_memory_runs_out(caplog, norm, attempts, said):
-    class Greedy(SideStub):
-        def forward(self, x: Tensor) -> Tensor:
-            if len(self.seen) < attempts:
-                self.seen.append(())
-                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
-            return super().forward(x)
-
-    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
-    card = ModelCard('stub', NetworkConfig(levels=3, norm=norm), 1.0)
-    engine = StubEngine(Greedy(), card.network)
-    found = Segmenter.from_engine(engine, card, spare=lambda: engine).segment(data, np.eye(4))
-    assert (found.labels == 53).any()
-    assert found.device == 'cpu'
-    note = f'cpu: out of memory for an image of 20 x 20 x 20 voxels; continuing {said}'
-    assert note in caplog.text
-    assert found.fallback.startswith(note)
-
-
-def test_goes_on_without_a_gpu_that_fails(caplog):
-    class Failing(StubEngine):
-        def features(self, x: Tensor) -> Tensor:
-            super().features(x)
-            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with ...')
-
-    def place(spare: StubEngine | None) -> Segmenter:
-        card = ModelCard('stub', NetworkConfig(levels=3), 1.0)
-        engine = Failing(broken, card.network)
-        return Segmenter.from_engine(engine, card, spare=(lambda: spare) if spare else None)
-
-    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
-    broken = SideStub()
-    with pytest.raises(RuntimeError, match='launch failure'):
-        place(None).segment(data, np.eye(4))
-    goes_on = place(StubEngine(SideStub(), NetworkConfig(levels=3)))
-    broken.seen.clear()
-    # It is asked once: in this process it would fail ever after.
-    for _ in range(2):
-        found = goes_on.segment(data, np.eye(4))
-        assert (found.labels == 53).any()
-        assert found.fallback == (
-            'cpu: CUDA error: unspecified launch failure; continuing on the CPU'
-        )
-    assert len(broken.seen) == 1
-    assert caplog.text.count('launch failure') == 1
-
-
-def test_goes_on_without_a_gpu_that_fails_to_load_the_network():
-    def fail() -> Engine:
-        raise RuntimeError('CUDA error: CUDA-capable device(s) is/are busy or unavailable')
-
-    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
-    place = Place(torch.device('cuda:1'), fail, lambda: spare)
-    assert (place.engine, place.device) == (spare, torch.device('cpu'))
-    assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith('cuda:1: CUDA error: ')
-    with pytest.raises(RuntimeError, match='busy'):
-        Place(torch.device('cuda:1'), fail)
-
-
-def test_errors_of_others_are_not_those_of_a_gpu():
-    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
-    place = Place(torch.device('cpu'), lambda: spare, lambda: spare)
-    with pytest.raises(RuntimeError, match='shape'):
-        place.run(lambda engine, _: torch.ones(2).reshape(3), (1, 1, 1))
-
-
-def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):
-    def full(*_, **__):
-        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
-
-    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
-    stays = Segmenter(tiny_model, 'cpu', fallback=False)
-    monkeypatch.setattr('synthseg_bids.inference.predict', full)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        stays.segment(data, np.eye(4))
 
 
 def test_grid_of_1_mm(tiny_model, rng):

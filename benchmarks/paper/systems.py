@@ -109,15 +109,14 @@ def segmentation(
     command = ['synthseg-bids', str(args.bids), str(out / 'tree'), 'participant']
     command += ['--participant-label', *names, '--omp-nthreads', str(args.threads)]
     command += ['--skip-bids-validation', '-w', str(out / 'work')]
-    origin = ''
+    shipped = run.system == 'shipped'
     if run.system == 'samseg':
         command += ['--method', 'samseg']
-    elif run.system == 'shipped':
-        command += ['--model', DEFAULT_MODEL, '--device', args.device]
-        origin = read_card(model_path(DEFAULT_MODEL)).sha256
     else:
-        model = args.work / 'networks' / run.name / 'model.safetensors'
-        command += ['--model', str(model), '--device', args.device]
+        trained = args.work / 'networks' / run.name / 'model.safetensors'
+        command += ['--model', DEFAULT_MODEL if shipped else str(trained)]
+        command += ['--device', args.device]
+    origin = read_card(model_path(DEFAULT_MODEL)).sha256 if shipped else ''
     outputs = ('tree/group_status.tsv',)
     # Scans that fail are absent from the tables, which say how many there are.
     return Step(out, (tuple(command),), outputs, tuple(before), partial=True, origin=origin)

@@ -232,13 +232,17 @@ def label_map_sidecar(
     return {'Sources': [source], 'SpatialReference': source, **resolution, **provenance}
 
 
+def describe_posteriors(names: Sequence[str]) -> dict[str, Any]:
+    """Say what posterior maps are, and name their volumes."""
+    return {
+        'Description': 'Posterior probability of each label, 0 to 1',
+        'LabelMap': list(names),
+    }
+
+
 def posteriors_sidecar(
     source: str, provenance: Mapping[str, Any], on_1mm_grid: bool = False
 ) -> dict[str, Any]:
     """Describe posterior maps; ``LabelMap`` names their volumes."""
     labels = [label.abbreviation for label in segmentation_labels()]
-    return {
-        'Description': 'Posterior probability of each label, 0 to 1',
-        **label_map_sidecar(source, provenance, on_1mm_grid),
-        'LabelMap': labels,
-    }
+    return {**describe_posteriors(labels), **label_map_sidecar(source, provenance, on_1mm_grid)}

@@ -65,15 +65,11 @@ def _sidecar(image: Path) -> Path:
 
 
 def _describe(labels: tuple[int, ...]) -> dict[str, object]:
-    """Name the volumes of a file of posteriors."""
+    from ..bids.metadata import describe_posteriors
     from ..labels import segmentation_labels
 
     names = {label.index: label.name for label in segmentation_labels()}
-    return {
-        'Description': 'Posterior probability of each label, 0 to 1',
-        'LabelMap': [names[label] for label in labels],
-        'Index': list(labels),
-    }
+    return {**describe_posteriors([names[label] for label in labels]), 'Index': list(labels)}
 
 
 def run(args: argparse.Namespace) -> int:

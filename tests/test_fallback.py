@@ -1,0 +1,99 @@
+"""A scan is segmented although memory runs out or a GPU fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from stub_networks import SideStub, StubEngine, ball
+from torch import Tensor
+
+from synthseg_bids.engine import Engine
+from synthseg_bids.fallback import Place
+from synthseg_bids.inference import Segmenter
+from synthseg_bids.network import NetworkConfig
+from synthseg_bids.weights import ModelCard
+
+
+@pytest.mark.parametrize(
+    ('norm', 'attempts', 'said'),
+    [
+        *[('batch', 1, 'by slabs'), ('batch', 2, 'in tiles'), ('batch', 4, 'on the CPU')],
+        *[('instance', 1, 'in tiles'), ('instance', 3, 'on the CPU')],
+    ],
+)
+def test_goes_on_when_memory_runs_out(caplog, norm, attempts, said):
+    class Greedy(SideStub):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(self.seen) < attempts:
+                self.seen.append(())
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+            return super().forward(x)
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    card = ModelCard('stub', NetworkConfig(levels=3, norm=norm), 1.0)
+    engine = StubEngine(Greedy(), card.network)
+    found = Segmenter.from_engine(engine, card, spare=lambda: engine).segment(data, np.eye(4))
+    assert (found.labels == 53).any()
+    assert found.device == 'cpu'
+    note = f'cpu: out of memory for an image of 20 x 20 x 20 voxels; continuing {said}'
+    assert note in caplog.text
+    assert found.fallback.startswith(note)
+
+
+def test_goes_on_without_a_gpu_that_fails(caplog):
+    class Failing(StubEngine):
+        def features(self, x: Tensor) -> Tensor:
+            super().features(x)
+            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with ...')
+
+    def place(spare: StubEngine | None) -> Segmenter:
+        card = ModelCard('stub', NetworkConfig(levels=3), 1.0)
+        engine = Failing(broken, card.network)
+        return Segmenter.from_engine(engine, card, spare=(lambda: spare) if spare else None)
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    broken = SideStub()
+    with pytest.raises(RuntimeError, match='launch failure'):
+        place(None).segment(data, np.eye(4))
+    goes_on = place(StubEngine(SideStub(), NetworkConfig(levels=3)))
+    broken.seen.clear()
+    # It is asked once: in this process it would fail ever after.
+    for _ in range(2):
+        found = goes_on.segment(data, np.eye(4))
+        assert (found.labels == 53).any()
+        assert found.fallback == (
+            'cpu: CUDA error: unspecified launch failure; continuing on the CPU'
+        )
+    assert len(broken.seen) == 1
+    assert caplog.text.count('launch failure') == 1
+
+
+def test_goes_on_without_a_gpu_that_fails_to_load_the_network():
+    def fail() -> Engine:
+        raise RuntimeError('CUDA error: CUDA-capable device(s) is/are busy or unavailable')
+
+    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
+    place = Place(torch.device('cuda:1'), fail, lambda: spare)
+    assert (place.engine, place.device) == (spare, torch.device('cpu'))
+    assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith('cuda:1: CUDA error: ')
+    with pytest.raises(RuntimeError, match='busy'):
+        Place(torch.device('cuda:1'), fail)
+
+
+def test_errors_of_others_are_not_those_of_a_gpu():
+    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
+    place = Place(torch.device('cpu'), lambda: spare, lambda: spare)
+    with pytest.raises(RuntimeError, match='shape'):
+        place.run(lambda engine, _: torch.ones(2).reshape(3), (1, 1, 1))
+
+
+def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+
+    data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
+    stays = Segmenter(tiny_model, 'cpu', fallback=False)
+    monkeypatch.setattr('synthseg_bids.inference.predict', full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stays.segment(data, np.eye(4))
