@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .measures import paper_dice
 from .muon import Muon
 from .network import NetworkConfig, UNet3D, pad_to_multiple
 from .synth.files import LabelMap, generate
+from .synth.generator import GeneratorConfig
 from .synth.presets import evaluation_config
 from .training_config import TrainingConfig, learning_rate
 from .weights import ModelCard
@@ -241,21 +242,28 @@ class Trainer:
                 losses, first, before = [], self.samples, self.seconds
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
+    def validate(self, configs: Mapping[str, GeneratorConfig] | None = None) -> dict[str, float]:
         """Return the mean Dice over the paper's 12 structures on held-out label maps.
+
+        Parameters
+        ----------
+        configs : mapping of str to GeneratorConfig, optional
+            What scans to draw; default: those of :data:`VALIDATION_PRESETS`.
 
         Returns
         -------
         dict
-            Preset name to mean Dice; the same scans at every call.
+            Name to mean Dice; the same scans at every call, one of each label map.
         """
+        if configs is None:
+            own = self.config.generator
+            configs = {name: evaluation_config(name, own) for name in VALIDATION_PRESETS}
         self.average.eval()
         for buffer in self.average.buffers():
             self.ranks.copy_first(buffer)
         labels = np.array(channel_labels())
         results = {}
-        for preset in VALIDATION_PRESETS if self.validation else ():
-            config = evaluation_config(preset, self.config.generator)
+        for name, config in configs.items() if self.validation else ():
             scores = torch.zeros(len(self.validation), dtype=torch.float64)
             for number in range(self.ranks.rank, len(self.validation), self.ranks.size):
                 label_map = self.validation[number].to(self.device)
@@ -265,7 +273,7 @@ class Trainer:
                     labels[channels.cpu().numpy()] for channels in (self._predict(image), target)
                 )
                 scores[number] = paper_dice(predicted, truth)['mean']
-            results[preset] = float(self.ranks.sum(scores).mean())
+            results[name] = float(self.ranks.sum(scores).mean())
         return results
 
     def _predict(self, image: Tensor) -> Tensor:
