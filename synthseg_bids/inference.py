@@ -41,7 +41,7 @@ from .postprocess import (
 )
 from .predict import Plan, Prediction, predict
 from .prepare import Prepared, prepare
-from .refine import refine
+from .refine import independence, refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 logger = logging.getLogger(__name__)
@@ -279,21 +279,22 @@ class Segmenter:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         else:
-            posteriors = self._sharpen(posteriors, prepared.image[region][inner])
+            weight = self.card.intensity_weight * independence(prepared.steps)
+            posteriors = self._sharpen(posteriors, prepared.image[region][inner], weight)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
         return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start, note)
 
-    def _sharpen(self, posteriors: Tensor, image: np.ndarray) -> Tensor:
+    def _sharpen(self, posteriors: Tensor, image: np.ndarray, weight: float) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
         card = self.card
         if card.network.sub_voxels > 1:
             posteriors = smooth(posteriors)
-        if card.intensity_weight:
+        if weight:
             mirror = mirror_channels(card.labels).tolist()
-            posteriors = refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight)
+            posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight)
         return posteriors
 
     def finish(

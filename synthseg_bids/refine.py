@@ -18,7 +18,11 @@ from torch.nn import functional
 
 from .predict import rescale_intensities
 
-ITERATIONS = 2
+ITERATIONS = 4
+#: Standard deviations beyond which an intensity is no less likely: lesions, vessels, artefacts.
+OUTLIER = 3.0
+#: Where a structure's posterior is lower it stays out of the question.
+LEAST_POSTERIOR = 1e-4
 #: Posteriors that count for the intensities of a structure, and how many of its voxels are needed.
 SURE = 0.3
 FEWEST = 50
@@ -47,7 +51,7 @@ def refine(
         Channel permutation of a left/right flip: both sides of a structure share a Gaussian.
     weight : float
         Exponent of the likelihood: 0 leaves the network's posteriors, 1 takes the intensities of
-        neighbouring voxels for independent.
+        neighbouring voxels for independent (see :func:`independence`).
 
     Returns
     -------
@@ -56,25 +60,55 @@ def refine(
     """
     scan = torch.from_numpy(rescale_intensities(np.ascontiguousarray(image, dtype=np.float32)))
     groups = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
+    boxes = [_box(posteriors[channels].amax(0) >= LEAST_POSTERIOR) for channels in groups]
     foreground = 1 - posteriors[0]
-    found = posteriors
+    found = posteriors.clone()
     for _ in range(ITERATIONS):
-        new = torch.empty_like(posteriors)
-        new[0] = posteriors[0]
         total = torch.zeros_like(scan)
-        for channels in groups:
-            probability = found[channels[0]] if len(channels) == 1 else found[channels].sum(0)
-            likelihood = _likelihood(probability, scan, spacing_mm, weight)
+        for channels, box in zip(groups, boxes, strict=True):
+            prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
+            likelihood = _likelihood(inside[channels].sum(0), scan[box], spacing_mm, weight)
             for channel in channels:
-                torch.mul(posteriors[channel], likelihood, out=new[channel])
-                total += new[channel]
+                torch.mul(prior[channel], likelihood, out=inside[channel])
+                total[box] += inside[channel]
         # Where nothing is likely the network keeps its say.
         lost = total < 1e-12
-        new[1:] *= foreground / total.masked_fill_(lost, 1)
+        share = foreground / total.masked_fill_(lost, 1)
+        for channels, box in zip(groups, boxes, strict=True):
+            for channel in channels:
+                found[(channel, *box)] *= share[box]
         if lost.any():
-            new[1:, lost] = posteriors[1:, lost]
-        found = new
+            found[1:, lost] = posteriors[1:, lost]
     return found
+
+
+def independence(steps: np.ndarray) -> float:
+    """Return how far the likelihood of a scan on the network grid is to be trusted.
+
+    A scan with coarser voxels than the grid says the same several times over. Half of that, as an
+    exponent, was best on synthetic scans with slices of 5 mm.
+
+    Parameters
+    ----------
+    steps : (3,) array
+        Spacing of the scan divided by that of the grid.
+
+    Returns
+    -------
+    float
+        1 where the scan is as fine as the grid, less where it is coarser.
+    """
+    return float(np.prod(np.maximum(steps, 1)) ** -0.5)
+
+
+def _box(mask: Tensor) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds all that is true."""
+    sides = []
+    for axis in range(3):
+        across = [other for other in range(3) if other != axis]
+        seen = mask.any(across[1]).any(across[0]).nonzero()
+        sides.append(slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, 0))
+    return sides[0], sides[1], sides[2]
 
 
 def _likelihood(probability: Tensor, scan: Tensor, spacing_mm: float, weight: float) -> Tensor:
@@ -97,7 +131,7 @@ def _likelihood(probability: Tensor, scan: Tensor, spacing_mm: float, weight: fl
     x, y, z = scan.shape
     squares = (scan - fine[:x, :y, :z]).square_()
     variance = float((sure * squares).sum()) / amount + LEAST_STD**2
-    squares.mul_(-0.5 * weight / variance).exp_()
+    squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
     return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))
 
 

@@ -17,7 +17,14 @@ def test_variants_are_trained_measured_and_kept(tmp_path, capsys):
     heads = tmp_path / 'heads'
     heads.mkdir()
     raw, references = write_dataset(tmp_path)
-    places = ['--label-maps', write_heads(heads, scale=2), '--held-out', 'map-2', '--docs', tmp_path]
+    places = [
+        '--label-maps',
+        write_heads(heads, scale=2),
+        '--held-out',
+        'map-2',
+        '--docs',
+        tmp_path,
+    ]
     small = ['--steps', 2, '--features', 2, '--bids', raw]
     commands = [
         ['--variants', 'random', '--references', references],

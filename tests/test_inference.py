@@ -242,6 +242,24 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
     assert whole.engine.memory_limit == LOW_MEMORY_BYTES
 
 
+@pytest.mark.parametrize(('step', 'expected'), [(1, 0.8), (4, 0.4)])
+def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
+    weights = []
+
+    def refine(posteriors: Tensor, image: np.ndarray, spacing: float, mirror, weight: float):
+        assert posteriors.shape[1:] == image.shape
+        weights.append(weight)
+        return posteriors
+
+    monkeypatch.setattr('synthseg_bids.inference.refine', refine)
+    card = ModelCard('stub', NetworkConfig(levels=3), 1.0, intensity_weight=0.8)
+    engine = StubEngine(SideStub(), card.network)
+    affine = np.diag([1, 1, step, 1.0])
+    data, _ = ball((24, 24, 24 // step), affine, (5, 0, 0), 6)
+    Segmenter.from_engine(engine, card).segment(data, affine)
+    assert weights == [pytest.approx(expected)]
+
+
 def test_segmenters_are_cached(tiny_model):
     first = cached_segmenter(str(tiny_model), 'cpu', True, None)
     assert cached_segmenter(str(tiny_model), 'cpu', True, None) is first

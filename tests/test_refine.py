@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthseg_bids.refine import refine
+from synthseg_bids.refine import independence, refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
@@ -74,3 +74,21 @@ def test_small_grids_and_small_structures():
     posteriors /= posteriors.sum(0)
     scan = np.random.default_rng(0).random((2, 1, 3))
     torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5), posteriors)
+
+
+def test_what_is_unlike_everything_keeps_its_place(head):
+    """A dark lesion in bright tissue: its other neighbour is nearer, but far as well."""
+    posteriors, scan, labels = head
+    lesion = np.zeros_like(labels, bool)
+    lesion[20:25, 18:23, 18:23] = True
+    assert (labels[lesion] == 3).all()
+    even = scan / (1 + 0.3 * np.indices(labels.shape)[1] / 40)
+    scan = np.where(lesion, 0.68, even).astype(np.float32)
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 1).argmax(0).numpy()
+    assert (found[lesion] == 3).mean() > 0.95
+
+
+def test_coarse_scans_count_less():
+    assert independence(np.array([1.0, 0.5, 1.0])) == 1
+    assert independence(np.array([1.0, 1.0, 4.0])) == pytest.approx(0.5)
+    assert independence(np.array([2.0, 2.0, 4.0])) == pytest.approx(0.25)
