@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -127,24 +128,47 @@ def _signal(number: signal.Signals) -> Callable[[Path, Path], Run]:
 def _fill(place: str) -> Callable[[Path, Path], Run]:
     """Run on a small disk, which something else fills once the first image is done.
 
-    Nobody else sees the disk; what is there in the end is copied to the folder itself.
+    The run stands still meanwhile: it could be over before. The disk is in a mount namespace of
+    its own; what is there in the end is copied to the folder itself.
     """
 
     def run(folder: Path, model: Path) -> Run:
         disk, kept = folder / place, folder / 'kept'
         disk.mkdir()
-        marker = f'{folder / "out"}/sub-01/anat/*_dseg.json'
         script = (
             f'mount -t tmpfs -o size=8m tmpfs {disk} || exit 99\n'
-            f'(until ls {marker} >/dev/null 2>&1; do sleep 0.02; done\n'
-            f'dd if=/dev/zero of={disk}/others bs=4k 2>/dev/null) & filler=$!\n'
-            f'"$@"; code=$?; kill $filler 2>/dev/null; wait $filler; rm -f {disk}/others\n'
-            f'cp -a {disk} {kept}; umount {disk}; cp -a {kept}/. {disk}; exit $code'
+            f'touch {disk}/others; "$@"; code=$?; rm {disk}/others\n'
+            f'cp -a {disk} {kept}; umount -l {disk}; cp -a {kept}/. {disk}; exit $code'
         )
         with started(folder, model, [*in_own_mounts(), 'sh', '-c', script, 'sh']) as running:
+            running.wait_for(FIRST_DONE)
+            others = Path(f'/proc/{running.pid}/root{disk}/others')
+            os.killpg(running.pid, signal.SIGSTOP)
+            _take_all(others)
+            os.killpg(running.pid, signal.SIGCONT)
+            # The first image gives back what it took of the working directory.
+            while place == 'work' and _take_all(others):
+                time.sleep(0.02)
             return running.end()
 
     return run
+
+
+def _take_all(path: Path) -> bool:
+    """Let a file grow until its disk is full; False if it is not there any more."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    except OSError:
+        return False
+    try:
+        while os.write(file, bytes(4096)):
+            pass
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    finally:
+        os.close(file)
+    return True
 
 
 def in_own_mounts() -> list[str]:
