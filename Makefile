@@ -12,6 +12,7 @@
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
 # make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
+# make ablation: train small networks on variants of the generative model, ten minutes each
 # make paper: train and compare the four systems of the paper, then rewrite docs/paper.rst; with
 #     PAPER_OPTIONS='--steps 5000', '--size paper --device cuda', '--samseg-tree DIR', ...
 PYTHON ?= python3
@@ -49,7 +50,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
-.PHONY: demo test test-parity lint bench scale accuracy paper samseg docker singularity
+.PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
 .PHONY: test-docker test-singularity test-slurm clean
 
 demo: $(INSTALLED)
@@ -79,6 +80,9 @@ scale: $(INSTALLED)
 
 accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py
+
+ablation: $(INSTALLED)
+	$(BIN)/python benchmarks/ablation.py
 
 PAPER_OPTIONS ?=
 paper: $(INSTALLED)
