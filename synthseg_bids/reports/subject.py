@@ -69,9 +69,11 @@ def write_subject_report(
         by_page = {}
     for page, of_session in by_page.items():
         _write_page(out_dir, page, of_session, set(), run_uuid)
-    for path in out_dir.glob(f'{name}_ses-*.html'):
-        if path.name not in by_page:
-            path.unlink()
+    # Not looked for among the reports: those of all participants lie in one folder.
+    folders = {f'{name}_{folder.name}.html' for folder in (out_dir / name).glob('ses-*')}
+    sessions = {session_page(image) for image in images if image.session}
+    for page in (folders | sessions) - by_page.keys():
+        (out_dir / page).unlink(missing_ok=True)
     # Last of all: by its time the next run tells whether the reports are up to date.
     return _write_page(out_dir, f'{name}.html', images, by_page.keys(), run_uuid)
 
