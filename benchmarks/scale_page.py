@@ -161,7 +161,7 @@ def verdicts(rows: list[Measured]) -> list[str]:
         f'- The main process had {peak:.0f} MB at most with {largest.size:,} scans '
         f'({met(peak, MOST_MB)} {MOST_MB:,}).'
     )
-    if len(runs) > 1 and rest:
+    if len(runs) > 1 and rest and rest[-1].size > runs[-1].size:
         size = rest[-1].size
         whole, memory = (at_size(runs, column, size) for column in ('cpu_seconds', 'peak_mb'))
         lines.append(
