@@ -59,7 +59,7 @@ OUTSIDE = ('muscle', 'fat', 'skin', 'marrow', 'eye', 'bone', 'air', 'blood')
 #: Standard deviations of the logarithms of T1, T2 and proton density, tissue by tissue.
 SCATTER = (0.08, 0.10, 0.03)
 
-#: Range of the factor on every T1: 1.5 T shortens it by a fifth, 7 T lengthens it by a third.
+#: Range of the factor on every T1: 1.5 T shortens it by a fifth, 7 T would lengthen it by a third.
 FIELD_STRENGTH = (0.75, 1.15)
 
 #: Of the brightest tissue of the brain, for intensities in [0, 255].
