@@ -10,17 +10,18 @@ takes ten minutes on a core; the table keeps those that were run before.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from accuracy import DATA, REPOSITORY
 from page import cpu_name, table
 
 from synthseg_bids.bids.atomic import read_table, write_table, write_text
 from synthseg_bids.device import set_threads
+from synthseg_bids.engine import Engine
 from synthseg_bids.inference import Segmenter
 from synthseg_bids.measures import paper_dice
 from synthseg_bids.network import NetworkConfig
@@ -30,10 +31,7 @@ from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.training import VALIDATION_PRESETS, Trainer
 from synthseg_bids.training_config import TrainingConfig
-from synthseg_bids.weights import save_model
 
-DOCS = Path(__file__).resolve().parents[1] / 'docs'
-DATA = Path('../shared/data')
 REAL = 'real sequences'
 #: Held-out scans of each kind per label map.
 REPEATS = 3
@@ -87,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_threads(args.threads)
     path = args.docs / 'ablation.tsv'
     rows = {row['variant']: row for row in read_table(path)}
-    for name in () if args.page_only else args.variants:
-        rows[name] = {'variant': name, **measure(VARIANTS[name], args)}
+    names = [] if args.page_only else args.variants
+    maps = [load_label_map(p) for p in find_label_maps(args.label_maps)] if names else []
+    for name in names:
+        rows[name] = {'variant': name, **measure(VARIANTS[name], args, maps)}
         print(*rows[name].items())
         write_table(path, COLUMNS, [rows[name] for name in VARIANTS if name in rows])
     write_text(args.docs / 'ablation.rst', page(read_table(path)))
@@ -106,14 +106,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--bids', type=Path, default=DATA / 'bids')
     add('--references', type=Path, default=DATA / 'bids/derivatives/reference')
     add('--threads', type=int)
-    add('--docs', type=Path, default=DOCS)
+    add('--docs', type=Path, default=REPOSITORY / 'docs')
     add('--page-only', action='store_true', help='rewrite the page from its table')
     return parser.parse_args(argv)
 
 
-def measure(variant: Variant, args: argparse.Namespace) -> dict[str, object]:
+def measure(
+    variant: Variant, args: argparse.Namespace, maps: Sequence[LabelMap]
+) -> dict[str, object]:
     """Train a network; return its Dice on each kind of scan."""
-    maps = [load_label_map(path) for path in find_label_maps(args.label_maps)]
     trainer = make_trainer(variant, args, maps)
     trainer.run(lambda trainer, progress: None)
     base = trainer.config.generator
@@ -148,13 +149,11 @@ def real_scans(trainer: Trainer, args: argparse.Namespace) -> Iterator[tuple[str
     """Segment the real scans; yield contrast and Dice of each."""
     if not args.references.exists():
         return
-    with tempfile.TemporaryDirectory(prefix='ablation-') as folder:
-        path = Path(folder, 'network.safetensors')
-        save_model(path, trainer.average, trainer.card('network'), dtype=torch.float32)
-        segmenter = Segmenter(path, 'cpu')
-        for pair in load_pairs(find_pairs(args.bids, {'reference': args.references})):
-            labels = segmenter.segment(pair.image, pair.affine).labels
-            yield pair.contrast, paper_dice(labels, pair.folded)['mean']
+    engine = Engine(trainer.average, torch.device('cpu'))
+    segmenter = Segmenter.from_engine(engine, trainer.card('network'))
+    for pair in load_pairs(find_pairs(args.bids, {'reference': args.references})):
+        labels = segmenter.segment(pair.image, pair.affine).labels
+        yield pair.contrast, paper_dice(labels, pair.folded)['mean']
 
 
 def page(rows: Sequence[dict[str, str]]) -> str:

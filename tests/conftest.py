@@ -23,6 +23,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def data(rng: np.random.Generator) -> np.ndarray:
+    """A small volume of noise."""
+    return rng.normal(size=(4, 5, 6)).astype(np.float32)
+
+
 @pytest.fixture(scope='session')
 def validator() -> str:
     """The BIDS validator."""

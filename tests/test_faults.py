@@ -12,8 +12,9 @@ import nibabel as nib
 import pytest
 import torch
 from app import Run, contents, launch, options
-from faults import FAULTS, in_own_mounts, make_dataset
+from faults import FAULTS, in_own_mounts
 from other_faults import GPU_LOST, GPU_LOST_FOR_GOOD, GPU_MEMORY
+from running import make_dataset
 from torch import Tensor
 
 from synthseg_bids.bids.save import output_files

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from volumes import AFFINE, save
 
 from synthseg_bids.volume_io import (
     read_volume,
@@ -14,18 +15,6 @@ from synthseg_bids.volume_io import (
     write_label_map,
     write_posteriors,
 )
-
-AFFINE = np.array([[0, 0.1, -3, 40], [-0.9, 0, 0, 50], [0, 0.9, 0.4, -60], [0, 0, 0, 1.0]])
-
-
-@pytest.fixture
-def data(rng) -> np.ndarray:
-    return rng.normal(size=(4, 5, 6)).astype(np.float32)
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
 
 
 def odd_header(path: Path, data: np.ndarray) -> Path:

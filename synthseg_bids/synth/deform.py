@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .draws import between
 from .linear import apply_along_axes, interpolation_matrix
 
 #: Scaling and squaring starts from v / 2**7 (reference implementation).
@@ -112,8 +113,7 @@ def draw_deformation(
         shear=uniform(generator, config.shear, 3),
     )
     translation = uniform(generator, config.translation, 3)
-    low, high = config.svf_std
-    std = low + (high - low) * torch.rand(1, generator=generator)
+    std = between(config.svf_std, generator, 1)
     grid = [max(2, math.ceil(n * config.svf_fraction)) for n in shape]
     svf = std * torch.randn(3, *grid, generator=generator)
     flip = bool(torch.rand(1, generator=generator) < config.flip_probability)

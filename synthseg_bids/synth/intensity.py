@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
+from .draws import between
 from .linear import apply_along_axes, interpolation_matrix
 from .relaxometry import draw_realistic
 
@@ -104,10 +105,6 @@ class Intensities:
     gamma: float
 
 
-def _between(bounds: tuple[float, float], generator: torch.Generator, *shape: int) -> Tensor:
-    return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(*shape, generator=generator)
-
-
 def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw the mean and the standard deviation of each generation label."""
     labels = generation_labels()
@@ -122,8 +119,8 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
     realistic = config.realistic_probability
     if realistic and float(torch.rand(1, generator=generator)) < realistic:
         return draw_realistic(generator)
-    means = _between(config.mean, generator, len(labels))
-    stds = _between(config.std, generator, len(labels))
+    means = between(config.mean, generator, len(labels))
+    stds = between(config.std, generator, len(labels))
     if config.share_classes:
         first: dict[int, int] = {}
         for row, label in enumerate(labels):
@@ -157,12 +154,12 @@ def draw_intensities(
         means, stds = means[rows], stds[rows]
     zero, noise = config.dark_background
     chance = float(torch.rand(1, generator=generator))
-    dark = _between((0, 15), generator, 1), _between((0, 5), generator, 1)
+    dark = between((0, 15), generator, 1), between((0, 5), generator, 1)
     if chance < zero:
         means[0], stds[0] = 0, 0
     elif chance < zero + noise:
         means[0], stds[0] = dark[0][0], dark[1][0]
-    std = _between(config.bias_std, generator, 1)
+    std = between(config.bias_std, generator, 1)
     grid = [max(2, math.ceil(n * config.bias_fraction - 1e-6)) for n in size]
     log_bias = std * torch.randn(*grid, generator=generator)
     if torch.rand(1, generator=generator) >= config.bias_probability:

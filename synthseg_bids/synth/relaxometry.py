@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
+from .draws import between
 
 #: T1 and T2 in ms at 3 T, and proton density relative to water. Wansapura et al. 1999, Gelman et
 #: al. 2001, Stanisz et al. 2005, Rooney et al. 2007, Bojorquez et al. 2017 (review).
@@ -155,10 +156,6 @@ SEQUENCES = (
 )
 
 
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand(1, generator=generator))
-
-
 def _draw_tissues(generator: torch.Generator) -> Tensor:
     """Draw T1, T2 and proton density of each unsided class: (n, 3)."""
     tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
@@ -168,7 +165,7 @@ def _draw_tissues(generator: torch.Generator) -> Tensor:
             tissues[row] = TISSUES[TISSUE_OF.get(label.index, OUTSIDE[which])]
     scatter = torch.randn(len(tissues), 3, generator=generator) * torch.tensor(SCATTER)
     drawn = torch.tensor(tissues) * scatter.exp_()
-    drawn[:, 0] *= _uniform(*FIELD_STRENGTH, generator)
+    drawn[:, 0] *= between(FIELD_STRENGTH, generator, 1)
     return drawn
 
 
@@ -192,12 +189,12 @@ def draw_realistic(
     choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]
     shares = torch.tensor([one.share for one in choices])
     sequence = choices[int(torch.multinomial(shares, 1, generator=generator))]
-    parameters = [_uniform(*bounds, generator) for bounds in sequence.ranges]
+    parameters = [float(between(bounds, generator, 1)) for bounds in sequence.ranges]
     means = sequence.signal(*tissues.T, *parameters)
     brain = means[sorted({int(row) for row, label in zip(rows, generation_labels(), strict=True)
                           if label.target})]  # fmt: skip
-    scale = _uniform(*BRIGHTEST, generator) / brain.max()
-    noise = _uniform(*NOISE, generator) * scale * brain.median()
+    scale = between(BRIGHTEST, generator, 1) / brain.max()
+    noise = between(NOISE, generator, 1) * scale * brain.median()
     # Fat may outshine the brain, up to where scanners clip.
     means = (scale * means).clamp(max=300)
     within = HETEROGENEITY * means * torch.rand(len(means), generator=generator)
