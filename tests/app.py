@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,37 +75,6 @@ def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
     command = [*APP, *options(raw, out, model, *more)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
     return Run(out, done.returncode, done.stdout, done.stderr)
-
-
-def wait_for_worker(pid: int, timeout_s: float = 240) -> int:
-    """Return the first worker: a child of the fork server, which is a child of the app."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        for server in children(pid):
-            if b'forkserver' in Path(f'/proc/{server}/cmdline').read_bytes():
-                for worker in children(server):
-                    # Modules that the server imports run programs, too, which have no threads.
-                    if len(list(Path('/proc').glob(f'{worker}/task/*'))) > 1:
-                        return worker
-        time.sleep(0.01)
-    raise TimeoutError
-
-
-def wait_for_end(pid: int, timeout_s: float = 60) -> None:
-    """Wait for a process that is not ours."""
-    end = time.monotonic() + timeout_s
-    while Path(f'/proc/{pid}').exists():
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        text = Path(f'/proc/{pid}/task/{pid}/children').read_text()
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
 
 
 def contents(out: Path) -> dict[str, bytes]:

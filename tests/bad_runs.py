@@ -16,6 +16,7 @@ from pathlib import Path
 
 from app import APP, Run, options, write_description
 from bad_inputs import AWKWARD, GOOD, IMAGES, REFERENCES, noise, save
+from running import started
 
 from synthseg_bids.cli.run import main
 
@@ -266,30 +267,15 @@ RUNS = (
 
 def run_twice(folder: Path, model: Path) -> list[Run]:
     """Start a second run like the first while the first one is at work."""
-    raw, out = dataset(folder), folder / 'out'
-    command = [*APP, *options(raw, out, model)]
-    logs = [(folder / f'{n}.out', folder / f'{n}.err') for n in range(2)]
-
-    def begin(number: int, until: str) -> subprocess.Popen:
-        stdout, stderr = logs[number]
-        with stdout.open('w') as output, stderr.open('w') as errors:
-            process = subprocess.Popen(command, stdout=output, stderr=errors)
-        end = time.monotonic() + 300
-        while until not in stderr.read_text() and process.poll() is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        return process
-
-    first = begin(0, 'started')
-    # The first cannot end before the second has met it.
-    first.send_signal(signal.SIGSTOP)
-    second = begin(1, 'another run')
-    first.send_signal(signal.SIGCONT)
-    codes = [process.wait(300) for process in (first, second)]
-    return [
-        Run(out, code, stdout.read_text(), stderr.read_text())
-        for code, (stdout, stderr) in zip(codes, logs, strict=True)
-    ]
+    dataset(folder)
+    with started(folder, model, pause=f'{GOOD[0]}: started') as first:
+        first.wait_for_pause()
+        # The first cannot end before the second has met it.
+        with started(folder, model, pause='another run') as second:
+            second.wait_for_pause()
+            for run in (first, second):
+                run.send(signal.SIGCONT)
+            return [first.end(), second.end()]
 
 
 def run_all(folder: Path, model: Path) -> tuple[Run, dict[str, Run]]:

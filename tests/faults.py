@@ -12,18 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import Run, launch, wait_for_end, wait_for_worker
-from running import FIRST_DONE, IMAGES, started
+from app import Run, launch
+from processes import wait_for_end, wait_for_worker
+from running import FIRST_DONE, FIRST_STARTED, IMAGES, started
 
 
 def _kill_worker(folder: Path, model: Path, times: int) -> Run:
     with started(folder, model) as running:
-        killed: set[int] = set()
-        while len(killed) < times:
-            worker = wait_for_worker(running.pid)
-            if worker not in killed:
-                os.kill(worker, signal.SIGKILL)
-                killed.add(worker)
+        killed: list[int] = []
+        for _ in range(times):
+            killed.append(wait_for_worker(running.pid, besides=killed))
+            os.kill(killed[-1], signal.SIGKILL)
         return running.end()
 
 
@@ -36,17 +35,18 @@ def kill_worker_twice(folder: Path, model: Path) -> Run:
 
 
 def kill_everything(folder: Path, model: Path) -> Run:
-    with started(folder, model) as running:
-        running.wait_for(FIRST_DONE)
-        os.killpg(running.pid, signal.SIGKILL)
+    with started(folder, model, pause=FIRST_DONE) as running:
+        running.wait_for_pause()
+        running.send(signal.SIGKILL)
         return running.end()
 
 
 def kill_main(folder: Path, model: Path) -> Run:
-    with started(folder, model) as running:
-        running.wait_for(FIRST_DONE)
+    with started(folder, model, pause=FIRST_DONE) as running:
+        running.wait_for_pause()
         worker = wait_for_worker(running.pid)
         os.kill(running.pid, signal.SIGKILL)
+        running.send(signal.SIGCONT)
         wait_for_end(worker)
         # Locks are on files, which stay; a lock itself ends with its process.
         assert (running.out / 'logs/.participants.lock').exists()
@@ -55,10 +55,11 @@ def kill_main(folder: Path, model: Path) -> Run:
 
 def _signal(number: signal.Signals) -> Callable[[Path, Path], Run]:
     def send(folder: Path, model: Path) -> Run:
-        with started(folder, model) as running:
-            running.wait_for(FIRST_DONE)
+        with started(folder, model, pause=FIRST_DONE) as running:
+            running.wait_for_pause()
             worker = wait_for_worker(running.pid)
             running.process.send_signal(number)
+            running.send(signal.SIGCONT)
             run = running.end()
             wait_for_end(worker)
             return run
@@ -81,12 +82,12 @@ def _fill(place: str) -> Callable[[Path, Path], Run]:
             f'touch {disk}/others; "$@"; code=$?; rm {disk}/others\n'
             f'cp -a {disk} {kept}; umount -l {disk}; cp -a {kept}/. {disk}; exit $code'
         )
-        with started(folder, model, [*in_own_mounts(), 'sh', '-c', script, 'sh']) as running:
-            running.wait_for(FIRST_DONE)
+        prefix = [*in_own_mounts(), 'sh', '-c', script, 'sh']
+        with started(folder, model, prefix, pause=FIRST_DONE) as running:
+            running.wait_for_pause()
             others = Path(f'/proc/{running.pid}/root{disk}/others')
-            os.killpg(running.pid, signal.SIGSTOP)
             _take_all(others)
-            os.killpg(running.pid, signal.SIGCONT)
+            running.send(signal.SIGCONT)
             # The first image gives back what it took of the working directory.
             while place == 'work' and _take_all(others):
                 time.sleep(0.02)
@@ -126,9 +127,10 @@ def read_only(folder: Path, model: Path) -> Run:
 
 def remove_input(folder: Path, model: Path) -> Run:
     image = folder / 'raw' / IMAGES[1]
-    with started(folder, model) as running:
-        running.wait_for('started')
+    with started(folder, model, pause=FIRST_STARTED) as running:
+        running.wait_for_pause()
         image.rename(folder / 'elsewhere.nii.gz')
+        running.send(signal.SIGCONT)
         run = running.end()
     (folder / 'elsewhere.nii.gz').rename(image)
     return run

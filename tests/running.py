@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from app import APP, Run, options, write_description, write_image
+from processes import is_stopped, wait_until
 
 IMAGES = ('sub-01/anat/sub-01_T1w.nii.gz', 'sub-02/anat/sub-02_T2w.nii.gz')
+FIRST_STARTED = f'{IMAGES[0]}: started'
 FIRST_DONE = 'done (1 of 2 images)'
+PAUSING = [sys.executable, '-W', 'ignore', str(Path(__file__).parent / 'stand_ins/pausing.py')]
 
 
 def make_dataset(folder: Path) -> Path:
@@ -25,26 +28,30 @@ def make_dataset(folder: Path) -> Path:
 
 
 class Running:
-    """A run of the app that has been started, and what it has said so far."""
+    """A run of the app that has been started."""
 
-    def __init__(self, folder: Path, model: Path, prefix: Sequence[str]) -> None:
+    def __init__(self, folder: Path, model: Path, prefix: Sequence[str], pause: str) -> None:
         self.out = folder / 'out'
-        self._streams = folder / 'stdout.txt', folder / 'stderr.txt'
+        stem = f'run-{len(list(folder.glob("run-*.stdout")))}'
+        self._streams = folder / f'{stem}.stdout', folder / f'{stem}.stderr'
+        app = [*PAUSING, pause] if pause else APP
         argv = options(folder / 'raw', self.out, model, '--nprocs', 1, '-w', folder / 'work')
         with self._streams[0].open('w') as stdout, self._streams[1].open('w') as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *APP, *argv], stdout=stdout, stderr=stderr, start_new_session=True,
+                [*prefix, *app, *argv], stdout=stdout, stderr=stderr, start_new_session=True,
                 # Shells start what runs in the background deaf to it.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
         self.pid = self.process.pid
 
-    def wait_for(self, words: str) -> None:
-        """Wait until something was said."""
-        end = time.monotonic() + 400
-        while words not in self._streams[1].read_text() and self.process.poll() is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    def wait_for_pause(self) -> None:
+        """Wait until it has stopped, with all its processes, where it was told to."""
+        wait_until(lambda: is_stopped(self.pid) or self.process.poll() is not None)
+        assert self.process.returncode is None, self._streams[1].read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        os.killpg(self.pid, number)
 
     def end(self) -> Run:
         code = self.process.wait(600)
@@ -53,10 +60,12 @@ class Running:
 
 
 @contextmanager
-def started(folder: Path, model: Path, prefix: Sequence[str] = ()):
-    running = Running(folder, model, prefix)
+def started(folder: Path, model: Path, prefix: Sequence[str] = (), pause: str = ''):
+    """Start a run, which stops once it says certain words; kill it if it is there in the end."""
+    running = Running(folder, model, prefix, pause)
     try:
         yield running
     finally:
         if running.process.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
+            running.send(signal.SIGKILL)
+            running.process.wait()

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ from app import (
     launch,
     options,
     save_tiny_model,
-    wait_for_worker,
     write_image,
 )
+from processes import wait_for_worker, wait_until
 
 from synthseg_bids.cli.run import main
 
@@ -148,13 +147,7 @@ _STAGES = ('sub-*/**/anat/*_probseg.nii.gz', 'sub-*/**/anat/*_dseg.json')
 
 
 def _wait_for(out: Path, pattern: str):
-    def wait(pid: int) -> None:
-        end = time.monotonic() + 240
-        while not any(out.glob(pattern)):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
-    return wait
+    return lambda pid: wait_until(lambda: any(out.glob(pattern)), every_s=0.01)
 
 
 def test_two_runs_at_once(raw, tiny_model, tmp_path):

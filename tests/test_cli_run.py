@@ -11,7 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import APP, GOOD, launch, options, wait_for_end, wait_for_worker, write_image
+from app import APP, GOOD, launch, options, write_image
+from processes import wait_for_end, wait_for_worker
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.run import main

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import ranks
 import torch
 from heads import write_heads
+from processes import children, environment, wait_for_end, wait_until
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.device import DeviceError
@@ -171,30 +171,19 @@ def state(out: Path) -> dict:
 
 def wait_until_written(out: Path, log: Path, after: float = 0) -> None:
     """Wait for a checkpoint, so that the run is past its start."""
-    end = time.monotonic() + PATIENCE_S
-    while True:
+
+    def written() -> bool:
         with suppress(FileNotFoundError):
-            if (out / 'checkpoint.pt').stat().st_mtime > after:
-                return
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
+            return (out / 'checkpoint.pt').stat().st_mtime > after
+        return False
+
+    wait_until(written, every_s=0.1, tell=log.read_text)
 
 
 def workers(process: subprocess.Popen) -> dict[int, int]:
     """Return the process numbers of the ranks that a torchrun has started."""
-    found = {}
-    for path in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split():
-        with suppress(OSError):
-            pairs = Path('/proc', path, 'environ').read_text().split('\0')
-            rank = [p.partition('=')[2] for p in pairs if p.startswith('RANK=')]
-            found |= {int(number): int(path) for number in rank}
-    return found
-
-
-def assert_ended(pids) -> None:
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    found = ((environment(child).get('RANK'), child) for child in children(process.pid))
+    return {int(rank): child for rank, child in found if rank}
 
 
 def test_death_and_termination_of_a_run(folder, tmp_path):
@@ -207,7 +196,8 @@ def test_death_and_termination_of_a_run(folder, tmp_path):
         os.kill(pids[1], signal.SIGKILL)
         assert process.wait(PATIENCE_S) == 1
     assert 'synthseg: another process is lost; see what it says' in log.read_text()
-    assert_ended(pids.values())
+    for pid in pids.values():
+        wait_for_end(pid)
     killed = state(out)
     assert killed['step'] % 5 == 0
     assert killed['samples'] == 2 * killed['step']
@@ -218,7 +208,8 @@ def test_death_and_termination_of_a_run(folder, tmp_path):
         process.terminate()
         assert process.wait(PATIENCE_S) != 0
     assert f'resumed at step {killed["step"]}' in log.read_text()
-    assert_ended(pids.values())
+    for pid in pids.values():
+        wait_for_end(pid)
     terminated = state(out)
     assert f'interrupted; saving step {terminated["step"]}' in log.read_text()
     assert terminated['step'] > killed['step']
@@ -253,7 +244,7 @@ def test_a_signal_to_a_single_process_saves(folder, tmp_path, number):
     out = tmp_path / 'run'
 
     def interrupt() -> None:
-        wait_until_written(out, tmp_path)
+        wait_until_written(out, Path(os.devnull))
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt, daemon=True)

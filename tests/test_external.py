@@ -5,12 +5,11 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app import wait_for_end
+from processes import wait_for_end, wait_until
 from programs import install_freesurfer, install_samseg
 
 from synthseg_bids import tether
@@ -130,11 +129,11 @@ def test_the_program_is_killed_with_who_started_it(tmp_path):
         'time.sleep(600)\n'
     )
     starter = subprocess.Popen([sys.executable, '-c', code, *tethered('/bin/sh', '-c', script)])
-    end = time.monotonic() + 60
-    while not note.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    starter.kill()
-    starter.wait()
+    try:
+        wait_until(note.exists)
+    finally:
+        starter.kill()
+        starter.wait()
     for pid in note.read_text().split():
         wait_for_end(int(pid))
 

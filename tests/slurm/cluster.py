@@ -6,9 +6,10 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+import processes
 
 
 def ask(*command: object) -> str:
@@ -28,15 +29,15 @@ def fields(job: object) -> dict[str, str]:
     return dict(re.findall(r'(\S+?)=(\S*)', ask('scontrol', 'show', 'job', job)))
 
 
-def wait_for_job(name: str, after: int, state: str = 'RUNNING', timeout_s: float = 400) -> int:
+def wait_for_job(name: str, after: int, state: str = 'RUNNING') -> int:
     """Wait until a job whose name begins in a way, and that is newer than another, has a state."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        for job, (found, is_now) in jobs().items():
-            if job > after and found.startswith(name) and is_now == state:
-                return job
-        time.sleep(0.2)
-    raise TimeoutError(f'{name}: {jobs()}')
+
+    def found() -> list[int]:
+        known = jobs().items()
+        return [n for n, (is_named, is_now) in known
+                if n > after and is_named.startswith(name) and is_now == state]  # fmt: skip
+
+    return processes.wait_until(found, every_s=0.2, tell=jobs)[0]
 
 
 def cancel(job: object) -> None:
@@ -70,8 +71,5 @@ def last_job() -> int:
     return max(jobs(), default=0)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 400) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, jobs()
-        time.sleep(0.5)
+def wait_until(condition: Callable[[], object]) -> None:
+    processes.wait_until(condition, every_s=0.5, tell=jobs)
