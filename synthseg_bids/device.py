@@ -82,5 +82,7 @@ def available_bytes(device: torch.device) -> int:
         less, what the control group we live in (a container, a batch job) may still take.
     """
     if device.type == 'cuda':
-        return int(torch.cuda.mem_get_info(device)[0])
+        # PyTorch keeps what earlier scans have freed, and gives it to the next.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return free_bytes()

@@ -76,7 +76,6 @@ class Place:
             try:
                 return infer(self.engine, plan), self.device, note
             except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
                 if instead is _ON_CPU and self._spare is None:
                     raise
                 size = ' x '.join(map(str, shape))
@@ -84,6 +83,8 @@ class Place:
             except RuntimeError as error:
                 self._leave(error)
                 return infer(self.engine, None), self.device, self._lost
+            # Until here the error has held the tensors of the pass that failed.
+            torch.cuda.empty_cache()
         assert self._spare is not None
         return infer(self._spare(), None), CPU, note
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 #: What a forward pass plans with where memory is to be saved: the network of the paper then takes
 #: tiles, one on a 2 mm grid hardly ever needs them.
@@ -18,22 +21,60 @@ GAPS = 2.0
 M_MMAP_THRESHOLD, LET_GO_BYTES = -3, 2**25
 
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
-#: Files of a control group in the second and in the first version: its limit, what it uses, and
-#: what of that is file cache, which the system takes back.
-FILES = (
-    ('memory.max', 'memory.current', 'memory.stat'),
-    ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'memory/memory.stat'),
+OWN_GROUPS = Path('/proc/self/cgroup')
+
+
+class GroupFiles(NamedTuple):
+    """Files of a control group: its limit, what it uses, and what of that is file cache.
+
+    The system takes back the cache, of which the last file has a line for each of `cached`.
+    """
+
+    limit: str
+    usage: str
+    statistics: str
+    cached: tuple[str, str]
+
+
+VERSION_2 = GroupFiles(
+    'memory.max', 'memory.current', 'memory.stat', ('inactive_file', 'active_file')
+)
+VERSION_1 = GroupFiles(
+    'memory.limit_in_bytes',
+    'memory.usage_in_bytes',
+    'memory.stat',
+    ('total_inactive_file', 'total_active_file'),
 )
 
 
+def control_groups(
+    root: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS
+) -> Iterator[tuple[Path, GroupFiles]]:
+    """List the folders of the control group we live in and of those around it.
+
+    A batch job is in a group of its own, whose limit may be that of a group further up; in a
+    container its group is the outermost that there is, whatever it is called outside.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(':', 2)
+        path = PurePosixPath(name.lstrip('/'))
+        if not controllers:
+            yield from ((root / part, VERSION_2) for part in (path, *path.parents))
+        elif 'memory' in controllers.split(','):
+            yield from ((root / 'memory' / part, VERSION_1) for part in (path, *path.parents))
+
+
 def total_bytes() -> int:
-    """Return the memory of the machine, or the limit of the control group we live in."""
+    """Return the memory of the machine, or the least limit of the control groups we live in."""
     total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    for limit, _, _ in FILES:
-        try:
-            total = min(total, int((CONTROL_GROUPS / limit).read_text()))
-        except (OSError, ValueError):
-            continue
+    for group, files in control_groups():
+        # No such group, or "max".
+        with suppress(OSError, ValueError):
+            total = min(total, int((group / files.limit).read_text()))
     return total
 
 
@@ -50,28 +91,28 @@ def release() -> None:
 
 
 def free_bytes() -> int:
-    """Return what the system could give now, or the control group may still take, if less."""
+    """Return what the system could give now, or our control groups may still take, if less."""
     free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if 'MemAvailable' in line)
     except (OSError, ValueError, StopIteration):
         pass
-    for names in FILES:
-        left = group_bytes(CONTROL_GROUPS, *names)
+    for group, files in control_groups():
+        left = group_bytes(group, files)
         free = free if left is None else min(free, left)
     return free
 
 
-def group_bytes(root: Path, limit: str, usage: str, statistics: str) -> int | None:
+def group_bytes(group: Path, files: GroupFiles) -> int | None:
     """Return the memory that a control group may still take.
 
     Parameters
     ----------
-    root : Path
-        Of the control group's files.
-    limit, usage, statistics : str
-        Their names; see `FILES`.
+    group : Path
+        Its folder.
+    files : GroupFiles
+        Their names.
 
     Returns
     -------
@@ -79,10 +120,10 @@ def group_bytes(root: Path, limit: str, usage: str, statistics: str) -> int | No
         None if there is no such group, or no limit.
     """
     try:
-        left = int((root / limit).read_text()) - int((root / usage).read_text())
-        for line in (root / statistics).read_text().splitlines():
+        left = int((group / files.limit).read_text()) - int((group / files.usage).read_text())
+        for line in (group / files.statistics).read_text().splitlines():
             name, _, value = line.partition(' ')
-            if name in ('inactive_file', 'active_file'):
+            if name in files.cached:
                 left += int(value)
     except (OSError, ValueError):
         return None

@@ -249,9 +249,23 @@ def _slabs(
 def _count(straight: Tensor, flipped: Tensor) -> Tensor:
     """Count the voxels of each label: where both agree, in the one, and in the other."""
     n = len(straight)
-    one, other = straight.argmax(0).flatten(), flipped.argmax(0).flatten()
+    one, other = _likeliest(straight).flatten(), _likeliest(flipped).flatten()
     both = one[one == other]
     return torch.stack([part.bincount(minlength=n) for part in (both, one, other)])
+
+
+def _likeliest(posteriors: Tensor) -> Tensor:
+    """Return ``posteriors.argmax(0)``, as uint8 on a CPU, where that is five times slower."""
+    if posteriors.is_cuda:
+        return posteriors.argmax(0)
+    best = posteriors[0].clone()
+    found = torch.zeros(best.shape, dtype=torch.uint8)
+    higher = torch.empty(best.shape, dtype=torch.bool)
+    for channel in range(1, len(posteriors)):
+        torch.gt(posteriors[channel], best, out=higher)
+        torch.maximum(found, higher.view(torch.uint8).mul_(channel), out=found)
+        torch.maximum(best, posteriors[channel], out=best)
+    return found
 
 
 def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:

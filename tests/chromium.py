@@ -139,4 +139,4 @@ class Chromium:
         self.send('Browser.close')
         os.close(self._commands)
         os.close(self._answers)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)

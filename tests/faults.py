@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app import Run, launch
-from processes import wait_for_end, wait_for_worker
-from running import FIRST_DONE, FIRST_STARTED, IMAGES, started
-
-
-def _kill_worker(folder: Path, model: Path, times: int) -> Run:
-    with started(folder, model) as running:
-        killed: list[int] = []
-        for _ in range(times):
-            killed.append(wait_for_worker(running.pid, besides=killed))
-            os.kill(killed[-1], signal.SIGKILL)
-        return running.end()
+from running import FIRST_AT_WORK, FIRST_DONE, FIRST_STARTED, IMAGES, SECOND_AT_WORK, started
+from watch import wait_for_end, wait_for_worker
 
 
 def kill_worker(folder: Path, model: Path) -> Run:
-    return _kill_worker(folder, model, 1)
+    with started(folder, model, pause=FIRST_AT_WORK) as running:
+        running.wait_for_pause()
+        os.kill(wait_for_worker(running.pid), signal.SIGKILL)
+        running.resume()
+        # The second try pauses as well.
+        running.wait_for_pause()
+        running.resume()
+        return running.end()
 
 
 def kill_worker_twice(folder: Path, model: Path) -> Run:
-    return _kill_worker(folder, model, 2)
+    with started(folder, model, pause=FIRST_AT_WORK) as running:
+        for _ in range(2):
+            running.wait_for_pause()
+            os.kill(wait_for_worker(running.pid), signal.SIGKILL)
+            running.resume()
+        return running.end()
 
 
 def kill_everything(folder: Path, model: Path) -> Run:
@@ -46,7 +49,7 @@ def kill_main(folder: Path, model: Path) -> Run:
         running.wait_for_pause()
         worker = wait_for_worker(running.pid)
         os.kill(running.pid, signal.SIGKILL)
-        running.send(signal.SIGCONT)
+        running.resume()
         wait_for_end(worker)
         # Locks are on files, which stay; a lock itself ends with its process.
         assert (running.out / 'logs/.participants.lock').exists()
@@ -59,7 +62,7 @@ def _signal(number: signal.Signals) -> Callable[[Path, Path], Run]:
             running.wait_for_pause()
             worker = wait_for_worker(running.pid)
             running.process.send_signal(number)
-            running.send(signal.SIGCONT)
+            running.resume()
             run = running.end()
             wait_for_end(worker)
             return run
@@ -68,7 +71,7 @@ def _signal(number: signal.Signals) -> Callable[[Path, Path], Run]:
 
 
 def _fill(place: str) -> Callable[[Path, Path], Run]:
-    """Run on a small disk, which something else fills once the first image is done.
+    """Run on a small disk, which something else fills when the second image is at work.
 
     The run stands still meanwhile: it could be over before. The disk is in a mount namespace of
     its own; what is there in the end is copied to the folder itself.
@@ -83,34 +86,20 @@ def _fill(place: str) -> Callable[[Path, Path], Run]:
             f'cp -a {disk} {kept}; umount -l {disk}; cp -a {kept}/. {disk}; exit $code'
         )
         prefix = [*in_own_mounts(), 'sh', '-c', script, 'sh']
-        with started(folder, model, prefix, pause=FIRST_DONE) as running:
+        with started(folder, model, prefix, pause=SECOND_AT_WORK) as running:
             running.wait_for_pause()
-            others = Path(f'/proc/{running.pid}/root{disk}/others')
-            _take_all(others)
-            running.send(signal.SIGCONT)
-            # The first image gives back what it took of the working directory.
-            while place == 'work' and _take_all(others):
-                time.sleep(0.02)
+            _take_all(Path(f'/proc/{running.pid}/root{disk}/others'))
+            running.resume()
             return running.end()
 
     return run
 
 
-def _take_all(path: Path) -> bool:
-    """Let a file grow until its disk is full; False if it is not there any more."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-    except OSError:
-        return False
-    try:
-        while os.write(file, bytes(4096)):
+def _take_all(path: Path) -> None:
+    """Let a file grow until its disk is full."""
+    with suppress(OSError), path.open('ab', buffering=0) as file:
+        while file.write(bytes(4096)):
             pass
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-    finally:
-        os.close(file)
-    return True
 
 
 def in_own_mounts() -> list[str]:
@@ -130,7 +119,7 @@ def remove_input(folder: Path, model: Path) -> Run:
     with started(folder, model, pause=FIRST_STARTED) as running:
         running.wait_for_pause()
         image.rename(folder / 'elsewhere.nii.gz')
-        running.send(signal.SIGCONT)
+        running.resume()
         run = running.end()
     (folder / 'elsewhere.nii.gz').rename(image)
     return run
@@ -282,7 +271,7 @@ FAULTS = (
     ),
     Fault(
         'disk of the outputs full',
-        'somebody else fills it when the first image is done',
+        'somebody else fills it while the second image is segmented',
         1,
         '',
         'No space left on device; free some space',
@@ -292,7 +281,7 @@ FAULTS = (
     ),
     Fault(
         'disk of the working directory full',
-        'somebody else fills it when the first image is done',
+        'somebody else fills it while the second image is segmented',
         1,
         HALF,
         'No space left on device; free some space',

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app import APP, Run, options, write_description, write_image
-from processes import is_stopped, wait_until
+from watch import is_stopped, wait_until
 
 IMAGES = ('sub-01/anat/sub-01_T1w.nii.gz', 'sub-02/anat/sub-02_T2w.nii.gz')
 FIRST_STARTED = f'{IMAGES[0]}: started'
+#: A worker has taken them up.
+FIRST_AT_WORK, SECOND_AT_WORK = 'sub-01_T1w.segment" in', 'sub-02_T2w.segment" in'
 FIRST_DONE = 'done (1 of 2 images)'
 PAUSING = [sys.executable, '-W', 'ignore', str(Path(__file__).parent / 'stand_ins/pausing.py')]
 
@@ -48,6 +50,9 @@ class Running:
         """Wait until it has stopped, with all its processes, where it was told to."""
         wait_until(lambda: is_stopped(self.pid) or self.process.poll() is not None)
         assert self.process.returncode is None, self._streams[1].read_text()
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to all its processes."""

@@ -18,7 +18,7 @@ from app import (
     save_tiny_model,
     write_image,
 )
-from processes import wait_for_worker, wait_until
+from watch import wait_for_worker, wait_until
 
 from synthseg_bids.cli.run import main
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import APP, GOOD, launch, options, write_image
-from processes import wait_for_end, wait_for_worker
+from app import GOOD, launch, options, write_image
+from running import PAUSING
+from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.run import main
@@ -165,14 +167,17 @@ def test_same_input_gives_the_same_sidecar(finished):
 def test_interrupted_run_leaves_a_status_and_no_workers(
     raw, tiny_model, tmp_path, number, code, word
 ):
-    command = [*APP, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
+    pausing = [*PAUSING, 'sub-01_T1w.segment" in']
+    command = [*pausing, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         # Shells start what runs in the background deaf to it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
+        wait_until(lambda: is_stopped(process.pid))
         worker = wait_for_worker(process.pid)
         process.send_signal(number)
+        os.killpg(process.pid, signal.SIGCONT)
         _, stderr = process.communicate(timeout=240)
     assert process.returncode == code
     assert f'synthseg-bids: error: {word}; the same command resumes\n' in stderr.decode()

@@ -16,7 +16,7 @@ import pytest
 import ranks
 import torch
 from heads import write_heads
-from processes import children, environment, wait_for_end, wait_until
+from watch import children, environment, wait_for_end, wait_until
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.device import DeviceError
@@ -244,8 +244,10 @@ def test_a_signal_to_a_single_process_saves(folder, tmp_path, number):
     out = tmp_path / 'run'
 
     def interrupt() -> None:
-        wait_until_written(out, Path(os.devnull))
-        os.kill(os.getpid(), number)
+        try:
+            wait_until_written(out, Path(os.devnull))
+        finally:
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import wait_for_end, wait_until
 from programs import install_freesurfer, install_samseg
+from watch import wait_for_end, wait_until
 
 from synthseg_bids import tether
 from synthseg_bids.external import METHODS, MissingProgramError, Program, find_program

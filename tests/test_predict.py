@@ -207,13 +207,37 @@ def test_intensities_are_clipped_to_percentiles(rng):
 def test_available_memory_obeys_control_groups(tmp_path):
     free = device.available_bytes(CPU)
     assert 2**20 < free < 2**44
+    files = memory.VERSION_2
     for name, text in (
-        ('memory.max', '1000000'),
-        ('memory.current', '600000'),
-        ('memory.stat', 'anon 500000\ninactive_file 50000\nactive_file 25000\n'),
+        (files.limit, '1000000'),
+        (files.usage, '600000'),
+        (files.statistics, 'anon 500000\ninactive_file 50000\nactive_file 25000\n'),
     ):
         (tmp_path / name).write_text(text)
-    names = ('memory.max', 'memory.current', 'memory.stat')
-    assert memory.group_bytes(tmp_path, *names) == 475000
-    (tmp_path / 'memory.max').write_text('max')
-    assert memory.group_bytes(tmp_path, *names) is None
+    assert memory.group_bytes(tmp_path, files) == 475000
+    (tmp_path / files.limit).write_text('max')
+    assert memory.group_bytes(tmp_path, files) is None
+
+
+@pytest.mark.parametrize(
+    ('line', 'folder', 'files'),
+    [
+        ('0::/slurm/job_7/step_0', '', memory.VERSION_2),
+        ('4:cpu,memory:/slurm/job_7/step_0', 'memory', memory.VERSION_1),
+    ],
+)
+def test_the_limit_of_a_job_counts_in_its_steps(line, folder, files, tmp_path, monkeypatch):
+    own = tmp_path / 'own'
+    own.write_text(f'3:cpuset:/elsewhere\n{line}\n')
+    job = tmp_path / folder / 'slurm/job_7'
+    (job / 'step_0').mkdir(parents=True)
+    contents = {files.limit: '5000', files.usage: '4000', files.statistics: 'anon 4000\n'}
+    for name, text in contents.items():
+        (job / name).write_text(text)
+    (job / 'step_0' / files.limit).write_text('max')
+    found = [group for group, _ in memory.control_groups(tmp_path, own)]
+    assert found == [job / 'step_0', job, job.parent, job.parent.parent]
+    monkeypatch.setattr(memory.control_groups, '__defaults__', (tmp_path, own))
+    assert memory.total_bytes() == 5000
+    assert memory.free_bytes() == 1000
+    assert not list(memory.control_groups(tmp_path, tmp_path / 'none'))

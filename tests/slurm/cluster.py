@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import processes
+import watch
 
 
 def ask(*command: object) -> str:
@@ -37,7 +37,7 @@ def wait_for_job(name: str, after: int, state: str = 'RUNNING') -> int:
         return [n for n, (is_named, is_now) in known
                 if n > after and is_named.startswith(name) and is_now == state]  # fmt: skip
 
-    return processes.wait_until(found, every_s=0.2, tell=jobs)[0]
+    return watch.wait_until(found, every_s=0.2, tell=jobs)[0]
 
 
 def cancel(job: object) -> None:
@@ -71,5 +71,5 @@ def last_job() -> int:
     return max(jobs(), default=0)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    processes.wait_until(condition, every_s=0.5, tell=jobs)
+def wait_until(condition: Callable[[], object], timeout_s: float = 400) -> None:
+    watch.wait_until(condition, timeout_s, every_s=0.5, tell=jobs)

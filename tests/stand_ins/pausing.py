@@ -1,4 +1,4 @@
-"""Run the app; stop it, its workers and who has started it once it says certain words."""
+"""Run the app; stop it, its workers and who has started it when it is about to say some words."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ import sys
 
 from synthseg_bids.cli.run import main
 
-logger = logging.getLogger('synthseg_bids')
+# Workers read this module under another name; in them, nodes say what they begin.
+logger = logging.getLogger('synthseg_bids' if __name__ == '__main__' else 'nipype.workflow')
 
 
 class Pause(logging.Handler):
-    """Stops the process group when the words are about to be written for the first time."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__()
-        self.words = words
+    """Stops the process group, the first time that this process says the words."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.words in record.getMessage():
+        if sys.argv[1] in record.getMessage():
             logger.removeHandler(self)
             os.killpg(0, signal.SIGSTOP)
 
 
+logger.addHandler(Pause())
 if __name__ == '__main__':
-    logger.addHandler(Pause(sys.argv[1]))
-    sys.exit(main(sys.argv[2:]))
+    sys.exit(main([*sys.argv[2:]]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,7 +58,7 @@ def wait_for_end(pid: int) -> None:
     wait_until(lambda: has_ended(pid), timeout_s=120)
 
 
-def wait_for_worker(pid: int, besides: Collection[int] = ()) -> int:
+def wait_for_worker(pid: int) -> int:
     """Wait for a worker: a child of the fork server, which is a child of the app."""
 
     def worker() -> int | None:
@@ -66,7 +66,7 @@ def wait_for_worker(pid: int, besides: Collection[int] = ()) -> int:
             if b'forkserver' in _read(server, 'cmdline'):
                 for child in children(server):
                     # Modules that the server imports run programs, too, which have no threads.
-                    if child not in besides and int(_status(child).get('Threads', 0)) > 1:
+                    if int(_status(child).get('Threads', 0)) > 1:
                         return child
         return None
 
