@@ -45,7 +45,7 @@ SET_UP_OCI = if [ -f $(TOOLS)/oci_up.sh ]; then bash $(TOOLS)/oci_up.sh \
 SET_UP_APPTAINER = if [ -f $(TOOLS)/apptainer_up.sh ]; then bash $(TOOLS)/apptainer_up.sh \
 	&& export APPTAINER='apptainer-box apptainer'; fi
 SCALE_OPTIONS ?=
-SLURM_UP ?=
+SLURM_UP ?= $(wildcard $(TOOLS)/slurm_up.sh)
 SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
@@ -106,7 +106,7 @@ test-singularity: $(INSTALLED)
 		$(BIN)/python -m pytest -v -rsP -m containers tests/containers/test_singularity.py
 
 test-slurm: $(INSTALLED)
-	$(SET_UP_SLURM) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rs -m slurm tests/slurm
+	$(SET_UP_SLURM) && sinfo && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -rs -m slurm tests/slurm
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

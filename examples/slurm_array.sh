@@ -26,7 +26,9 @@ if [ "${1:-}" != --job ]; then
     array=$(sbatch --parsable --array="1-${TASKS:-10}" --cpus-per-task="${CPUS:-4}" \
         --output=synthseg-bids-%A_%a.log "${job[@]}")
     array=${array%%;*}
-    group=$(sbatch --parsable --dependency="afterany:$array" \
+    # Tables and reports need no GPU.
+    group=$(env -u SBATCH_GPUS -u SBATCH_GPUS_PER_NODE -u SBATCH_GPUS_PER_TASK -u SBATCH_GRES \
+        sbatch --parsable --dependency="afterany:$array" \
         --output="synthseg-bids-${array}_group.log" "${job[@]}")
     echo "participants: job $array; group: job ${group%%;*}"
     exit

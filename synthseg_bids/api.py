@@ -122,7 +122,7 @@ class Segmenter(inference.Segmenter):
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     flip : bool
-        Average with the segmentation of the mirrored scan: better, and a quarter slower at most with the shipped model.
+        Average with the segmentation of the mirrored scan: better, and the network runs twice.
     threads : int, optional
         CPU threads (default: as the process is set up).
     fallback : bool

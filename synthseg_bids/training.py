@@ -1,7 +1,8 @@
 """Training a U-Net, on synthetic scans alone or, as a baseline, on real ones (:mod:`.supervised`).
 
-Sample `i` of a run depends on the run's seed and on `i` only, so a run that is interrupted and
-resumed sees the same samples as one that is not, and continues exactly. Several processes (see
+Sample `i` of a run depends on the run's seed and on `i` only (with priors also on the contrast of
+its step), so a run that is interrupted and resumed sees the same samples as one that is not, and
+continues exactly. Several processes (see
 :mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times the
 batch size.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from .weights import ModelCard
 
 #: Presets that the validation scans are drawn with.
 VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
+#: Seeds of the contrasts of steps are as far as this from those of samples.
+FIRST_CONTRAST = 2**61
 
 
 class CheckpointError(ValueError):
@@ -147,8 +150,22 @@ class Trainer:
         source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         which = int(torch.randint(len(self.label_maps), (1,), generator=source))
         label_map = self.label_maps[which]
-        image, target, _ = generate(label_map, self.config.generator, source)
+        image, target, _ = generate(label_map, self._generator(), source)
         return image, target
+
+    def _generator(self) -> GeneratorConfig:
+        """Return how this step's samples are made: all of one contrast, where priors say which.
+
+        As SynthSeg-rule in the paper, section 3.2; every process draws the same one.
+        """
+        config = self.config.generator
+        priors = config.intensity.priors
+        if len(priors) < 2:
+            return config
+        seed = self.config.seed * 1_000_003 + self.step + FIRST_CONTRAST
+        which = torch.randint(len(priors), (1,), generator=torch.Generator().manual_seed(seed))
+        chosen = (priors[int(which)],)
+        return replace(config, intensity=replace(config.intensity, priors=chosen))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of the current step."""

@@ -172,3 +172,17 @@ def test_parts_of_the_participants(raw, tiny_model, tmp_path, capsys):
     everything = [path.relative_to(raw).as_posix() for path in raw.rglob('*.nii*')]
     assert sorted(name for names in seen for name in names) == sorted(everything)
     assert seen[2] == set()
+
+
+def test_tables_over_all_parts_are_made_at_the_level_group(finished, raw, references, tiny_model):
+    # Beside the undisturbed outputs, so that links between the datasets are the same.
+    out = raw.parent / 'parts' / 'synthseg-bids'
+    more = '--posteriors', 'native', '-d', f'fs={references}'
+    for part in ('1/2', '2/2'):
+        launch(raw, out, tiny_model, *more, '--batch', part)
+    assert sorted(path.name for path in out.glob('*.html')) == ['sub-01.html', 'sub-02.html']
+    assert [path.name for path in out.glob('group_*.tsv')] == ['group_status.tsv']
+    assert (out / 'logs/CITATION.md').exists()
+    assert main([str(raw), str(out), 'group']) == 0
+    assert (out / 'group.html').exists()
+    assert contents(out) == contents(finished.out)

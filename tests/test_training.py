@@ -9,8 +9,10 @@ import torch
 from heads import write_heads
 
 from synthseg_bids.cli.main import main
+from synthseg_bids.labels import unsided_classes
 from synthseg_bids.network import NetworkConfig
-from synthseg_bids.synth.files import LabelMapError, find_label_maps, load_label_map
+from synthseg_bids.synth.files import LabelMapError, find_label_maps, generate, load_label_map
+from synthseg_bids.synth.intensity import ContrastPriors, IntensityConfig
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training import (
     CheckpointError,
@@ -77,6 +79,28 @@ def test_a_batch_of_samples_is_as_good_as_singles(maps):
     together = trainer.network(torch.stack(singles)[:, None])
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
     assert torch.isfinite(trainer.train_step())
+
+
+def test_a_batch_has_one_contrast_of_the_priors(maps, monkeypatch):
+    rows = ((100.0, 10.0),) * len(set(unsided_classes()))
+    priors = tuple(ContrastPriors(name, rows, rows) for name in ('T1w', 'T2w'))
+    generator = replace(CONFIG.generator, intensity=IntensityConfig(priors=priors))
+    seen = []
+
+    def record(label_map, config, source):
+        seen.append([own.contrast for own in config.intensity.priors])
+        return generate(label_map, config, source)
+
+    monkeypatch.setattr('synthseg_bids.training.generate', record)
+    trainer = Trainer(replace(CONFIG, generator=generator, batch_size=2, steps=12), maps)
+    for _ in range(12):
+        trainer.train_step()
+    assert seen[::2] == seen[1::2]
+    assert {contrast for (contrast,) in seen} == {'T1w', 'T2w'}
+    # A run that is resumed goes on with the same contrasts.
+    trainer.step, first = 3, len(seen)
+    trainer.sample(99)
+    assert seen[first] == seen[6]
 
 
 def test_wl2_comes_first(maps):

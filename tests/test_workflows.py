@@ -108,9 +108,26 @@ def test_cluster_jobs_ask_for_what_they_need():
     asked = {n.name: n.plugin_args['sbatch_args'] for n in workflow._get_all_nodes()}
     assert asked['segment'] == '--cpus-per-task=3 --mem=4G --gres=gpu:1'
     assert asked['measure'] == '--cpus-per-task=1 --mem=1G'
-    request_resources(workflow, '--partition=x --mem-per-cpu=20G --gpus=h100:1')
+
+
+@pytest.mark.parametrize(
+    ('given', 'asked'),
+    [
+        ('--partition=x --mem-per-cpu=20G --gpus=h100:1', '--cpus-per-task=3'),
+        ('--mem 8G -c 2 -G 1', ''),
+        ('-c2 --gpus-per-node=1', '--mem=4G'),
+        # Names that look like those of resources.
+        ('--partition=long-GPU -A lab-Gamma', '--cpus-per-task=3 --mem=4G --gres=gpu:1'),
+        ('--mem-bind=local --gres=gpu:a100:1', '--cpus-per-task=3 --mem=4G'),
+        ('--gres=lscratch:20', '--cpus-per-task=3 --mem=4G --gpus=1'),
+    ],
+)
+def test_what_the_user_asks_for_counts(given, asked):
+    resources = plan_resources('cuda', nprocs=4, omp_nthreads=3, elsewhere=True)
+    workflow = init_image_wf(resources=replace(resources, mem_gb=3.2))
+    request_resources(workflow, given)
     segment = workflow.get_node('segment')
-    assert segment.plugin_args['sbatch_args'] == '--cpus-per-task=3'
+    assert segment.plugin_args['sbatch_args'] == asked
 
 
 def test_only_plugins_that_wait_are_used():

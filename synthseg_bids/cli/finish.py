@@ -80,8 +80,15 @@ def _modified(path: Path) -> float:
         return 0
 
 
-def write_tables(out_dir: Path, participants: Sequence[str]) -> bool:
+def write_tables(out_dir: Path, participants: Sequence[str], group: bool = True) -> bool:
     """Compare the contrasts of some participants and gather the tables of all.
+
+    Parameters
+    ----------
+    out_dir : Path
+    participants : sequence of str
+    group : bool
+        Whether to gather them; takes the longer the more participants there are.
 
     Returns
     -------
@@ -101,12 +108,16 @@ def write_tables(out_dir: Path, participants: Sequence[str]) -> bool:
 
     return _attempt(
         ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
-        ('group tables', gather),
+        *([('group tables', gather)] if group else []),
     )
 
 
 def write_reports(
-    out_dir: Path, participants: Sequence[str], most_sessions: int, run_uuid: str = ''
+    out_dir: Path,
+    participants: Sequence[str],
+    most_sessions: int,
+    run_uuid: str = '',
+    group: bool = True,
 ) -> bool:
     """Write the reports of some participants and that of the group; see :func:`write_tables`.
 
@@ -118,6 +129,8 @@ def write_reports(
         Participants with more sessions have a report for each of them as well.
     run_uuid : str
         Run whose settings and crashes are shown (default: settings of the last one).
+    group : bool
+        Whether to write that of the group.
     """
     from synthseg_bids.reports import write_group_report, write_subject_report
 
@@ -126,7 +139,7 @@ def write_reports(
 
     return _attempt(
         *((f'report of sub-{label}', subject(label)) for label in participants),
-        ('group report', lambda: write_group_report(out_dir, run_uuid)),
+        *([('group report', lambda: write_group_report(out_dir, run_uuid))] if group else []),
     )
 
 

@@ -191,7 +191,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--batch', type=_batch, metavar='I/N',
-        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays',
+        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; what '
+        'tells about all of them is left to the level group',
     )  # fmt: skip
     group.add_argument(
         '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
@@ -218,7 +219,9 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         help='folder with more models to choose from by name (default: $SYNTHSEG_BIDS_MODELS)',
     )  # fmt: skip
     group.add_argument(
-        '--fast', action='store_true', help='do not average with the mirrored image; half the time'
+        '--fast',
+        action='store_true',
+        help='do not average with the mirrored image: the network runs once instead of twice',
     )
     group.add_argument(
         '--autocrop', action=argparse.BooleanOptionalAction,

@@ -203,20 +203,23 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     out_dir = config.output_dir.resolve()
     changed = {task.image.entities['sub'] for task in plan.pending}
     changed.update(outdated_participants(out_dir, plan.current))
-    if not changed and (out_dir / 'group.html').exists():
+    # Were every task of a job array to gather all tables, their time would grow with the square.
+    group = config.batch is None
+    if not changed and (not group or (out_dir / 'group.html').exists()):
         return True
     participants = sorted(changed)
-    complete = write_tables(out_dir, participants)
+    complete = write_tables(out_dir, participants, group)
     _cite(config, setup.segmenter, image_stems(out_dir, setup.segmenter.method.seg))
-    return _write_reports(config, participants) and complete
+    return _write_reports(config, participants, group) and complete
 
 
-def _write_reports(config: RunConfig, participants: Sequence[str]) -> bool:
+def _write_reports(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:
     return write_reports(
         config.output_dir.resolve(),
         participants,
         config.aggregate_session_reports,
         config.run_uuid or '',
+        group,
     )
 
 

@@ -27,7 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument('--model', default='default', help='shipped model, or weights file')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
     parser.add_argument(
-        '--fast', action='store_true', help='do not average with the mirrored scan: half the time'
+        '--fast',
+        action='store_true',
+        help='do not average with the mirrored scan: the network runs once instead of twice',
     )
     parser.add_argument(
         '--ct', action='store_true', help='a CT scan: clip to 0 to 80 Hounsfield units first'

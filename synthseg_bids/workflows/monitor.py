@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -131,14 +131,41 @@ def request_resources(workflow: Workflow, given: str) -> None:
     given : str
         Options of sbatch for all nodes.
     """
+    options = _sbatch_options(given)
+    memory, gpus = (any(name.startswith(kind) for name in options) for kind in ('--mem', '--gpus'))
+    gres = options.get('--gres', '')
     for node in workflow._get_all_nodes():
-        threads = getattr(node.inputs, 'num_threads', node.n_procs)
-        needs = {'--cpus-per-task': f'{threads}', '--mem': f'{max(1, ceil(node.mem_gb))}G'}
-        if node.is_gpu_node() and not re.search('--gpus|-G', given):
-            needs['--gres'] = 'gpu:1'
-        # --mem-per-cpu and --mem exclude each other.
-        wanted = [f'{key}={value}' for key, value in needs.items() if key not in given]
+        wanted = []
+        if '--cpus-per-task' not in options:
+            threads = getattr(node.inputs, 'num_threads', node.n_procs)
+            wanted.append(f'--cpus-per-task={threads}')
+        if not memory:
+            wanted.append(f'--mem={max(1, ceil(node.mem_gb))}G')
+        if node.is_gpu_node() and not gpus and 'gpu' not in gres:
+            # Of two lists of generic resources the last one counts: the user's.
+            wanted.append('--gpus=1' if gres else '--gres=gpu:1')
         node.plugin_args = {'sbatch_args': ' '.join(wanted)}
+
+
+#: Of options of sbatch, which have longer names.
+_SHORT = {'-c': '--cpus-per-task', '-G': '--gpus'}
+
+
+def _sbatch_options(given: str) -> dict[str, str]:
+    """Return options of sbatch, by their long names where these matter to us."""
+    options: dict[str, str] = {}
+    name = ''
+    for word in shlex.split(given):
+        if word.startswith('--'):
+            name, _, options[name] = word.partition('=')
+        elif word.startswith('-') and len(word) > 1:
+            name = _SHORT.get(word[:2], word[:2])
+            options[name] = word[2:]
+        elif name:
+            options[name], name = word, ''
+    # Of memory, not of where it is.
+    options.pop('--mem-bind', '')
+    return options
 
 
 def _write_usage(path: Path, runner: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,13 @@ from nipype.pipeline.plugins import SLURMPlugin
 from .crashes import JOB_LOST, JOB_LOST_SIGN, CrashReporter, PluginError
 
 logger = logging.getLogger(__name__)
+
+#: Jobs at once unless the user says otherwise; clusters limit those that wait.
+MAX_JOBS = 100
+#: How often Slurm is asked, for all jobs at once: it has others to answer.
+ASK_EVERY_S = 1.0
+#: How long to wait where Slurm takes no more jobs of this user, and how it says so.
+TOO_MANY_S, TOO_MANY = 10.0, 'MaxSubmit'
 
 
 class SlurmPlugin(CrashReporter, SLURMPlugin):
@@ -38,7 +46,9 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
             raise PluginError(
                 'plugin SLURM: there is no sbatch here; run where jobs are submitted'
             )
-        super().__init__(plugin_args=plugin_args)
+        super().__init__(plugin_args={'max_jobs': MAX_JOBS, **(plugin_args or {})})
+        self._queued: set[int] = set()
+        self._asked = 0.0
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run all nodes of a graph; see nipype's DistributedPluginBase."""
@@ -59,23 +69,32 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
         command = ['sbatch', '--parsable', f'--output={log}', f'--job-name={_job_name(node)}']
         # Of two equal options the last one counts: the user's.
         command += shlex.split(f'{node.plugin_args["sbatch_args"]} {self._sbatch_args or ""}')
-        for attempt in range(self._max_tries + 1):
-            time.sleep(self._retry_timeout if attempt else 0)
+        attempt = 0
+        while attempt <= self._max_tries:
             with _no_interruption():
                 done = _run(*command, scriptfile)
                 if done.returncode == 0:
                     job = int(done.stdout.split(';')[0])
                     self._pending[job] = node.output_dir()
+                    self._queued.add(job)
                     return job
+            if TOO_MANY in done.stderr:
+                logger.info('Slurm takes no more jobs now; waiting for others to end')
+                time.sleep(TOO_MANY_S)
+                continue
+            attempt += 1
+            time.sleep(self._retry_timeout if attempt <= self._max_tries else 0)
         lines = done.stderr.strip().splitlines() or ['sbatch failed']
         raise PluginError(f'{lines[-1]}; correct sbatch_args of the plugin')
 
     def _is_pending(self, taskid: int) -> bool:
-        """Ask whether a job is still there; if Slurm is too busy to say, it is."""
-        done = _run('squeue', '--noheader', f'--jobs={taskid}')
-        if done.returncode:
-            return 'Invalid job id' not in done.stderr
-        return bool(done.stdout.strip())
+        """Tell whether a job was still there; if Slurm is too busy to say, all of them were."""
+        if time.monotonic() - self._asked > ASK_EVERY_S:
+            done = _run('squeue', '--noheader', '--format=%A', f'--user={os.getuid()}')
+            self._asked = time.monotonic()
+            if done.returncode == 0:
+                self._queued = {int(word) for word in done.stdout.split()}
+        return taskid in self._queued
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
         result = super()._get_result(taskid)
