@@ -13,7 +13,7 @@ from paper.document import page
 from paper.options import REPOSITORY
 from paper.slices import cut, median_scans
 from paper.statements import judge
-from paper.steps import Step, StepError
+from paper.steps import Step, StepError, contents_sha256
 from paper.tables import table2_rows
 
 from synthseg_bids.bids.atomic import read_table
@@ -93,8 +93,9 @@ def test_from_data_to_page(data, tmp_path):
     assert [path.stat().st_mtime_ns for path in models] == times
     shutil.rmtree(data / 'run')
     pictures = sorted(tables.glob('*.png'))
-    assert [path.stem for path in pictures] == ['figure4_T1w', 'figure4_T2w', 'figure5']
-    for path in pictures:
+    drawn = ['figure2', 'figure3', 'figure4_T1w', 'figure4_T2w', 'figure5']
+    assert [path.stem for path in pictures] == drawn
+    for path in pictures[2:]:
         path.unlink()
     (tmp_path / 'paper.rst').unlink()
     assert main(options(data, tmp_path, 'figures')) == main(options(data, tmp_path, 'page')) == 0
@@ -135,6 +136,18 @@ def test_steps_are_repeated_when_their_settings_or_origins_change(tmp_path):
     assert (tmp_path / 'a/out.txt').read_text() == 'c'
 
 
+def test_steps_are_repeated_when_what_they_read_changes(tmp_path):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/scan').write_text('1')
+    commands = (('synthseg', '--version'),)
+    for text, content in (('a', '1'), ('b', '1'), ('c', '2')):
+        (tmp_path / 'data/scan').write_text(content)
+        contents_sha256.cache_clear()
+        one = step(tmp_path / 'out', text, commands=commands, inputs=(tmp_path / 'data',))
+        one.run()
+    assert (tmp_path / 'out/out.txt').read_text() == 'c'
+
+
 def test_a_step_that_fails_is_run_again(tmp_path):
     failing = step(tmp_path, 'x', commands=(('synthseg', 'evaluate'),))
     for times in (1, 2):
@@ -158,17 +171,18 @@ def test_statements_are_judged_by_paired_differences():
     scans += rows('samseg', [1.0], 'T2w', 'own reference')
     scans += rows('supervised', [0.85, 0.6, 0.75]) + rows('supervised', [0.3], 'T2w')
     scans += rows('shipped', [0.6, 0.6])
-    samseg, shipped, rule, own, other, contrasts, width, time = judge(scans)
+    samseg, shipped, rule, rule_t1w, own, other, contrasts, width, time = judge(scans)
     assert (samseg['verdict'], samseg['scans']) == ('holds', 2)
     assert samseg['here'] == pytest.approx(0.075)
     assert (shipped['verdict'], shipped['paper']) == ('does not hold', 0.02)
     assert (samseg['paper'], rule['paper']) == (0.02, 0.03)
-    assert rule['verdict'] == 'does not hold'
+    assert rule['verdict'] == rule_t1w['verdict'] == 'does not hold'
     assert (own['verdict'], own['scans']) == ('not measured', 0)
     assert (other['verdict'], other['paper']) == ('undecided', 0.27)
     assert (contrasts['verdict'], contrasts['here']) == ('undecided', pytest.approx(0.3))
     assert width['here'] == pytest.approx(0.15)
-    assert width['verdict'] == 'does not hold'
+    # One T2w scan is too few.
+    assert width['verdict'] == 'undecided'
     assert (time['here'], time['verdict']) == (150, 'holds')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from .figures import draw_figure4, draw_figure5
 from .options import parse
 from .slices import write_slices
 from .steps import StepError
-from .systems import absent, runs, scans_with_references, steps
+from .systems import PICTURE, absent, pictures, runs, scans_with_references, steps
 from .tables import write_tables
 
 logger = logging.getLogger('paper')
@@ -63,6 +64,12 @@ def run_all(args: argparse.Namespace) -> list[str]:
         except StepError as error:
             logger.error('%s: %s', run.name, error)
             failed.append(run.name)
+    for figure, step in pictures(args).items():
+        try:
+            step.run()
+        except StepError as error:
+            logger.error('%s: %s', figure, error)
+            failed.append(figure)
     return failed
 
 
@@ -71,6 +78,10 @@ def tabulate(args: argparse.Namespace) -> None:
     pairs = scans_with_references(args)
     found = runs(args, pairs)
     write_slices(args, found, pairs, write_tables(args, found, pairs))
+    for figure, step in pictures(args).items():
+        drawn = step.folder / PICTURE
+        if drawn.exists():
+            shutil.copyfile(drawn, args.docs / 'paper' / f'{figure}.png')
 
 
 if __name__ == '__main__':

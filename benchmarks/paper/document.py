@@ -34,9 +34,12 @@ The numbers are not the paper's, and are not expected to be. The scans, their co
 references are others, and few; the references are by FreeSurfer or SAMSEG. The networks were
 trained in our training loop for as long as the table says, where ``--size paper`` has
 {PAPER_STEPS:,} steps at 1 mm, the length in the authors' code of 2020. The supervised network and
-the priors saw only the few scans named there. What carries over is the comparison: all networks
-that are trained here have the same size, length and spatial augmentation. The shipped network,
-trained for much longer, with another preset (``docs/model_card.rst``), stands beside them.
+the priors saw only the few scans named there; where a group has no scan of a contrast,
+SynthSeg-rule has no prior for it, as it has for each in the paper. What carries over is the
+comparison: all networks that are trained here have the same size, length and spatial augmentation.
+The supervised network is augmented with a random bias field as well. The shipped network, trained
+for much longer, with another preset, stands beside them; its borders are refined by the scan's
+intensities (``docs/model_card.rst``), those of the networks that are trained here are not.
 """
 SPLIT = """
 No system is judged by scans that it has seen. The participants are divided into groups; the
@@ -44,6 +47,22 @@ supervised network and the priors are made anew from each, and tested on the par
 others, where a contrast that only one participant has is new to it. SAMSEG is not judged by
 references that it made itself. Scans that do not count are in a table of their own.
 """
+PICTURES = {
+    'figure2': (
+        'Figure 2: how a training scan is made',
+        """
+        Deformed label map, Gaussian intensities of random means, blur, bias field, and gamma with
+        normalisation: one draw, in three planes. Each side has intensities of its own, as in the
+        paper of 2020, and one scan in five has no skull.
+        """,
+    ),
+    'figure3': (
+        'Figure 3: intensities as in real scans',
+        """
+        The same for SynthSeg-rule, from the T1w priors of its first group.
+        """,
+    ),
+}
 TABLE2 = """
 Means over scans, with their standard deviation (SD) and the 95 % confidence interval of the mean
 in brackets (a bootstrap, too narrow for a handful of scans). *Any contrast* says whether a system
@@ -54,8 +73,9 @@ STATEMENTS = f"""
 Each statement is held against the paired differences in the scans that both systems can be judged
 by. It *{HOLDS}* if the 95 % confidence interval of their mean lies on its side of zero, *{FAILS}*
 if on the other, and is *{OPEN}* if zero is inside or there is but one scan. The difference between
-contrasts must be no larger than in the paper; of times only the order is judged. *Its own data
-set* is the very scans that the supervised network was trained on, which flatters it.
+contrasts must be no larger than in the paper, and is *{OPEN}* with a single scan of a contrast; of
+times only the order is judged. *Its own data set* is the very scans that the supervised network
+was trained on, which flatters it.
 """
 
 
@@ -76,6 +96,12 @@ def page(tables: Path) -> str:
         ''.join(f':{key}: {value}\n' for key, value in facts.items()),
         f'::\n\n    {command}\n',
         networks_table(rows['networks']),
+        *(
+            block
+            for name, (title, text) in PICTURES.items()
+            if (tables / f'{name}.png').exists()
+            for block in (section(title), fill(text), image(f'{name}.png', title))
+        ),
         section('Table 2: accuracy and time'),
         fill(TABLE2),
         accuracy_table('Scans that a system has not seen', fair),

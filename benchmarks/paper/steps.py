@@ -11,9 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from synthseg_bids import __version__
 from synthseg_bids.bids.atomic import write_json
+from synthseg_bids.weights import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class Step:
         Steps whose results this one starts from: it is repeated when they are.
     partial : bool
         Whether exit code 1, something failed, is good enough.
+    inputs : tuple of Path
+        Folders and files that the commands read: the step is repeated when their contents change,
+        or the version of our programs.
     origin : str
         What else decides the result: the step is repeated when it changes.
     prepare : callable, optional
@@ -52,6 +58,7 @@ class Step:
     outputs: tuple[str, ...]
     after: tuple[Step, ...] = ()
     partial: bool = False
+    inputs: tuple[Path, ...] = ()
     origin: str = ''
     prepare: Callable[[Path], None] | None = None
 
@@ -60,6 +67,8 @@ class Step:
         content = json.dumps([step.settings() for step in self.after])
         return {
             'commands': [list(command) for command in self.commands],
+            'version': __version__,
+            'inputs': [contents_sha256(path) for path in self.inputs],
             'origin': self.origin,
             'after': hashlib.sha256(content.encode()).hexdigest(),
         }
@@ -95,6 +104,15 @@ class Step:
 
     def _missing(self) -> list[str]:
         return [name for name in self.outputs if not (self.folder / name).exists()]
+
+
+@cache
+def contents_sha256(path: Path) -> str:
+    """Return a checksum of a file, or of all files of a folder and their names."""
+    found = hashlib.sha256()
+    for file in sorted(p for p in [path, *path.rglob('*')] if p.is_file()):
+        found.update(f'{file.relative_to(path)}\0{sha256(file)}\0'.encode())
+    return found.hexdigest()
 
 
 def call(command: Sequence[str]) -> int:

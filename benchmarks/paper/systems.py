@@ -17,6 +17,8 @@ from .steps import Step
 REFERENCE = 'reference'
 #: The paper's supervised network is trained on T1-weighted scans.
 SUPERVISED_CONTRAST = 'T1w'
+#: What "synthseg synthesize --steps" draws.
+PICTURE = 'synth-0000_steps.png'
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,19 @@ def training(args: argparse.Namespace, run: Run) -> list[Step]:
     if run.system == 'rule':
         priors = args.work / 'priors' / run.name
         command = ('synthseg', 'estimate-priors', str(args.bids), str(priors / 'priors.json'))
-        before = (Step(priors, ((*command, *real),), ('priors.json',)),)
+        scans = (args.bids, args.references)
+        before = (Step(priors, ((*command, *real),), ('priors.json',), inputs=scans),)
         settings += ['--priors', str(priors / 'priors.json')]
     if run.system == 'supervised':
         real += ['--contrast', SUPERVISED_CONTRAST]
         start = ['synthseg', 'train', str(folder), '--images', str(args.bids), *real]
+        inputs = [args.bids, args.references]
     else:
+        inputs = [args.label_maps]
         start = ['synthseg', 'train', str(args.label_maps), str(folder)]
         settings += ['--validate-on', *args.held_out] if args.held_out else []
-    return [*before, Step(folder, ((*start, *settings),), ('model.safetensors',), before)]
+    commands, outputs = ((*start, *settings),), ('model.safetensors',)
+    return [*before, Step(folder, commands, outputs, before, inputs=tuple(inputs))]
 
 
 def segmentation(
@@ -119,7 +125,7 @@ def segmentation(
     origin = read_card(model_path(DEFAULT_MODEL)).sha256 if shipped else ''
     outputs = ('tree/group_status.tsv',)
     # Scans that fail are absent from the tables, which say how many there are.
-    return Step(out, (tuple(command),), outputs, tuple(before), partial=True, origin=origin)
+    return Step(out, (tuple(command),), outputs, tuple(before), True, (args.bids,), origin)
 
 
 def evaluation(args: argparse.Namespace, run: Run, before: Sequence[Step]) -> Step:
@@ -131,7 +137,8 @@ def evaluation(args: argparse.Namespace, run: Run, before: Sequence[Step]) -> St
     command = ('synthseg', 'evaluate', str(tree(args, run)), '--out', str(out),
                '--reference', f'{REFERENCE}={args.references}')  # fmt: skip
     outputs = ('dice_scans.tsv',)
-    return Step(out, (command,), outputs, tuple(before), partial=True, origin=origin)
+    inputs = (args.references,)
+    return Step(out, (command,), outputs, tuple(before), True, inputs, origin)
 
 
 def tree(args: argparse.Namespace, run: Run) -> Path:
@@ -161,3 +168,30 @@ def steps(args: argparse.Namespace, run: Run, names: Sequence[str]) -> list[Step
     if not (run.system == 'samseg' and args.samseg_tree):
         before.append(segmentation(args, run, names, before[-1:]))
     return [*before, evaluation(args, run, before[-1:])]
+
+
+def pictures(args: argparse.Namespace) -> dict[str, Step]:
+    """Return the steps that draw how a training scan is made, by their figures of the paper.
+
+    Figure 2 is of random intensities, figure 3 of those of the priors, if they are estimated.
+    """
+    command = ['synthseg', 'synthesize', str(args.label_maps)]
+    settings = ['--preset', args.preset, '--device', args.device, '--steps', '--size', '0']
+    settings += ['--seed', '1']
+    found = {'figure2': _picture(args.work / 'figure2', command, settings)}
+    pairs = scans_with_references(args)
+    for run in runs(args, pairs):
+        if run.system == 'rule' and SUPERVISED_CONTRAST in contrasts_seen(run, pairs):
+            before, *_ = training(args, run)
+            settings += ['--priors', str(before.folder / before.outputs[0])]
+            settings += ['--contrast', SUPERVISED_CONTRAST]
+            found['figure3'] = _picture(args.work / 'figure3', command, settings, (before,))
+            break
+    return found
+
+
+def _picture(
+    folder: Path, command: list[str], settings: list[str], before: tuple[Step, ...] = ()
+) -> Step:
+    inputs = (Path(command[-1]),)
+    return Step(folder, ((*command, str(folder), *settings),), (PICTURE,), before, inputs=inputs)

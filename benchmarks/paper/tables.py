@@ -63,8 +63,10 @@ def write_tables(
     write_table(out / 'table2.tsv', TABLE2_COLUMNS, table2_rows(scans, notes))
     write_table(out / 'figure4.tsv', FIGURE4_COLUMNS, figure4_rows(scans))
     write_table(out / 'statements.tsv', STATEMENT_COLUMNS, judge(scans))
-    write_table(out / 'networks.tsv', NETWORK_COLUMNS, network_rows(args, found, pairs))
-    facts = [{'fact': key, 'value': value} for key, value in describe(args, pairs).items()]
+    networks = network_rows(args, found, pairs)
+    write_table(out / 'networks.tsv', NETWORK_COLUMNS, networks)
+    described = describe(args, pairs, scans, networks)
+    facts = [{'fact': key, 'value': value} for key, value in described.items()]
     write_table(out / 'run.tsv', ('fact', 'value'), facts)
     return scans
 
@@ -166,7 +168,22 @@ def network_rows(
     return rows
 
 
-def describe(args: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
+def total_minutes(
+    scans: Iterable[Mapping[str, Any]], networks: Iterable[Mapping[str, Any]]
+) -> float:
+    """Add up what the trainings and the segmentations took."""
+    segmented = {
+        (row['system'], row['number'], row['scan']): row['seconds'] or 0.0 for row in scans
+    }
+    return (sum(segmented.values()) + sum(row['seconds'] for row in networks)) / 60
+
+
+def describe(
+    args: argparse.Namespace,
+    pairs: Sequence[Pair],
+    scans: Iterable[Mapping[str, Any]],
+    networks: Iterable[Mapping[str, Any]],
+) -> dict[str, str]:
     """Name the settings and the machine."""
     device = resolve_device(args.device)
     hardware = f'{cpu_name()}, CPU threads: {args.threads}'
@@ -175,8 +192,15 @@ def describe(args: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
     parts = ['--size', args.size, '--preset', args.preset]
     parts += ['--steps', str(args.steps)] if args.steps else []
     parts += ['--train-on', *(','.join(group) for group in groups(args, pairs))]
+    parts += ['--threads', str(args.threads)]
     return {
         'Command': shlex.join(['make', 'paper', f'PAPER_OPTIONS={shlex.join(parts)}']),
         'Hardware': hardware,
         'Scans': ', '.join(Path(pair.scan.relative).name.partition('.')[0] for pair in pairs),
+        **(
+            {'SAMSEG': 'results of an earlier run (--samseg-tree), made beside other programs'}
+            if args.samseg_tree
+            else {}
+        ),
+        'Minutes in all': f'{total_minutes(scans, networks):.0f}, without starts of programs',
     }
