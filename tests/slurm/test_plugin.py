@@ -181,7 +181,9 @@ def test_jobs_end_with_the_run(folder, dataset, tiny_model):
 
 def test_slurm_that_does_not_answer_is_asked_again(tmp_path, monkeypatch):
     def is_pending() -> bool:
-        return make_plugin('SLURM', {})._is_pending(2_000_000_000)
+        plugin = make_plugin('SLURM', {})
+        plugin._queued.add(2_000_000_000)  # as if it had been submitted
+        return plugin._is_pending(2_000_000_000)
 
     assert not is_pending()
     # The same Slurm, but nobody at the port of its controller.
