@@ -113,7 +113,8 @@ class Result:
 class Segmenter(inference.Segmenter):
     """A network that segments scans of any contrast and resolution.
 
-    One object serves one thread at a time; several objects are independent of each other.
+    One object serves one thread at a time. Several objects share nothing but the number of CPU
+    threads, which is that of the process.
 
     Parameters
     ----------

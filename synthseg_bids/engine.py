@@ -13,7 +13,7 @@ Against :class:`~synthseg_bids.network.UNet3D`,
 - a normalisation before the output layer is folded into it, and that layer works on slabs, in
   float32, so that the logits of all labels never stand in memory at once.
 
-``docs/speed.rst`` says what each of them gave.
+``docs/speed.rst`` has what they gave together.
 """
 
 from __future__ import annotations

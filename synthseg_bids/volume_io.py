@@ -255,10 +255,17 @@ def write_image(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
     kept = {'float64': 'f4', 'float16': 'f4', 'int64': 'i4', 'uint64': 'i4', 'bool': 'u1'}
     data = data.astype(kept.get(data.dtype.name, data.dtype), copy=False)
     image = nib.Nifti1Image(data, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    _set_forms(image.header, affine)
     image.header.set_xyzt_units('mm', 'sec')
     _save(path, image)
+
+
+def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
+    """Write an affine as both forms; without qform where that cannot hold it (shears)."""
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1)
+    if not np.allclose(header.get_qform(), affine, atol=1e-3):
+        header.set_qform(None, code=0)
 
 
 def posteriors_image(
@@ -287,8 +294,7 @@ def posteriors_image(
     data = np.moveaxis(posteriors, 0, -1)
     if like is None:
         image = nib.Nifti1Image(data, affine)
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
+        _set_forms(image.header, affine)
     else:
         image = nib.Nifti1Image(data, *_affine_and_header(like, data.dtype))
     image.header.set_xyzt_units('mm', 'sec')
@@ -352,8 +358,7 @@ def _affine_and_header(like: Volume, dtype: np.dtype) -> tuple[np.ndarray | None
     """Return what makes a NIfTI image share the grid of a volume, with nothing of its content."""
     if not isinstance(like.header, nib.Nifti1Header):
         header = nib.Nifti1Header()
-        header.set_sform(like.affine, code=1)
-        header.set_qform(like.affine, code=1)
+        _set_forms(header, like.affine)
         header.set_xyzt_units('mm', 'sec')
     else:
         header = like.header.copy()

@@ -55,7 +55,8 @@ def test_label_maps_of_mgz_become_nifti(tmp_path, data):
     write_label_map(tmp_path / 'labels.nii.gz', np.ones(scan.shape, np.int16), scan)
     image = nib.load(tmp_path / 'labels.nii.gz')
     np.testing.assert_allclose(image.affine, scan.affine, atol=1e-5)
-    assert image.header['sform_code'] == image.header['qform_code'] == 1
+    # A qform cannot hold what is slightly sheared.
+    assert (int(image.header['sform_code']), int(image.header['qform_code'])) == (1, 0)
 
 
 def test_label_maps_of_4d_files_are_3d(tmp_path, data):
@@ -127,3 +128,14 @@ def test_posteriors_keep_the_grid_of_the_scan(tmp_path, data):
     assert (int(header['sform_code']), int(header['qform_code'])) == (4, 2)
     np.testing.assert_array_equal(header.get_sform(), scan.header.get_sform())
     np.testing.assert_array_equal(header.get_qform(), scan.header.get_qform())
+
+
+@pytest.mark.parametrize('shear', [0.0, 0.3])
+def test_forms_agree_or_the_one_that_cannot_is_left_out(tmp_path, data, caplog, shear):
+    affine = np.array([[1.0, shear, 0, 3], [0, 2, 0, 4], [0, 0, 3, 5], [0, 0, 0, 1]])
+    write_image(tmp_path / 'a.nii', data, affine)
+    header = nib.load(tmp_path / 'a.nii').header
+    assert (int(header['sform_code']), int(header['qform_code'])) == (1, int(not shear))
+    np.testing.assert_allclose(read_volume(tmp_path / 'a.nii').affine, affine, atol=1e-5)
+    np.testing.assert_allclose(header.get_zooms(), nib.affines.voxel_sizes(affine), rtol=1e-6)
+    assert not caplog.records
