@@ -36,6 +36,12 @@ ROWS = {
     'network-plain-bfloat16': (NETWORK, 'plain PyTorch, bfloat16', 'network-tensorflow'),
     'network-ours-float32': (NETWORK, 'ours, float32', 'network-tensorflow'),
     'network-ours-bfloat16': (NETWORK, 'ours, bfloat16', 'network-tensorflow'),
+    'network-ours-bfloat16-direct': (
+        NETWORK, 'ours, bfloat16, without Winograd', 'network-tensorflow'
+    ),
+    'network-ours-bfloat16-given-back': (
+        NETWORK, 'ours, bfloat16, memory given back', 'network-tensorflow'
+    ),
     'network-ours-float32-flip': (NETWORK, 'ours, float32, with mirrored pass', None),
     'network-ours-bfloat16-flip': (NETWORK, 'ours, bfloat16, with mirrored pass', None),
     'pipeline-dipy': (PIPELINE, 'DIPY, SynthSeg.predict', None),
@@ -43,7 +49,12 @@ ROWS = {
     'pipeline-ours': (PIPELINE, 'ours, fastest number format', 'pipeline-dipy'),
     'pipeline-shipped': ('the same scan', 'ours, shipped model', 'pipeline-dipy'),
     'pipeline-shipped-fast': ('the same scan', 'ours, shipped model, --fast', None),
-}
+    'pipeline-command': ('the same scan', 'synthseg segment, start and files included', None),
+    'network-ours-cuda-flip': (NETWORK, 'ours, GPU, with mirrored pass', 'network-tensorflow'),
+    'pipeline-shipped-cuda': ('the same scan', 'ours, shipped model, GPU', 'pipeline-dipy'),
+}  # fmt: skip
+#: Rows that run as where nothing has changed the settings of the C library.
+AS_IS = ('tensorflow', 'dipy', 'given-back')
 COLUMNS = (
     *('what', 'implementation', 'seconds', 'first_seconds', 'peak_gb', 'times_faster'),
     *('cpu', 'threads', 'settings'),
@@ -59,8 +70,8 @@ Speed and memory
 Every row was measured in a process of its own, one after the other, on the CPU below. *Seconds*
 is the fastest of the calls after the first one (DIPY: of one call). *Times faster* compares with
 TensorFlow for the network, and with DIPY for the whole scan. Weights are random, but for the
-shipped model: time and memory do not depend on what was learnt. Nothing here was measured on a
-GPU yet.
+shipped model: time and memory do not depend on what was learnt. Rows of a GPU are there where
+one was at hand. The command line's first call reads its files from the disk.
 """
 IDEAS = """
 What makes the difference
@@ -77,13 +88,14 @@ What makes the difference
   loses most of what the number format gains to conversions and copies. ELU is computed in float32,
   a piece at a time that fits into the caches, with ``exp2`` instead of ``expm1``.
 - **Winograd's transform along x**, for bfloat16 layers of 24 features and more: two voxels with
-  four products instead of six, at the price of rounding the inputs once more.
+  four products instead of six, at the price of rounding the inputs once more. A row has the time
+  without it; the count of operations does not know of it.
 - **Layers at 2 mm for a scan at 1 mm** (the shipped model): the 2x2x2 voxels of the scan in one of
   the network's are channels of its input and of its output.
 - **Memory that is kept.** By default the C library gives the memory of every large tensor back to
   the system, which clears it page by page when it is asked for again. ``synthseg segment`` and
   ``synthseg train`` restart with other settings of glibc (``synthseg_bids/cli/launch.py``), and
-  ``synthseg-bids`` starts its workers with them: about a quarter less processor time per pass.
+  ``synthseg-bids`` starts its workers with them. A row has the time without.
 - **Posteriors by slabs.** Logits of all labels never stand in memory at once. Before it starts, a
   pass predicts the memory it takes and compares it with what is free (the limit of a container or
   batch job included). If need be what earlier scans have left is given back, the posteriors are
@@ -104,8 +116,7 @@ def measure(row: str, args: argparse.Namespace, scan: Path) -> dict[str, float] 
     environment = dict(os.environ)
     if 'tensorflow' in row:
         python = os.environ.get('KERAS_PYTHON', '')
-        environment.pop(VARIABLE, None)  # as its users run it
-    if 'dipy' in row:
+    if any(word in row for word in AS_IS):
         environment.pop(VARIABLE, None)
     options = ['--size', str(args.size), '--scan', str(scan), '--threads', str(args.threads)]
     if not python:
@@ -152,6 +163,8 @@ def main() -> None:
     rows = args.rows
     if fast_dtype(torch.device('cpu')) == torch.float32:
         rows = [row for row in rows if 'bfloat16' not in row]
+    if not torch.cuda.is_available():
+        rows = [row for row in rows if 'cuda' not in row]
     with tempfile.TemporaryDirectory() as folder:
         scan = args.scan
         if not scan.exists():
@@ -173,7 +186,7 @@ def main() -> None:
             'times_faster': None if times is None else round(times, 2),
             'cpu': cpu_name(),
             'threads': args.threads,
-            'settings': os.environ.get(VARIABLE) if 'ours' in implementation else None,
+            'settings': None if any(w in row for w in AS_IS) else os.environ.get(VARIABLE),
         })  # fmt: skip
         print(f'{what.format(size=args.size)}\n  {implementation:36}', end='')
         print(f'{result["seconds"]:8.2f} s  first {result["first_s"]:.2f} s', end='')

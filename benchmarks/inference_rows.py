@@ -12,7 +12,9 @@ import argparse
 import json
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -20,14 +22,14 @@ import numpy as np
 FEATURES, CHANNELS = 24, 33
 
 
-def measure(run, repeats: int = 3) -> dict[str, float]:
+def measure(run, repeats: int = 4, who: int = resource.RUSAGE_SELF) -> dict[str, float]:
     """Return the seconds of the first and of the fastest later call, and the peak memory."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resource.getrusage(who).ru_maxrss * 1024 / 1e9
     return {'first_s': seconds[0], 'seconds': min(seconds[1:] or seconds), 'peak_gb': peak}
 
 
@@ -67,16 +69,21 @@ def plain_network(args, dtype_name: str = 'float32'):
     return measure(run)
 
 
-def our_network(args, dtype_name: str, flip: bool = False):
+def our_network(
+    args, dtype_name: str, flip: bool = False, device: str = 'cpu', winograd: bool = True
+):
     import torch
 
+    from synthseg_bids import bfloat16
     from synthseg_bids.engine import Engine
     from synthseg_bids.labels import mirror_channels
     from synthseg_bids.network import UNet3D
     from synthseg_bids.predict import infer
 
     torch.set_num_threads(args.threads)
-    engine = Engine(UNet3D(), torch.device('cpu'), getattr(torch, dtype_name))
+    if not winograd:
+        bfloat16.MIN_FEATURES = sys.maxsize
+    engine = Engine(UNet3D(), torch.device(device), getattr(torch, dtype_name))
     scan = torch.from_numpy(random_scan(args.size))
     mirror = mirror_channels() if flip else None
     return measure(lambda: infer(engine, scan, mirror))
@@ -96,7 +103,13 @@ def dipy_pipeline(args):
     return measure(lambda: segmenter.predict(data, image.affine), repeats=1)
 
 
-def our_pipeline(args, model: str | None = None, dtype_name: str | None = None, flip: bool = True):
+def our_pipeline(
+    args,
+    model: str | None = None,
+    dtype_name: str | None = None,
+    flip: bool = True,
+    device: str = 'cpu',
+):
     import torch
 
     from synthseg_bids.device import set_threads
@@ -108,13 +121,26 @@ def our_pipeline(args, model: str | None = None, dtype_name: str | None = None, 
 
     set_threads(args.threads)
     if model:
-        segmenter = Segmenter(model, 'cpu', flip)
+        segmenter = Segmenter(model, device, flip)
     else:
         dtype = getattr(torch, dtype_name) if dtype_name else None
         engine = Engine(UNet3D(), torch.device('cpu'), dtype)
         segmenter = Segmenter.from_engine(engine, ModelCard('random', NetworkConfig(), 1.0))
     scan = read_volume(args.scan)
     return measure(lambda: segmenter.segment(scan.data, scan.affine), repeats=2)
+
+
+def our_command(args):
+    """Run the command as its users do: a scan is read and its label map written."""
+    command = [sys.executable, '-m', 'synthseg_bids.cli', 'segment', args.scan]
+    with tempfile.TemporaryDirectory() as folder:
+        command += [os.path.join(folder, 'labels.nii.gz'), '--device', 'cpu']
+        command += ['--threads', str(args.threads)]
+        return measure(
+            lambda: subprocess.run(command, check=True, capture_output=True),
+            repeats=2,
+            who=resource.RUSAGE_CHILDREN,
+        )
 
 
 def peak_gflops(args):
@@ -136,6 +162,8 @@ ROWS = {
     'network-plain-bfloat16': lambda args: plain_network(args, 'bfloat16'),
     'network-ours-float32': lambda args: our_network(args, 'float32'),
     'network-ours-bfloat16': lambda args: our_network(args, 'bfloat16'),
+    'network-ours-bfloat16-direct': lambda args: our_network(args, 'bfloat16', winograd=False),
+    'network-ours-bfloat16-given-back': lambda args: our_network(args, 'bfloat16'),
     'network-ours-float32-flip': lambda args: our_network(args, 'float32', flip=True),
     'network-ours-bfloat16-flip': lambda args: our_network(args, 'bfloat16', flip=True),
     'pipeline-dipy': dipy_pipeline,
@@ -143,6 +171,9 @@ ROWS = {
     'pipeline-ours': our_pipeline,
     'pipeline-shipped': lambda args: our_pipeline(args, 'default'),
     'pipeline-shipped-fast': lambda args: our_pipeline(args, 'default', flip=False),
+    'pipeline-command': our_command,
+    'network-ours-cuda-flip': lambda args: our_network(args, 'bfloat16', True, 'cuda'),
+    'pipeline-shipped-cuda': lambda args: our_pipeline(args, 'default', device='cuda'),
     'peak-gflops': peak_gflops,
 }
 
