@@ -36,7 +36,9 @@ def children(pid: int) -> list[int]:
 
 
 def environment(pid: int) -> dict[str, str]:
-    pairs = (pair.partition('=') for pair in _read(pid, 'environ').decode(errors='replace').split('\0'))
+    pairs = (
+        pair.partition('=') for pair in _read(pid, 'environ').decode(errors='replace').split('\0')
+    )
     return {name: value for name, _, value in pairs if name}
 
 
