@@ -228,13 +228,17 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
 
     def _stop_workers(self) -> None:
         self.pool.shutdown(wait=False)
+        # There is no public way to the processes of a pool, nor to the thread that watches them.
+        threads = [pool._executor_manager_thread for pool in self._pools]
         for pool in self._pools:
             # Interrupted, or stopped at the first crash: what still runs would hold up our exit.
-            # There is no public way to the process of a pool.
             if pool not in self._idle[True] + self._idle[False]:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+        # Python would do so when it ends, but complains of threads that end just then.
+        for thread in filter(None, threads):
+            thread.join()
 
 
 #: Plugins whose nodes run on this machine.
