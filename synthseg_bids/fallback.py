@@ -12,7 +12,7 @@ import torch
 
 from .engine import Engine
 from .network import NetworkConfig
-from .predict import MAX_TILES, Plan, works_by_rows
+from .plans import MAX_TILES, Plan, works_by_rows
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch
 from .device import fast_dtype
 from .memory import GAPS, LOW_MEMORY_BYTES
 from .network import NetworkConfig
+from .plans import MAX_TILES, Plan, predicted_bytes
 from .postprocess import crop_box
-from .predict import MAX_TILES, Plan, predicted_bytes
 from .weights import ModelCard, model_path, read_card
 
 #: Sides in voxels and their spacing in mm.

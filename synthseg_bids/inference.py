@@ -29,6 +29,7 @@ from .geometry import (
 )
 from .labels import CSF, mirror_channels, segmentation_labels
 from .memory import LOW_MEMORY_BYTES
+from .plans import Plan
 from .postprocess import (
     Box,
     clean,
@@ -39,7 +40,7 @@ from .postprocess import (
     smooth,
     soft_volumes,
 )
-from .predict import Plan, Prediction, predict
+from .predict import Prediction, predict
 from .prepare import Prepared, prepare
 from .refine import independence, refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model

@@ -2,9 +2,8 @@
 
 Sample `i` of a run depends on the run's seed and on `i` only (with priors also on the contrast of
 its step), so a run that is interrupted and resumed sees the same samples as one that is not, and
-continues exactly. Several processes (see
-:mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times the
-batch size.
+continues exactly. Several processes (see :mod:`.distributed`) share the samples of each step: with
+`n` of them it is as one of `n` times the batch size.
 """
 
 from __future__ import annotations

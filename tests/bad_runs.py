@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -274,7 +273,7 @@ def run_twice(folder: Path, model: Path) -> list[Run]:
         with started(folder, model, pause='another run') as second:
             second.wait_for_pause()
             for run in (first, second):
-                run.send(signal.SIGCONT)
+                run.resume()
             return [first.end(), second.end()]
 
 

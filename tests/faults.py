@@ -17,24 +17,22 @@ from running import FIRST_AT_WORK, FIRST_DONE, FIRST_STARTED, IMAGES, SECOND_AT_
 from watch import wait_for_end, wait_for_worker
 
 
-def kill_worker(folder: Path, model: Path) -> Run:
+def _kill_worker(folder: Path, model: Path, times: int) -> Run:
     with started(folder, model, pause=FIRST_AT_WORK) as running:
-        running.wait_for_pause()
-        os.kill(wait_for_worker(running.pid), signal.SIGKILL)
-        running.resume()
-        # The second try pauses as well.
-        running.wait_for_pause()
-        running.resume()
+        for number in range(2):  # its first try, and the second one
+            running.wait_for_pause()
+            if number < times:
+                os.kill(wait_for_worker(running.pid), signal.SIGKILL)
+            running.resume()
         return running.end()
+
+
+def kill_worker(folder: Path, model: Path) -> Run:
+    return _kill_worker(folder, model, 1)
 
 
 def kill_worker_twice(folder: Path, model: Path) -> Run:
-    with started(folder, model, pause=FIRST_AT_WORK) as running:
-        for _ in range(2):
-            running.wait_for_pause()
-            os.kill(wait_for_worker(running.pid), signal.SIGKILL)
-            running.resume()
-        return running.end()
+    return _kill_worker(folder, model, 2)
 
 
 def kill_everything(folder: Path, model: Path) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 import subprocess
 import sys
@@ -160,12 +161,20 @@ def test_options_are_documented(tmp_path, monkeypatch):
         assert not {*names.split(', ')} & options
 
 
-def test_help_is_complete():
+def test_help_is_complete_and_quick():
     command = [sys.executable, '-m', 'synthseg_bids.cli.run', '--help']
+    # Processor time, which another program's work does not change.
+    before = _child_seconds()
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert _child_seconds() - before < 0.3
     for action in build_parser()._actions:
         for option in action.option_strings:
             assert option in text
         assert action.help
     for heading in ('which images:', 'segmentation and outputs:', 'resources:', 'how to run:'):
         assert heading in text
+
+
+def _child_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

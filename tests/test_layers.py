@@ -10,7 +10,7 @@ TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
     *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
     *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
-    *('grow', 'calibration', 'refine', 'fallback'),
+    *('grow', 'calibration', 'refine', 'fallback', 'plans'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -56,6 +56,7 @@ FORBIDDEN = {
     'external': TORCH | {'labels', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'fs_stats': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'prepare': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
+    'plans': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'fallback': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'footprint': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},

@@ -17,16 +17,15 @@ from synthseg_bids.cli.launch import TUNABLES, VARIABLE
 from synthseg_bids.engine import Engine
 from synthseg_bids.labels import mirror_channels
 from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.predict import (
+from synthseg_bids.plans import (
     MAX_TILES,
     TILE_OVERLAP,
     Plan,
     choose_plan,
-    predict,
     predicted_bytes,
-    rescale_intensities,
     tile_slices,
 )
+from synthseg_bids.predict import predict, rescale_intensities
 
 CPU = torch.device('cpu')
 

@@ -52,24 +52,24 @@ def run_all(args: argparse.Namespace) -> list[str]:
     """Train, segment and evaluate, one system after the other; return the names of failed ones."""
     pairs = scans_with_references(args)
     names = sorted({pair.scan.entities['sub'] for pair in pairs})
-    failed = []
-    for run in runs(args, pairs):
+    found = runs(args, pairs)
+    work = {}
+    for run in found:
         reason = absent(args, run)
         if reason:
             logger.warning('%s is left out: %s', run.name, reason)
-            continue
+        else:
+            work[run.name] = steps(args, run, names)
+    # The last, since one of them is of priors.
+    work |= {figure: [step] for figure, step in pictures(args, found, pairs).items()}
+    failed = []
+    for name, own in work.items():
         try:
-            for step in steps(args, run, names):
+            for step in own:
                 step.run()
         except StepError as error:
-            logger.error('%s: %s', run.name, error)
-            failed.append(run.name)
-    for figure, step in pictures(args).items():
-        try:
-            step.run()
-        except StepError as error:
-            logger.error('%s: %s', figure, error)
-            failed.append(figure)
+            logger.error('%s: %s', name, error)
+            failed.append(name)
     return failed
 
 
@@ -78,7 +78,7 @@ def tabulate(args: argparse.Namespace) -> None:
     pairs = scans_with_references(args)
     found = runs(args, pairs)
     write_slices(args, found, pairs, write_tables(args, found, pairs))
-    for figure, step in pictures(args).items():
+    for figure, step in pictures(args, found, pairs).items():
         drawn = step.folder / PICTURE
         if drawn.exists():
             shutil.copyfile(drawn, args.docs / 'paper' / f'{figure}.png')

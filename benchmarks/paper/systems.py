@@ -170,7 +170,9 @@ def steps(args: argparse.Namespace, run: Run, names: Sequence[str]) -> list[Step
     return [*before, evaluation(args, run, before[-1:])]
 
 
-def pictures(args: argparse.Namespace) -> dict[str, Step]:
+def pictures(
+    args: argparse.Namespace, found: Sequence[Run], pairs: Sequence[Pair]
+) -> dict[str, Step]:
     """Return the steps that draw how a training scan is made, by their figures of the paper.
 
     Figure 2 is of random intensities, figure 3 of those of the priors, if they are estimated.
@@ -178,16 +180,15 @@ def pictures(args: argparse.Namespace) -> dict[str, Step]:
     command = ['synthseg', 'synthesize', str(args.label_maps)]
     settings = ['--preset', args.preset, '--device', args.device, '--steps', '--size', '0']
     settings += ['--seed', '1']
-    found = {'figure2': _picture(args.work / 'figure2', command, settings)}
-    pairs = scans_with_references(args)
-    for run in runs(args, pairs):
+    drawn = {'figure2': _picture(args.work / 'figure2', command, settings)}
+    for run in found:
         if run.system == 'rule' and SUPERVISED_CONTRAST in contrasts_seen(run, pairs):
             before, *_ = training(args, run)
             settings += ['--priors', str(before.folder / before.outputs[0])]
             settings += ['--contrast', SUPERVISED_CONTRAST]
-            found['figure3'] = _picture(args.work / 'figure3', command, settings, (before,))
+            drawn['figure3'] = _picture(args.work / 'figure3', command, settings, (before,))
             break
-    return found
+    return drawn
 
 
 def _picture(

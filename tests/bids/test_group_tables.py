@@ -207,6 +207,5 @@ def test_ten_thousand_images_take_little_time(rng):
     start = time.process_time()
     find_outliers(rows, names, 'morph', logarithmic=True)
     found = reliability(rows, names)
-    # Far more than it takes, far less than what grows with the square.
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 5
     assert {row['n_pairs'] for row in found} == {5000, 2500}

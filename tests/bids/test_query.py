@@ -213,8 +213,7 @@ def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
     start = time.process_time()
     images, skipped = find_images(root)
     tasks, clashes = plan_tasks(images, {})
-    # Far more than it takes, far less than what grows with the square.
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 3
     assert (len(tasks), len(skipped), len(clashes)) == (7494, 2506, 0)
 
 
