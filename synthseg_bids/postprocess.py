@@ -19,6 +19,8 @@ from .geometry import bounding_box, resample, resampling_matrix
 #: choosing the connected body to keep (the reference implementation's threshold).
 FIND_THRESHOLD = 0.5
 KEEP_THRESHOLD = 0.25
+#: A voxel that has kept less of its probability is like its neighbours: what is left is rounding.
+LOST = 1e-3
 #: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
 MARGIN_MM = 4.0
 TRIM = 0.005
@@ -97,7 +99,8 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     """Keep the largest body of the brain, and of every structure that is one body.
 
     Bodies are the 6-connected components of what is likelier than 0.25. They keep the voxels that
-    touch them, too, because the unlikely side of a border says where within a voxel it runs.
+    touch them, too, because the unlikely side of a border says where within a voxel it runs. What
+    is cut off is what else it may be, or else what surrounds it; outside of the brain, background.
 
     Parameters
     ----------
@@ -128,10 +131,43 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
         body = torch.from_numpy(_dilate(largest_body(likely.numpy())))
         for channel in channels:
             posteriors[channel] *= body
-    # What has lost all its probability is background.
     total = posteriors.sum(0)
-    posteriors[0] += total < 1e-6
-    return posteriors.div_(total + (total < 1e-6)), box
+    lost = total < LOST
+    posteriors.div_(total.clamp_(min=LOST))
+    if lost.any():
+        inside = torch.from_numpy(brain[box])
+        posteriors *= ~lost
+        posteriors[0] += lost & ~inside
+        fill(posteriors, lost & inside)
+    return posteriors, box
+
+
+def fill(posteriors: Tensor, holes: Tensor) -> None:
+    """Give voxels the mean posteriors of their neighbours, from the edge of each hole inwards.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Changed in place. Background where nothing but holes is left.
+    holes : (x, y, z) bool tensor
+    """
+    limits = torch.tensor(holes.shape)
+    steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
+    where = holes.nonzero()
+    while len(where):
+        # (n_holes, 6, 3)
+        around = torch.minimum((where[:, None] + steps).clamp_(min=0), limits - 1)
+        known = ~holes[tuple(around.unbind(-1))]
+        edge = known.any(1)
+        if not edge.any():
+            posteriors[(slice(None), *where.unbind(1))] = 0
+            posteriors[(0, *where.unbind(1))] = 1
+            return
+        found = posteriors[(slice(None), *around[edge].unbind(-1))] * known[edge]
+        place = where[edge].unbind(1)
+        posteriors[(slice(None), *place)] = found.sum(-1) / known[edge].sum(1)
+        holes[place] = False
+        where = where[~edge]
 
 
 @torch.inference_mode()

@@ -19,6 +19,9 @@ from .memory import GAPS, release
 from .network import unfold_voxels
 from .plans import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
 
+#: Of intensities: their differences are still numbers in float32.
+LARGEST = 1e38
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -49,6 +52,10 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
     (x, y, z) float32 array
         Zeros where the percentiles coincide.
     """
+    # Percentiles are interpolated from differences, which must not exceed the largest number.
+    largest = max(float(image.max(initial=0)), -float(image.min(initial=0)))
+    if largest > LARGEST:
+        image = image * np.float32(LARGEST / largest)
     low, high = np.percentile(image, (0.5, 99.5)).astype(np.float32)
     if not high > low:
         return np.zeros_like(image)

@@ -13,6 +13,7 @@ from synthseg_bids.postprocess import (
     NEIGHBOUR_WEIGHT,
     clean,
     crop_box,
+    fill,
     find_brain,
     resample_labels,
     smooth,
@@ -89,6 +90,33 @@ def test_clean_removes_detached_bodies():
     assert whole[0, 15, 15, 15] == 1
     changed = (whole - posteriors).abs().amax(0) > 1e-6
     assert changed.nonzero().tolist() == [[3, 5, 5], [15, 15, 15]]
+
+
+def test_an_island_is_what_surrounds_it():
+    posteriors = torch.zeros((33, 16, 16, 16))
+    left, right = HIPPOCAMPI
+    posteriors[left, 1:10] = 1
+    posteriors[right, 10:15] = 1
+    # Five voxels wide: its middle has no neighbour that is not of the island itself. Rounding has
+    # left what the network never meant.
+    posteriors[:, 3:8, 4:9, 4:9] = 0
+    posteriors[right, 3:8, 4:9, 4:9] = 1 - 1e-5
+    posteriors[0, 3:8, 4:9, 4:9] = 1e-5
+    posteriors[0] += 1 - posteriors.sum(0)
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    assert box == (slice(0, 16),) * 3
+    expected = torch.zeros_like(cleaned)
+    expected[left, 1:10] = 1
+    expected[right, 10:15] = 1
+    expected[0] = 1 - expected.sum(0)
+    torch.testing.assert_close(cleaned, expected)
+
+
+def test_a_hole_without_a_border_is_background():
+    posteriors = torch.rand(3, 4, 4, 4)
+    fill(posteriors, torch.ones(4, 4, 4, dtype=torch.bool))
+    assert posteriors[0].eq(1).all()
+    assert not posteriors[1:].any()
 
 
 def test_clean_keeps_the_soft_side_of_borders():

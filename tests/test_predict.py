@@ -203,6 +203,14 @@ def test_intensities_are_clipped_to_percentiles(rng):
     np.testing.assert_array_equal(rescale_intensities(np.ones((3, 3, 3), np.float32)), 0)
 
 
+@pytest.mark.parametrize('factor', [1e-30, 1, 3e38])
+def test_intensities_may_be_of_any_size(rng, factor):
+    image = rng.uniform(-1, 1, size=(20, 20, 20)).astype(np.float32)
+    with np.errstate(all='raise', under='ignore'):
+        scaled = rescale_intensities(image * np.float32(factor))
+    np.testing.assert_allclose(scaled, rescale_intensities(image), atol=1e-5)
+
+
 def test_available_memory_obeys_control_groups(tmp_path):
     free = device.available_bytes(CPU)
     assert 2**20 < free < 2**44
