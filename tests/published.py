@@ -26,7 +26,7 @@ def random_weights(features: int, channels: int, seed: int = 0) -> dict[str, np.
         draw(f'{layer}/gamma', (n,), 0.5, 1.5)
         draw(f'{layer}/beta', (n,), -0.5, 0.5)
         draw(f'{layer}/moving_mean', (n,), -0.5, 0.5)
-        draw(f'{layer}/moving_variance', (n,), 0.001, 1.5)
+        draw(f'{layer}/moving_variance', (n,), 0.2, 1.5)
 
     sizes = [features * 2**level for level in range(5)]
     for level, (inputs, n) in enumerate(zip([1, *sizes], sizes, strict=False)):

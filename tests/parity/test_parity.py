@@ -103,5 +103,5 @@ def test_dipy(tmp_path, features):
           f'inference {rearranged:.2g}')  # fmt: skip
     assert len(np.unique(ours.argmax(0))) > 5
     assert difference < 1e-6
-    # The same sums in another order; these weights magnify what is rounded.
-    assert rearranged < 2e-3
+    # The same sums in another order.
+    assert rearranged < 5e-5
