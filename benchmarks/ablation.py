@@ -29,6 +29,7 @@ from synthseg_bids.pairs import find_pairs, load_pairs
 from synthseg_bids.synth.files import LabelMap, find_label_maps, is_named, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
+from synthseg_bids.synth.texture import TextureConfig
 from synthseg_bids.training import VALIDATION_PRESETS, Trainer
 from synthseg_bids.training_config import TrainingConfig
 
@@ -42,9 +43,13 @@ def _realistic(config: GeneratorConfig, probability: float) -> GeneratorConfig:
     return replace(config, intensity=intensity)
 
 
+#: Of the generated scans that networks train on, but for one thing.
+BASE = replace(PRESETS['synthseg-bids'], downsampling=2, texture=None)
+
+
 @dataclass(frozen=True)
 class Variant:
-    """The preset ``synthseg-bids``, changed in one thing."""
+    """The preset ``synthseg-bids`` without textures, changed in one thing."""
 
     text: str
     change: Callable[[GeneratorConfig], GeneratorConfig] = lambda config: config
@@ -52,8 +57,9 @@ class Variant:
 
 
 VARIANTS = {
-    'preset': Variant('The preset'),
+    'preset': Variant('The preset without textures, lesions and cuts'),
     'seed': Variant('The same, another seed', seed=1),
+    'texture': Variant('The preset with them', lambda c: replace(c, texture=TextureConfig())),
     'random': Variant('Random contrasts alone', lambda c: _realistic(c, 0)),
     'realistic': Variant('Contrasts of real sequences alone', lambda c: _realistic(c, 1)),
     'no-blur': Variant('No blur of scans at full resolution', lambda c: replace(c, blur=0)),
@@ -119,7 +125,7 @@ def measure(
     trainer.run(lambda trainer, progress: None)
     base = trainer.config.generator
     # Coarse resolutions and all else as in training, whatever the variant trains on.
-    real = _realistic(replace(PRESETS['synthseg-bids'], downsampling=base.downsampling), 1)
+    real = _realistic(BASE, 1)
     configs = {name: evaluation_config(name, base) for name in VALIDATION_PRESETS}
     found: dict[str, object] = dict(trainer.validate({**configs, REAL: real}))
     contrasts: dict[str, list[float]] = {}
@@ -133,7 +139,7 @@ def make_trainer(variant: Variant, args: argparse.Namespace, maps: Sequence[Labe
     aside = [one for one in maps if is_named(one.name, args.held_out)]
     config = TrainingConfig(
         network=NetworkConfig(features=args.features, decoder_convs=1, skip='add'),
-        generator=variant.change(replace(PRESETS['synthseg-bids'], downsampling=2)),
+        generator=variant.change(BASE),
         steps=args.steps,
         optimizer='muon',
         learning_rate=4e-3,

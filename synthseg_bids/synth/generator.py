@@ -8,13 +8,15 @@ The steps, in the order of the MIDL 2020 paper (section 2):
    apply gamma (:mod:`.intensity`);
 4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
 
+Steps 1 and 3 may have lesions and textures (:mod:`.texture`), which are our own.
+
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -34,6 +36,15 @@ from .intensity import (
 )
 from .linear import apply_along_axes, blur_matrix
 from .resolution import Resolution, ResolutionConfig, acquire, draw_resolution
+from .texture import (
+    Texture,
+    TextureConfig,
+    add_texture,
+    cut,
+    draw_texture,
+    lesion_mask,
+    lesion_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,8 @@ class GeneratorConfig:
         Standard deviation of the blur after drawing intensities, in output voxels.
     resolution : ResolutionConfig or None
         Random acquisition resolution, if any.
+    texture : TextureConfig or None
+        Textures, lesions and cut fields of view, if any.
     skull_strip_probability : float
         Chance that every extra-cerebral label becomes background.
     no_csf_probability : float
@@ -70,6 +83,7 @@ class GeneratorConfig:
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     blur: float = 0.3
     resolution: ResolutionConfig | None = None
+    texture: TextureConfig | None = None
     skull_strip_probability: float = 0.2
     no_csf_probability: float = 0
     rescale: bool = False
@@ -83,7 +97,8 @@ class Draw:
     ----------
     start : tuple of int
         First voxel of the crop in the label map.
-    deformation, intensities, resolution : Deformation, Intensities, Resolution or None
+    deformation, intensities : Deformation, Intensities
+    resolution, texture : Resolution or None, Texture or None
     skull_strip, no_csf : bool
     noise_seed : int
         Seed of the voxel-wise noise, which is drawn on the device of the image.
@@ -93,6 +108,7 @@ class Draw:
     deformation: Deformation
     intensities: Intensities
     resolution: Resolution | None
+    texture: Texture | None
     skull_strip: bool
     no_csf: bool
     noise_seed: int
@@ -153,12 +169,16 @@ def draw(
         resolution = draw_resolution(
             config.resolution, spacing_mm * config.downsampling, generator
         )
+    texture = None
+    if config.texture is not None:
+        texture = draw_texture(config.texture, image, spacing_mm * config.downsampling, generator)
     strip, fluid = torch.rand(2, generator=generator).tolist()
     return Draw(
         start=(start[0], start[1], start[2]),
         deformation=deformation,
         intensities=intensities,
         resolution=resolution,
+        texture=texture,
         skull_strip=strip < config.skull_strip_probability,
         no_csf=fluid < config.no_csf_probability,
         noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
@@ -209,7 +229,15 @@ def to_device(parameters: Draw, device: torch.device) -> Draw:
         stds=parameters.intensities.stds.to(device),
         log_bias=parameters.intensities.log_bias.to(device),
     )
-    return replace(parameters, deformation=moved, intensities=intensities)
+    texture = parameters.texture
+    if texture is not None:
+        lesions = texture.lesions
+        texture = replace(
+            texture,
+            field=texture.field.to(device),
+            lesions=None if lesions is None else lesions.to(device),
+        )
+    return replace(parameters, deformation=moved, intensities=intensities, texture=texture)
 
 
 def apply(
@@ -253,6 +281,8 @@ def apply(
     if noise is None:
         source = torch.Generator(device).manual_seed(parameters.noise_seed)
         noise = torch.randn(size, generator=source, device=device)
+    if parameters.texture is not None:
+        noise = add_texture(noise, parameters.texture)
     image = mean.addcmul_(std, noise)
     show('gaussians', image)
     if config.blur:
@@ -261,6 +291,8 @@ def apply(
     show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)
     show('bias field', image)
+    if parameters.texture is not None:
+        cut(image, target, parameters.texture)
     image = finish(image, parameters, config)
     show('final', image)
     return image, target
@@ -291,11 +323,25 @@ def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig
     """
     parameters = to_device(parameters, label_map.device)
     crop, _ = output_size(config, (label_map.shape[0], label_map.shape[1], label_map.shape[2]))
-    slabs = deform_labels(
-        label_map, parameters.deformation, config.deformation, parameters.start, crop
-    )
+    slabs = _with_lesions(label_map, parameters, config, crop)
     lookup = _label_lookup(parameters).to(label_map)
     return lookup[torch.cat(list(slabs)).int()]
+
+
+def _with_lesions(
+    label_map: Tensor, parameters: Draw, config: GeneratorConfig, crop: tuple[int, int, int]
+) -> Iterator[Tensor]:
+    """Deform the labels, then draw the lesions; yields slabs along x."""
+    lesions = lesion_mask(parameters.texture, crop) if parameters.texture else None
+    lesion_row = lesion_rows().to(label_map)
+    first = 0
+    for rows in deform_labels(
+        label_map, parameters.deformation, config.deformation, parameters.start, crop
+    ):
+        if lesions is not None:
+            rows = torch.where(lesions[first : first + len(rows)], lesion_row[rows.int()], rows)
+        first += len(rows)
+        yield rows
 
 
 def _paint(
@@ -312,9 +358,7 @@ def _paint(
     # average, whereas any fixed choice would shift the target against the image.
     chooser = torch.Generator(device).manual_seed(parameters.noise_seed ^ 1)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in deform_labels(
-        label_map, parameters.deformation, config.deformation, parameters.start, crop
-    ):
+    for rows in _with_lesions(label_map, parameters, config, crop):
         index = rows.to(torch.int32)
         mean, std = means[index], stds[index]
         if factor > 1:

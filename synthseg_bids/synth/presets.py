@@ -8,6 +8,7 @@ from .deform import DeformationConfig
 from .generator import GeneratorConfig
 from .intensity import IntensityConfig
 from .resolution import ResolutionConfig
+from .texture import TextureConfig
 
 MIDL2020 = GeneratorConfig()
 """The MIDL 2020 paper, Table 1 (also the defaults of every field)."""
@@ -48,8 +49,8 @@ PRESETS: dict[str, GeneratorConfig] = {
     # What our own networks train on. Against 2023: contrasts of real sequences in every other
     # scan, skull-stripped heads, dark backgrounds and equal sides as often as real data sets have
     # them, a third of the scans at full resolution but with the blur that every scanner has,
-    # milder noise, bias and gamma, crops that hold the brain, and the intensity scaling of
-    # inference.
+    # milder noise, bias and gamma, tissues with textures and lesions, now and then a cut field of
+    # view, crops that hold the brain, and the intensity scaling of inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
@@ -66,6 +67,7 @@ PRESETS: dict[str, GeneratorConfig] = {
         ),
         blur=0.4,
         resolution=ResolutionConfig(full_probability=0.35),
+        texture=TextureConfig(),
         skull_strip_probability=0.3,
         rescale=True,
     ),

@@ -1,0 +1,137 @@
+"""Textures, lesions and cut fields of view."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from synthseg_bids.labels import generation_labels, segmentation_labels
+from synthseg_bids.synth.deform import DeformationConfig
+from synthseg_bids.synth.generator import GeneratorConfig, apply, deformed_labels, draw
+from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.texture import TextureConfig, add_texture, draw_texture, interpolated
+
+ROWS = {label.index: row for row, label in enumerate(generation_labels())}
+CHANNELS = {label.index: label.channel for label in segmentation_labels()}
+SIZE = (48, 40, 32)
+PLAIN = GeneratorConfig(
+    size=None,
+    deformation=DeformationConfig(
+        rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), flip_probability=0
+    ),
+    intensity=IntensityConfig(mean=(100, 100), std=(10, 10), bias_std=(0, 0), gamma=0),
+    blur=0,
+    skull_strip_probability=0,
+)
+NONE = TextureConfig(share=(0, 0), lesion_probability=0, cut_probability=0)
+
+
+@pytest.fixture
+def labels():
+    """Return white matter of two sides beside cortex."""
+    head = torch.full(SIZE, ROWS[3], dtype=torch.uint8)
+    head[:16], head[16:32] = ROWS[41], ROWS[2]
+    return head
+
+
+def make(labels, texture, seed=0):
+    config = replace(PLAIN, texture=texture)
+    parameters = draw(config, tuple(labels.shape), torch.Generator().manual_seed(seed))
+    return *apply(labels, parameters, config), deformed_labels(labels, parameters, config)
+
+
+def neighbours(values):
+    """Return the correlation of voxels with the next along the first axis."""
+    pairs = torch.stack([values[:-1].flatten(), values[1:].flatten()])
+    return float(torch.corrcoef(pairs)[0, 1])
+
+
+@pytest.mark.parametrize('share', [0, 0.5, 1])
+def test_textures_keep_the_variance_and_correlate_neighbours(share):
+    config = TextureConfig(share=(share, share), size_mm=(8, 8))
+    generator = torch.Generator().manual_seed(1)
+    texture = draw_texture(config, SIZE, 1.0, generator)
+    noise = add_texture(torch.randn(SIZE, generator=generator), texture)
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.03)
+    # Linear interpolation at an eighth of the distance is nearly constant.
+    assert neighbours(noise) == pytest.approx(0.97 * share, abs=0.04)
+
+
+@pytest.mark.parametrize('size_mm', [2, 6, 100])
+def test_textures_are_as_coarse_as_asked(size_mm):
+    config = TextureConfig(size_mm=(size_mm, size_mm))
+    texture = draw_texture(config, SIZE, 2.0, torch.Generator().manual_seed(1))
+    assert texture.field.shape == tuple(max(2, -(-n * 2 // size_mm)) for n in SIZE)
+
+
+def test_without_textures_noise_is_what_it_was(labels):
+    image, target, _ = make(labels, None, seed=3)
+    again, same, _ = make(labels, NONE, seed=3)
+    assert torch.equal(target, same)
+    # Their draws come between, so that the noise differs but not its distribution.
+    assert float(again.std()) == pytest.approx(float(image.std()), rel=0.15)
+    assert neighbours(again) == pytest.approx(0, abs=0.02)
+
+
+def test_an_image_has_the_texture(labels):
+    image = make(labels, replace(NONE, share=(1, 1), size_mm=(10, 10)))[0]
+    assert neighbours(image) > 0.9
+
+
+def test_lesions_are_white_matter_of_their_side(labels):
+    found = []
+    for seed in range(20):
+        config = replace(NONE, lesion_probability=1, lesion_share=(0.05, 0.15))
+        _, target, shown = make(labels, config, seed)
+        white, left, right = labels != ROWS[3], shown == ROWS[25], shown == ROWS[57]
+        assert not (left | right)[~white].any()
+        assert not left[labels == ROWS[41]].any()
+        assert not right[labels == ROWS[2]].any()
+        assert (target[labels == ROWS[2]] == CHANNELS[2]).all()
+        assert (target[labels == ROWS[41]] == CHANNELS[41]).all()
+        found.append(float((left | right)[white].float().mean()))
+    assert 0.07 < sum(found) / len(found) < 0.13
+    # Contiguous: most of a lesion's neighbours are in it.
+    assert neighbours((left | right)[:32].float()) > 0.5
+
+
+def test_lesions_are_as_frequent_as_asked(labels):
+    config = replace(NONE, lesion_probability=0.3, lesion_share=(0.1, 0.1))
+    lesions = [bool((make(labels, config, seed)[2] == ROWS[25]).any()) for seed in range(100)]
+    assert 18 <= sum(lesions) <= 42
+
+
+def test_what_was_not_scanned_is_background(labels):
+    ends = set()
+    for seed in range(40):
+        image, target, _ = make(
+            labels, replace(NONE, cut_probability=1, cut_share=(0.25, 0.25)), seed
+        )
+        seen = target != 0
+        assert not image[~seen].any()
+        assert image[seen].mean() > 0.2
+        box = [(int(where.min()), int(where.max())) for where in seen.nonzero().T]
+        cut = [axis for axis, (low, high) in enumerate(box) if high - low + 1 < SIZE[axis]]
+        assert len(cut) == 1
+        low, high = box[cut[0]]
+        assert high - low + 1 == SIZE[cut[0]] * 3 // 4
+        assert int(seen.sum()) == labels.numel() * 3 // 4
+        ends.add((cut[0], low > 0))
+    assert len(ends) == 6
+
+
+def test_interpolated_values_are_standard():
+    values = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(2))
+    found = interpolated(values, SIZE)
+    assert found.shape == SIZE
+    torch.testing.assert_close(found.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(), torch.tensor(1.0))
+
+
+def test_the_same_draw_gives_the_same_textures(labels):
+    first, second = (make(labels, TextureConfig(lesion_probability=1), 5) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
