@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/generator.py [LABEL_MAP]
 
-Without a label map a head of 256 x 256 x 256 voxels is made of ellipsoids.
+Without a label map a head of 256 x 256 x 256 voxels is made of ellipsoids. Beside TensorFlow's it
+is timed by benchmarks/inference.py.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from inference_rows import our_labels
 
-from synthseg_bids.labels import generation_labels
 from synthseg_bids.synth import generator
 from synthseg_bids.synth.files import load_label_map
 from synthseg_bids.synth.generator import apply, draw
@@ -29,19 +30,6 @@ STEPS = {
     'resolution': 'acquire',
     'rescale': 'rescale_percentiles',
 }
-
-
-def ellipsoids(side: int = 256) -> torch.Tensor:
-    """Return nested ellipsoids of a few generation labels."""
-    axis = torch.linspace(-1, 1, side)
-    x, y, z = torch.meshgrid(axis, axis, axis, indexing='ij')
-    radius = (x / 0.7) ** 2 + (y / 0.9) ** 2 + (z / 0.8) ** 2
-    rows = {label.index: row for row, label in enumerate(generation_labels())}
-    labels = torch.zeros(side, side, side, dtype=torch.uint8)
-    for limit, left, right in ((1, 507, 507), (0.7, 24, 24), (0.6, 3, 42), (0.4, 2, 41)):
-        labels[radius < limit] = rows[left]
-        labels[(radius < limit) & (x > 0)] = rows[right]
-    return labels
 
 
 def timed(times: dict[str, list[float]], name: str, function):
@@ -63,7 +51,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    labels = load_label_map(args.label_map).indices if args.label_map else ellipsoids()
+    labels = load_label_map(args.label_map).indices if args.label_map else our_labels()
     times: dict[str, list[float]] = {}
     for label, name in STEPS.items():
         setattr(generator, name, timed(times, label, getattr(generator, name)))

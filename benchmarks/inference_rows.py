@@ -16,21 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from statistics import median
 
 import numpy as np
 
 FEATURES, CHANNELS = 24, 33
 
 
-def measure(run, repeats: int = 4, who: int = resource.RUSAGE_SELF) -> dict[str, float]:
-    """Return the seconds of the first and of the fastest later call, and the peak memory."""
+def measure(run, repeats: int = 4, who: int = resource.RUSAGE_SELF, of=min) -> dict[str, float]:
+    """Return the seconds of the first and of the fastest later call, and the peak memory.
+
+    Calls that differ in what they have to do are better summed up by their median.
+    """
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(who).ru_maxrss * 1024 / 1e9
-    return {'first_s': seconds[0], 'seconds': min(seconds[1:] or seconds), 'peak_gb': peak}
+    return {'first_s': seconds[0], 'seconds': of(seconds[1:] or seconds), 'peak_gb': peak}
 
 
 def random_scan(size: int) -> np.ndarray:
@@ -69,24 +73,112 @@ def plain_network(args, dtype_name: str = 'float32'):
     return measure(run)
 
 
-def our_network(
-    args, dtype_name: str, flip: bool = False, device: str = 'cpu', winograd: bool = True
-):
+def our_network(args, dtype_name: str, flip: bool = False, device: str = 'cpu'):
     import torch
 
-    from synthseg_bids import bfloat16
     from synthseg_bids.engine import Engine
     from synthseg_bids.labels import mirror_channels
     from synthseg_bids.network import UNet3D
     from synthseg_bids.predict import infer
 
     torch.set_num_threads(args.threads)
-    if not winograd:
-        bfloat16.MIN_FEATURES = sys.maxsize
     engine = Engine(UNet3D(), torch.device(device), getattr(torch, dtype_name))
     scan = torch.from_numpy(random_scan(args.size))
     mirror = mirror_channels() if flip else None
     return measure(lambda: infer(engine, scan, mirror))
+
+
+def without_ideas(args, repeats: int = 4):
+    """Time passes that lack one idea each, in turn: all share what disturbs the machine."""
+    import torch
+    from torch.nn import functional
+
+    from synthseg_bids import engine
+    from synthseg_bids.bfloat16 import channels_last
+    from synthseg_bids.network import UNet3D
+    from synthseg_bids.predict import infer
+
+    torch.set_num_threads(args.threads)
+    network, cpu, dtype = UNet3D(), torch.device('cpu'), torch.bfloat16
+    scan = torch.from_numpy(random_scan(args.size))
+
+    class Concatenating(engine.Engine):
+        def _join(self, i, skip, below):
+            fine = functional.interpolate(below, scale_factor=2.0, mode='nearest')
+            return channels_last(self._up[i].convs[0](torch.cat([skip, fine], 1)))
+
+    ours = engine.Engine(network, cpu, dtype)
+    winograd, engine.MIN_FEATURES = engine.MIN_FEATURES, sys.maxsize
+    direct, concatenating = (kind(network, cpu, dtype) for kind in (engine.Engine, Concatenating))
+    engine.MIN_FEATURES = winograd
+    fast_elu = engine.elu_
+    passes = {
+        'all of them': (ours, {}),
+        'without Winograd': (direct, {}),
+        'without Winograd and the sub-pixel decoder': (concatenating, {}),
+        # Winograd's layers have an activation of their own.
+        'without Winograd and our ELU': (direct, {'elu_': functional.elu_}),
+        'without Winograd and slabs of logits': (direct, {'SLAB_VOXELS': args.size**3}),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    standard = {'elu_': fast_elu, 'SLAB_VOXELS': engine.SLAB_VOXELS}
+    for _ in range(repeats + 1):
+        for name, (built, changes) in passes.items():
+            for attribute, value in (standard | changes).items():
+                setattr(engine, attribute, value)
+            started = time.perf_counter()
+            infer(built, scan)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: min(values[1:]) for name, values in seconds.items()}
+
+
+def ellipsoids(side: int = 256) -> np.ndarray:
+    """Return nested ellipsoids, numbered from the outside in, of two sides."""
+    axis = np.linspace(-1, 1, side, dtype=np.float32)
+    x, y, z = axis[:, None, None], axis[:, None], axis
+    radius = (x / 0.7) ** 2 + (y / 0.9) ** 2 + (z / 0.8) ** 2
+    labels = np.zeros((side, side, side), np.uint8)
+    for number, limit in ((1, 1), (2, 0.7), (3, 0.6), (5, 0.4)):
+        labels[radius < limit] = number
+    labels[(labels >= 3) & (x > 0)] += 1
+    return labels
+
+
+def keras_generator(args):
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+    import tensorflow as tf
+    from keras_generator import build
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    return measure(build(ellipsoids(), [0, 1, 2, 4, 3, 6, 5], 7, 160), 9, of=median)
+
+
+def our_labels():
+    """Return the ellipsoids as our generator takes label maps."""
+    import torch
+
+    from synthseg_bids.labels import generation_labels
+
+    rows = {label.index: row for row, label in enumerate(generation_labels())}
+    table = torch.tensor([rows[i] for i in (0, 507, 24, 3, 42, 2, 41)], dtype=torch.uint8)
+    return table[torch.from_numpy(ellipsoids()).int()]
+
+
+def our_generator(args, preset: str):
+    from dataclasses import replace
+
+    import torch
+
+    from synthseg_bids.synth.generator import apply, draw
+    from synthseg_bids.synth.presets import PRESETS
+
+    torch.set_num_threads(args.threads)
+    labels = our_labels()
+    config = replace(PRESETS[preset], size=(160, 160, 160))
+    source = torch.Generator().manual_seed(0)
+    return measure(
+        lambda: apply(labels, draw(config, tuple(labels.shape), source), config), 9, of=median
+    )
 
 
 def dipy_pipeline(args):
@@ -143,8 +235,8 @@ def our_command(args):
         )
 
 
-def peak_gflops(args):
-    """Multiply matrices as fast as this computer can."""
+def peaks(args):
+    """Multiply matrices and copy as fast as this computer can: 10^9 operations, bytes a second."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -153,6 +245,9 @@ def peak_gflops(args):
         matrix = torch.randn(2048, 2048).to(getattr(torch, name))
         fastest = measure(lambda matrix=matrix: matrix @ matrix, repeats=8)['seconds']
         found[name] = 2 * 2048**3 / fastest / 1e9
+    values = torch.zeros(2**28)
+    copy = torch.ones_like(values)
+    found['copying'] = 2 * values.nbytes / measure(lambda: copy.copy_(values), 8)['seconds'] / 1e9
     return found
 
 
@@ -162,19 +257,23 @@ ROWS = {
     'network-plain-bfloat16': lambda args: plain_network(args, 'bfloat16'),
     'network-ours-float32': lambda args: our_network(args, 'float32'),
     'network-ours-bfloat16': lambda args: our_network(args, 'bfloat16'),
-    'network-ours-bfloat16-direct': lambda args: our_network(args, 'bfloat16', winograd=False),
     'network-ours-bfloat16-given-back': lambda args: our_network(args, 'bfloat16'),
     'network-ours-float32-flip': lambda args: our_network(args, 'float32', flip=True),
     'network-ours-bfloat16-flip': lambda args: our_network(args, 'bfloat16', flip=True),
+    'generator-tensorflow': keras_generator,
+    'generator-ours': lambda args: our_generator(args, 'synthseg2023'),
+    'generator-ours-shipped': lambda args: our_generator(args, 'synthseg-bids'),
     'pipeline-dipy': dipy_pipeline,
     'pipeline-ours-float32': lambda args: our_pipeline(args, dtype_name='float32'),
     'pipeline-ours': our_pipeline,
+    'pipeline-ours-given-back': our_pipeline,
     'pipeline-shipped': lambda args: our_pipeline(args, 'default'),
     'pipeline-shipped-fast': lambda args: our_pipeline(args, 'default', flip=False),
     'pipeline-command': our_command,
     'network-ours-cuda-flip': lambda args: our_network(args, 'bfloat16', True, 'cuda'),
     'pipeline-shipped-cuda': lambda args: our_pipeline(args, 'default', device='cuda'),
-    'peak-gflops': peak_gflops,
+    'ideas-bfloat16': without_ideas,
+    'peaks': peaks,
 }
 
 if __name__ == '__main__':

@@ -17,8 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from generator import ellipsoids
-from inference_rows import measure
+from inference_rows import measure, our_labels
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthseg_bids.distributed import Ranks, join
@@ -73,7 +72,7 @@ def make_trainer(args: argparse.Namespace, ranks: Ranks) -> Trainer:
         optimizer=card.training['config']['optimizer'],
         compile=args.compile,
     )
-    labels = ellipsoids()
+    labels = our_labels()
     x, y, z = ((n - 1) / 2 for n in labels.shape)
     head = LabelMap('ellipsoids', labels, np.eye(4), 1.0, (x, y, z))
     generator = replace(config.generator, downsampling=round(card.spacing_mm))
