@@ -21,6 +21,8 @@ FIND_THRESHOLD = 0.5
 KEEP_THRESHOLD = 0.25
 #: A voxel that has kept less of its probability is like its neighbours: what is left is rounding.
 LOST = 1e-3
+#: Such voxels whose neighbours are looked at at once.
+FILL_VOXELS = 2**16
 #: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
 MARGIN_MM = 4.0
 TRIM = 0.005
@@ -148,26 +150,37 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
-        Changed in place. Background where nothing but holes is left.
+        Changed in place, 0 in the holes. Background where nothing but holes is left.
     holes : (x, y, z) bool tensor
+        All False afterwards, but in that case.
     """
-    limits = torch.tensor(holes.shape)
-    steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
     where = holes.nonzero()
     while len(where):
-        # (n_holes, 6, 3)
-        around = torch.minimum((where[:, None] + steps).clamp_(min=0), limits - 1)
-        known = ~holes[tuple(around.unbind(-1))]
-        edge = known.any(1)
+        means, edges = zip(
+            *(_mean_of_neighbours(posteriors, ~holes, part) for part in where.split(FILL_VOXELS)),
+            strict=True,
+        )
+        edge = torch.cat(edges)
         if not edge.any():
-            posteriors[(slice(None), *where.unbind(1))] = 0
-            posteriors[(0, *where.unbind(1))] = 1
+            posteriors[0] += holes
             return
-        found = posteriors[(slice(None), *around[edge].unbind(-1))] * known[edge]
-        place = where[edge].unbind(1)
-        posteriors[(slice(None), *place)] = found.sum(-1) / known[edge].sum(1)
-        holes[place] = False
+        x, y, z = where[edge].unbind(1)
+        posteriors[:, x, y, z] = torch.cat(means, 1)
+        holes[x, y, z] = False
         where = where[~edge]
+
+
+def _mean_of_neighbours(posteriors: Tensor, known: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the known ones of the 6 neighbours of voxels that have any; tell which have."""
+    limits = torch.tensor(known.shape) - 1
+    steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
+    around = torch.minimum((where[:, None] + steps).clamp_(min=0), limits)
+    x, y, z = around.unbind(-1)
+    usable = known[x, y, z]
+    edge = usable.any(1)
+    usable = usable[edge]
+    found = posteriors[:, x[edge], y[edge], z[edge]].mul_(usable)
+    return found.sum(-1).div_(usable.sum(1)), edge
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from synthseg_bids import postprocess
 from synthseg_bids.geometry import resample, resampling_matrix
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.postprocess import (
@@ -112,8 +113,21 @@ def test_an_island_is_what_surrounds_it():
     torch.testing.assert_close(cleaned, expected)
 
 
+def test_many_holes_are_filled_like_one(monkeypatch):
+    posteriors = random_posteriors((12, 11, 10))
+    holes = posteriors[3] > posteriors[3].median()
+    posteriors *= ~holes
+    whole, pieces = posteriors.clone(), posteriors.clone()
+    fill(whole, holes.clone())
+    monkeypatch.setattr(postprocess, 'FILL_VOXELS', 7)
+    fill(pieces, holes.clone())
+    assert torch.equal(whole, pieces)
+    torch.testing.assert_close(whole.sum(0), torch.ones(12, 11, 10))
+    assert torch.equal(whole * ~holes, posteriors)
+
+
 def test_a_hole_without_a_border_is_background():
-    posteriors = torch.rand(3, 4, 4, 4)
+    posteriors = torch.zeros(3, 4, 4, 4)
     fill(posteriors, torch.ones(4, 4, 4, dtype=torch.bool))
     assert posteriors[0].eq(1).all()
     assert not posteriors[1:].any()
