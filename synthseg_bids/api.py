@@ -22,6 +22,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from . import inference
+from .errors import InputImageError, about
 from .labels import segmentation_labels
 from .measures import TOTAL_NAME, total_intracranial, volumes_from_labels
 from .volume_io import Volume, header_of, label_image, posteriors_image, read_volume, volume_of
@@ -89,6 +90,8 @@ class Result:
             label.name: volumes[label.index][1] for label in segmentation_labels() if label.index
         }
         by_name[TOTAL_NAME] = total_intracranial(volumes)
+        for channel in self._segmenter.card.unknown_channels:
+            by_name[segmentation_labels()[channel].name] = by_name[TOTAL_NAME] = np.nan
         return pd.Series(by_name, name='volume_mm3')
 
     @cached_property
@@ -185,21 +188,26 @@ class Segmenter(inference.Segmenter):
             asked = ask(max(prefetch, 1))
             while asked:
                 image, scan = asked.pop(0)
-                try:
-                    volume = scan.result()
-                except ValueError as error:
-                    asked += ask(1)
-                    yield image, error
-                    continue
                 asked += ask(1)
-                yield image, self._segment(volume, ct)
+                found: Result | ValueError
+                try:
+                    found = self._segment(scan.result(), ct)
+                except (InputImageError, TypeError) as error:
+                    found = InputImageError(str(error))
+                yield image, found
 
     def _segment(self, scan: Volume, ct: bool) -> Result:
-        found = self.find(scan.data, scan.affine, ct)
+        with about(scan.path):
+            found = self.find(scan.data, scan.affine, ct)
         return Result(scan, self.finish(found), self, found)
 
 
 def _read(image: Source) -> Volume:
     if isinstance(image, SpatialImage):
         return volume_of(image)
+    if not isinstance(image, str | os.PathLike):
+        raise TypeError(
+            f'{type(image).__name__}: give a path or a nibabel image (of an array: '
+            'nibabel.Nifti1Image(array, affine))'
+        )
     return read_volume(Path(image))

@@ -29,14 +29,24 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-def elu_(x: Tensor) -> Tensor:
-    """Apply ELU to ``(1, features, x, y, z)`` in place; it must be in channels-last layout."""
-    values = x.movedim(1, -1).view(-1)
-    length = min(ELU_VALUES * torch.get_num_threads(), len(values))
-    buffers = torch.empty(2, length)
-    for part in values.split(length):
+def elu_(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Apply ELU to ``(1, features, x, y, z)`` in place; it must be in channels-last layout.
+
+    Parameters
+    ----------
+    x : (1, n_features, x, y, z) bfloat16 tensor
+    scale, shift : (n_features,) float32 tensor, optional
+        Multiply by the one and add the other first.
+    """
+    voxels = x.movedim(1, -1).view(-1, x.shape[1])
+    length = min(ELU_VALUES * torch.get_num_threads() // x.shape[1] + 1, len(voxels))
+    buffers = torch.empty(2, length, x.shape[1])
+    for part in voxels.split(length):
         wide, work = buffers[:, : len(part)]
-        part.copy_(_elu_float_(wide.copy_(part), work))
+        wide.copy_(part)
+        if scale is not None and shift is not None:
+            wide.mul_(scale).add_(shift)
+        part.copy_(_elu_float_(wide, work))
     return x
 
 

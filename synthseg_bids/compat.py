@@ -19,8 +19,9 @@ from .device import resolve_device, set_threads
 from .engine import Engine
 from .geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
 from .inference import CT_RANGE, Segmenter
-from .postprocess import KEEP_THRESHOLD, largest_body
+from .postprocess import KEEP_THRESHOLD, largest_body, soft_volumes
 from .predict import infer, rescale_intensities
+from .prepare import check_contrast
 from .weights import load_model
 
 #: Spacing that the published networks were trained at, and how far a scan may be from it.
@@ -122,6 +123,7 @@ def segment_as_reference(
     in_ras = np.ascontiguousarray(to_ras(image, orient))
     if ct:
         in_ras = np.clip(in_ras, *CT_RANGE)
+    check_contrast(in_ras, ct)
     padded, inside = _pad(rescale_intensities(in_ras))
     mirror = segmenter.mirror if flip else None
     posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
@@ -139,8 +141,12 @@ def segment_as_reference(
         labels=np.ascontiguousarray(from_ras(labels, orient)),
         affine=new_affine,
         posteriors=from_ras(posteriors.numpy(), orient),
-        volumes_mm3=posteriors.sum((1, 2, 3), dtype=torch.float64).numpy()
-        * voxel_volume_mm3(new_affine),
+        volumes_mm3=soft_volumes(
+            posteriors,
+            posteriors[0].numel(),
+            voxel_volume_mm3(new_affine),
+            segmenter.card.unknown_channels,
+        ),
         device=str(segmenter.device),
         seconds=time.perf_counter() - start,
     )

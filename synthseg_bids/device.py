@@ -44,7 +44,9 @@ def resolve_device(name: str = 'auto') -> torch.device:
 
 def set_threads(threads: int | None) -> None:
     """Limit the CPU threads of tensor operations (None: leave as it is)."""
-    if threads:
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f'{threads} threads: give at least 1')
         torch.set_num_threads(threads)
 
 

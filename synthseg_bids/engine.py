@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from .bfloat16 import MIN_FEATURES, WinogradConv3d, channels_last, elu_
 from .device import fast_dtype
-from .network import Level, UNet3D, fold_voxels
+from .network import InstanceNorm, Level, UNet3D, fold_voxels
 
 #: Voxels of which the output layer's logits are in memory at once: about what the caches hold.
 SLAB_VOXELS = 2**15
@@ -326,7 +326,18 @@ def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
 
 
 def _activate(level: Level, i: int, x: Tensor) -> Tensor:
-    x = level.norms[i](x) if level.norms else x
-    if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
-        return elu_(channels_last(x))
+    """Normalise and activate, in place where the device allows."""
+    norm = level.norms[i] if level.norms else None
+    if x.device.type != 'cpu':
+        return functional.elu_(norm(x) if norm else x)
+    factors: tuple[Tensor, ...] = ()
+    if isinstance(norm, InstanceNorm):
+        factors = norm.scale_and_shift(x)
+    elif norm:
+        x = norm(x)
+    if x.dtype == torch.bfloat16:
+        return elu_(channels_last(x), *factors)
+    if factors:
+        scale, shift = (factor.view(-1, 1, 1, 1) for factor in factors)
+        x.mul_(scale).add_(shift)
     return functional.elu_(x)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FREE = 'free some space, then run the same command again'
 _ELSEWHERE = 'change its permissions or choose another folder'
@@ -22,6 +24,19 @@ _ADVICE = {
 
 class UsageError(ValueError):
     """What was asked for cannot be had; the message is one line that says why."""
+
+
+class InputImageError(ValueError):
+    """An image file cannot be used; the message is one line."""
+
+
+@contextmanager
+def about(image: object) -> Iterator[None]:
+    """Put the name of an image before what is found to be wrong with it inside."""
+    try:
+        yield
+    except InputImageError as error:
+        raise InputImageError(f'{image}: {error}') from error
 
 
 def explain(number: int, path: str | None = None) -> str:

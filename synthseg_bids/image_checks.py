@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from .errors import InputImageError
 from .geometry import largest_distance_mm, spacing_mm
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ COMPRESSED = ('.gz', '.mgz')
 #: Two files, the header and the voxels, that make one image.
 PAIR = ('.hdr', '.img')
 
-#: A longer side than this means that the header's unit is not mm.
+#: If the longest side is not between these, the header's unit is not mm.
+MIN_FIELD_OF_VIEW_MM = 1.0
 MAX_FIELD_OF_VIEW_MM = 2000.0
 #: More take over 8 GB as float32, and no brain needs them.
 MAX_VOXELS = 2**31
@@ -33,10 +35,6 @@ MAX_CONFLICT_MM = 1.0
 _AGAIN = 'export or download it again'
 # What deflate can make of a file of equal bytes.
 _MAX_COMPRESSION = 1032
-
-
-class InputImageError(ValueError):
-    """An image file cannot be used; the message is one line."""
 
 
 def check_file(path: Path) -> None:
@@ -159,9 +157,10 @@ def check_image(image: Any, path: Path) -> None:
             'repair sform and qform in its header'
         )
     size = spacing_mm(affine) * image.shape[:3]
-    if size.max() > MAX_FIELD_OF_VIEW_MM:
+    if not MIN_FIELD_OF_VIEW_MM < size.max() < MAX_FIELD_OF_VIEW_MM:
+        sides = ' x '.join(f'{side:g}' for side in size.round(2))
         raise InputImageError(
-            f'{path}: field of view of {" x ".join(f"{s:.0f}" for s in size)} mm; repair the '
+            f'{path}: field of view of {sides} mm; repair the '
             'voxel size in its header (it must be in mm)'
         )
     if isinstance(image.header, nib.Nifti1Header):

@@ -41,7 +41,7 @@ from .postprocess import (
     soft_volumes,
 )
 from .predict import Prediction, predict
-from .prepare import Prepared, prepare
+from .prepare import Prepared, check_contrast, prepare
 from .refine import independence, refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
@@ -261,6 +261,11 @@ class Segmenter:
         Returns
         -------
         Segmentation
+
+        Raises
+        ------
+        InputImageError
+            If nearly all voxels have one value.
         """
         found = self.find(data, affine, ct)
         return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
@@ -273,6 +278,7 @@ class Segmenter:
         if ct:
             data = np.clip(data, *CT_RANGE)
         prepared = prepare(data, affine, self.card.spacing_mm)
+        check_contrast(prepared.image, ct)
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)
@@ -315,13 +321,18 @@ class Segmenter:
             steps = np.full(3, 1 / self.card.spacing_mm)
             maps = self._resample(found, shape, steps, posteriors_1mm)
             isotropic = IsotropicMaps(*maps, new_affine)
+        if found.posteriors.numel() and not labels.any():
+            logger.warning('the brain found is smaller than a voxel: everything is background')
         peak = None
         if self.device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
         return Segmentation(
             labels=np.ascontiguousarray(from_ras(labels, grid.orient)),
             volumes_mm3=soft_volumes(
-                found.posteriors, grid.image.size, voxel_volume_mm3(grid.affine)
+                found.posteriors,
+                grid.image.size,
+                voxel_volume_mm3(grid.affine),
+                self.card.unknown_channels,
             ),
             posteriors=None if kept is None else from_ras(kept, grid.orient),
             grid_shape=found.seen,

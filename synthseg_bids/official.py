@@ -132,7 +132,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
     ModelFileError
         If the file cannot be read, or does not hold SynthSeg 1.0 or 2.0.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ModelFileError(f'{path}: not published weights; give a .h5 or a .pth file')
     if not path.is_file():
         raise ModelFileError(f'{path}: no such file; give one that exists')
@@ -141,7 +141,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
     labels = channel_labels()
     with torch.device('meta'):
         network = UNet3D(replace(config or NetworkConfig(), out_channels=len(labels)))
-    is_keras = path.suffix == '.h5'
+    is_keras = path.suffix.lower() == '.h5'
     names = tensor_names(network.config.levels)
     ours = {name.keras if is_keras else name.dipy: name.ours for name in names}
     try:
@@ -258,6 +258,8 @@ def _check(state: dict[str, Tensor], network: UNet3D, theirs: Mapping[str, str])
             raise MisfitError(f'{theirs[key]} is {tuple(state[key].shape)} instead of {shape}')
         if not state[key].isfinite().all():
             raise MisfitError(f'{theirs[key]} holds NaN or infinite values')
+        if key.endswith('running_var') and (state[key] < 0).any():
+            raise MisfitError(f'{theirs[key]} holds negative variances')
         state[key] = state[key].contiguous()
     return RELEASES[channels]
 

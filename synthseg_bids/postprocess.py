@@ -7,6 +7,8 @@ on the scan's grid is made unless the posteriors themselves are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cc3d
 import numpy as np
 import torch
@@ -160,22 +162,26 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
             *(_mean_of_neighbours(posteriors, ~holes, part) for part in where.split(FILL_VOXELS)),
             strict=True,
         )
-        edge = torch.cat(edges)
-        if not edge.any():
-            posteriors[0] += holes
-            return
-        x, y, z = where[edge].unbind(1)
+        where = where[torch.cat(edges)]
+        x, y, z = where.unbind(1)
         posteriors[:, x, y, z] = torch.cat(means, 1)
         holes[x, y, z] = False
-        where = where[~edge]
+        # What is left to be filled next lies beside what has just been.
+        x, y, z = _neighbours(where, holes.shape).flatten(0, 1).unbind(1)
+        flat = ((x * holes.shape[1] + y) * holes.shape[2] + z)[holes[x, y, z]]
+        where = torch.stack(torch.unravel_index(flat.unique(), holes.shape), 1)
+    posteriors[0] += holes
+
+
+def _neighbours(where: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the 6 neighbours of voxels ``(n, 3)``; at the edges, voxels themselves."""
+    steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
+    return torch.minimum((where[:, None] + steps).clamp_(min=0), torch.tensor(shape) - 1)
 
 
 def _mean_of_neighbours(posteriors: Tensor, known: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """Average the known ones of the 6 neighbours of voxels that have any; tell which have."""
-    limits = torch.tensor(known.shape) - 1
-    steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
-    around = torch.minimum((where[:, None] + steps).clamp_(min=0), limits)
-    x, y, z = around.unbind(-1)
+    x, y, z = _neighbours(where, known.shape).unbind(-1)
     usable = known[x, y, z]
     edge = usable.any(1)
     usable = usable[edge]
@@ -236,7 +242,9 @@ def _dilate(body: np.ndarray) -> np.ndarray:
     return dilated
 
 
-def soft_volumes(posteriors: Tensor, n_voxels: int, voxel_volume_mm3: float) -> np.ndarray:
+def soft_volumes(
+    posteriors: Tensor, n_voxels: int, voxel_volume_mm3: float, unknown: Sequence[int] = ()
+) -> np.ndarray:
     """Sum the posteriors of each channel.
 
     Parameters
@@ -247,15 +255,18 @@ def soft_volumes(posteriors: Tensor, n_voxels: int, voxel_volume_mm3: float) -> 
         Of the whole grid: what lies outside the box is background.
     voxel_volume_mm3 : float
         Of that grid.
+    unknown : sequence of int
+        Channels that the network does not segment.
 
     Returns
     -------
     (n_channels,) float64 array
-        In mm^3, background first.
+        In mm^3, background first; NaN for unknown ones.
     """
     # Line by line first: summing in float64 from the start takes five times as long.
     volumes = posteriors.sum(-1).sum((1, 2), dtype=torch.float64).numpy()
     volumes[0] += n_voxels - posteriors[0].numel()
+    volumes[list(unknown)] = np.nan
     return volumes * voxel_volume_mm3
 
 

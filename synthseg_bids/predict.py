@@ -18,7 +18,10 @@ from .engine import Engine, slabs
 from .memory import GAPS, release
 from .network import unfold_voxels
 from .plans import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
+from .prepare import PERCENTILES
 
+#: Bytes that a process may grow to before it gives back what earlier passes have left behind.
+PROMISED = 5_000_000_000
 #: Of intensities: their differences are still numbers in float32.
 LARGEST = 1e38
 
@@ -56,7 +59,7 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
     largest = max(float(image.max(initial=0)), -float(image.min(initial=0)))
     if largest > LARGEST:
         image = image * np.float32(LARGEST / largest)
-    low, high = np.percentile(image, (0.5, 99.5)).astype(np.float32)
+    low, high = np.percentile(image, PERCENTILES).astype(np.float32)
     if not high > low:
         return np.zeros_like(image)
     return (np.clip(image, low, high) - low) / (high - low)
@@ -120,7 +123,7 @@ def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels
 
     case = engine.config, shape, engine.dtype.itemsize, flip
     needed = predicted_bytes(*case, Plan(), n_channels)
-    if engine.device.type == 'cpu' and GAPS * needed > free():
+    if engine.device.type == 'cpu' and GAPS * needed > min(free(), PROMISED):
         release()
     return choose_plan(*case, free(), n_channels)
 

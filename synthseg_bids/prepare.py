@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import InputImageError
 from .geometry import (
     Orientation,
     orientation,
@@ -16,6 +17,9 @@ from .geometry import (
     spacing_mm,
     to_ras,
 )
+
+#: Of intensities, what is clipped before the network sees them.
+PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,24 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
         for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
     ]
     return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
+
+
+def check_contrast(image: np.ndarray, ct: bool = False) -> None:
+    """Refuse a scan of which nearly all voxels have one value: networks see a brain in nothing.
+
+    Parameters
+    ----------
+    image : (x, y, z) array
+    ct : bool
+        Whether it was clipped to the range of the brain in CT scans.
+
+    Raises
+    ------
+    InputImageError
+    """
+    for part in (image[::3, ::3, ::3], image):
+        low, high = np.percentile(part, PERCENTILES)
+        if high > low:
+            return
+    hint = ', between 0 and 80 HU; is it a CT scan in Hounsfield units' if ct else ''
+    raise InputImageError(f'99 % of its voxels have the value {low:g}{hint}; look at the scan')

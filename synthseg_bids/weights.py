@@ -68,6 +68,12 @@ class ModelCard:
         return sorted({p.name for p in label_maps} & {*self.training.get('label_maps', [])})
 
     @property
+    def unknown_channels(self) -> list[int]:
+        """Channels of labels that the network does not segment; see :mod:`.official`."""
+        unknown = self.training.get('labels_not_segmented', [])
+        return [i for i, label in enumerate(self.labels) if label in unknown]
+
+    @property
     def total_steps(self) -> int:
         """Steps of the training, those of what it began with included."""
         before = self.training.get('started_from', {})

@@ -166,6 +166,18 @@ IMAGES = (
     BadImage(
         'only NaN', lambda path: save(path, noise() * np.nan), 'failed', 'no voxel is finite'
     ),
+    BadImage(
+        'one voxel that is not 0',
+        lambda path: save(path, np.eye(1, 50**3, 62000, dtype='f4').reshape(50, 50, 50)),
+        'failed',
+        '99 % of its voxels have the value 0',
+    ),
+    BadImage(
+        'voxel size in metres',
+        lambda path: save(path, noise(), AFFINE @ np.diag([1e-3, 1e-3, 1e-3, 1])),
+        'failed',
+        'repair the voxel size',
+    ),
     BadImage('constant', lambda path: save(path, noise() * 0 + 7), 'failed', 'every voxel is 7'),
     BadImage('2D', lambda path: save(path, noise(SHAPE[:2])), 'failed', 'is not 3D'),
     BadImage('single slice', lambda path: save(path, noise((10, 11, 1))), 'failed', 'slice'),

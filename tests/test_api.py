@@ -81,10 +81,15 @@ def test_ct_is_clipped(segment, image):
 def test_a_bad_scan_costs_a_batch_nothing_else(segment, image, tmp_path, prefetch):
     nib.save(image, tmp_path / 'good.nii.gz')
     (tmp_path / 'bad.nii.gz').write_bytes(b'')
-    sources = [tmp_path / 'bad.nii.gz', tmp_path / 'good.nii.gz', image]
+    empty = np.zeros((30, 30, 30))
+    empty[15, 15, 15] = 1
+    empty = nib.Nifti1Image(empty, AFFINE)
+    sources = [tmp_path / 'bad.nii.gz', tmp_path / 'good.nii.gz', image, None, empty]
     found = list(segment.batch(sources, prefetch=prefetch))
     assert [source for source, _ in found] == sources
     assert isinstance(found[0][1], InputImageError)
+    assert 'NoneType: give a path or a nibabel image' in str(found[3][1])
+    assert '99 % of its voxels have the value 0' in str(found[4][1])
     np.testing.assert_array_equal(found[1][1].segmentation.labels, found[2][1].segmentation.labels)
 
 
@@ -126,3 +131,11 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, '-c', code], check=True)
     with pytest.raises(ImportError):
         from synthseg_bids import NoSuchThing  # noqa: F401
+
+
+def test_arrays_and_impossible_threads_are_refused(segment, tiny_model):
+    with pytest.raises(TypeError, match=r'ndarray: give .*Nifti1Image\(array, affine\)'):
+        segment(np.zeros((4, 4, 4)))
+    for threads in (0, -2):
+        with pytest.raises(ValueError, match=f'^{threads} threads: give at least 1$'):
+            Segmenter(tiny_model, 'cpu', threads=threads)

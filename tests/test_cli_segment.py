@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synthseg_bids.cli.main import main
+from synthseg_bids.cli.main import _is_out_of_memory, main
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.weights import load_model, save_model
 
@@ -121,12 +121,69 @@ def test_refusals_are_one_line(tmp_path, scan, tiny_model, capsys):
     other = ('--posteriors', tmp_path / 'scan.nii')
     assert 'scan.json: would overwrite' in refused(capsys, scan, out, *other, *model)
     assert 'is a folder' in refused(capsys, scan, out, '--volumes', tmp_path, *model)
+    assert 'is a folder' in refused(capsys, '.', out, *model)
+    assert 'ends in .nii.gz' in refused(capsys, scan, tmp_path / '.nii.gz', *model)
     assert 'share one name' in refused(capsys, scan, out, '--posteriors', out, *model)
     assert 'no such model' in refused(capsys, scan, out, '--model', 'wrong')
     assert '--threads 0' in refused(capsys, scan, out, '--threads', 0, *model)
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), AFFINE), tmp_path / '4d.nii')
     assert '4D with 3 volumes' in refused(capsys, tmp_path / '4d.nii', out, *model)
     assert not out.exists()
+
+
+@pytest.mark.parametrize('compat', [False, True])
+def test_scans_without_contrast_are_refused(tmp_path, scan, tiny_model, capsys, compat):
+    """A network sees a brain in an image of zeros, which is what becomes of them."""
+    tail, out = ['--model', tiny_model], tmp_path / 'out.nii.gz'
+    if compat:
+        network, card = load_model(tiny_model)
+        save_model(tmp_path / 'm.safetensors', network, replace(card, spacing_mm=1.0))
+        tail = ['--model', tmp_path / 'm.safetensors', '--compat']
+    image = nib.load(scan)
+    lost = tmp_path / 'lost_intercept.nii'
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype='f4') + 1024, AFFINE), lost)
+    message = refused(capsys, lost, out, '--ct', *tail)
+    assert 'lost_intercept.nii: 99 % of its voxels have the value 80, between 0 and' in message
+    single = np.zeros((12, 14, 15), np.float32)
+    single[3, 4, 5] = 1
+    nib.save(nib.Nifti1Image(single, AFFINE), tmp_path / 'single.nii')
+    assert 'single.nii: 99 % of its voxels have the value 0;' in refused(
+        capsys, tmp_path / 'single.nii', out, *tail
+    )
+    assert not out.exists()
+
+
+def test_too_little_memory_is_one_line(tmp_path, tiny_model):
+    """The memory that is left suffices to read the header."""
+    nib.save(nib.Nifti1Image(np.zeros((400, 400, 400), np.int8), AFFINE), tmp_path / 's.nii.gz')
+    code = (
+        'import resource, sys, torch, nibabel\n'
+        'from synthseg_bids.cli.main import main\n'
+        'import synthseg_bids.inference, synthseg_bids.volume_io\n'
+        'used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()\n'
+        'resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))\n'
+        'sys.exit(main(["segment", *sys.argv[1:]]))\n'
+    )
+    command = [sys.executable, '-c', code, tmp_path / 's.nii.gz', tmp_path / 'o.nii.gz']
+    done = subprocess.run(
+        [*command, '--model', tiny_model, '--threads', '1'], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith('synthseg: out of memory (')
+    assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (MemoryError(), True),
+        (RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError('shapes do not match'), False),
+    ],
+)
+def test_other_errors_than_of_memory_are_not_hidden(error, expected):
+    assert _is_out_of_memory(error) == expected
 
 
 def test_unknown_devices_are_refused(tmp_path, scan, tiny_model, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -57,13 +59,13 @@ def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.035)])
 def test_equals_the_network(name, dtype, tolerance, monkeypatch):
     monkeypatch.setattr('synthseg_bids.engine.SLAB_VOXELS', 5000)  # several slabs
     monkeypatch.setattr('synthseg_bids.bfloat16.SLAB_VALUES', 2**14)
     monkeypatch.setattr('synthseg_bids.bfloat16.ELU_VALUES', 1000)
     network = random_network(CONFIGS[name])
-    x = torch.rand(1, 1, 32, 48, 16)
+    x = torch.rand(1, 1, 64, 32, 32)
     with torch.inference_mode():
         expected = network(x)[0]
     found = logits(Engine(network, torch.device('cpu'), dtype), x)
@@ -124,3 +126,20 @@ def test_threads_change_nothing_but_rounding(dtype, tolerance):
         torch.set_num_threads(before)
     for other in found[1:]:
         assert (other - found[0]).abs().max() <= tolerance * found[0].abs().max()
+
+
+def test_of_networks_like_the_shipped_one_threads_change_nothing():
+    """Normalisation magnifies what sums in another order round: theirs have one order."""
+    config = replace(CONFIGS['sub-voxels'], features=16)
+    engine = Engine(random_network(config), torch.device('cpu'), torch.bfloat16)
+    # Large enough for PyTorch to divide it between threads.
+    x, before = torch.rand(1, 1, 96, 96, 64), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(logits(engine, x))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

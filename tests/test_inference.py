@@ -211,7 +211,7 @@ class TestRealNetwork:
         expected = found[mirror_channels()][:, ::-1].astype(int)
         assert np.percentile(abs(mirrored - expected), 99) <= 2
 
-    @pytest.mark.parametrize('shape', [(1, 1, 1), (3, 1, 40), (5, 33, 2)])
+    @pytest.mark.parametrize('shape', [(1, 1, 2), (3, 1, 40), (5, 33, 2)])
     def test_tiny_and_odd_shapes(self, tiny_model, shape, rng):
         data = rng.normal(size=shape)
         found = Segmenter(tiny_model, 'cpu').segment(data, self.affine)

@@ -9,6 +9,7 @@ from synthseg_bids.network import (
     NetworkConfig,
     UNet3D,
     fold_voxels,
+    moments,
     unfold_voxels,
 )
 
@@ -76,3 +77,36 @@ def test_sub_voxels_give_every_voxel_its_logits():
     logits = network(x)
     assert logits.shape == (1, 5, 8, 12, 16)
     torch.testing.assert_close(network(x, position=6), logits[..., 1::2, 1::2, ::2])
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 5, 6, 7), (1, 16, 40, 40, 30), (1, 2, 1, 1, 1)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_moments_are_exact_and_do_not_depend_on_threads(shape, dtype):
+    torch.manual_seed(0)
+    x = (0.3 * torch.randn(shape) + 2).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(torch.stack(moments(x)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    values = x.double().flatten(2)[0]
+    expected = torch.stack([values.mean(1), values.var(1, unbiased=False)])
+    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_inference_normalises_as_training(dtype):
+    torch.manual_seed(0)
+    norm = InstanceNorm(4)
+    torch.nn.init.uniform_(norm.weight, -1, 2)
+    torch.nn.init.uniform_(norm.bias, -1, 1)
+    x = torch.randn(1, 4, 6, 7, 8).to(dtype)
+    found, expected = norm.eval()(x), norm.train()(x)
+    assert found.dtype == expected.dtype == dtype
+    torch.testing.assert_close(
+        found, expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=1e-2
+    )

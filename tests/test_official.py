@@ -12,6 +12,7 @@ import pytest
 import torch
 from published import dipy_state, random_scan, random_weights, write_h5
 
+from synthseg_bids import Segmenter
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import mirror_channels, segmentation_labels
 from synthseg_bids.network import NetworkConfig
@@ -224,9 +225,16 @@ def test_commands(tmp_path, release, capfd, monkeypatch):
     with open(tmp_path / 'a.tsv', newline='') as stream:
         rows = list(csv.DictReader(stream, delimiter='\t'))
     assert [int(row['index']) for row in rows[:-1]] == LABELS[1:]
-    soft = {int(row['index']): float(row['soft_volume_mm3']) for row in rows[:-1]}
-    assert (soft[24] == 0) == (release == '1.0')
-    assert soft[60] > 0
+    for column in ('volume_mm3', 'n_voxels', 'soft_volume_mm3'):
+        found = {row['name']: row[column] for row in rows}
+        # Without the fluid around the brain the intracranial volume is not known either.
+        assert (found['CSF'] == 'n/a') == (release == '1.0')
+        assert (found['Total-Intracranial'] == 'n/a') == (release == '1.0')
+        assert float(found['Right-VentralDC']) >= 0
+    volumes = Segmenter(out, 'cpu', flip=False)(nib.load(scan)).volumes
+    assert list(volumes.index[volumes.isna()]) == (
+        ['CSF', 'Total-Intracranial'] if release == '1.0' else []
+    )
 
     for arguments in (
         [source, tmp_path / 'model.h5'],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def write_morph_table(
     total_mm3 : float
         Total intracranial volume in mm^3.
     soft_volumes_mm3 : sequence of float, optional
-        Soft volume of every segmentation label in channel order, background included.
+        Soft volume of every segmentation label in channel order, background included; NaN for
+        labels that the network does not segment. They have no volumes then, nor has the total.
     """
     labels = segmentation_labels()
     soft = list(soft_volumes_mm3 or [])
@@ -117,20 +119,20 @@ def write_morph_table(
     for channel, label in enumerate(labels):
         if label.index == 0:
             continue
+        row: dict[str, Any] = {'index': label.index, 'name': label.name}
+        rows.append(row)
+        if soft and math.isnan(soft[channel]):
+            continue
         n_voxels, volume = volumes.get(label.index, (0, 0.0))
-        rows.append(
-            {
-                'index': label.index,
-                'name': label.name,
-                'volume_mm3': float(volume),
-                'n_voxels': int(n_voxels),
-                'soft_volume_mm3': float(soft[channel]) if soft else None,
-            }
-        )
-    total: dict[str, Any] = {'name': TOTAL_NAME, 'volume_mm3': float(total_mm3)}
-    total['n_voxels'] = sum(row['n_voxels'] for row in rows)
-    if soft:
-        total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
+        row |= {'volume_mm3': float(volume), 'n_voxels': int(n_voxels)}
+        if soft:
+            row['soft_volume_mm3'] = float(soft[channel])
+    total: dict[str, Any] = {'name': TOTAL_NAME}
+    if all('volume_mm3' in row for row in rows):
+        total['volume_mm3'] = float(total_mm3)
+        total['n_voxels'] = sum(row['n_voxels'] for row in rows)
+        if soft:
+            total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
     write_table(path, MORPH_COLUMNS, [*rows, total])
 
 

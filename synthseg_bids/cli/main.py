@@ -41,6 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, FloatingPointError) as error:
         print(f'synthseg: {error}', file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).partition('\n')[0]
+        print(f'synthseg: out of memory ({reason}); use a machine with more', file=sys.stderr)
+        return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory could not be had; PyTorch has no type for it on the CPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ('out of memory', 'not enough memory', "can't allocate memory")
+    )
 
 
 def entry() -> int:

@@ -43,9 +43,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _check_names(args: argparse.Namespace) -> None:
-    """Refuse output names before any time is spent."""
+    """Refuse names before any time is spent."""
+    if args.scan.is_dir():
+        raise ValueError(f'{args.scan}: is a folder; give an image file')
     for path in (args.out, args.posteriors):
-        if path is not None and not path.name.endswith(('.nii', '.nii.gz')):
+        if path is not None and not path.name[1:].endswith(('.nii', '.nii.gz')):
             raise ValueError(f'{path}: give a name that ends in .nii.gz or .nii')
     outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
     if args.posteriors is not None:
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..bids.atomic import write_json
     from ..bids.tables import write_morph_table
+    from ..errors import about
     from ..inference import Segmenter
     from ..measures import total_intracranial, volumes_from_labels
 
@@ -113,13 +116,15 @@ def run(args: argparse.Namespace) -> int:
         from ..compat import reference_segmenter, segment_as_reference
 
         segmenter = reference_segmenter(args.model, args.device, args.threads)
-        found = segment_as_reference(segmenter, scan.data, scan.affine, flip, args.ct)
+        with about(args.scan):
+            found = segment_as_reference(segmenter, scan.data, scan.affine, flip, args.ct)
         affine, like = found.affine, None
         write_image(args.out, found.labels, affine)
     else:
         wanted = args.posteriors is not None
         segmenter = Segmenter(args.model, args.device, flip, args.threads)
-        found = segmenter.segment(scan.data, scan.affine, posteriors=wanted, ct=args.ct)
+        with about(args.scan):
+            found = segmenter.segment(scan.data, scan.affine, posteriors=wanted, ct=args.ct)
         affine, like = scan.affine, scan
         write_label_map(args.out, found.labels, scan)
     if args.volumes is not None:

@@ -72,6 +72,7 @@ class SegmentImage(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.checksum import sha256
+        from synthseg_bids.errors import about
         from synthseg_bids.inference import cached_segmenter
         from synthseg_bids.volume_io import read_volume, write_label_map, write_posteriors
 
@@ -88,13 +89,14 @@ class SegmentImage(SimpleInterface):
                 inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
                 inputs.autocrop, inputs.low_memory,
             )  # fmt: skip
-            found = segmenter.segment(
-                volume.data,
-                volume.affine,
-                posteriors=inputs.posteriors,
-                labels_1mm=inputs.labels_1mm,
-                posteriors_1mm=inputs.posteriors_1mm,
-            )
+            with about(inputs.in_file):
+                found = segmenter.segment(
+                    volume.data,
+                    volume.affine,
+                    posteriors=inputs.posteriors,
+                    labels_1mm=inputs.labels_1mm,
+                    posteriors_1mm=inputs.posteriors_1mm,
+                )
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
         if found.posteriors is not None:
