@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ from app import launch, write_description, write_image
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.config import read_toml
+from synthseg_bids.cli.launch import TUNABLES, VARIABLE
+from synthseg_bids.device import fast_dtype
 from synthseg_bids.external import METHODS, OURS
 from synthseg_bids.footprint import HEAD, PROCESS_BYTES, describe_model, worker_gb
 from synthseg_bids.network import NetworkConfig, UNet3D
@@ -76,3 +82,32 @@ def test_posteriors_are_counted_on_their_grid(posteriors):
 def test_nodes_plan_with_what_the_shipped_model_takes():
     planned = METHODS[OURS].mem_gb
     assert planned / 2 < worker_gb(describe_model('default')) < planned
+
+
+_SEGMENT_A_HEAD = """
+import resource, sys
+import numpy as np, torch
+from synthseg_bids.engine import Engine
+from synthseg_bids.inference import Segmenter
+from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.weights import ModelCard
+
+engine = Engine(UNet3D(), torch.device('cpu'), getattr(torch, sys.argv[1]))
+segmenter = Segmenter.from_engine(engine, ModelCard('paper', NetworkConfig(), 1.0))
+head = np.random.default_rng(0).random((192, 224, 192), dtype=np.float32)
+found = segmenter.segment(head, np.eye(4))
+assert found.flip_dice is not None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_papers_network_takes_less_than_four_gigabytes(dtype):
+    """As a command runs it, for a whole head with 33 labels and the mirrored pass; measured."""
+    if dtype == 'bfloat16' and fast_dtype(torch.device('cpu')) != torch.bfloat16:
+        pytest.skip('bfloat16 is emulated here, which takes minutes')
+    environment = os.environ | {VARIABLE: ':'.join(f'{k}={v}' for k, v in TUNABLES.items())}
+    command = [sys.executable, '-c', _SEGMENT_A_HEAD, dtype]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert 1e9 < int(done.stdout) < 4e9
