@@ -58,6 +58,12 @@ ROWS = {
     'network-ours-cuda-flip': (NETWORK, 'ours, GPU, with mirrored pass', 'network-tensorflow'),
     'pipeline-shipped-cuda': ('the same scan', 'ours, shipped model, GPU', 'pipeline-dipy'),
 }  # fmt: skip
+#: Speeds that bound a pass, bytes of a number, the row that they bound, and its passes.
+BOUNDS = (
+    ('float32', 4, 'network-ours-float32', 1),
+    ('bfloat16', 2, 'network-ours-bfloat16', 1),
+    ('GPU', 2, 'network-ours-cuda-flip', 2),
+)
 #: Rows that run as where nothing has changed the settings of the C library.
 AS_IS = ('tensorflow', 'dipy', 'given-back')
 COLUMNS = (
@@ -76,7 +82,7 @@ Every row was measured in a process of its own, one after the other, on the CPU 
 is the fastest of the calls after the first one (DIPY: of one call; synthetic scans, each of which
 is another: the median). *Times faster* compares with TensorFlow for the network and the synthetic
 scans, and with DIPY for the whole scan. Weights are random, but for the shipped model: time and
-memory do not depend on what was learnt. Rows of a GPU are there where one was at hand. The
+memory do not depend on what was learnt. The
 command line's first call reads its files from the disk. TensorFlow's generator was written from
 the description of the reference's (``benchmarks/keras_generator.py``).
 
@@ -226,6 +232,11 @@ def main() -> None:
             'threads': args.threads,
             'settings': None if any(w in row for w in AS_IS) else os.environ.get(VARIABLE),
         })  # fmt: skip
+    for row in args.rows:
+        if 'cuda' in row and row not in found:
+            what, implementation, _ = ROWS[row]
+            name = f'{implementation} (not yet measured)'
+            lines.append({'what': what.format(size=args.size), 'implementation': name})
     if lines:
         write_table(args.out, COLUMNS, lines)
         facts = machine_facts(args.size, peaks, found)
@@ -243,20 +254,18 @@ def machine_facts(
         'Operations as the network is written': f'{operations(size, True):.2f} T',
         'Operations as it is computed': f'{work:.2f} T',
     }
-    for name, n_bytes in (('float32', 4), ('bfloat16', 2)):
+    for name, n_bytes, row, passes in BOUNDS:
         if name not in peaks:
             continue
+        speed = peaks[f'copying, {name}' if name == 'GPU' else 'copying']
         moved = transfers(size, n_bytes)
-        computing, copying = 1000 * work / peaks[name], moved / peaks['copying']
+        computing, copying = 1000 * work / peaks[name], moved / speed
         facts |= {
             f'Large matrices, {name}': f'{peaks[name]:.0f} GFLOP/s: {computing:.2f} s',
-            f'Transfers, {name}': (
-                f'{moved:.1f} GB at {peaks["copying"]:.1f} GB/s: {copying:.2f} s'
-            ),
+            f'Transfers, {name}': f'{moved:.1f} GB at {speed:.1f} GB/s: {copying:.2f} s',
         }
-        row = f'network-ours-{name}'
         if row in found:
-            share = max(computing, copying) / found[row]['seconds']
+            share = passes * max(computing, copying) / found[row]['seconds']
             facts[f'Share of the roofline, {name}'] = f'{100 * share:.0f} %'
     return facts
 
@@ -268,7 +277,9 @@ def page(lines: list[dict[str, object]], facts: dict[str, str], ideas: dict[str,
         rows = []
         for line in lines:
             if line['what'] == what:
-                cells = (line[c] for c in ('seconds', 'first_seconds', 'peak_gb', 'times_faster'))
+                cells = (
+                    line.get(c) for c in ('seconds', 'first_seconds', 'peak_gb', 'times_faster')
+                )
                 rows.append([line['implementation'], *('' if c is None else c for c in cells)])
         header = ['Implementation', 'Seconds', 'First call', 'Peak memory, GB', 'Times faster']
         parts.append(table(what.capitalize(), header, rows))

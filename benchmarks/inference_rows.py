@@ -248,6 +248,15 @@ def peaks(args):
     values = torch.zeros(2**28)
     copy = torch.ones_like(values)
     found['copying'] = 2 * values.nbytes / measure(lambda: copy.copy_(values), 8)['seconds'] / 1e9
+    if torch.cuda.is_available():
+        matrix = torch.randn(8192, 8192, device='cuda', dtype=torch.bfloat16)
+        values, copy = values.cuda(), copy.cuda()
+
+        def seconds(run):
+            return measure(lambda: (run(), torch.cuda.synchronize()), 16)['seconds']
+
+        found['GPU'] = 2 * 8192**3 / seconds(lambda: matrix @ matrix) / 1e9
+        found['copying, GPU'] = 2 * values.nbytes / seconds(lambda: copy.copy_(values)) / 1e9
     return found
 
 

@@ -49,6 +49,14 @@ def test_the_slowest_bound_is_the_roofline():
     assert 'Transfers, bfloat16' not in facts
 
 
+def test_a_gpu_has_a_roofline_of_its_own():
+    peaks = {'GPU': 5e5, 'copying': 10.0, 'copying, GPU': 2000.0}
+    found = {'network-ours-cuda-flip': {'seconds': 0.1}}
+    facts = benchmark.machine_facts(192, peaks, found)
+    bound = max(benchmark.transfers(192, 2) / 2000, benchmark.operations(192, False) / 500)
+    assert facts['Share of the roofline, GPU'] == f'{2 * bound / 0.1:.0%}'.replace('%', ' %')
+
+
 def test_a_row_is_measured_in_a_process_of_its_own():
     command = [sys.executable, SCRIPT.with_name('inference_rows.py'), 'network-ours-float32']
     command += ['--size', '16', '--threads', '1']
@@ -69,6 +77,7 @@ def test_page_and_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, 'measure', lambda row, args, scan: measured.get(row))
     monkeypatch.setattr(benchmark, 'keep_memory', lambda: None)
     monkeypatch.setattr(benchmark, 'fast_dtype', lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(sys, 'argv', ['inference.py', '--out', str(tmp_path / 'speed.tsv')])
     benchmark.main()
     page = (tmp_path / 'speed.rst').read_text()
@@ -79,4 +88,9 @@ def test_page_and_table(tmp_path, monkeypatch, capsys):
     assert '"plain PyTorch, float32", "8.0"' in printed
     assert 'What makes the difference' not in printed
     lines = (tmp_path / 'speed.tsv').read_text().splitlines()
-    assert len(lines) == 3
+    gpu = [
+        implementation for row, (_, implementation, _) in benchmark.ROWS.items() if 'cuda' in row
+    ]
+    assert len(lines) == 3 + len(gpu)
+    for implementation in gpu:
+        assert f'"{implementation} (not yet measured)", "", "", "", ""' in page
