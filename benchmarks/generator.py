@@ -24,8 +24,10 @@ from synthseg_bids.synth.presets import PRESETS
 
 STEPS = {
     'deform, look up intensities': '_paint',
+    'textures': 'add_texture',
     'blur': 'apply_along_axes',
     'bias field': 'bias_field',
+    'cut': 'cut',
     'normalise, gamma': 'normalise',
     'resolution': 'acquire',
     'rescale': 'rescale_percentiles',

@@ -82,9 +82,9 @@ Every row was measured in a process of its own, one after the other, on the CPU 
 is the fastest of the calls after the first one (DIPY: of one call; synthetic scans, each of which
 is another: the median). *Times faster* compares with TensorFlow for the network and the synthetic
 scans, and with DIPY for the whole scan. Weights are random, but for the shipped model: time and
-memory do not depend on what was learnt. The
-command line's first call reads its files from the disk. TensorFlow's generator was written from
-the description of the reference's (``benchmarks/keras_generator.py``).
+memory do not depend on what was learnt. The command line's first call reads its files from the
+disk. TensorFlow's generator was written from the description of the reference's
+(``benchmarks/keras_generator.py``).
 
 Passes without ideas were timed in turn, in one process. The roofline is the longer of the times
 that the arithmetic takes at the speed of large matrices, and that every layer takes to read its
@@ -233,13 +233,14 @@ def main() -> None:
             'settings': None if any(w in row for w in AS_IS) else os.environ.get(VARIABLE),
         })  # fmt: skip
     for row in args.rows:
-        if 'cuda' in row and row not in found:
+        if row not in rows and 'cuda' in row:
             what, implementation, _ = ROWS[row]
             name = f'{implementation} (not yet measured)'
             lines.append({'what': what.format(size=args.size), 'implementation': name})
-    if lines:
+    if lines or ideas:
         write_table(args.out, COLUMNS, lines)
-        facts = machine_facts(args.size, peaks, found)
+        facts = {'CPU': f'{cpu_name()}, {args.threads} threads'}
+        facts |= machine_facts(args.size, peaks, found)
         text = page(lines, facts, ideas)
         write_text(args.out.with_suffix('.rst'), text)
         print(text.removeprefix(HEADER).removesuffix(IDEAS))
@@ -286,8 +287,6 @@ def page(lines: list[dict[str, object]], facts: dict[str, str], ideas: dict[str,
     if ideas:
         rows = [[name, f'{seconds:.2f}'] for name, seconds in ideas.items()]
         parts.append(table('The pass in bfloat16 without ideas', ['Pass', 'Seconds'], rows))
-    first = lines[0]
-    facts = {'CPU': f'{first["cpu"]}, {first["threads"]} threads', **facts}
     parts.append(''.join(f':{name}: {value}\n' for name, value in facts.items()))
     return '\n'.join([*parts, IDEAS])
 

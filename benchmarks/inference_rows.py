@@ -24,9 +24,9 @@ FEATURES, CHANNELS = 24, 33
 
 
 def measure(run, repeats: int = 4, who: int = resource.RUSAGE_SELF, of=min) -> dict[str, float]:
-    """Return the seconds of the first and of the fastest later call, and the peak memory.
+    """Return the seconds of the first call and of the later ones, and the peak memory.
 
-    Calls that differ in what they have to do are better summed up by their median.
+    The fastest of the latter counts; of calls that differ in what they have to do, the median.
     """
     seconds = []
     for _ in range(repeats):

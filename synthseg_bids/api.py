@@ -189,12 +189,20 @@ class Segmenter(inference.Segmenter):
             while asked:
                 image, scan = asked.pop(0)
                 asked += ask(1)
-                found: Result | ValueError
-                try:
-                    found = self._segment(scan.result(), ct)
-                except (InputImageError, TypeError) as error:
-                    found = InputImageError(str(error))
-                yield image, found
+                yield image, self._try(scan, ct)
+
+    def _try(self, reading: Future[Volume], ct: bool) -> Result | ValueError:
+        """Segment a scan that is being read, or return why that cannot be done."""
+        try:
+            scan = reading.result()
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            return InputImageError(str(error))
+        try:
+            return self._segment(scan, ct)
+        except InputImageError as error:
+            return error
 
     def _segment(self, scan: Volume, ct: bool) -> Result:
         with about(scan.path):

@@ -118,12 +118,12 @@ def segment_as_reference(
             'implementation needs a network for 1 mm'
         )
     start = time.perf_counter()
+    check_contrast(np.clip(data, *CT_RANGE) if ct else data, ct)
     image, new_affine = resample_as_reference(np.asarray(data, dtype=np.float32), affine)
     orient = orientation(new_affine)
     in_ras = np.ascontiguousarray(to_ras(image, orient))
     if ct:
         in_ras = np.clip(in_ras, *CT_RANGE)
-    check_contrast(in_ras, ct)
     padded, inside = _pad(rescale_intensities(in_ras))
     mirror = segmenter.mirror if flip else None
     posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)

@@ -326,7 +326,7 @@ def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
 
 
 def _activate(level: Level, i: int, x: Tensor) -> Tensor:
-    """Normalise and activate, in place where the device allows."""
+    """Normalise and activate; on the CPU all of it in place."""
     norm = level.norms[i] if level.norms else None
     if x.device.type != 'cpu':
         return functional.elu_(norm(x) if norm else x)

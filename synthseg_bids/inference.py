@@ -277,8 +277,8 @@ class Segmenter:
             torch.cuda.reset_peak_memory_stats(self.device)
         if ct:
             data = np.clip(data, *CT_RANGE)
+        check_contrast(data, ct)
         prepared = prepare(data, affine, self.card.spacing_mm)
-        check_contrast(prepared.image, ct)
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)

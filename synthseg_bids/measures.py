@@ -53,7 +53,8 @@ def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tup
 def total_intracranial(volumes: Mapping[int, tuple[int, float]]) -> float:
     """Sum the volumes of all that is not background, cerebrospinal fluid included.
 
-    See :func:`synthseg_bids.bids.tables.write_morph_table` for networks that do not segment it.
+    Of a network that does not segment that fluid this is not the intracranial volume; see
+    :func:`synthseg_bids.bids.tables.write_morph_table`.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
     where = holes.nonzero()
     while len(where):
         means, edges = zip(
-            *(_mean_of_neighbours(posteriors, ~holes, part) for part in where.split(FILL_VOXELS)),
+            *(_mean_of_neighbours(posteriors, holes, part) for part in where.split(FILL_VOXELS)),
             strict=True,
         )
         where = where[torch.cat(edges)]
@@ -179,10 +179,10 @@ def _neighbours(where: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.minimum((where[:, None] + steps).clamp_(min=0), torch.tensor(shape) - 1)
 
 
-def _mean_of_neighbours(posteriors: Tensor, known: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the known ones of the 6 neighbours of voxels that have any; tell which have."""
-    x, y, z = _neighbours(where, known.shape).unbind(-1)
-    usable = known[x, y, z]
+def _mean_of_neighbours(posteriors: Tensor, holes: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Average those of the 6 neighbours of voxels that are no holes; tell which have any."""
+    x, y, z = _neighbours(where, holes.shape).unbind(-1)
+    usable = ~holes[x, y, z]
     edge = usable.any(1)
     usable = usable[edge]
     found = posteriors[:, x[edge], y[edge], z[edge]].mul_(usable)

@@ -90,7 +90,8 @@ def check_contrast(image: np.ndarray, ct: bool = False) -> None:
     InputImageError
     """
     for part in (image[::3, ::3, ::3], image):
-        low, high = np.percentile(part, PERCENTILES)
+        # Of existing values: between large ones there may be none.
+        low, high = np.percentile(part, PERCENTILES, method='nearest')
         if high > low:
             return
     hint = ', between 0 and 80 HU; is it a CT scan in Hounsfield units' if ct else ''

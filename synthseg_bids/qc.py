@@ -282,8 +282,8 @@ def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, di
     uneven = [text for label in labels if label.side == 'left' and (text := _uneven(label, ml))]
     total = total_intracranial(volumes) / 1000
     values: Values = {
-        # A network that does not segment the fluid (SynthSeg 1.0) does not know it.
-        'total_intracranial_ml': total if ml[CSF] else None,
+        # Not known to a network that does not segment the fluid around the brain (SynthSeg 1.0).
+        'total_intracranial_ml': None if total and not ml[CSF] else total,
         'brain_tissue_ml': total - sum(ml[label] for label in _FLUID),
         'n_missing_structures': len(missing),
         'n_implausible_volumes': len(unusual),

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        reason = str(error).partition('\n')[0]
+        reason = str(error).partition('\n')[0] or 'no more to be had'
         print(f'synthseg: out of memory ({reason}); use a machine with more', file=sys.stderr)
         return 1
 

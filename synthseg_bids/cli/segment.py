@@ -48,7 +48,7 @@ def _check_names(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.scan}: is a folder; give an image file')
     for path in (args.out, args.posteriors):
         if path is not None and not path.name[1:].endswith(('.nii', '.nii.gz')):
-            raise ValueError(f'{path}: give a name that ends in .nii.gz or .nii')
+            raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
     outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
     if args.posteriors is not None:
         outputs.append(_sidecar(args.posteriors))

@@ -8,7 +8,8 @@ The steps, in the order of the MIDL 2020 paper (section 2):
    apply gamma (:mod:`.intensity`);
 4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
 
-Steps 1 and 3 may have lesions and textures (:mod:`.texture`), which are our own.
+Lesions after step 1, textures in step 3 and cut fields of view after its bias field
+(:mod:`.texture`) are our own.
 
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.

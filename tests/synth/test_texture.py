@@ -67,7 +67,7 @@ def test_textures_are_as_coarse_as_asked(size_mm):
     assert texture.field.shape == tuple(max(2, -(-n * 2 // size_mm)) for n in SIZE)
 
 
-def test_without_textures_noise_is_what_it_was(labels):
+def test_without_textures_noise_is_distributed_as_it_was(labels):
     image, target, _ = make(labels, None, seed=3)
     again, same, _ = make(labels, NONE, seed=3)
     assert torch.equal(target, same)
