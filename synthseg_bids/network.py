@@ -137,7 +137,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     n_features = x.shape[1]
     values = x.movedim(1, -1).reshape(-1, n_features)
-    sums, squares = torch.zeros(2, n_features, dtype=torch.float64)
+    sums = torch.zeros(n_features, dtype=torch.float64)
+    squares = torch.zeros_like(sums)
     for part in values.split(max(1, MOMENTS_VALUES // n_features // BLOCK) * BLOCK):
         wide = part.float()
         sums += _sum_blocks(wide)
@@ -174,7 +175,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(batch, features, x, y, z)``."""
-        if len(x) == 1 and x.device.type == 'cpu' and not self.training:
+        learning = self.training or x.requires_grad
+        if len(x) == 1 and x.device.type == 'cpu' and not learning:
             scale, shift = (part.view(-1, 1, 1, 1) for part in self.scale_and_shift(x))
             return torch.addcmul(shift, x, scale).to(x.dtype)
         if len(x) == 1:
