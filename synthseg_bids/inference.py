@@ -286,21 +286,21 @@ class Segmenter:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         else:
-            weight = self.card.intensity_weight * independence(prepared.steps)
-            posteriors = self._sharpen(posteriors, prepared.image[region][inner], weight)
+            posteriors = self._sharpen(posteriors, prepared.image[region][inner], prepared.steps)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
         return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start, note)
 
-    def _sharpen(self, posteriors: Tensor, image: np.ndarray, weight: float) -> Tensor:
+    def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
         card = self.card
         if card.network.sub_voxels > 1:
             posteriors = smooth(posteriors)
-        if weight:
+        if card.intensity_weight:
             mirror = mirror_channels(card.labels).tolist()
+            weight = card.intensity_weight * independence(steps, image, posteriors[0] < 0.5)
             posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight)
         return posteriors
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthseg_bids.refine import independence, refine
+from synthseg_bids.refine import independence, interpolated_steps, refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
@@ -88,7 +88,52 @@ def test_what_is_unlike_everything_keeps_its_place(head):
     assert (found[lesion] == 3).mean() > 0.95
 
 
-def test_coarse_scans_count_less():
-    assert independence(np.array([1.0, 0.5, 1.0])) == 1
-    assert independence(np.array([1.0, 1.0, 4.0])) == pytest.approx(0.5)
-    assert independence(np.array([2.0, 2.0, 4.0])) == pytest.approx(0.25)
+@pytest.fixture
+def texture(rng) -> np.ndarray:
+    """What has no structure at all, as whole numbers."""
+    return rng.normal(1000, 200, (48, 40, 44)).round()
+
+
+BRAIN = torch.ones(48, 40, 44, dtype=torch.bool)
+
+
+def test_coarse_scans_count_less(texture):
+    assert independence(np.array([1.0, 0.5, 1.0]), texture, BRAIN) == 1
+    assert independence(np.array([1.0, 1.0, 4.0]), texture, BRAIN) == pytest.approx(0.5)
+    assert independence(np.array([2.0, 2.0, 4.0]), texture, BRAIN) == pytest.approx(0.25)
+
+
+def interpolated(scan: np.ndarray, axis: int, step: float) -> np.ndarray:
+    """Sample a scan along an axis, and interpolate it back to where it was, in whole numbers."""
+    size = scan.shape[axis]
+    places = np.arange(0, size - 1 + step, step)
+    samples = np.take(scan, np.minimum(places, size - 1).astype(int), axis)
+
+    def back(line: np.ndarray) -> np.ndarray:
+        return np.interp(np.arange(size), places, line)
+
+    return np.apply_along_axis(back, axis, samples).round()
+
+
+@pytest.mark.parametrize('step', [2, 2.7, 3, 4.3, 5, 8])
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_scans_that_were_interpolated_are_known(texture, axis, step):
+    found = interpolated_steps(torch.from_numpy(interpolated(texture, axis, step)), BRAIN)
+    # Some pairs of samples are equal, or on a line with the next.
+    assert step * 0.99 <= found[axis] < step * 1.25
+    assert (np.delete(found, axis) == 1).all()
+    scan = interpolated(texture, axis, step)
+    expected = found[axis] ** -0.5
+    assert independence(np.ones(3), scan, BRAIN) == pytest.approx(expected)
+    # It is not counted twice where the header tells.
+    steps = np.ones(3)
+    steps[axis] = 16
+    assert independence(steps, scan, BRAIN) == pytest.approx(1 / 4)
+
+
+def test_scans_of_few_grey_values_were_not_interpolated(texture):
+    few = torch.from_numpy(texture // 200)
+    blocks = torch.from_numpy(np.indices(texture.shape)[2] // 9.0)
+    for scan in (few, blocks, torch.ones(texture.shape)):
+        assert interpolated_steps(scan, BRAIN).tolist() == [1, 1, 1]
+    assert interpolated_steps(few, torch.zeros_like(BRAIN)).tolist() == [1, 1, 1]
