@@ -126,7 +126,9 @@ def segment_as_reference(
         in_ras = np.clip(in_ras, *CT_RANGE)
     padded, inside = _pad(rescale_intensities(in_ras))
     mirror = segmenter.mirror if flip else None
-    posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
+    # Without it convolutions on a GPU may round their factors to ten bits.
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
     posteriors = blur(posteriors)
     if flip:
         posteriors = _one_body_each(_brain_only(posteriors), segmenter.groups)[inside]

@@ -62,7 +62,9 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     torch.dtype
     """
     if device.type == 'cuda':
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        # Older ones of NVIDIA only emulate it, and have no convolutions in it.
+        old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+        return torch.float32 if old else torch.bfloat16
     # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32. Older
     # versions of PyTorch cannot tell, and then compute in float32.
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')

@@ -161,7 +161,10 @@ class Engine:
         x = self._fold(x)
         level = self._down[0]
         skips = [_convolve(level, x)]
-        return self._rise(-1, skips, self._below(functional.max_pool3d(level.norm(skips[0]), 2)))
+        below = self._below(functional.max_pool3d(level.norm(skips[0]), 2))
+        x = self._rise(-1, skips, below)
+        last = self._up[-1].norm
+        return x if isinstance(last, nn.BatchNorm3d) else last(x)  # see output_layer
 
     @torch.inference_mode()
     def features_by_rows(self, x: Tensor, thickness: int) -> Callable[[slice], Tensor]:

@@ -20,7 +20,9 @@ CPU = torch.device('cpu')
 _BY_ROWS, _IN_TILES = 'by slabs', 'in tiles, less accurate at their borders'
 _ON_CPU = 'on the CPU'
 #: By which the errors of a GPU are known; before PyTorch 2.8 they have no type of their own.
-_OF_A_GPU = re.compile('cuda|cudnn|cublas', re.IGNORECASE)
+_OF_A_GPU = re.compile('cuda|cudnn|cublas|unable to find an engine', re.IGNORECASE)
+#: Of those, what is out of memory without having the type of such errors.
+_SHORT_OF_MEMORY = re.compile('STATUS_ALLOC_FAILED')
 
 Result = TypeVar('Result')
 
@@ -75,14 +77,14 @@ class Place:
         for plan, instead in _plans(self.engine.config):
             try:
                 return infer(self.engine, plan), self.device, note
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    self._leave(error)
+                    return infer(self.engine, None), self.device, self._lost
                 if instead is _ON_CPU and self._spare is None:
                     raise
                 size = ' x '.join(map(str, shape))
                 note = self._warn(f'out of memory for an image of {size} voxels', instead)
-            except RuntimeError as error:
-                self._leave(error)
-                return infer(self.engine, None), self.device, self._lost
             # Until here the error has held the tensors of the pass that failed.
             torch.cuda.empty_cache()
         assert self._spare is not None
@@ -99,6 +101,11 @@ class Place:
         note = f'{self.device}: {what}; continuing {instead}'
         logger.warning('%s', note)
         return note
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    short = _SHORT_OF_MEMORY.search(str(error))
+    return isinstance(error, torch.cuda.OutOfMemoryError) or short is not None
 
 
 def _plans(config: NetworkConfig) -> list[tuple[Plan | None, str]]:

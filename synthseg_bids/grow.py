@@ -54,5 +54,7 @@ def grow(network: UNet3D, config: NetworkConfig) -> UNet3D:
             weight.zero_()
             weight[:, : value.shape[1]] = value
         else:
-            weight[: len(value)] = value
+            # A whole one of BatchNorm is the number of its batches.
+            part = weight[: len(value)] if value.ndim else weight
+            part.copy_(value)
     return grown

@@ -42,7 +42,7 @@ from .postprocess import (
 )
 from .predict import Prediction, predict
 from .prepare import Prepared, check_contrast, prepare
-from .refine import independence, refine
+from .refine import own_steps, refine
 from .weights import DEFAULT_MODEL, ModelCard, load_model
 
 logger = logging.getLogger(__name__)
@@ -300,8 +300,9 @@ class Segmenter:
             posteriors = smooth(posteriors)
         if card.intensity_weight:
             mirror = mirror_channels(card.labels).tolist()
-            weight = card.intensity_weight * independence(steps, image, posteriors[0] < 0.5)
-            posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight)
+            steps = own_steps(steps, image, posteriors[0] < 0.5)
+            weight = card.intensity_weight
+            posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight, steps)
         return posteriors
 
     def finish(

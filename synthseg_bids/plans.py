@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 #: What neighbouring tiles share, in voxels, on either side of their border.
 TILE_OVERLAP = 32
-#: Tiles begin at multiples of this, so that the coarse levels' voxels lie as in the whole.
-TILE_STEP = 16
 #: Rows of the features that are computed at once where the finest level is computed by slabs.
 ROWS = 32
 #: Most tiles that an image is cut into.
@@ -48,13 +46,16 @@ class Plan:
     by_rows: bool = False
 
 
-def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:
+def tile_slices(length: int, tiles: int, step: int) -> list[tuple[slice, slice]]:
     """Cut an axis into overlapping tiles.
 
     Parameters
     ----------
     length : int
     tiles : int
+    step : int
+        Tiles begin at multiples of it: that of the network, of which `length` is one, too, so
+        that the coarse levels' voxels lie as in the whole.
 
     Returns
     -------
@@ -64,13 +65,14 @@ def tile_slices(length: int, tiles: int) -> list[tuple[slice, slice]]:
 
     Examples
     --------
-    >>> tile_slices(100, 2)
-    [(slice(0, 80, None), slice(0, 48, None)), (slice(16, 100, None), slice(48, 100, None))]
+    >>> tile_slices(96, 2, 16)
+    [(slice(0, 80, None), slice(0, 48, None)), (slice(16, 96, None), slice(48, 96, None))]
     """
-    inner = {round(i * length / tiles / TILE_STEP) * TILE_STEP for i in range(1, tiles)}
+    overlap = max(TILE_OVERLAP, step)
+    inner = {round(i * length / tiles / step) * step for i in range(1, tiles)}
     borders = sorted({0, length} | {border for border in inner if border < length})
     return [
-        (slice(max(first - TILE_OVERLAP, 0), min(last + TILE_OVERLAP, length)), slice(first, last))
+        (slice(max(first - overlap, 0), min(last + overlap, length)), slice(first, last))
         for first, last in itertools.pairwise(borders)
     ]
 
@@ -95,19 +97,20 @@ def predicted_bytes(
     flip : bool
     plan : Plan
     n_channels : int, optional
-        Whose posteriors are returned (default: all).
+        Whose posteriors are kept in that memory (default: all); 0 on a GPU.
 
     Returns
     -------
     int
     """
-    n_channels = n_channels or config.out_channels
+    n_channels = config.out_channels if n_channels is None else n_channels
     kept = math.prod(shape) * n_channels * plan.storage.itemsize
-    longest = max(shape)
-    seen = max(tile.stop - tile.start for tile, _ in tile_slices(longest, plan.tiles))
-    # Padding included.
     multiple = config.size_multiple
-    voxels = math.prod(-(-n // multiple) * multiple for n in shape) // longest * seen
+    padded = [-(-n // multiple) * multiple for n in shape]
+    longest = max(padded)
+    tiles = tile_slices(longest, plan.tiles, multiple)
+    seen = max(tile.stop - tile.start for tile, _ in tiles)
+    voxels = math.prod(padded) // longest * seen
     feature = voxels // config.positions * max(config.features, config.output_features) * itemsize
     passes = 2 if flip else 1
     posteriors = voxels * n_channels * plan.storage.itemsize
@@ -117,7 +120,7 @@ def predicted_bytes(
         # before are let go when the next are there.
         second = feature // 4
         halo = 2 * (config.encoder_convs + config.decoder_convs)
-        part = min((ROWS + halo) / (-(-shape[0] // multiple) * multiple), 1.0)
+        part = min((ROWS + halo) / padded[0], 1.0)
         body = (passes + 2) * second
         output = passes * second + int((2 * passes + 2) * feature * part) + posteriors
         return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
@@ -154,7 +157,7 @@ def choose_plan(
     available : int
         Bytes; see :func:`available_bytes`.
     n_channels : int, optional
-        Whose posteriors are returned (default: all).
+        See :func:`predicted_bytes`.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .device import available_bytes
 from .engine import Engine, slabs
@@ -98,20 +99,36 @@ def predict(
     if plan.tiles == 1:
         posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels, plan.by_rows)
     else:
-        axis = int(np.argmax(image.shape))
-        posteriors = torch.empty((len(channels), *image.shape), dtype=plan.storage)
-        counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
-        for seen, kept in tile_slices(image.shape[axis], plan.tiles):
-            tile = scaled.narrow(axis, seen.start, seen.stop - seen.start)
-            found, n = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
-            counts += n
-            length = kept.stop - kept.start
-            part = found.narrow(axis + 1, kept.start - seen.start, length)
-            posteriors.narrow(axis + 1, kept.start, length).copy_(part)
+        posteriors, counts = _infer_tiles(engine, scaled, mirror, plan, channels)
     if mirror is None:
         return Prediction(posteriors, None)
     both, straight, flipped = counts.double()
     return Prediction(posteriors, (2 * both / (straight + flipped)).float().numpy())
+
+
+def _infer_tiles(
+    engine: Engine, image: Tensor, mirror: np.ndarray | None, plan: Plan, channels: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Compute what :func:`infer` does in tiles along the longest axis."""
+    axis = int(np.argmax(image.shape))
+    n, multiple = image.shape[axis], engine.config.size_multiple
+    before = -n % multiple // 2
+    # Padded as :func:`infer` would pad the whole, which leaves it no more to do along this axis.
+    widths = [0] * 6
+    widths[4 - 2 * axis : 6 - 2 * axis] = before, -n % multiple - before
+    image = functional.pad(image, widths)
+    shape = list(image.shape)
+    shape[axis] = n
+    posteriors = torch.empty((len(channels), *shape), dtype=plan.storage)
+    counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
+    for seen, kept in tile_slices(image.shape[axis], plan.tiles, multiple):
+        tile = image.narrow(axis, seen.start, seen.stop - seen.start)
+        found, counted = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
+        counts += counted
+        first, last = max(kept.start, before), min(kept.stop, before + n)
+        part = found.narrow(axis + 1, first - seen.start, last - first)
+        posteriors.narrow(axis + 1, first - before, last - first).copy_(part)
+    return posteriors, counts
 
 
 def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
@@ -122,6 +139,8 @@ def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels
         return min(found, engine.memory_limit or found)
 
     case = engine.config, shape, engine.dtype.itemsize, flip
+    if engine.device.type != 'cpu':  # where the posteriors are kept all the same
+        n_channels = 0
     needed = predicted_bytes(*case, Plan(), n_channels)
     if engine.device.type == 'cpu' and GAPS * needed > min(free(), PROMISED):
         release()

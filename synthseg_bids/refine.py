@@ -9,13 +9,14 @@ are the prior. Means and variances follow from them, new posteriors from those, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .linear import apply_along_axes, blur_matrix
 from .predict import rescale_intensities
 
 ITERATIONS = 4
@@ -29,6 +30,8 @@ FEWEST = 50
 #: Distance over which a structure's mean intensity may drift, and the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
+#: Standard deviation of a scanner's blur, in its own voxels.
+BLUR = 0.5
 #: Least standard deviation, of intensities in [0, 1].
 LEAST_STD = 0.02
 #: Second differences that count as none, as a share of the mean first one; and how many more of
@@ -40,7 +43,12 @@ LEAST_STRAIGHT = 0.2
 
 @torch.inference_mode()
 def refine(
-    posteriors: Tensor, image: np.ndarray, spacing_mm: float, mirror: Sequence[int], weight: float
+    posteriors: Tensor,
+    image: np.ndarray,
+    spacing_mm: float,
+    mirror: Sequence[int],
+    weight: float,
+    steps: np.ndarray,
 ) -> Tensor:
     """Refine posteriors by the intensities of a scan.
 
@@ -56,7 +64,9 @@ def refine(
         Channel permutation of a left/right flip: both sides of a structure share a Gaussian.
     weight : float
         Exponent of the likelihood: 0 leaves the network's posteriors, 1 takes the intensities of
-        neighbouring voxels for independent (see :func:`independence`).
+        neighbouring voxels for independent. Coarse scans get less, see :func:`independence`.
+    steps : (3,) array
+        Spacing of the scan's own voxels divided by that of the grid, see :func:`own_steps`.
 
     Returns
     -------
@@ -67,16 +77,31 @@ def refine(
     groups = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     boxes = [_box(posteriors[channels].amax(0) >= LEAST_POSTERIOR) for channels in groups]
     places = [(c, *box) for channels, box in zip(groups, boxes, strict=True) for c in channels]
+    weight *= independence(steps)
+    x, y, z = (
+        blur_matrix(n, BLUR * max(1.0, float(step)))
+        for n, step in zip(scan.shape, steps, strict=True)
+    )
     foreground = 1 - posteriors[0]
     found = torch.zeros_like(posteriors)
     found[0] = posteriors[0]
     for place in places:
         found[place] = posteriors[place]
+    sharp = scan
     for _ in range(ITERATIONS):
-        total = torch.zeros_like(scan)
+        gaussians = []
+        expected = found[0] * scan
         for channels, box in zip(groups, boxes, strict=True):
+            probability = found[(slice(None), *box)][channels].sum(0)
+            mean = _drifting_mean(probability, sharp[box], spacing_mm)
+            gaussians.append(mean)
+            expected[box] += probability * (scan[box] if mean is None else mean())
+        # What the scan would show without its blur: what is expected, and what is not.
+        sharp = expected + scan - apply_along_axes(expected, (x, y, z))
+        total = torch.zeros_like(scan)
+        for channels, box, mean in zip(groups, boxes, gaussians, strict=True):
             prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
-            likelihood = _likelihood(inside[channels].sum(0), scan[box], spacing_mm, weight)
+            likelihood = _likelihood(inside[channels].sum(0), sharp[box], mean, weight)
             for channel in channels:
                 torch.mul(prior[channel], likelihood, out=inside[channel])
                 total[box] += inside[channel]
@@ -90,7 +115,7 @@ def refine(
     return found
 
 
-def independence(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> float:
+def independence(steps: np.ndarray) -> float:
     """Return how far the likelihood of a scan on the network grid is to be trusted.
 
     A scan with coarser voxels than the grid says the same several times over. The square root of
@@ -99,20 +124,35 @@ def independence(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> float:
     Parameters
     ----------
     steps : (3,) array
-        Spacing of the scan divided by that of the grid.
-    image : (x, y, z) array
-        The scan on the grid.
-    brain : (x, y, z) bool tensor
+        Spacing of the scan's own voxels divided by that of the grid.
 
     Returns
     -------
     float
-        1 where the scan is as fine as the grid, less where it is coarser, or was before somebody
-        else resampled it.
+        1 where the scan is as fine as the grid, less where it is coarser.
     """
-    # What was interpolated twice shows the coarser steps.
-    coarsest = np.maximum(steps, interpolated_steps(torch.from_numpy(image), brain))
-    return float(np.prod(np.maximum(coarsest, 1)) ** -0.5)
+    return float(np.prod(np.maximum(steps, 1)) ** -0.5)
+
+
+def own_steps(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> np.ndarray:
+    """Return the spacing of a scan's own voxels, which its header may not know any more.
+
+    Parameters
+    ----------
+    steps : (3,) array
+        Spacing of the voxels in its file divided by that of the grid.
+    image : (x, y, z) array
+        The scan on the grid.
+    brain : (x, y, z) bool tensor
+        See :func:`interpolated_steps`.
+
+    Returns
+    -------
+    (3,) array
+        Divided by the spacing of the grid.
+    """
+    # A scan that was interpolated twice shows the coarser of both.
+    return np.maximum(steps, interpolated_steps(torch.from_numpy(image), brain))
 
 
 def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
@@ -160,14 +200,19 @@ def _box(mask: Tensor) -> tuple[slice, slice, slice]:
     return sides[0], sides[1], sides[2]
 
 
-def _likelihood(probability: Tensor, scan: Tensor, spacing_mm: float, weight: float) -> Tensor:
-    """Return each intensity's density under a structure's drifting Gaussian, to the `weight`."""
+def _drifting_mean(
+    probability: Tensor, scan: Tensor, spacing_mm: float
+) -> Callable[[], Tensor] | None:
+    """Return what computes a structure's mean intensity, voxel by voxel; None if it is too small.
+
+    What it keeps is on a coarse grid.
+    """
     sure = functional.threshold(probability, SURE, 0.0)
-    amount = float(sure.sum())
+    amount = _sum(sure)
     if amount < FEWEST:
-        return torch.ones_like(scan)
+        return None
     weighted = sure * scan
-    overall = float(weighted.sum()) / amount
+    overall = _sum(weighted) / amount
     step = max(1, round(COARSE_MM / spacing_mm))
     coarse = [
         _blur(functional.avg_pool3d(part[None, None], step, ceil_mode=True), step * spacing_mm)
@@ -176,12 +221,26 @@ def _likelihood(probability: Tensor, scan: Tensor, spacing_mm: float, weight: fl
     # Far from the structure its overall mean takes over.
     mean = (coarse[0] + 1e-3 * overall) / (coarse[1] + 1e-3)
     size = [n * step for n in mean.shape[2:]]
-    fine = functional.interpolate(mean, size=size, mode='trilinear')[0, 0]
     x, y, z = scan.shape
-    squares = (scan - fine[:x, :y, :z]).square_()
-    variance = float((sure * squares).sum()) / amount + LEAST_STD**2
+    return lambda: functional.interpolate(mean, size=size, mode='trilinear')[0, 0, :x, :y, :z]
+
+
+def _likelihood(
+    probability: Tensor, scan: Tensor, mean: Callable[[], Tensor] | None, weight: float
+) -> Tensor:
+    """Return each intensity's density under a structure's drifting Gaussian, to the `weight`."""
+    if mean is None:
+        return torch.ones_like(scan)
+    squares = (scan - mean()).square_()
+    sure = functional.threshold(probability, SURE, 0.0)
+    variance = _sum(sure * squares) / _sum(sure) + LEAST_STD**2
     squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
     return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))
+
+
+def _sum(volume: Tensor) -> float:
+    """Sum row by row, so that the number of threads does not matter, then in float64."""
+    return float(volume.sum(-1).double().sum())
 
 
 def _blur(volume: Tensor, spacing_mm: float) -> Tensor:

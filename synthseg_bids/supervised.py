@@ -19,7 +19,7 @@ from torch.nn import functional
 from .labels import generation_indices
 from .pairs import LoadedPair
 from .synth.deform import deform_image
-from .synth.files import LabelMap, cerebrum_centre
+from .synth.files import LabelMap, cerebrum_centre, padded
 from .synth.generator import (
     Draw,
     GeneratorConfig,
@@ -116,18 +116,13 @@ def labelled_scan(pair: LoadedPair, size: Sequence[int] | None = None) -> Labell
     LabelMapError
         If the reference holds no cerebrum.
     """
-    widths = [
-        (max(wanted - n, 0) // 2, (max(wanted - n, 0) + 1) // 2)
-        for n, wanted in zip(pair.image.shape, size or pair.image.shape, strict=True)
-    ]
-    affine = pair.affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in widths]
-    labels = np.pad(pair.folded, widths)
+    labels, affine = padded(pair.folded, pair.affine, size)
+    image, _ = padded(pair.image, pair.affine, size)
     return LabelledScan(
         name=pair.name,
         indices=torch.from_numpy(generation_indices(labels, pair.name)),
         affine=affine,
         spacing_mm=float(np.sqrt((affine[:3, 0] ** 2).sum())),
         centre=cerebrum_centre(labels, pair.name),
-        scan=torch.from_numpy(np.pad(pair.image, widths)).half(),
+        scan=torch.from_numpy(image).half(),
     )

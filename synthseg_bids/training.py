@@ -2,8 +2,9 @@
 
 Sample `i` of a run depends on the run's seed and on `i` only (with priors also on the contrast of
 its step), so a run that is interrupted and resumed sees the same samples as one that is not, and
-continues exactly. Several processes (see :mod:`.distributed`) share the samples of each step: with
-`n` of them it is as one of `n` times the batch size.
+continues exactly (on a GPU but for the order of its sums). Several processes (see
+:mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times
+the batch size.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .device import fast_dtype
 from .distributed import Ranks
+from .errors import UsageError
 from .grow import grow
 from .labels import channel_labels
 from .losses import dice_and_cross_entropy, wl2
@@ -84,6 +86,10 @@ class Trainer:
         device: torch.device | None = None,
         ranks: Ranks | None = None,
     ) -> None:
+        spacings = sorted({round(one.spacing_mm, 2) for one in (*label_maps, *validation)})
+        if len(spacings) > 1:
+            found = ', '.join(f'{mm:g}' for mm in spacings)
+            raise UsageError(f'label maps of {found} mm: resample them to one spacing')
         self.config = config
         self.ranks = ranks or Ranks()
         self.device = device or torch.device('cpu')
@@ -242,8 +248,6 @@ class Trainer:
                     f'step {self.step}: the loss is {loss}; lower the learning rate'
                 )
             losses.append(loss)
-            if on_step is not None:
-                on_step(self, loss)
             if self.step % self.config.epoch_steps == 0 or self.step == self.config.steps:
                 self.ranks.check_same(self.step, self.network)
                 progress = Progress(
@@ -256,6 +260,9 @@ class Trainer:
                 )
                 on_epoch(self, progress)
                 losses, first, before = [], self.samples, self.seconds
+            # Last, since it may end the run.
+            if on_step is not None:
+                on_step(self, loss)
 
     @torch.no_grad()
     def validate(self, configs: Mapping[str, GeneratorConfig] | None = None) -> dict[str, float]:

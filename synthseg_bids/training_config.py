@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .errors import UsageError
 from .network import NetworkConfig
 from .synth.generator import GeneratorConfig
 from .synth.presets import PRESETS
@@ -61,6 +62,15 @@ class TrainingConfig:
     epoch_steps: int = 500
     seed: int = 0
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        size, levels = self.generator.size, self.network.levels
+        deepest = self.network.size_multiple * self.generator.downsampling
+        if size and max(size) <= deepest and self.network.norm == 'instance':
+            raise UsageError(
+                f'crops of {" x ".join(map(str, size))} voxels: one voxel at the deepest of '
+                f'{levels} levels cannot be normalised; ask for larger crops or fewer levels'
+            )
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

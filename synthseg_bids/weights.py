@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from .checksum import sha256
 from .errors import UsageError
@@ -199,6 +200,19 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f'{card_path}: not a model card ({error})') from error
 
 
+def number_format(network: UNet3D) -> torch.dtype:
+    """Return float16 if a network's weights lose nothing by it, as what was shipped in it."""
+    exact = all((value.half() == value).all() for value in network.state_dict().values())
+    return torch.float16 if exact else torch.float32
+
+
+def _in_format(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Change the number format of what has a fraction and is not too large for it."""
+    if not value.is_floating_point() or float(value.abs().max()) > torch.finfo(dtype).max:
+        return value
+    return value.to(dtype)
+
+
 def save_model(
     path: Path, network: UNet3D, card: ModelCard, dtype: torch.dtype = torch.float16
 ) -> ModelCard:
@@ -221,8 +235,7 @@ def save_model(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        # batch counters stay integers
-        key: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
+        key: _in_format(value, dtype).cpu().contiguous()
         for key, value in network.state_dict().items()
     }
     temporary = path.with_suffix('.tmp')

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from heads import write_heads
+from safetensors.torch import load_file
 
 from synthseg_bids.calibration import (
     averaged,
@@ -95,6 +96,16 @@ def test_calibrate_writes_a_model_whose_posteriors_are_probabilities(case, tmp_p
     assert facts['fitted_on'] == ['map-1_dseg.nii.gz']
     before, after = (load_model(path)[0].likelihood.bias for path in (model, out))
     torch.testing.assert_close(after, before / facts['temperature'], atol=1e-3, rtol=1e-2)
+
+
+def test_published_weights_keep_their_digits(case, tmp_path):
+    maps, model = case
+    network, card = load_model(model)
+    network.likelihood.bias.data += 1e-5
+    save_model(model, network, card, torch.float32)
+    out = tmp_path / 'calibrated.safetensors'
+    assert calibrate(maps, model, out, 'map-1', 'map-2') == 0
+    assert {value.dtype for value in load_file(out).values()} == {torch.float32}
 
 
 def test_maps_that_were_trained_on_or_that_are_the_same_are_refused(case, tmp_path, capsys):

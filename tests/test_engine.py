@@ -15,6 +15,7 @@ from synthseg_bids.network import NetworkConfig, UNet3D, unfold_voxels
 CONFIGS = {
     'paper': NetworkConfig(features=4),
     'instance': NetworkConfig(features=4, norm='instance', norm_placement='conv'),
+    'instance, level': NetworkConfig(features=4, norm='instance'),
     'add': NetworkConfig(
         features=4, decoder_convs=1, skip='add', norm='instance', norm_placement='conv'
     ),

@@ -69,16 +69,41 @@ def test_goes_on_without_a_gpu_that_fails(caplog):
     assert caplog.text.count('launch failure') == 1
 
 
-def test_goes_on_without_a_gpu_that_fails_to_load_the_network():
+@pytest.mark.parametrize(
+    'message',
+    [
+        'CUDA error: CUDA-capable device(s) is/are busy or unavailable',
+        'GET was unable to find an engine to execute this computation',
+    ],
+)
+def test_goes_on_without_a_gpu_that_fails_to_load_the_network(message):
     def fail() -> Engine:
-        raise RuntimeError('CUDA error: CUDA-capable device(s) is/are busy or unavailable')
+        raise RuntimeError(message)
 
     spare = StubEngine(SideStub(), NetworkConfig(levels=3))
     place = Place(torch.device('cuda:1'), fail, lambda: spare)
     assert (place.engine, place.device) == (spare, torch.device('cpu'))
-    assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith('cuda:1: CUDA error: ')
-    with pytest.raises(RuntimeError, match='busy'):
+    assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith(f'cuda:1: {message}; ')
+    with pytest.raises(RuntimeError, match=message[:20]):
         Place(torch.device('cuda:1'), fail)
+
+
+def test_libraries_short_of_memory_do_not_end_the_use_of_a_gpu():
+    engines = [StubEngine(SideStub(), NetworkConfig(levels=3)) for _ in range(2)]
+    place = Place(torch.device('cuda:1'), lambda: engines[0], lambda: engines[1])
+    plans = []
+
+    def infer(engine, plan):
+        plans.append(plan)
+        if len(plans) == 1:
+            raise RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED')
+        return engine
+
+    found, device, note = place.run(infer, (8, 9, 10))
+    assert (found, device) == (engines[0], torch.device('cuda:1'))
+    assert note.startswith('cuda:1: out of memory for an image of 8 x 9 x 10 voxels')
+    assert plans[0] is None
+    assert plans[1] is not None
 
 
 def test_errors_of_others_are_not_those_of_a_gpu():

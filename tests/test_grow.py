@@ -24,6 +24,17 @@ def test_a_grown_network_does_what_the_coarse_one_did(output_features):
     torch.testing.assert_close(fine(x), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize('placement', ['conv', 'level'])
+def test_statistics_grow_with_the_network(placement):
+    config = replace(COARSE, norm='batch', norm_placement=placement)
+    coarse = UNet3D(config)
+    coarse(torch.rand(2, 1, 16, 16, 16))  # learns statistics
+    fine = grow(coarse.eval(), replace(config, sub_voxels=2)).eval()
+    x = torch.rand(1, 1, 16, 24, 32)
+    expected = functional.interpolate(coarse(functional.avg_pool3d(x, 2)), scale_factor=2)
+    torch.testing.assert_close(fine(x), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_every_weight_of_a_grown_network_learns():
     fine = grow(UNet3D(COARSE), replace(COARSE, sub_voxels=2, output_features=6))
     optimizer = torch.optim.SGD(fine.parameters(), lr=0.1)

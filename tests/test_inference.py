@@ -21,6 +21,7 @@ from synthseg_bids.labels import mirror_channels
 from synthseg_bids.memory import LOW_MEMORY_BYTES
 from synthseg_bids.network import NetworkConfig, UNet3D
 from synthseg_bids.prepare import prepare
+from synthseg_bids.refine import independence
 from synthseg_bids.weights import ModelCard, ModelFileError, save_model
 
 
@@ -246,9 +247,9 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
 def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
     weights = []
 
-    def refine(posteriors: Tensor, image: np.ndarray, spacing: float, mirror, weight: float):
+    def refine(posteriors: Tensor, image: np.ndarray, spacing: float, mirror, weight, steps):
         assert posteriors.shape[1:] == image.shape
-        weights.append(weight)
+        weights.append(weight * independence(steps))
         return posteriors
 
     monkeypatch.setattr('synthseg_bids.inference.refine', refine)

@@ -10,7 +10,7 @@ TORCH = {
     *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
     *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
     *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
-    *('grow', 'calibration', 'refine', 'fallback', 'plans'),
+    *('grow', 'calibration', 'refine', 'fallback', 'plans', 'linear'),
 }
 #: Who may import what: third-party package -> the modules or subpackages that may.
 ALLOWED = {
@@ -52,6 +52,7 @@ FORBIDDEN = {
     'bfloat16': {'*'},
     'refine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
     'memory': {'*'},
+    'linear': {'*'},
     'tether': {'*'},
     'external': TORCH | {'labels', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
     'fs_stats': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},

@@ -114,12 +114,14 @@ def test_rows_give_the_same_posteriors(rng, monkeypatch):
 
 
 @pytest.mark.parametrize('tiles', [1, 2, 5])
-def test_tiles_cover_every_row_once(tiles):
-    found = tile_slices(203, tiles)
-    assert [i for _, kept in found for i in range(kept.start, kept.stop)] == list(range(203))
+@pytest.mark.parametrize('step', [16, 32])
+def test_tiles_cover_every_row_once(tiles, step):
+    found = tile_slices(224, tiles, step)
+    assert [i for _, kept in found for i in range(kept.start, kept.stop)] == list(range(224))
     for seen, kept in found:
         assert seen.start == max(kept.start - TILE_OVERLAP, 0)
-        assert seen.stop == min(kept.stop + TILE_OVERLAP, 203)
+        assert seen.stop == min(kept.stop + TILE_OVERLAP, 224)
+        assert seen.start % step == seen.stop % step == 0
 
 
 def test_plans_shrink_with_the_memory(caplog):

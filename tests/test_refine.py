@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
-from synthseg_bids.refine import independence, interpolated_steps, refine
+from synthseg_bids.refine import independence, interpolated_steps, own_steps, refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
+FINE = np.ones(3)
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 def test_borders_follow_the_intensities(head):
     posteriors, scan, labels = head
     before = posteriors.argmax(0).numpy()
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
     torch.testing.assert_close(found.sum(0), torch.ones(scan.shape))
     after = found.argmax(0).numpy()
     for label in (1, 2, 3):
@@ -50,22 +52,24 @@ def test_borders_follow_the_intensities(head):
 
 def test_what_is_background_stays_so(head):
     posteriors, scan, _ = head
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
     torch.testing.assert_close(found[0], posteriors[0])
 
 
 def test_without_weight_or_contrast_nothing_changes(head):
     posteriors, scan, _ = head
-    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0), posteriors)
+    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0, FINE), posteriors)
     flat = np.ones_like(scan)
-    torch.testing.assert_close(refine(posteriors.clone(), flat, 1.0, MIRROR, 0.5), posteriors)
+    torch.testing.assert_close(
+        refine(posteriors.clone(), flat, 1.0, MIRROR, 0.5, FINE), posteriors
+    )
 
 
 def test_a_mirrored_scan_gives_the_mirrored_posteriors(head):
     posteriors, scan, _ = head
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5)
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
     mirrored = posteriors.flip(1)[list(MIRROR)].contiguous()
-    again = refine(mirrored, np.ascontiguousarray(scan[::-1]), 1.0, MIRROR, 0.5)
+    again = refine(mirrored, np.ascontiguousarray(scan[::-1]), 1.0, MIRROR, 0.5, FINE)
     torch.testing.assert_close(again.flip(1)[list(MIRROR)], found, atol=1e-4, rtol=1e-3)
 
 
@@ -73,7 +77,9 @@ def test_small_grids_and_small_structures():
     posteriors = torch.rand(4, 2, 1, 3)
     posteriors /= posteriors.sum(0)
     scan = np.random.default_rng(0).random((2, 1, 3))
-    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5), posteriors)
+    torch.testing.assert_close(
+        refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE), posteriors
+    )
 
 
 def test_what_is_unlike_everything_keeps_its_place(head):
@@ -84,7 +90,7 @@ def test_what_is_unlike_everything_keeps_its_place(head):
     assert (labels[lesion] == 3).all()
     even = scan / (1 + 0.3 * np.indices(labels.shape)[1] / 40)
     scan = np.where(lesion, 0.68, even).astype(np.float32)
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 1).argmax(0).numpy()
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 1, FINE).argmax(0).numpy()
     assert (found[lesion] == 3).mean() > 0.95
 
 
@@ -97,10 +103,31 @@ def texture(rng) -> np.ndarray:
 BRAIN = torch.ones(48, 40, 44, dtype=torch.bool)
 
 
-def test_coarse_scans_count_less(texture):
-    assert independence(np.array([1.0, 0.5, 1.0]), texture, BRAIN) == 1
-    assert independence(np.array([1.0, 1.0, 4.0]), texture, BRAIN) == pytest.approx(0.5)
-    assert independence(np.array([2.0, 2.0, 4.0]), texture, BRAIN) == pytest.approx(0.25)
+def test_grey_borders_are_not_a_grey_structure(rng, monkeypatch):
+    labels = np.ones((40, 40, 40), int)
+    labels[20:] = 2
+    labels[:, :, 28:] = 3
+    scan = np.array([0, 0.2, 0.8, 0.5])[labels] + rng.normal(0, 0.02, labels.shape)
+    scan = gaussian_filter(scan, 0.5).astype(np.float32)
+    sure = np.moveaxis(np.eye(4, dtype=np.float32)[labels], -1, 0)
+    # The network does not know what the border is.
+    unsure = sure.copy()
+    unsure[1:, 18:22] = np.reshape([0.3, 0.3, 0.4], (3, 1, 1, 1))
+    unsure[..., 28:] = sure[..., 28:]
+
+    def right() -> float:
+        found = refine(torch.from_numpy(unsure).clone(), scan, 1.0, (0, 1, 2, 3), 1, FINE)
+        return float((found.argmax(0).numpy() == labels)[18:22].mean())
+
+    assert right() > 0.98
+    monkeypatch.setattr('synthseg_bids.refine.BLUR', 0)
+    assert right() < 0.9
+
+
+def test_coarse_scans_count_less():
+    assert independence(np.array([1.0, 0.5, 1.0])) == 1
+    assert independence(np.array([1.0, 1.0, 4.0])) == pytest.approx(0.5)
+    assert independence(np.array([2.0, 2.0, 4.0])) == pytest.approx(0.25)
 
 
 def interpolated(scan: np.ndarray, axis: int, step: float) -> np.ndarray:
@@ -122,13 +149,13 @@ def test_scans_that_were_interpolated_are_known(texture, axis, step):
     # Some pairs of samples are equal, or on a line with the next.
     assert step * 0.99 <= found[axis] < step * 1.25
     assert (np.delete(found, axis) == 1).all()
-    scan = interpolated(texture, axis, step)
-    expected = found[axis] ** -0.5
-    assert independence(np.ones(3), scan, BRAIN) == pytest.approx(expected)
-    # It is not counted twice where the header tells.
-    steps = np.ones(3)
-    steps[axis] = 16
-    assert independence(steps, scan, BRAIN) == pytest.approx(1 / 4)
+    # What the header knows is not counted twice.
+    for header in (0.5, 1, 16):
+        steps = np.full(3, 0.5)
+        steps[axis] = header
+        own = own_steps(steps, interpolated(texture, axis, step), BRAIN)
+        assert own[axis] == max(found[axis], header)
+        assert (np.delete(own, axis) == 1).all()
 
 
 def test_scans_of_few_grey_values_were_not_interpolated(texture):

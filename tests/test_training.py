@@ -9,6 +9,7 @@ import torch
 from heads import write_heads
 
 from synthseg_bids.cli.main import main
+from synthseg_bids.errors import UsageError
 from synthseg_bids.labels import unsided_classes
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.synth.files import LabelMapError, find_label_maps, generate, load_label_map
@@ -202,6 +203,49 @@ def test_synthesize_command(folder, tmp_path):
     np.testing.assert_array_equal(image.get_fdata(), again.get_fdata())
     other = nib.load(tmp_path / 'a' / 'synth-0000_image.nii.gz')
     assert not np.array_equal(image.get_fdata(), other.get_fdata())
+
+
+def test_maps_of_several_sizes_make_a_batch(folder):
+    for i, shape in enumerate([(20, 14, 20), (14, 20, 20)]):
+        data = np.full(shape, 24, np.int16)
+        data[4:10, 4:10, 4:10] = 2
+        nib.save(nib.Nifti1Image(data, np.diag([1, 1, 1, 1])), folder / f'map-{i}_dseg.nii.gz')
+    size = (16, 16, 16)
+    maps = [load_label_map(path, size) for path in find_label_maps(folder)]
+    assert {tuple(one.indices.shape) for one in maps} == {(20, 16, 20), (16, 20, 20), (24, 24, 24)}
+    assert maps[0].affine[:3, 3].tolist() == [0, -1, 0]
+    assert maps[0].centre == (6.5, 7.5, 6.5)
+    trainer = Trainer(replace(CONFIG, batch_size=4), maps)
+    assert torch.isfinite(trainer.train_step())
+
+
+def test_maps_must_be_isotropic_and_alike(folder, tmp_path):
+    path = folder / 'map-0_dseg.nii.gz'
+    data = np.asarray(nib.load(path).dataobj)
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 4, 1])), path)
+    with pytest.raises(LabelMapError, match='voxels of 1 x 1 x 4 mm; resample'):
+        load_label_map(path)
+    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), path)
+    maps = [load_label_map(path) for path in find_label_maps(folder)]
+    with pytest.raises(UsageError, match='label maps of 1, 2 mm'):
+        Trainer(CONFIG, maps)
+
+
+def test_crops_of_one_voxel_at_the_deepest_level_are_refused():
+    with pytest.raises(UsageError, match='crops of 16 x 16 x 16 voxels: one voxel at the deepest'):
+        replace(CONFIG, network=replace(CONFIG.network, levels=5))
+
+
+def test_a_run_that_is_ended_by_its_last_step_has_its_last_epoch(maps):
+    epochs = []
+
+    def end(trainer, _):
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(CONFIG, maps).run(lambda _, progress: epochs.append(progress.step), end)
+    assert epochs == [2, 4]
 
 
 def test_bad_label_maps_are_named(tmp_path, capsys):

@@ -28,6 +28,14 @@ def test_round_trip(model):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_numbers_too_large_for_half_precision_are_kept(tmp_path):
+    network = UNet3D(NetworkConfig(features=2, levels=2))
+    network.state_dict()['down.0.norm.running_var'].fill_(1e5)
+    save_model(tmp_path / 'a.safetensors', network, ModelCard('a', network.config, 1.0))
+    loaded, _ = load_model(tmp_path / 'a.safetensors')
+    assert (loaded.state_dict()['down.0.norm.running_var'] == 1e5).all()
+
+
 def test_a_changed_file_is_refused(model):
     path = model[1]
     path.write_bytes(path.read_bytes()[:-1] + b'x')

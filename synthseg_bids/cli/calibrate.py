@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from ..device import resolve_device, set_threads
     from ..engine import Engine
     from ..synth.files import LabelMapError, find_label_maps, is_named, load_label_map
-    from ..weights import load_model, save_model
+    from ..weights import load_model, number_format, save_model
 
     if args.out.suffix != '.safetensors':
         raise ValueError(f'{args.out}: give a name that ends in .safetensors')
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     logger.info('temperature %.3f', temperature)
     logger.info('expected calibration error %.4f before, %.4f after', before, after)
+    dtype = number_format(network)
     set_temperature(network, temperature)
     facts = {
         'temperature': temperature,
@@ -86,5 +87,5 @@ def run(args: argparse.Namespace) -> int:
         'calibration_error': after,
     }
     validation = {**card.validation, 'calibration': facts}
-    save_model(args.out, network, replace(card, validation=validation))
+    save_model(args.out, network, replace(card, validation=validation), dtype)
     return 0

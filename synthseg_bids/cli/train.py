@@ -152,7 +152,8 @@ def _load(args: argparse.Namespace, config: TrainingConfig) -> Sequence[LabelMap
     if not args.images:
         from ..synth.files import find_label_maps, load_label_map
 
-        return [load_label_map(path) for path in find_label_maps(args.label_maps)]
+        size = config.generator.size
+        return [load_label_map(path, size) for path in find_label_maps(args.label_maps)]
     from ..pairs import find_pairs, load_pairs
     from ..supervised import labelled_scan
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..linear import apply_along_axes, interpolation_matrix
 from .draws import between
-from .linear import apply_along_axes, interpolation_matrix
 
 #: Scaling and squaring starts from v / 2**7 (reference implementation).
 SQUARINGS = 7
@@ -120,6 +120,27 @@ def draw_deformation(
     return Deformation(matrix, translation, svf, flip)
 
 
+def moved(
+    point: tuple[float, ...], deformation: Deformation, shape: tuple[int, int, int]
+) -> list[float]:
+    """Return where a point of the label map lies in the scan, but for the diffeomorphism.
+
+    Parameters
+    ----------
+    point : tuple of float
+        In voxels of the label map.
+    deformation : Deformation
+    shape : tuple of int
+        Size of the label map.
+    """
+    centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
+    away = torch.tensor(point) - centre
+    if deformation.flip:
+        away[0] = -away[0]
+    away = torch.linalg.solve(deformation.matrix, away - deformation.translation)
+    return (centre + away).tolist()
+
+
 def affine_matrix(rotation_rad: Tensor, scaling: Tensor, shear: Tensor) -> Tensor:
     """Compose ``A = scaling * shear * rotation`` from three parameters each.
 
@@ -215,6 +236,7 @@ def _locate(
     config: DeformationConfig,
     start: tuple[int, int, int],
     size: tuple[int, int, int],
+    multiple: int = 1,
 ) -> Iterator[Tensor]:
     """Evaluate phi on every voxel of a crop; yields slabs along x, ``(slab, 3, y, z)``."""
     field = location_field(deformation, config, (shape[0], shape[1], shape[2]))
@@ -224,7 +246,7 @@ def _locate(
     ]
     field = weights[1] @ (field @ weights[2].T)
     rows = field.permute(1, 0, 2, 3).reshape(field.shape[1], -1)
-    slab = CPU_SLAB if field.device.type == 'cpu' else size[0]
+    slab = multiple * max(1, CPU_SLAB // multiple) if field.device.type == 'cpu' else size[0]
     for first in range(0, size[0], slab):
         yield (weights[0][first : first + slab] @ rows).reshape(-1, 3, size[1], size[2])
 
@@ -235,6 +257,7 @@ def deform_labels(
     config: DeformationConfig,
     start: tuple[int, int, int],
     size: tuple[int, int, int],
+    multiple: int = 1,
 ) -> Iterator[Tensor]:
     """Sample a label map at phi, nearest neighbour, slab by slab along x.
 
@@ -247,6 +270,8 @@ def deform_labels(
     config : DeformationConfig
     start, size : tuple of int
         First voxel and size of the crop to produce, in voxels of the label map's grid.
+    multiple : int
+        Of which the thickness of every slab is one, as that of the crop.
 
     Yields
     ------
@@ -255,7 +280,7 @@ def deform_labels(
     """
     shape = label_map.shape
     flat = label_map.reshape(-1)
-    for place in _locate(shape, deformation, config, start, size):
+    for place in _locate(shape, deformation, config, start, size, multiple):
         located = place.round_().to(torch.int32)
         index = located[:, 0].clamp_(0, shape[0] - 1)
         for axis in (1, 2):

@@ -99,12 +99,14 @@ def find_label_maps(source: Path) -> list[Path]:
     return found
 
 
-def load_label_map(path: Path) -> LabelMap:
+def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
     """Read a label map, reorient it to RAS and number its labels for the generator.
 
     Parameters
     ----------
     path : Path
+    size : sequence of int, optional
+        Pad with background to at least this, so that crops of all maps have one size.
 
     Returns
     -------
@@ -113,23 +115,38 @@ def load_label_map(path: Path) -> LabelMap:
     Raises
     ------
     LabelMapError
-        If it holds no cerebrum.
+        If it holds no cerebrum, or its voxels are not isotropic.
     InputImageError
         If it cannot be read or is not a label map.
     LabelSchemeError
         If it holds labels the generator does not know.
     """
     volume = read_label_map(path)
+    if volume.spacing_mm.max() > 1.01 * volume.spacing_mm.min():
+        spacing = ' x '.join(f'{mm:g}' for mm in volume.spacing_mm)
+        raise LabelMapError(f'{path}: voxels of {spacing} mm; resample it to isotropic ones')
     orient = orientation(volume.affine)
-    values = to_ras(volume.data, orient)
+    values, affine = padded(
+        to_ras(volume.data, orient), ras_affine(volume.affine, volume.shape, orient), size
+    )
     indices = generation_indices(values, str(path))
     return LabelMap(
         name=path.name,
-        indices=torch.from_numpy(indices),
-        affine=ras_affine(volume.affine, volume.shape, orient),
+        indices=torch.from_numpy(np.ascontiguousarray(indices)),
+        affine=affine,
         spacing_mm=float(volume.spacing_mm.mean()),
         centre=cerebrum_centre(values, str(path)),
     )
+
+
+def padded(
+    volume: np.ndarray, affine: np.ndarray, size: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pad a volume with zeros on all sides to at least a size; return its new affine, too."""
+    missing = [max(w - n, 0) for n, w in zip(volume.shape, size or volume.shape, strict=True)]
+    affine = affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [m // 2 for m in missing]
+    return np.pad(volume, [(m // 2, m - m // 2) for m in missing]), affine
 
 
 def cerebrum_centre(labels: np.ndarray, source: str) -> tuple[float, float, float]:

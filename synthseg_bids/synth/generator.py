@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..labels import CSF, generation_labels, segmentation_labels
-from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation
+from ..linear import apply_along_axes, blur_matrix
+from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation, moved
 from .intensity import (
     Intensities,
     IntensityConfig,
@@ -35,7 +36,6 @@ from .intensity import (
     normalise,
     rescale_percentiles,
 )
-from .linear import apply_along_axes, blur_matrix
 from .resolution import Resolution, ResolutionConfig, acquire, draw_resolution
 from .texture import (
     Texture,
@@ -57,7 +57,8 @@ class GeneratorConfig:
     size : tuple of int or None
         Size of the crop in voxels of the label map (None: the whole map).
     crop_jitter : float or None
-        The crop is centred on the brain, displaced by up to this many voxels along each axis;
+        The crop is centred on the brain, wherever the deformation's affine part has moved it to,
+        displaced by up to this many voxels along each axis and kept inside the map's grid;
         None crops anywhere in the map.
     downsampling : int
         Output voxels are this many label-map voxels wide; intensities of the voxels they cover
@@ -154,16 +155,16 @@ def draw(
     crop, image = output_size(config, shape)
     room = [n - c for n, c in zip(shape, crop, strict=True)]
     where = torch.rand(3, generator=generator).tolist()
+    deformation = draw_deformation(config.deformation, shape, generator)
     if config.crop_jitter is None:
         start = [int(w * (r + 1)) for w, r in zip(where, room, strict=True)]
     else:
-        middle = centre or tuple((n - 1) / 2 for n in shape)
+        middle = moved(centre or tuple((n - 1) / 2 for n in shape), deformation, shape)
         first = [
             m - (c - 1) / 2 + (2 * w - 1) * config.crop_jitter
             for m, c, w in zip(middle, crop, where, strict=True)
         ]
         start = [min(max(round(f), 0), r) for f, r in zip(first, room, strict=True)]
-    deformation = draw_deformation(config.deformation, shape, generator)
     intensities = draw_intensities(config.intensity, image, generator)
     resolution = None
     if config.resolution is not None:
@@ -336,9 +337,8 @@ def _with_lesions(
     lesions = lesion_mask(parameters.texture, crop) if parameters.texture else None
     lesion_row = lesion_rows().to(label_map)
     first = 0
-    for rows in deform_labels(
-        label_map, parameters.deformation, config.deformation, parameters.start, crop
-    ):
+    where = parameters.start, crop, config.downsampling
+    for rows in deform_labels(label_map, parameters.deformation, config.deformation, *where):
         if lesions is not None:
             rows = torch.where(lesions[first : first + len(rows)], lesion_row[rows.int()], rows)
         first += len(rows)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
+from ..linear import apply_along_axes, interpolation_matrix
 from .draws import between
-from .linear import apply_along_axes, interpolation_matrix
 from .relaxometry import draw_realistic
 
 #: Of the intensities before normalisation.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import acquisition_matrix, apply_along_axes
+from ..linear import acquisition_matrix, apply_along_axes
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels
+from ..linear import apply_along_axes, interpolation_matrix
 from .draws import between
-from .linear import apply_along_axes, interpolation_matrix
 
 #: Label in which each label's lesions are drawn (FreeSurfer's numbers).
 LESION_OF = {2: 25, 41: 57}

@@ -32,18 +32,40 @@ def labels():
 
 
 @pytest.mark.parametrize('preset', PRESETS)
-@pytest.mark.parametrize('downsampling', [1, 2])
+@pytest.mark.parametrize('downsampling', [1, 2, 3])
 def test_image_and_target_are_well_formed(labels, preset, downsampling):
-    config = replace(PRESETS[preset], size=(16, 24, 16), downsampling=downsampling)
+    config = replace(PRESETS[preset], size=(18, 24, 18), downsampling=downsampling)
     image, target = make(labels, config)
     assert (
-        image.shape == target.shape == (16 // downsampling, 24 // downsampling, 16 // downsampling)
+        image.shape == target.shape == (18 // downsampling, 24 // downsampling, 18 // downsampling)
     )
     assert image.dtype == torch.float32
     assert image.min() >= 0
     assert image.max() <= 1
     assert target.dtype == torch.uint8
     assert target.max() < len(segmentation_labels())
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_crops_follow_the_brain(seed):
+    where = (slice(34, 46), slice(30, 42), slice(20, 32))
+    labels = torch.zeros(64, 64, 64, dtype=torch.uint8)
+    labels[where] = ROWS[2]
+    config = GeneratorConfig(
+        size=(24, 24, 24),
+        crop_jitter=3,
+        deformation=DeformationConfig(translation=6, svf_std=(0, 0), flip_probability=0.5),
+    )
+    parameters = draw(
+        config, (64, 64, 64), torch.Generator().manual_seed(seed), centre=(39.5, 35.5, 25.5)
+    )
+    _, target = apply(labels, parameters, config)
+    inside = target.nonzero().float()
+    # Nothing is cut off, and the centre is where it shall be.
+    assert len(inside) > 0.6 * 12**3
+    assert inside.min() > 0
+    assert inside.max() < 23
+    assert ((inside.mean(0) - 11.5).abs() < 3 + 1.5).all()
 
 
 def test_the_same_draw_gives_the_same_image(labels):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from synthseg_bids.synth.linear import (
+from synthseg_bids.linear import (
     acquisition_matrix,
     apply_along_axes,
     blur_matrix,
