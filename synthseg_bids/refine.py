@@ -4,6 +4,11 @@ The generative model (paper, section 2.2) turned round, as classical Bayesian se
 (Van Leemput et al. 1999; SAMSEG, Puonti et al. 2016): each structure has a Gaussian of
 intensities, whose mean drifts over the brain with the bias field. Here the network's posteriors
 are the prior. Means and variances follow from them, new posteriors from those, and again.
+
+A voxel on a border shows both of its sides. So each round computes the image that its posteriors
+and means let expect, blurs it as the scanner does, and takes what the scan has beyond that for
+evidence (back-projection; Irani & Peleg, CVGIP 53:231, 1991): grey between white and black is then
+a border, not a third structure that happens to be grey.
 """
 
 from __future__ import annotations
@@ -18,6 +23,11 @@ from torch.nn import functional
 
 from .linear import apply_along_axes, blur_matrix
 from .predict import rescale_intensities
+
+#: Slices of the part of the image where a structure may be.
+Box = tuple[slice, slice, slice]
+#: Computes a structure's mean intensity in each voxel of its box.
+Mean = Callable[[], Tensor]
 
 ITERATIONS = 4
 #: Standard deviations beyond which an intensity is no less likely: lesions, vessels, artefacts.
@@ -75,13 +85,13 @@ def refine(
     """
     scan = torch.from_numpy(rescale_intensities(np.ascontiguousarray(image, dtype=np.float32)))
     groups = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
-    boxes = [_box(posteriors[channels].amax(0) >= LEAST_POSTERIOR) for channels in groups]
-    places = [(c, *box) for channels, box in zip(groups, boxes, strict=True) for c in channels]
+    structures = [
+        (channels, _box(posteriors[channels].amax(0) >= LEAST_POSTERIOR)) for channels in groups
+    ]
+    places = [(c, *box) for channels, box in structures for c in channels]
     weight *= independence(steps)
-    x, y, z = (
-        blur_matrix(n, BLUR * max(1.0, float(step)))
-        for n, step in zip(scan.shape, steps, strict=True)
-    )
+    sigmas = BLUR * np.maximum(steps, 1)
+    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(scan.shape, sigmas, strict=True))
     foreground = 1 - posteriors[0]
     found = torch.zeros_like(posteriors)
     found[0] = posteriors[0]
@@ -89,17 +99,15 @@ def refine(
         found[place] = posteriors[place]
     sharp = scan
     for _ in range(ITERATIONS):
-        gaussians = []
-        expected = found[0] * scan
-        for channels, box in zip(groups, boxes, strict=True):
-            probability = found[(slice(None), *box)][channels].sum(0)
-            mean = _drifting_mean(probability, sharp[box], spacing_mm)
-            gaussians.append(mean)
-            expected[box] += probability * (scan[box] if mean is None else mean())
-        # What the scan would show without its blur: what is expected, and what is not.
+        means = [
+            _drifting_mean(_probability(found, *one), sharp[one[1]], spacing_mm)
+            for one in structures
+        ]
+        expected = _expected(scan, found, structures, means)
+        # The scan without its blur: what is expected, and what it has beyond that.
         sharp = expected + scan - apply_along_axes(expected, (x, y, z))
         total = torch.zeros_like(scan)
-        for channels, box, mean in zip(groups, boxes, gaussians, strict=True):
+        for (channels, box), mean in zip(structures, means, strict=True):
             prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
             likelihood = _likelihood(inside[channels].sum(0), sharp[box], mean, weight)
             for channel in channels:
@@ -190,7 +198,7 @@ def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
     return steps
 
 
-def _box(mask: Tensor) -> tuple[slice, slice, slice]:
+def _box(mask: Tensor) -> Box:
     """Return the smallest box that holds all that is true."""
     sides = []
     for axis in range(3):
@@ -200,9 +208,26 @@ def _box(mask: Tensor) -> tuple[slice, slice, slice]:
     return sides[0], sides[1], sides[2]
 
 
-def _drifting_mean(
-    probability: Tensor, scan: Tensor, spacing_mm: float
-) -> Callable[[], Tensor] | None:
+def _probability(found: Tensor, channels: list[int], box: Box) -> Tensor:
+    """Return the posteriors of a structure, both sides together, in its box."""
+    return found[(slice(None), *box)][channels].sum(0)
+
+
+def _expected(
+    scan: Tensor,
+    found: Tensor,
+    structures: Sequence[tuple[list[int], Box]],
+    means: Sequence[Mean | None],
+) -> Tensor:
+    """Return the image that posteriors and means let expect; background is what it is."""
+    expected = found[0] * scan
+    for (channels, box), mean in zip(structures, means, strict=True):
+        shown = scan[box] if mean is None else mean()
+        expected[box] += _probability(found, channels, box) * shown
+    return expected
+
+
+def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean | None:
     """Return what computes a structure's mean intensity, voxel by voxel; None if it is too small.
 
     What it keeps is on a coarse grid.
@@ -225,9 +250,7 @@ def _drifting_mean(
     return lambda: functional.interpolate(mean, size=size, mode='trilinear')[0, 0, :x, :y, :z]
 
 
-def _likelihood(
-    probability: Tensor, scan: Tensor, mean: Callable[[], Tensor] | None, weight: float
-) -> Tensor:
+def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: float) -> Tensor:
     """Return each intensity's density under a structure's drifting Gaussian, to the `weight`."""
     if mean is None:
         return torch.ones_like(scan)
