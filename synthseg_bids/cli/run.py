@@ -231,6 +231,7 @@ def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path
         stems,
         **segmenter.about(),
         flip=not config.fast,
+        autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
     )
