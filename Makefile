@@ -12,7 +12,8 @@
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
 # make accuracy: segment and evaluate the scans of ../shared/data, then rewrite docs/accuracy.rst
-# make ablation: train small networks on variants of the generative model, ten minutes each
+# make ablation: train small networks on variants of the generative model, ten to twenty
+#     minutes each
 # make paper: train and compare the four systems of the paper, then rewrite docs/paper.rst; with
 #     PAPER_OPTIONS='--steps 5000', '--size paper --device cuda', '--samseg-tree DIR', ...
 PYTHON ?= python3
