@@ -37,8 +37,9 @@ QC_GROUPS: dict[str, tuple[int, ...]] = {
 
 #: Plausible volume in ml by label, for either side of paired structures. From the smallest and the
 #: largest in sixteen adults, some of them with much atrophy (FreeSurfer segmentations, of the
-#: twenty training label maps published with SynthSeg): half and twice that, for the ventricles a quarter
-#: and four times; two digits. The fluid around the brain has no range: skull stripping removes it.
+#: twenty training label maps published with SynthSeg): half and twice that, for the ventricles a
+#: quarter and four times; two digits. The fluid around the brain has no range: skull stripping
+#: removes it.
 VOLUME_RANGES_ML: dict[int, tuple[float, float]] = {
     2: (77, 550),
     3: (76, 610),

@@ -260,9 +260,9 @@ def _divide_resources(
 
 
 def _set_environment(verbose: int) -> None:
-    """Prepare logging and keep Nipype and CUDA from doing what nobody asked for."""
+    """Prepare logging and keep CUDA from doing what nobody asked for."""
     keep_memory()
-    os.environ.update(NO_ET='1', NIPYPE_NO_ET='1', PYTORCH_NVML_BASED_CUDA_CHECK='1')
+    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
     # Nipype's own handler writes to stdout, which is for results only; a first one keeps it away.
     nipype = logging.getLogger('nipype')
     nipype.addHandler(logging.NullHandler())
