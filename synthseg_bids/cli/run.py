@@ -47,6 +47,9 @@ logger = logging.getLogger('synthseg_bids')
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
+#: Of what the machine has: who asks for more means megabytes.
+MOST_MEMORY = 4
+
 #: Errors of the operating system that tell about what was asked for.
 _USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -131,6 +134,7 @@ def _run_participants(config: RunConfig) -> int:
     from synthseg_bids.bids.metadata import describe_dataset
 
     work_dir = check_folders(config)
+    _check_resources(config)
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     if config.debug:
         plugin = 'Linear', {'debug': True}
@@ -235,6 +239,21 @@ def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
     )
+
+
+def _check_resources(config: RunConfig) -> None:
+    """Refuse what cannot be meant, in a dry run, too."""
+    from synthseg_bids.device import check_device_name
+    from synthseg_bids.memory import machine_bytes
+
+    check_device_name(config.device)
+    machine_gb = machine_bytes() / 2**30
+    # Other machines than this one may have more.
+    if not config.use_plugin and (config.mem_gb or 0) > MOST_MEMORY * machine_gb:
+        raise UsageError(
+            f'--mem-gb {config.mem_gb:g}: this machine has {machine_gb:.0f} GB; '
+            'give it in GB, or megabytes with an M'
+        )
 
 
 def _divide_resources(
