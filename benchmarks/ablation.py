@@ -76,10 +76,10 @@ What the parts of the generative model are worth
 .. This page is written by benchmarks/ablation.py; do not edit.
 
 Networks with 16 features at 2 mm are trained for {steps} steps each (Muon, one scan a step, one
-run each, {minutes} minutes on a core of {cpu}, which did other work as well) on label maps
-01 to 12. Mean Dice over the 12 structures of the paper, of the networks as they are, without
-refinement: on {count} generated scans of the held-out maps 13 to 16 of each kind, the same for all,
-and on the real scans with references (4 T1w, 1 T2w), which nothing was chosen by. Training is
+run each, {minutes} minutes on a core of {cpu}, which did other work as well) on label
+maps 01 to 12. Mean Dice over the 12 structures of the paper, of the networks as they are, without
+refinement: on {count} generated scans of the held-out maps 13 to 16 of each kind, the same for
+all, and on the real scans with references (4 T1w, 1 T2w), which nothing was chosen by. Training is
 short; what is learnt late shows little here, and differences below that between the two seeds mean
 nothing.
 
