@@ -1,10 +1,10 @@
 """Segment one head in three contrasts: the real MNI T1w scan and two synthetic ones.
 
 The MNI template (ICBM 152, nonlinear symmetric 2009a: Fonov et al., NeuroImage 54:313, 2011;
-NeuroImage 47:S102, 2009) comes with nilearn, and has a licence of its own. It is segmented once; from that segmentation our generator
-makes two more scans of the same head, a T2w-like and a FLAIR-like one. The three become a BIDS
-data set, which ``synthseg-bids`` then segments, comparing the synthetic scans with the labels
-that they were made from.
+NeuroImage 47:S102, 2009) comes with nilearn, and has a licence of its own. It is segmented once;
+from that segmentation our generator makes two more scans of the same head, a T2w-like and a
+FLAIR-like one. The three become a BIDS data set, which ``synthseg-bids`` then segments, comparing
+the synthetic scans with the labels that they were made from.
 
 Usage: python examples/demo.py FOLDER
 """
