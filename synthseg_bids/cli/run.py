@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all images done or up to date, 1 some failed, 2 wrong usage or no image matched, 3 not
-        a BIDS dataset, 70 internal error, 130 interrupted, 143 terminated.
+        0 all images done or up to date, 1 some failed or a report or table could not be written,
+        2 wrong usage or no image matched, 3 not a BIDS dataset, 70 internal error, 130
+        interrupted, 143 terminated.
     """
     config = parse_args(argv)
     _set_environment(config.verbose)
