@@ -11,7 +11,17 @@ setup(
     description='Contrast-agnostic brain segmentation of BIDS data sets (SynthSeg in PyTorch)',
     long_description=(Path(__file__).parent / 'README.rst').read_text(),
     long_description_content_type='text/x-rst',
+    author='The synthseg-bids developers',
     license='Apache-2.0',
+    keywords='MRI brain segmentation BIDS SynthSeg PyTorch Nipype',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Environment :: Console',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Medical Science Apps.',
+    ],
     python_requires='>=3.10',
     packages=find_packages(include=['synthseg_bids', 'synthseg_bids.*']),
     package_data={
@@ -51,6 +61,10 @@ setup(
         'demo': ['nilearn'],
         # Published weights in Keras' format.
         'official': ['h5py'],
+        # A look at the raw dataset before it is segmented.
+        'validate': ['bids-validator-deno'],
+        # --use-plugin with a YAML file.
+        'yaml': ['PyYAML'],
         # Comparison with other implementations: make test-parity.
         'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },

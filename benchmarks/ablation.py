@@ -4,7 +4,7 @@ Usage: python benchmarks/ablation.py [--variants NAME ...] [--steps N] [--page-o
 
 Small networks at 2 mm are trained in the same way on scans generated in different ways, and
 measured on the same held-out label maps, and on real scans that nothing is chosen by. A variant
-takes ten minutes on a core; the table keeps those that were run before.
+takes ten to twenty minutes on a core; the table keeps those that were run before.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ What the parts of the generative model are worth
 .. This page is written by benchmarks/ablation.py; do not edit.
 
 Networks with 16 features at 2 mm are trained for {steps} steps each (Muon, one scan a step, one
-run each, {minutes:.0f} minutes on a core of {cpu}) on label maps 01 to 12. Mean Dice over the 12
-structures of the paper, of the networks as they are, without refinement: on {count} generated
-scans of the held-out maps 13 to 16 of each kind, the same for all, and on the real scans with
-references (4 T1w, 1 T2w), which nothing was chosen by. Training is short; what is learnt late
-shows little here, and differences below that between the two seeds mean nothing.
+run each, {minutes} minutes on a core of {cpu}, which did other work as well) on label
+maps 01 to 12. Mean Dice over the 12 structures of the paper, of the networks as they are, without
+refinement: on {count} generated scans of the held-out maps 13 to 16 of each kind, the same for
+all, and on the real scans with references (4 T1w, 1 T2w), which nothing was chosen by. Training is
+short; what is learnt late shows little here, and differences below that between the two seeds mean
+nothing.
 
 """
 
@@ -170,11 +171,15 @@ def page(rows: Sequence[dict[str, str]]) -> str:
         cells = [f'{float(row[c]):.3f}' if row[c] != 'n/a' else 'n/a' for c in columns]
         lines.append([VARIANTS[row['variant']].text, *cells])
     header = ['Generated scans', *CONDITIONS, 'real T1w', 'real T2w']
-    minutes = float(first['seconds']) / 60
+    took = [round(float(row['seconds']) / 60) for row in rows]
+    minutes = f'{min(took)} to {max(took)}' if min(took) < max(took) else f'{took[0]}'
     text = HEADER.format(
         steps=first['steps'], minutes=minutes, cpu=first['cpu'], count=4 * REPEATS
     )
-    return text + table('Mean Dice', header, lines)
+    measured = [row['variant'] for row in rows]
+    missing = [variant.text for name, variant in VARIANTS.items() if name not in measured]
+    note = f'\nNot measured yet: {"; ".join(missing)}.\n' if missing else ''
+    return text + table('Mean Dice', header, lines) + note
 
 
 if __name__ == '__main__':

@@ -5,7 +5,8 @@ Usage: python benchmarks/accuracy.py [--bids DIR] [--references DIR] [--label-ma
 Real scans: those of a BIDS data set whose participants have reference segmentations. Synthetic
 scans: made from label maps that the model was not trained on, hence with exact labels. What is
 absent is skipped, and its part of the page stays as it is. Tables, figures and the facts of each
-run go to docs/accuracy/; the page is made from them alone (--page-only does just that).
+run go to docs/accuracy/; the page is made from them alone (--page-only does just that). Where the
+real scans come from is in real_sources.tsv there, which is written by hand.
 """
 
 from __future__ import annotations
@@ -57,7 +58,14 @@ label is in the tables of ``docs/accuracy/``.
 REAL = """
 Scans with reference segmentations by FreeSurfer or SAMSEG, which are not the truth themselves.
 Cerebrospinal fluid outside the ventricles, one of the 32 labels, is all the fluid around the
-brain for the model and for SAMSEG, but a small part of it for FreeSurfer.
+brain for the model and for SAMSEG, but a small part of it for FreeSurfer. Seconds are those of the
+threads named below, on a machine that did other work as well; ``docs/speed.rst`` is the page for
+time.
+"""
+SOURCES = """
+They are few: one is a whole head (sub-chris), the others are skull-stripped or templates, and all
+have voxels of 0.88 to 1 mm. No real PDw, FLAIR, thick-slice or CT scan has a reference here;
+``--ct`` was not evaluated.
 """
 FAST = """
 The same scans without the mirrored pass: what ``--fast`` saves, and what it costs.
@@ -67,7 +75,10 @@ Scans generated from label maps that the model was not trained on, at their own 
 compared with the exact labels. ``midl2020`` and ``synthseg2023`` are the presets of ``synthseg
 synthesize``, cropped around the brain and rescaled as in validation; ``{SLICES}`` is
 ``synthseg2023`` with slices {SLICE_MM} mm thick and {SLICE_MM} mm apart along one axis, drawn for
-each scan, and full resolution within them.
+each scan, and full resolution within them. Not trained on does not mean unused: validation
+during training, the temperature of the posteriors, the settings of the refinement
+(``docs/model_card.rst``) and the limits of quality control (``docs/qc.rst``) come from scans of
+these very label maps.
 """
 SURENESS = """
 Does a segmentation know how good it is? What quality control looks at, beside the true Dice of
@@ -265,6 +276,9 @@ def page(tables: Path) -> str:
         facts = {row['fact']: row['value'] for row in read_table(tables / f'{name}_run.tsv')}
         commands = [value for key, value in facts.items() if key.startswith('Command')]
         blocks += [f'{title}\n{"-" * len(title)}\n', fill(text)]
+        if sources := read_table(tables / f'{name}_sources.tsv'):
+            lines = [list(row.values()) for row in sources]
+            blocks += [fill(SOURCES), table('Where they come from', [*sources[0]], lines)]
         blocks.append(
             ''.join(f':{k}: {v}\n' for k, v in facts.items() if not k.startswith('Command'))
         )

@@ -221,9 +221,9 @@ def biobank(rows: list[Measured], throughput: list[dict[str, str]]) -> list[str]
     title = f'On paper: {BIOBANK:,} scans on a cluster'
     text = (
         'About as many as UK Biobank has. Computed, not measured: by an array of '
-        f'{tasks} jobs of {OF_A_TASK} scans each (``docs/slurm.rst``), every scan like '
-        f'the {" and ".join(str(row.size) for row in shipped)} that the shipped model was run on. '
-        'Of these runs the difference is what one more scan takes. The working directory may lie '
+        f'{tasks} jobs of {OF_A_TASK} scans each (``docs/slurm.rst``), extrapolated from runs of '
+        f'{" and of ".join(str(row.size) for row in shipped)} scans with the shipped model. The '
+        'difference of these runs is what one more scan takes. The working directory may lie '
         'on the disk of the node; nothing in it is needed once a job has ended.'
     )
     return [

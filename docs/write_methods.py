@@ -21,7 +21,8 @@ Methods
 .. Written by docs/write_methods.py; do not edit.
 
 ``synthseg-bids`` segments with our network. To compare on your own scans, two programs of others
-can take its place::
+can take its place, SAMSEG (Puonti et al., NeuroImage 143:235, 2016) and the SynthSeg of FreeSurfer
+(Billot et al., Medical Image Analysis 86:102789, 2023)::
 
     synthseg-bids /data /out participant                    # our network
     synthseg-bids /data /out participant --method samseg    # into the same folder, or another one
@@ -59,7 +60,7 @@ How to install them
 ``make samseg`` makes an environment for SAMSEG and says how to name it to us. By hand::
 
     python3.11 -m venv samseg-env
-    samseg-env/bin/pip install samseg
+    samseg-env/bin/pip install samseg==0.4a0
     export {samseg.variable}=$PWD/samseg-env/bin/run_samseg
 
 There is no extra ``[samseg]`` of our own package: SAMSEG needs NumPy below 2, which would then
@@ -87,7 +88,7 @@ To compare
 ``group_dice.tsv`` has a row for each image, method and reference. For means with confidence
 intervals and box plots, evaluate one method after the other::
 
-    synthseg evaluate /out/sub-*/anat/*_seg-samseg_*_dseg.nii.gz \\
+    synthseg evaluate $(find /out -name '*_seg-samseg_*_dseg.nii.gz') \\
         --reference fs=/data/fs --out dice/
 
 ``group_status.tsv`` says how long each segmentation took.

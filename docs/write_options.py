@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tables import list_table
 
+from synthseg_bids.bids.references import NATIVE_SPACES
 from synthseg_bids.cli.parser import build_parser
 
 INTRODUCTION = """\
@@ -19,8 +20,36 @@ Options
 
 .. Written by docs/write_options.py from the parser; do not edit.
 
-All options of ``synthseg-bids``, named as in fMRIPrep where it has them, and after them those of
-other BIDS Apps that are missing here, and why.
+All options of ``synthseg-bids``, named as in fMRIPrep where it has them; after them what is found
+as a reference, the options of other BIDS Apps that are missing here, and those of FreeSurfer's
+``mri_synthseg``.
+"""
+
+REFERENCES = f"""\
+References
+----------
+
+``-d NAME=PATH`` (and ``--reference NAME=PATH`` of ``synthseg evaluate``, ``estimate-priors`` and
+``train``) takes the root of a dataset of BIDS derivatives. Of an image in
+``sub-01/ses-1/anat`` the references are the label maps in the folder of that name there,
+
+- whose names end in ``_dseg.nii.gz``, ``_dseg.nii`` or ``_dseg.mgz``, with the numbers of
+  FreeSurfer or SAMSEG;
+- of the same subject, session, acquisition and run. One for all sessions, such as fMRIPrep makes
+  of several, is not found;
+- on the subject's own head: without ``space``, or with one of
+  {', '.join(f'``{space}``' for space in NATIVE_SPACES)}.
+
+Of several the best one is taken: first those whose ``desc`` begins with the suffix of the image
+(``desc-T1w``), then those whose ``desc`` names none; of these ``desc-aparcaseg`` comes before
+``desc-aseg``, and both before others. Those two are the names that fMRIPrep gives, whose output
+folder can be given as it is.
+
+FreeSurfer's own ``SUBJECTS_DIR`` is not read. Give its segmentations such names::
+
+    mkdir -p references/sub-01/anat
+    mri_convert $SUBJECTS_DIR/sub-01/mri/aparc+aseg.mgz \\
+        references/sub-01/anat/sub-01_desc-aparcaseg_dseg.nii.gz
 """
 
 MISSING_TITLE = """\
@@ -45,9 +74,39 @@ MISSING = {
     'steps in seconds.',
     '--crop': 'The part of an image that is segmented is as large as in training and is found by '
     'itself; ``--no-autocrop`` takes all of it. Where memory is short, images are cut into tiles.',
+    '--output-spaces': 'Outputs lie in the space of their image, on its grid or on one of 1 mm. '
+    'Nothing is registered to a template.',
+    '--fs-subjects-dir': 'FreeSurfer is neither run nor read; see above for its segmentations as '
+    'references.',
+    '--anat-only': 'There is nothing else: only images in ``anat`` folders are looked at.',
+    '--mem-mb': '``--mem-gb 8000M``.',
+    '--device mps': 'The GPUs of Macs are not supported; there the CPU computes.',
     '--parc': 'There is no network for cortical parcels yet.',
-    '--robust': 'There is one network for all scans. Published weights, whichever, are given as '
-    '``--model``.',
+    '--robust': 'There is one network for all scans. ``--model`` takes the published weights of '
+    'SynthSeg 1.0 and 2.0, not those of its networks for robust segmentation, cortical parcels '
+    'or quality control.',
+}
+
+OTHERS_TITLE = """\
+For users of mri_synthseg
+-------------------------
+"""
+
+#: Options of FreeSurfer's program, and what does the same here.
+OTHERS = {
+    '--i SCAN --o LABELS': '``synthseg segment SCAN LABELS``',
+    '--i FOLDER --o FOLDER': '``synthseg-bids``, of a BIDS dataset; of other folders '
+    '``synthseg_bids.Segmenter().batch(paths)``',
+    '--vol CSV': '``synthseg segment --volumes TSV``; ``synthseg-bids`` always writes volumes',
+    '--post FILE': '``synthseg segment --posteriors FILE``, ``synthseg-bids --posteriors native``',
+    '--keepgeom': 'always',
+    '--resample FILE': '``synthseg-bids --output-grid both``',
+    '--qc CSV': '``synthseg-bids`` always writes quality control; ``Segmenter()(scan).qc``',
+    '--fast': '``--fast``, which leaves out the mirrored pass',
+    '--ct': '``synthseg segment --ct``',
+    '--threads N': '``synthseg segment --threads N``, ``synthseg-bids --omp-nthreads N``',
+    '--cpu': '``--device cpu``',
+    '--v1': '``--model synthseg_1.0``',
 }
 
 
@@ -60,8 +119,11 @@ def main(path: Path) -> None:
             title = (group.title or '').capitalize()
             parts += [f'{title}\n{"-" * len(title)}\n']
             parts += [list_table(('Option', 'What it does'), rows)]
+    parts += [REFERENCES]
     rows = [(f'``{option}``', why) for option, why in MISSING.items()]
     parts += [MISSING_TITLE, list_table(('Option', 'Why'), rows)]
+    rows = [(f'``{option}``', here) for option, here in OTHERS.items()]
+    parts += [OTHERS_TITLE, list_table(('mri_synthseg', 'Here'), rows)]
     path.write_text('\n'.join(parts), encoding='utf-8')
 
 

@@ -46,7 +46,8 @@ _ORIGIN = MODEL_LIMITS['origin']
 _PERCENTILES = _ORIGIN['percentiles']
 CONFIDENCE = textwrap.fill(
     f"""How sure a network is depends on the network. These limits are those of the model
-``{_ORIGIN['model']}``; of another one they say little. ``{_ORIGIN['written_by']}`` found them:
+``{_ORIGIN['model']}``, told by its checksum; with another one the values are there, but have no
+flag and do not count for the verdict. ``{_ORIGIN['written_by']}`` found them:
 the model segmented {_ORIGIN['good_scans']} synthetic scans, made from
 {len(_ORIGIN['label_maps'])} label maps that it was not trained on, and
 {_ORIGIN['spoiled_scans']} that were turned upside down or whose blocks were shuffled.
@@ -60,8 +61,8 @@ RANGES = f"""Plausible volumes
 -----------------
 
 In ml, for either side. A structure outside its range is counted in ``n_implausible_volumes`` and
-named in the reason; alone it never fails a scan. The ranges come from the sixteen label maps of
-adults that were published for training SynthSeg (segmented with FreeSurfer, some with much
+named in the reason; alone it never fails a scan. The ranges come from sixteen of the twenty label
+maps of adults that were published for training SynthSeg (segmented with FreeSurfer, some with much
 atrophy): half of the smallest and twice the largest volume of either side, for the ventricles a
 quarter and four times. They are no norms. For volumes that are unusual for a person's age, sex
 and head size see, for example, Potvin et al., Normative data for subcortical regional volumes over

@@ -1,9 +1,10 @@
 """Segment one head in three contrasts: the real MNI T1w scan and two synthetic ones.
 
-The MNI template comes with nilearn. It is segmented once; from that segmentation our generator
-makes two more scans of the same head, a T2w-like and a FLAIR-like one. The three become a BIDS
-data set, which ``synthseg-bids`` then segments, comparing the synthetic scans with the labels
-that they were made from.
+The MNI template (ICBM 152, nonlinear symmetric 2009a: Fonov et al., NeuroImage 54:313, 2011;
+NeuroImage 47:S102, 2009) comes with nilearn, and has a licence of its own. It is segmented once;
+from that segmentation our generator makes two more scans of the same head, a T2w-like and a
+FLAIR-like one. The three become a BIDS data set, which ``synthseg-bids`` then segments, comparing
+the synthetic scans with the labels that they were made from.
 
 Usage: python examples/demo.py FOLDER
 """
@@ -43,11 +44,14 @@ def build(folder: Path) -> tuple[Path, Path]:
     anat.mkdir(parents=True)
     truth.parent.mkdir(parents=True)
     for root, name in ((bids, 'MNI demo'), (reference, 'Labels of the synthetic scans')):
-        description = {'Name': name, 'BIDSVersion': '1.10.1', 'License': 'CC0'}
+        description = {'Name': name, 'BIDSVersion': '1.10.1'}
         if root is reference:
             description |= {'DatasetType': 'derivative', 'GeneratedBy': [{'Name': 'reference'}]}
         (root / 'dataset_description.json').write_text(json.dumps(description, indent=2))
-    (bids / 'README').write_text('The MNI template and two synthetic scans of the same head.\n')
+    (bids / 'README').write_text(
+        'The MNI template (Fonov et al., NeuroImage 54:313, 2011; copyright and licence: '
+        'https://nist.mni.mcgill.ca/atlases/) and two synthetic scans of the same head.\n'
+    )
 
     template = anat / 'sub-mni_T1w.nii.gz'
     shutil.copy(str(files('nilearn.datasets.data').joinpath(TEMPLATE)), template)

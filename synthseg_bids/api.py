@@ -109,6 +109,7 @@ class Result:
             header_of(self.scan),
             found.confidence.tolist(),
             None if found.flip_dice is None else found.flip_dice.tolist(),
+            model_sha256=self._segmenter.card.sha256,
         )
         return pd.DataFrame(rows).set_index('measure')
 

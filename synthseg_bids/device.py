@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from .errors import UsageError
@@ -10,6 +12,12 @@ from .memory import free_bytes
 
 class DeviceError(UsageError):
     """A device that was asked for does not exist."""
+
+
+def check_device_name(name: str) -> None:
+    """Raise DeviceError for a name that stands for no device anywhere; see resolve_device."""
+    if not re.fullmatch(r'auto|cpu|cuda(:[0-9]+)?', name):
+        raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
 
 
 def resolve_device(name: str = 'auto') -> torch.device:
@@ -29,15 +37,13 @@ def resolve_device(name: str = 'auto') -> torch.device:
     DeviceError
         If it does not exist here; the message says what does.
     """
+    check_device_name(name)
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     if name == 'cpu':
         return torch.device('cpu')
-    kind, _, number = name.partition(':')
-    if kind != 'cuda' or (number and not number.isdigit()):
-        raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
     count = torch.cuda.device_count()
-    if int(number or 0) >= count:
+    if int(name.partition(':')[2] or 0) >= count:
         raise DeviceError(f'device {name!r}: {count} CUDA devices found; use --device cpu or auto')
     return torch.device(name)
 

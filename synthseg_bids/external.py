@@ -71,7 +71,7 @@ METHODS = {
             distribution='samseg',
             mem_gb=7.0,
             advice='make an environment for it ("make samseg", or "python3.11 -m venv DIR" and '
-            '"DIR/bin/pip install samseg")',
+            '"DIR/bin/pip install samseg==0.4a0")',
         ),
         Method(
             name='mri_synthseg',

@@ -68,9 +68,14 @@ def control_groups(
             yield from ((root / 'memory' / part, VERSION_1) for part in (path, *path.parents))
 
 
+def machine_bytes() -> int:
+    """Return the memory of the machine."""
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
 def total_bytes() -> int:
     """Return the memory of the machine, or the least limit of the control groups we live in."""
-    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    total = machine_bytes()
     for group, files in control_groups():
         # No such group, or "max".
         with suppress(OSError, ValueError):

@@ -196,9 +196,7 @@ def _read_keras(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
     try:
         import h5py
     except ImportError as error:
-        raise ModelFileError(
-            f'{path}: h5py is needed to read it; pip install "synthseg-bids[official]"'
-        ) from error
+        raise ModelFileError(f'{path}: h5py is needed to read it; pip install h5py') from error
     state: dict[str, Tensor] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:

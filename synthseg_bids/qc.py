@@ -6,7 +6,7 @@ with the verdict: the worst of all flags, and why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from .qc_measures import (
     MAX_ASYMMETRY_VENTRICLES,
     MEASURES,
     MIN_CONTRAST,
+    MODEL_LIMITS,
     PASS,
     QC_GROUPS,
     REVIEW,
@@ -78,6 +79,7 @@ def assess(
     confidence: Sequence[float] | None = None,
     flip_dice: Sequence[float] | None = None,
     suffix: str = '',
+    model_sha256: str = '',
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -95,6 +97,9 @@ def assess(
         Overlap of each label in the scan and in its mirror image; NaN where neither has it.
     suffix : str
         Contrast that the scan should have: ``T1w``, ``T2w``, ...
+    model_sha256 : str
+        Checksum of the network's weights. How sure it was is held against limits only if they
+        were found for this very network (:data:`~synthseg_bids.qc_measures.MODEL_LIMITS`).
 
     Returns
     -------
@@ -115,7 +120,8 @@ def assess(
     if suffix in CONTRASTS_OF and guess != UNCLEAR:
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
-    return judge(values, details)
+    own = model_sha256 == MODEL_LIMITS['origin']['model_sha256']
+    return judge(values, details, () if own else MODEL_LIMITS['limits'])
 
 
 def summarise(reasons: str, most: int = 2) -> str:
@@ -141,7 +147,9 @@ def summarise(reasons: str, most: int = 2) -> str:
     return '; '.join([*said[:most], *([f'{len(said) - most} more'] if len(said) > most else [])])
 
 
-def judge(values: Mapping[str, Any], details: Mapping[str, str]) -> list[dict[str, Any]]:
+def judge(
+    values: Mapping[str, Any], details: Mapping[str, str], unlimited: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Hold measured values against their limits.
 
     Parameters
@@ -150,6 +158,8 @@ def judge(values: Mapping[str, Any], details: Mapping[str, str]) -> list[dict[st
         By name of the measure.
     details : mapping of str to str
         Which structures a measure is about.
+    unlimited : collection of str
+        Measures whose limits do not hold.
 
     Returns
     -------
@@ -161,7 +171,8 @@ def judge(values: Mapping[str, Any], details: Mapping[str, str]) -> list[dict[st
         value = values.get(measure.name)
         flag: str | None = None
         reason = ''
-        if measure.limits and value is not None and not np.isnan(value):
+        limited = measure.limits and measure.name not in unlimited
+        if limited and value is not None and not np.isnan(value):
             flag, reason = measure.judge(value, details.get(measure.name, ''))
         rows.append(
             {'measure': measure.name, 'value': value, 'flag': flag, 'reason': reason or None}

@@ -36,9 +36,10 @@ QC_GROUPS: dict[str, tuple[int, ...]] = {
 }
 
 #: Plausible volume in ml by label, for either side of paired structures. From the smallest and the
-#: largest in sixteen adults, some of them with much atrophy (FreeSurfer segmentations, the
-#: training label maps published with SynthSeg): half and twice that, for the ventricles a quarter
-#: and four times; two digits. The fluid around the brain has no range: skull stripping removes it.
+#: largest in sixteen adults, some of them with much atrophy (FreeSurfer segmentations, of the
+#: twenty training label maps published with SynthSeg): half and twice that, for the ventricles a
+#: quarter and four times; two digits. The fluid around the brain has no range: skull stripping
+#: removes it.
 VOLUME_RANGES_ML: dict[int, tuple[float, float]] = {
     2: (77, 550),
     3: (76, 610),
@@ -65,7 +66,7 @@ MAX_ASYMMETRY = 0.6
 MAX_ASYMMETRY_VENTRICLES = 1.5
 
 #: How sure a network is depends on the network. These limits are those of the shipped one, with
-#: how they were found, written by ``benchmarks/qc_limits.py``.
+#: how they were found, written by ``benchmarks/qc_limits.py``. They hold for no other one.
 MODEL_LIMITS: dict[str, Any] = json.loads(
     files('synthseg_bids').joinpath('data/qc_limits.json').read_text(encoding='utf-8')
 )
@@ -283,6 +284,9 @@ def _model_limits(measure: str) -> tuple[float, float]:
     return found[REVIEW], found[FAIL]
 
 
+_NOTE = f'The limits hold for the model {MODEL_LIMITS["origin"]["model"]} alone.'
+
+
 def _plain(group: str) -> str:
     return group.replace('hippocampus_', 'hippocampus and ').replace('_', ' ')
 
@@ -296,6 +300,7 @@ _CONFIDENCE = (
             review=(review, inf),
             fail=(fail, inf),
             low=f'unsure of the {_plain(group)} (confidence {{value}})',
+            note=_NOTE,
         )
         for group in QC_GROUPS
         for review, fail in [_model_limits(f'confidence_{group}')]
@@ -307,6 +312,7 @@ _CONFIDENCE = (
         review=(_model_limits('flip_dice')[0], inf),
         fail=(_model_limits('flip_dice')[1], inf),
         low='segmented unlike its mirror image (Dice {value})',
+        note=_NOTE,
     ),
 )
 

@@ -42,6 +42,7 @@ def test_variants_are_trained_measured_and_kept(tmp_path, capsys):
     page = (tmp_path / 'ablation.rst').read_text()
     assert '"Random contrasts alone", "0.' in page
     assert page.count('"n/a", "n/a"') == 1
+    assert 'Not measured yet: The same, another seed; ' in page
     capsys.readouterr()
 
 

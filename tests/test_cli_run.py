@@ -261,6 +261,8 @@ def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):
         (['--suffix', 'angio', '--participant-label', '01'], 2, 'no image matched'),
         (['--model', 'none'], 2, 'none: no such model'),
         (['--device', 'gpu'], 2, 'use auto, cpu, cuda'),
+        (['--device', 'mps', '--dry-run'], 2, 'use auto, cpu, cuda'),
+        (['--mem', '32000', '--dry-run'], 2, 'give it in GB, or megabytes with an M'),
         (['-d', 'x=/nowhere'], 2, 'no such folder'),
         (['--exclude-participant-label', '77'], 2, 'participant 77 not found'),
         (['--model-dir', '/nowhere'], 2, '/nowhere: no such folder of models'),

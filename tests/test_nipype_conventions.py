@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pickle
 import pkgutil
 import re
@@ -133,3 +134,18 @@ def test_building_a_workflow_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == '[]', done.stderr
+
+
+@pytest.mark.parametrize('package', ['interfaces', 'workflows', 'interfaces.segment'])
+def test_nobody_is_asked_for_versions(package):
+    env = {k: v for k, v in os.environ.items() if k not in ('NO_ET', 'NIPYPE_NO_ET')}
+    code = (
+        f'import synthseg_bids.{package}, os, sys\n'
+        'from synthseg_bids.interfaces import SegmentImage\n'
+        'SegmentImage()\n'
+        "print(os.environ['NO_ET'], os.environ['NIPYPE_NO_ET'], 'etelemetry' in sys.modules)\n"
+    )
+    # Without a file, as in a notebook, Nipype asks as soon as it is imported.
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ['1', '1', 'False']

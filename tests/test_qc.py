@@ -27,6 +27,8 @@ from synthseg_bids.qc_measures import (
 )
 
 AFFINE = np.diag([4.0, 4, 4, 1])
+#: Of the network that the limits of confidence were found for.
+SHIPPED = MODEL_LIMITS['origin']['model_sha256']
 LABELS = segmentation_labels()
 N_CHANNELS = len(LABELS)
 DOCS = Path(__file__).parents[1] / 'docs'
@@ -71,7 +73,8 @@ GOOD_HEADER = Header(AFFINE, AFFINE, 1, 1)
 
 def test_a_usual_scan_passes(rng):
     labels = brain()
-    rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER, sure(0.9), sure(0.9))
+    seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER
+    rows = assess(*seen, sure(0.9), sure(0.9), model_sha256=SHIPPED)
     assert [row['measure'] for row in rows] == [*(m.name for m in MEASURES), 'verdict']
     assert rows[-1] == {'measure': 'verdict', 'value': PASS, 'flag': PASS, 'reason': ''}
     found = {name: row['value'] for name, row in measured(rows).items()}
@@ -234,7 +237,8 @@ def test_confidence_of_groups(rng):
     confidence[[channel[i] for i in (18, 53, 54)]] = 0.1, 0.2, 0.3
     flip = np.full(N_CHANNELS, 0.6)
     flip[0], flip[1] = 0.0, np.nan
-    rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER, confidence.tolist(), flip)
+    seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER, confidence.tolist(), flip
+    rows = assess(*seen, model_sha256=SHIPPED)
     found = measured(rows)
     assert found['confidence_hippocampus_amygdala']['value'] == pytest.approx(0.2)
     assert found['confidence_hippocampus_amygdala']['flag'] in (REVIEW, FAIL)
@@ -242,6 +246,11 @@ def test_confidence_of_groups(rng):
     assert 'hippocampus and amygdala (confidence 0.2)' in rows[-1]['reason']
     rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER)
     assert measured(rows)['flip_dice']['flag'] is None
+    # Of another network the values are the same, but there are no limits.
+    for row in assess(*seen, model_sha256='another'):
+        name = row['measure']
+        assert row['value'] == found[name]['value'] or name == 'verdict' or row['value'] is None
+        assert name not in MODEL_LIMITS['limits'] or row['flag'] is row['reason'] is None
 
 
 def test_verdict_is_the_worst_flag_and_names_it_first():
@@ -321,9 +330,11 @@ def test_interface(tmp_path, rng, monkeypatch):
         in_file=str(tmp_path / 'sub-1_T2w.nii.gz'),
         in_labels=str(tmp_path / 'labels.nii.gz'),
         confidence=sure(0.9),
+        model_sha256=SHIPPED,
     )
     outputs = node.run().outputs
     rows = {row['measure']: row for row in read_table(Path(outputs.out_table))}
+    assert rows['confidence_cortex']['flag'] == PASS
     assert (rows['n_not_finite']['value'], rows['flip_dice']['value']) == ('3', 'n/a')
     assert (rows['sform_code']['value'], rows['qform_code']['value']) == ('2', '2')
     assert float(rows['sform_qform_distance_mm']['value']) == pytest.approx(0.5 * 45)

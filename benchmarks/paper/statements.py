@@ -78,6 +78,9 @@ COMPARISONS = (
     ),
 )  # fmt: skip
 
+#: Those that are not the paper's, which has no such network.
+NOT_OF_THE_PAPER = tuple(one.text for one in COMPARISONS if one.better == 'shipped')
+
 
 def judge(scans: Rows) -> list[dict[str, Any]]:
     """Hold each statement against the overlaps.

@@ -26,6 +26,8 @@ from .statements import COLUMNS as STATEMENT_COLUMNS
 from .statements import judge, per_scan
 from .systems import Run, absent, contrasts_seen, evaluation, groups, tree
 
+#: Stands for the folder of --samseg-tree.
+SAMSEG_TREE = 'SAMSEG_TREE'
 SCAN_COLUMNS = ('system', 'number', 'scan', 'contrast', 'seen', 'structure', 'dice', 'seconds')
 TABLE2_COLUMNS = (
     'system', 'any_contrast', 'contrast', 'seen', 'scans', 'mean', 'sd', 'ci_low', 'ci_high',
@@ -193,12 +195,16 @@ def describe(
     parts += ['--steps', str(args.steps)] if args.steps else []
     parts += ['--train-on', *(','.join(group) for group in groups(args, pairs))]
     parts += ['--threads', str(args.threads)]
+    parts += ['--samseg-tree', SAMSEG_TREE] if args.samseg_tree else []
     return {
         'Command': shlex.join(['make', 'paper', f'PAPER_OPTIONS={shlex.join(parts)}']),
         'Hardware': hardware,
         'Scans': ', '.join(Path(pair.scan.relative).name.partition('.')[0] for pair in pairs),
         **(
-            {'SAMSEG': 'results of an earlier run (--samseg-tree), made beside other programs'}
+            {
+                'SAMSEG': f'{SAMSEG_TREE} is the output folder of an earlier "synthseg-bids '
+                '--method samseg", run beside other programs'
+            }
             if args.samseg_tree
             else {}
         ),

@@ -49,6 +49,16 @@ _BIBLIOGRAPHY = """\
   year = {2016},
   doi = {10.1016/j.neuroimage.2016.09.011}
 }
+@article{vanleemput1999,
+  author = {Van Leemput, Koen and Maes, Frederik and Vandermeulen, Dirk and Suetens, Paul},
+  title = {Automated model-based bias field correction of {MR} images of the brain},
+  journal = {IEEE Transactions on Medical Imaging},
+  volume = {18},
+  number = {10},
+  pages = {885--896},
+  year = {1999},
+  doi = {10.1109/42.811268}
+}
 @article{bids2016,
   author = {Gorgolewski, Krzysztof J. and others},
   title = {The brain imaging data structure, a format for organizing and describing outputs of
@@ -109,13 +119,25 @@ a convolutional network that is trained on synthetic images alone and segments s
 contrast and resolution"""
 
 _NETWORK = """\
-Each image was reoriented to RAS and resampled linearly to {spacing}; its intensities were clipped
-at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The posterior probabilities of
-{n_labels} structures and background were predicted by the model `{model}` (SHA-256
-`{checksum}`){flip}. Per structure, the largest connected body was kept; the posteriors were
-resampled linearly to {grid}, where each voxel received its most likely label, numbered as in
-FreeSurfer. Volumes are the number of voxels of a label times their volume; soft volumes are sums
-of posterior probabilities."""
+Each image was reoriented to RAS and resampled linearly to {spacing}.{crop} Its intensities were
+clipped at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The posterior
+probabilities of {n_labels} structures and background were predicted by the model `{model}`
+(SHA-256 `{checksum}`){flip}. Per structure, the largest connected body was kept.{refined} The
+posteriors were resampled linearly to {grid}, where each voxel received its most likely label,
+numbered as in FreeSurfer. Volumes are the number of voxels of a label times their volume; soft
+volumes are sums of posterior probabilities."""
+
+_CROP = """ A first pass of the network found the brain, and the image was cropped around it."""
+
+_REFINED = """ The posteriors were then refined by the
+intensities of the image [@vanleemput1999; @samseg2016]: each structure had a Gaussian model of
+its intensities, whose mean varied over the brain, and the posteriors were its prior."""
+
+_GRIDS = {
+    'native': 'the grid of the image',
+    '1mm': 'a grid of 1 mm in RAS',
+    'both': 'the grid of the image and to a grid of 1 mm in RAS',
+}
 
 _AROUND_PROGRAM = 'that ran {title} ({version}) [@{key}]'
 
@@ -146,8 +168,11 @@ def write_citation(
     model: str = '',
     checksum: str = '',
     spacing_mm: float | None = None,
+    crop_mm: tuple[float, float, float] | None = None,
+    intensity_weight: float = 0.0,
     program: Program | None = None,
     flip: bool = True,
+    autocrop: bool = True,
     output_grid: str = 'native',
     references: Collection[str] = (),
 ) -> Path:
@@ -163,10 +188,17 @@ def write_citation(
         Name of the network and SHA-256 of its weights.
     spacing_mm : float or None
         Of the network's grid; None if unknown.
+    crop_mm : tuple of float or None
+        Field of view that the network was trained on; None if it sees whole images.
+    intensity_weight : float
+        How much the intensities of an image counted where posteriors were refined; 0: they were
+        not.
     program : Program, optional
         What segmented the images instead of a network.
     flip : bool
         Whether the mirrored image was segmented, too.
+    autocrop : bool
+        Whether the brain was looked for first, where the network was trained on crops.
     output_grid : str
         Of the label maps: ``native``, ``1mm`` or ``both``.
     references : collection of str
@@ -179,11 +211,20 @@ def write_citation(
     """
     n_images, n_participants, n_sessions, contrasts = _count(stems)
     sessions = f' in {_many(n_sessions, "session")}' if n_sessions else ''
-    around, how = (
-        _about_program(program)
-        if program
-        else _about_network(model, checksum, spacing_mm, flip, output_grid)
-    )
+    if program:
+        around, how = _about_program(program)
+    else:
+        around = _AROUND_NETWORK.format(torch=version('torch'))
+        how = _NETWORK.format(
+            spacing=f'{spacing_mm:g} mm' if spacing_mm else 'the grid of the network',
+            crop=_CROP if autocrop and crop_mm else '',
+            n_labels=_N_LABELS,
+            model=model,
+            checksum=checksum,
+            flip=', averaged with those of the mirrored image' if flip else '',
+            refined=_REFINED if intensity_weight else '',
+            grid=_GRIDS[output_grid],
+        )
     name = f'CITATION_seg-{program.method.seg}' if program else 'CITATION'
     text = _TEXT.format(
         name=name,
@@ -207,23 +248,6 @@ def _bibliography(text: str) -> str:
     """Return the entries that a text cites."""
     entries = re.findall(r'^@.*?^\}\n', _BIBLIOGRAPHY, re.DOTALL | re.MULTILINE)
     return ''.join(entry for entry in entries if '@' + re.split('[{,]', entry)[1] in text)
-
-
-def _about_network(
-    model: str, checksum: str, spacing_mm: float | None, flip: bool, output_grid: str
-) -> tuple[str, str]:
-    """Say what our network is, and how it segments."""
-    grids = {'native': 'the grid of the image', '1mm': 'a grid of 1 mm in RAS'}
-    grids['both'] = f'{grids["native"]} and to {grids["1mm"]}'
-    how = _NETWORK.format(
-        spacing=f'{spacing_mm:g} mm' if spacing_mm else 'the grid of the network',
-        n_labels=_N_LABELS,
-        model=model,
-        checksum=checksum,
-        flip=', averaged with those of the mirrored image' if flip else '',
-        grid=grids[output_grid],
-    )
-    return _AROUND_NETWORK.format(torch=version('torch')), how
 
 
 def _about_program(program: Program) -> tuple[str, str]:

@@ -110,7 +110,9 @@ def describe_dataset(
         'SourceDatasets': [{'URL': links['raw']}],
         'DatasetLinks': links,
         'HowToAcknowledge': 'Cite Billot et al., A Learning Strategy for Contrast-agnostic MRI '
-        'Segmentation, MIDL 2020, and name synthseg-bids with its version.',
+        'Segmentation, MIDL 2020, and Billot et al., SynthSeg: Segmentation of brain MRI scans of '
+        'any contrast and resolution without retraining, Medical Image Analysis 86:102789, 2023, '
+        'and name synthseg-bids with its version. logs/CITATION.md has a methods text.',
     }
     description |= {key: raw[key] for key in ('License', 'Authors') if raw.get(key)}
     if str(raw.get('DatasetDOI', '')).startswith('doi:'):

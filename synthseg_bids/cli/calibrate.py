@@ -30,8 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('--fit-on', nargs='+', required=True, metavar='NAME', help='label maps to fit on')
     add('--check-on', nargs='+', required=True, metavar='NAME', help='label maps to measure on')
     add('--scans', type=int, default=2, help='per label map and preset (default: %(default)s)')
-    add('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    add('--threads', type=int, help='CPU threads')
+    add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)')
+    add('--threads', type=int, help="CPU threads (default: PyTorch's choice)")
     parser.set_defaults(run=run)
 
 

@@ -75,6 +75,8 @@ class Segmenter:
             'model': card.name,
             'checksum': self.model_sha256,
             'spacing_mm': card.spacing_mm,
+            'crop_mm': card.crop_mm,
+            'intensity_weight': card.intensity_weight,
         }
 
     def mem_gb(self, config: RunConfig, tasks: Iterable[ImageTask]) -> float:

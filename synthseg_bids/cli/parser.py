@@ -226,7 +226,8 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--autocrop', action=argparse.BooleanOptionalAction,
         help='find the brain first and segment the part of the image around it, as large as in '
-        'training, rather than all of it; without where the wrong part is found (default: yes)',
+        'training, rather than all of it; use --no-autocrop where the wrong part is found '
+        '(default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--level', choices=[*LEVELS],
@@ -254,8 +255,8 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
-        help='memory to plan with; 8 and 8G are gigabytes, 8000M megabytes (default: 90%% of '
-        'what there is)',
+        help='memory to plan with; 8 and 8G are gigabytes, unlike in fMRIPrep, 8000M megabytes '
+        '(default: 90%% of what there is)',
     )  # fmt: skip
     group.add_argument(
         '--low-mem', '--low_mem', action='store_true',

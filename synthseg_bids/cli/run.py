@@ -47,6 +47,9 @@ logger = logging.getLogger('synthseg_bids')
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
+#: Of what the machine has: who asks for more means megabytes.
+MOST_MEMORY = 4
+
 #: Errors of the operating system that tell about what was asked for.
 _USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -66,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all images done or up to date, 1 some failed, 2 wrong usage or no image matched, 3 not
-        a BIDS dataset, 70 internal error, 130 interrupted, 143 terminated.
+        0 all images done or up to date, 1 some failed or a report or table could not be written,
+        2 wrong usage or no image matched, 3 not a BIDS dataset, 70 internal error, 130
+        interrupted, 143 terminated.
     """
     config = parse_args(argv)
     _set_environment(config.verbose)
@@ -131,6 +135,7 @@ def _run_participants(config: RunConfig) -> int:
     from synthseg_bids.bids.metadata import describe_dataset
 
     work_dir = check_folders(config)
+    _check_resources(config)
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     if config.debug:
         plugin = 'Linear', {'debug': True}
@@ -231,9 +236,25 @@ def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path
         stems,
         **segmenter.about(),
         flip=not config.fast,
+        autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
     )
+
+
+def _check_resources(config: RunConfig) -> None:
+    """Refuse what cannot be meant, in a dry run, too."""
+    from synthseg_bids.device import check_device_name
+    from synthseg_bids.memory import machine_bytes
+
+    check_device_name(config.device)
+    machine_gb = machine_bytes() / 2**30
+    # Other machines than this one may have more.
+    if not config.use_plugin and (config.mem_gb or 0) > MOST_MEMORY * machine_gb:
+        raise UsageError(
+            f'--mem-gb {config.mem_gb:g}: this machine has {machine_gb:.0f} GB; '
+            'give it in GB, or megabytes with an M'
+        )
 
 
 def _divide_resources(
@@ -259,9 +280,9 @@ def _divide_resources(
 
 
 def _set_environment(verbose: int) -> None:
-    """Prepare logging and keep Nipype and CUDA from doing what nobody asked for."""
+    """Prepare logging and keep CUDA from doing what nobody asked for."""
     keep_memory()
-    os.environ.update(NO_ET='1', NIPYPE_NO_ET='1', PYTORCH_NVML_BASED_CUDA_CHECK='1')
+    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
     # Nipype's own handler writes to stdout, which is for results only; a first one keeps it away.
     nipype = logging.getLogger('nipype')
     nipype.addHandler(logging.NullHandler())

@@ -12,7 +12,10 @@ logger = logging.getLogger(__name__)
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser('segment', help='segment one scan', description=__doc__)
-    parser.add_argument('scan', type=Path, metavar='IN', help='.nii, .nii.gz, .mgz, .mgh or .img')
+    parser.add_argument(
+        'scan', type=Path, metavar='IN',
+        help='.nii, .nii.gz, .mgz, .mgh, or either file of a pair .img and .hdr',
+    )  # fmt: skip
     parser.add_argument(
         'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
     )
@@ -23,9 +26,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         '--posteriors', type=Path, metavar='NII',
         help='4D probabilities on the grid of IN; a JSON file beside it names the volumes',
     )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--model', default='default', help='shipped model, or weights file')
-    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
+    parser.add_argument(
+        '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--model', default='default',
+        help='name of a shipped model, or of published weights such as synthseg_2.0 that are '
+        'installed; or weights file (default: %(default)s)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--threads', type=int, metavar='N', help="CPU threads (default: PyTorch's choice)"
+    )
     parser.add_argument(
         '--fast',
         action='store_true',

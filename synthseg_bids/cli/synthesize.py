@@ -22,22 +22,30 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument('label_maps', type=Path, help='label map, folder, or BIDS derivatives')
     parser.add_argument('out', type=Path, help='output folder')
-    parser.add_argument('-n', '--count', type=int, default=1, help='number of scans (default 1)')
-    parser.add_argument('--preset', choices=PRESET_NAMES, default='synthseg2023')
+    parser.add_argument('-n', '--count', type=int, default=1, help='number of scans (default: 1)')
+    parser.add_argument(
+        '--preset', choices=PRESET_NAMES, default='synthseg2023',
+        help='settings of the generator (default: %(default)s)',
+    )  # fmt: skip
     parser.add_argument(
         '--priors', type=Path, metavar='FILE',
         help='draw intensities as in real scans, from what "synthseg estimate-priors" wrote',
     )  # fmt: skip
     parser.add_argument('--contrast', help='of --priors, such as T1w (default: a random one each)')
-    parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
-        '--size', type=int, default=160, help='side of the crop in voxels; 0: whole map'
+        '--seed', type=int, default=0, help='of all random numbers (default: %(default)s)'
     )
+    parser.add_argument(
+        '--size', type=int, default=160,
+        help='side of the crop in voxels; 0: whole map (default: %(default)s)',
+    )  # fmt: skip
     parser.add_argument(
         '--steps', action='store_true',
         help='draw each scan step by step: deformed labels, Gaussians, blur, bias field, final',
     )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
+    )
     parser.set_defaults(run=run)
 
 

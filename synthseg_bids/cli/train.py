@@ -50,38 +50,84 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('--priors', type=Path, metavar='JSON', help='written by synthseg estimate-priors')
     add('--images', type=Path, metavar='BIDS_DIR', help='dataset of scans to train on')
     add_pair_options(parser)
-    add('--preset', choices=PRESET_NAMES, default='synthseg-bids')
+    add(
+        '--preset', choices=PRESET_NAMES, default='synthseg-bids',
+        help='settings of the generator (default: %(default)s)',
+    )  # fmt: skip
     add('--start-from', metavar='MODEL', help='shipped model or weights file to start from')
     add('--validate-on', nargs='*', default=[], metavar='NAME', help='what to hold out')
-    add('--steps', type=int, default=100_000)
-    add('--batch-size', type=int, default=1)
     add(
-        '--optimizer',
-        choices=['adamw', 'muon'],
-        default='adamw',
-        help='adamw, or muon for the weights of convolutions',
-    )
-    add('--learning-rate', type=float, default=1e-2)
-    add('--decay-fraction', type=float, default=0.4, help='part of the run that lowers the rate')
-    add('--wl2-steps', type=int, default=0, help='warm-up steps with the wl2 loss')
-    add('--downsampling', type=int, default=1, help='voxels per output voxel: 2 trains at 2 mm')
+        '--steps', type=int, default=100_000,
+        help='of the whole run, those before a resumption included (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--batch-size', type=int, default=1,
+        help='scans per step and process (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--optimizer', choices=['adamw', 'muon'], default='adamw',
+        help='adamw, or muon (Jordan et al. 2024) for the weights of convolutions '
+        '(default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--learning-rate', type=float, default=1e-2,
+        help='the highest, after a warm-up of 200 steps (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--decay-fraction', type=float, default=0.4,
+        help='part of the run that lowers the rate to zero (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--wl2-steps', type=int, default=0,
+        help='warm-up steps with the wl2 loss (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--downsampling', type=int, default=1,
+        help='voxels per output voxel: 2 trains at 2 mm (default: %(default)s)',
+    )  # fmt: skip
     add('--size', type=int, nargs=3, help='crop in label-map voxels (default: the preset)')
-    add('--features', type=int, default=24)
-    add('--levels', type=int, default=5)
-    add('--encoder-convs', type=int, default=2)
-    add('--decoder-convs', type=int, default=2)
-    add('--skip', choices=('concat', 'add'), default='concat')
-    add('--sub-voxels', type=int, default=1, help='2: layers at 2 mm between scan and output at 1')
     add(
-        '--output-features', type=int, default=0, help='before the output layer (0: as --features)'
-    )
-    add('--norm', choices=('instance', 'batch', 'none'), default='instance')
-    add('--norm-placement', choices=('conv', 'level'), default='conv')
-    add('--epoch-steps', type=int, default=500, help='steps between validations')
+        '--features', type=int, default=24,
+        help='of the first level, doubled from level to level (default: %(default)s)',
+    )  # fmt: skip
+    add('--levels', type=int, default=5, help='of the U-Net (default: %(default)s)')
+    add(
+        '--encoder-convs', type=int, default=2,
+        help='convolutions per level on the way down (default: %(default)s)',
+    )  # fmt: skip
+    add('--decoder-convs', type=int, default=2, help='and on the way up (default: %(default)s)')
+    add(
+        '--skip', choices=('concat', 'add'), default='concat',
+        help='how skip connections join (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--sub-voxels', type=int, default=1,
+        help='2: layers at 2 mm between scan and output at 1 (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--output-features', type=int, default=0,
+        help='before the output layer (default: as --features)',
+    )  # fmt: skip
+    add(
+        '--norm', choices=('instance', 'batch', 'none'), default='instance',
+        help="normalisation by each scan's own statistics, by running averages, or none "
+        '(default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--norm-placement', choices=('conv', 'level'), default='conv',
+        help='after every convolution, or once per level (default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--epoch-steps', type=int, default=500,
+        help='steps between validations, each with a checkpoint (default: %(default)s)',
+    )  # fmt: skip
     add('--compile', action='store_true', help='compile the network (GPU)')
-    add('--seed', type=int, default=0)
-    add('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    add('--threads', type=int, help='CPU threads')
+    add(
+        '--seed', type=int, default=0,
+        help='of the first weights and of all samples (default: %(default)s)',
+    )  # fmt: skip
+    add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)')
+    add('--threads', type=int, help="CPU threads (default: PyTorch's choice)")
     parser.set_defaults(run=run)
 
 

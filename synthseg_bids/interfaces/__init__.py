@@ -1,5 +1,11 @@
 """Nipype interfaces: one thin class for each step."""
 
+import os
+
+# Nipype asks a server for its latest version unless it is told not to before it is imported.
+os.environ.setdefault('NO_ET', '1')
+os.environ.setdefault('NIPYPE_NO_ET', '1')
+
 from .compare import CompareSegmentations
 from .measure import MeasureVolumes
 from .plot import PlotSegmentation

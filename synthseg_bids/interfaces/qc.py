@@ -27,6 +27,10 @@ class _InputSpec(VersionedInputSpec):
     flip_dice = traits.List(
         traits.Float, desc='overlap of each label with that of the mirrored image, by channel'
     )
+    model_sha256 = traits.Str(
+        '', usedefault=True,
+        desc='checksum of the network; the limits of confidence hold for the shipped one alone',
+    )  # fmt: skip
 
 
 class _OutputSpec(TraitedSpec):
@@ -59,6 +63,7 @@ class AssessQuality(SimpleInterface):
             inputs.confidence if isdefined(inputs.confidence) else None,
             inputs.flip_dice if isdefined(inputs.flip_dice) else None,
             named[1] if named else '',
+            inputs.model_sha256,
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)

@@ -57,6 +57,7 @@ class _OutputSpec(TraitedSpec):
     flip_dice = traits.List(
         traits.Float, desc='Dice of the straight and the mirrored pass, by channel; none without'
     )
+    model_sha256 = traits.Str(desc='checksum of the weights')
     provenance = traits.Dict(desc='how the label map was made, for its sidecar')
 
 
@@ -108,6 +109,7 @@ class SegmentImage(SimpleInterface):
         self._results['confidence'] = found.confidence.tolist()
         if found.flip_dice is not None:
             self._results['flip_dice'] = found.flip_dice.tolist()
+        self._results['model_sha256'] = segmenter.card.sha256
         self._results['provenance'] = {
             'SoftwareVersion': __version__,
             'ModelName': segmenter.card.name,

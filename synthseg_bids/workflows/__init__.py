@@ -1,5 +1,11 @@
 """Nipype workflows: one image, or all images of a dataset."""
 
+import os
+
+# Nipype asks a server for its latest version unless it is told not to before it is imported.
+os.environ.setdefault('NO_ET', '1')
+os.environ.setdefault('NIPYPE_NO_ET', '1')
+
 from .base import init_synthseg_wf
 from .image import init_image_wf
 from .resources import Resources

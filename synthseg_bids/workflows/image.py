@@ -149,7 +149,8 @@ def init_image_wf(
     if program is None:
         workflow.connect([
             (inputnode, segment, [('in_file', 'in_file')]),
-            (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice')]),
+            (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
+                               ('model_sha256', 'model_sha256')]),
         ])  # fmt: skip
     for name in optional_maps(posteriors, output_grid):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')

@@ -319,7 +319,7 @@ def test_methods_text_counts_images(tmp_path):
     assert '3 images of 2 participants in 3 sessions were segmented' in text
     assert 'There were 1 FLAIR, 2 T1w.' in text
     assert 'resampled linearly to 2 mm' in text
-    assert 'mirrored' not in text
+    assert not any(word in text for word in ('mirrored', 'cropped', 'refined'))
     keys = set(re.findall(r'@(\w+)[;\]]', text))
     assert keys == set(re.findall(r'^@\w+\{(\w+),', path.with_suffix('.bib').read_text(), re.M))
     text = write_citation(
@@ -327,3 +327,17 @@ def test_methods_text_counts_images(tmp_path):
     ).read_text()
     assert '1 image of 1 participant in 1 session was' in text
     assert 'those of fs by Dice' in text
+
+
+def test_methods_text_names_first_pass_and_refinement(tmp_path):
+    stems = ['sub-1/anat/sub-1_seg-synthseg_desc-T1w']
+    card = {'model': 'm', 'checksum': 'a', 'crop_mm': (160, 192, 160), 'intensity_weight': 0.75}
+    path = write_citation(tmp_path, stems, **card)
+    text = ' '.join(path.read_text().split())
+    assert 'first pass of the network found the brain' in text
+    assert 'refined by the intensities of the image [@vanleemput1999; @samseg2016]' in text
+    entries = path.with_suffix('.bib').read_text()
+    assert '{vanleemput1999,' in entries
+    assert '{samseg2016,' in entries
+    text = write_citation(tmp_path, stems, **card, autocrop=False).read_text()
+    assert 'cropped' not in text
