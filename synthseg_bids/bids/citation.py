@@ -131,7 +131,8 @@ _CROP = """ A first pass of the network found the brain, and the image was cropp
 
 _REFINED = """ The posteriors were then refined by the
 intensities of the image [@vanleemput1999; @samseg2016]: each structure had a Gaussian model of
-its intensities, whose mean varied over the brain, and the posteriors were its prior."""
+its intensities, whose mean varied over the brain, seen through the blur of its voxels, and the
+posteriors were its prior."""
 
 _GRIDS = {
     'native': 'the grid of the image',
