@@ -113,9 +113,10 @@ def refine(
             for channel in channels:
                 torch.mul(prior[channel], likelihood, out=inside[channel])
                 total[box] += inside[channel]
-        # Where nothing is likely the network keeps its say.
-        lost = total < 1e-12
-        share = foreground / total.masked_fill_(lost, 1)
+        # Where nothing is likely the network keeps its say; where there is nothing it has none.
+        unlikely = total < 1e-12
+        lost = unlikely & (foreground > 1e-6)
+        share = foreground / total.masked_fill_(unlikely, 1)
         for place in places:
             found[place] *= share[place[1:]]
         if lost.any():
