@@ -50,13 +50,13 @@ class TrainSynthSeg(SimpleInterface):
         generator = replace(PRESETS[inputs.preset], downsampling=inputs.downsampling)
         if isdefined(inputs.size):
             generator = replace(generator, size=inputs.size)
-        config = TrainingConfig(generator=generator, **inputs.training)
-        config = replace(config, network=replace(config.network, **inputs.network))
+        network = replace(TrainingConfig().network, **inputs.network)
+        config = TrainingConfig(network, generator, **inputs.training)
         held_out = inputs.validation_maps if isdefined(inputs.validation_maps) else []
         trainer = Trainer(
             config,
-            [load_label_map(Path(path)) for path in inputs.label_maps],
-            [load_label_map(Path(path)) for path in held_out],
+            [load_label_map(Path(path), generator.size) for path in inputs.label_maps],
+            [load_label_map(Path(path), generator.size) for path in held_out],
             resolve_device(inputs.device),
         )
         curve: list[dict[str, Any]] = []
