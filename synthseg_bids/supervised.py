@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from .labels import generation_indices
 from .pairs import LoadedPair
+from .synth.anatomy import growth
 from .synth.deform import deform_image
 from .synth.files import LabelMap, cerebrum_centre, padded
 from .synth.generator import (
@@ -62,7 +63,7 @@ class LabelledScan(LabelMap):
         parameters : Draw
         config : GeneratorConfig
             The configuration that they were drawn with. What makes intensities of labels, or
-            takes some away (Gaussians, blur, stripping), does not apply.
+            takes some away (Gaussians, blur, artefacts, stripping), does not apply.
         on_step : callable, optional
             Is given the results of the steps ``labels`` and ``final``.
 
@@ -78,7 +79,12 @@ class LabelledScan(LabelMap):
         )
         crop, size = output_size(config, _shape(self.indices))
         image = deform_image(
-            self.scan.float(), parameters.deformation, config.deformation, parameters.start, crop
+            self.scan.float(),
+            parameters.deformation,
+            config.deformation,
+            parameters.start,
+            crop,
+            growth(self.indices, parameters.anatomy, config.deformation.field_step),
         )
         rows = deformed_labels(self.indices, parameters, config).int()
         if config.downsampling > 1:

@@ -6,7 +6,8 @@ A voxel ``x`` of the synthetic scan takes its label from the training map at::
 
 where ``c`` is the centre of the map, ``A`` a random affine matrix, ``t`` a translation and ``u``
 the displacement of a diffeomorphism: the integral of a stationary velocity field (SVF) by
-scaling and squaring (MIDL 2020 paper, section 2.2).
+scaling and squaring (MIDL 2020 paper, section 2.2). With another anatomy (:mod:`.anatomy`), from
+``phi(x) + w(phi(x))``.
 """
 
 from __future__ import annotations
@@ -175,21 +176,31 @@ def integrate(velocity: Tensor) -> Tensor:
     (3, x, y, z) tensor
         Displacement u of the map x -> x + u(x), in voxels of the same grid.
     """
-    shape = velocity.shape[1:]
-    axes = [torch.arange(n, device=velocity.device, dtype=velocity.dtype) for n in shape]
-    identity = torch.stack(torch.meshgrid(*axes, indexing='ij'))
-    # grid_sample wants positions in [-1, 1], last axis first
-    scale = velocity.new_tensor([2 / max(n - 1, 1) for n in shape])[:, None, None, None]
+    axes = [torch.arange(n, device=velocity.device) for n in velocity.shape[1:]]
+    identity = torch.stack(torch.meshgrid(*axes, indexing='ij')).to(velocity)
     displacement = velocity / 2**SQUARINGS
     for _ in range(SQUARINGS):
-        where = ((identity + displacement) * scale - 1).flip(0).permute(1, 2, 3, 0)[None]
-        displacement = (
-            displacement
-            + functional.grid_sample(
-                displacement[None], where, padding_mode='border', align_corners=True
-            )[0]
-        )
+        displacement = displacement + sample(displacement, identity + displacement)
     return displacement
+
+
+def sample(field: Tensor, places: Tensor) -> Tensor:
+    """Interpolate a field linearly; beyond it its edge is repeated.
+
+    Parameters
+    ----------
+    field : (c, i, j, k) tensor
+    places : (3, x, y, z) tensor
+        In voxels of the field.
+
+    Returns
+    -------
+    (c, x, y, z) tensor
+    """
+    # grid_sample wants positions in [-1, 1], last axis first
+    scale = places.new_tensor([2 / max(n - 1, 1) for n in field.shape[1:]])[:, None, None, None]
+    where = (places * scale - 1).flip(0).permute(1, 2, 3, 0)[None]
+    return functional.grid_sample(field[None], where, padding_mode='border', align_corners=True)[0]
 
 
 def location_field(
@@ -237,9 +248,12 @@ def _locate(
     start: tuple[int, int, int],
     size: tuple[int, int, int],
     multiple: int = 1,
+    growth: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Evaluate phi on every voxel of a crop; yields slabs along x, ``(slab, 3, y, z)``."""
     field = location_field(deformation, config, (shape[0], shape[1], shape[2]))
+    if growth is not None:
+        field += sample(growth, field / config.field_step)
     weights = [
         interpolation_matrix((torch.arange(n) + s) / config.field_step, g).to(field)
         for n, s, g in zip(size, start, field.shape[1:], strict=True)
@@ -258,6 +272,7 @@ def deform_labels(
     start: tuple[int, int, int],
     size: tuple[int, int, int],
     multiple: int = 1,
+    growth: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Sample a label map at phi, nearest neighbour, slab by slab along x.
 
@@ -272,6 +287,8 @@ def deform_labels(
         First voxel and size of the crop to produce, in voxels of the label map's grid.
     multiple : int
         Of which the thickness of every slab is one, as that of the crop.
+    growth : (3, i, j, k) tensor, optional
+        Displacement w of another anatomy on every `field_step`-th voxel of the label map.
 
     Yields
     ------
@@ -280,7 +297,7 @@ def deform_labels(
     """
     shape = label_map.shape
     flat = label_map.reshape(-1)
-    for place in _locate(shape, deformation, config, start, size, multiple):
+    for place in _locate(shape, deformation, config, start, size, multiple, growth):
         located = place.round_().to(torch.int32)
         index = located[:, 0].clamp_(0, shape[0] - 1)
         for axis in (1, 2):
@@ -294,13 +311,14 @@ def deform_image(
     config: DeformationConfig,
     start: tuple[int, int, int],
     size: tuple[int, int, int],
+    growth: Tensor | None = None,
 ) -> Tensor:
     """Sample an image at phi, linearly.
 
     Parameters
     ----------
     image : (x, y, z) float tensor
-    deformation, config, start, size
+    deformation, config, start, size, growth
         See :func:`deform_labels`.
 
     Returns
@@ -308,15 +326,8 @@ def deform_image(
     size tensor
         Beyond the image its edge is repeated.
     """
-    # grid_sample wants positions in [-1, 1], last axis first
-    scale = image.new_tensor([2 / max(n - 1, 1) for n in image.shape])
     slabs = [
-        functional.grid_sample(
-            image[None, None],
-            (place.permute(0, 2, 3, 1) * scale - 1).flip(-1)[None],
-            padding_mode='border',
-            align_corners=True,
-        )[0, 0]
-        for place in _locate(image.shape, deformation, config, start, size)
+        sample(image[None], place.transpose(0, 1))[0]
+        for place in _locate(image.shape, deformation, config, start, size, growth=growth)
     ]
     return torch.cat(slabs)

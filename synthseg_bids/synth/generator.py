@@ -2,14 +2,15 @@
 
 The steps, in the order of the MIDL 2020 paper (section 2):
 
-1. deform the label map (:mod:`.deform`);
+1. deform the label map (:mod:`.deform`), to which another anatomy may be given before
+   (:mod:`.anatomy`);
 2. optionally strip the skull or the cerebrospinal fluid around the brain;
 3. draw intensities from one Gaussian per label, blur, multiply by a bias field, normalise and
    apply gamma (:mod:`.intensity`);
 4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
 
-Lesions after step 1, textures in step 3 and cut fields of view after its bias field
-(:mod:`.texture`) are our own.
+Other anatomies, lesions after step 1 and textures in step 3 (:mod:`.texture`), and artefacts after
+its bias field (:mod:`.artefacts`) are our own.
 
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.
@@ -27,6 +28,8 @@ from torch.nn import functional
 
 from ..labels import CSF, generation_labels, segmentation_labels
 from ..linear import apply_along_axes, blur_matrix
+from .anatomy import Anatomy, AnatomyConfig, draw_anatomy, growth
+from .artefacts import ArtefactConfig, Artefacts, add_artefacts, draw_artefacts
 from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation, moved
 from .intensity import (
     Intensities,
@@ -41,7 +44,6 @@ from .texture import (
     Texture,
     TextureConfig,
     add_texture,
-    cut,
     draw_texture,
     lesion_mask,
     lesion_rows,
@@ -63,13 +65,17 @@ class GeneratorConfig:
     downsampling : int
         Output voxels are this many label-map voxels wide; intensities of the voxels they cover
         are averaged, so that boundaries show partial volume.
+    anatomy : AnatomyConfig or None
+        Ventricles and brains of other sizes, if any.
     deformation, intensity : DeformationConfig, IntensityConfig
     blur : float
         Standard deviation of the blur after drawing intensities, in output voxels.
     resolution : ResolutionConfig or None
         Random acquisition resolution, if any.
     texture : TextureConfig or None
-        Textures, lesions and cut fields of view, if any.
+        Textures and lesions, if any.
+    artefacts : ArtefactConfig or None
+        Ghosts and cut fields of view, if any.
     skull_strip_probability : float
         Chance that every extra-cerebral label becomes background.
     no_csf_probability : float
@@ -81,11 +87,13 @@ class GeneratorConfig:
     size: tuple[int, int, int] | None = (160, 160, 160)
     crop_jitter: float | None = None
     downsampling: int = 1
+    anatomy: AnatomyConfig | None = None
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     blur: float = 0.3
     resolution: ResolutionConfig | None = None
     texture: TextureConfig | None = None
+    artefacts: ArtefactConfig | None = None
     skull_strip_probability: float = 0.2
     no_csf_probability: float = 0
     rescale: bool = False
@@ -99,18 +107,21 @@ class Draw:
     ----------
     start : tuple of int
         First voxel of the crop in the label map.
+    anatomy : Anatomy or None
     deformation, intensities : Deformation, Intensities
-    resolution, texture : Resolution or None, Texture or None
+    resolution, texture, artefacts : Resolution, Texture, Artefacts; or None
     skull_strip, no_csf : bool
     noise_seed : int
         Seed of the voxel-wise noise, which is drawn on the device of the image.
     """
 
     start: tuple[int, int, int]
+    anatomy: Anatomy | None
     deformation: Deformation
     intensities: Intensities
     resolution: Resolution | None
     texture: Texture | None
+    artefacts: Artefacts | None
     skull_strip: bool
     no_csf: bool
     noise_seed: int
@@ -166,21 +177,25 @@ def draw(
         ]
         start = [min(max(round(f), 0), r) for f, r in zip(first, room, strict=True)]
     intensities = draw_intensities(config.intensity, image, generator)
-    resolution = None
+    output_mm = spacing_mm * config.downsampling
+    resolution, texture, artefacts, anatomy = None, None, None, None
     if config.resolution is not None:
-        resolution = draw_resolution(
-            config.resolution, spacing_mm * config.downsampling, generator
-        )
-    texture = None
+        resolution = draw_resolution(config.resolution, output_mm, generator)
     if config.texture is not None:
-        texture = draw_texture(config.texture, image, spacing_mm * config.downsampling, generator)
+        texture = draw_texture(config.texture, image, output_mm, generator)
+    if config.artefacts is not None:
+        artefacts = draw_artefacts(config.artefacts, image, generator)
+    if config.anatomy is not None:
+        anatomy = draw_anatomy(config.anatomy, generator)
     strip, fluid = torch.rand(2, generator=generator).tolist()
     return Draw(
         start=(start[0], start[1], start[2]),
+        anatomy=anatomy,
         deformation=deformation,
         intensities=intensities,
         resolution=resolution,
         texture=texture,
+        artefacts=artefacts,
         skull_strip=strip < config.skull_strip_probability,
         no_csf=fluid < config.no_csf_probability,
         noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
@@ -293,8 +308,8 @@ def apply(
     show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)
     show('bias field', image)
-    if parameters.texture is not None:
-        cut(image, target, parameters.texture)
+    if parameters.artefacts is not None:
+        add_artefacts(image, target, parameters.artefacts)
     image = finish(image, parameters, config)
     show('final', image)
     return image, target
@@ -337,8 +352,12 @@ def _with_lesions(
     lesions = lesion_mask(parameters.texture, crop) if parameters.texture else None
     lesion_row = lesion_rows().to(label_map)
     first = 0
-    where = parameters.start, crop, config.downsampling
-    for rows in deform_labels(label_map, parameters.deformation, config.deformation, *where):
+    deformation, ranges = parameters.deformation, config.deformation
+    moves = growth(label_map, parameters.anatomy, ranges.field_step)
+    where = parameters.start, crop
+    for rows in deform_labels(
+        label_map, deformation, ranges, *where, config.downsampling, growth=moves
+    ):
         if lesions is not None:
             rows = torch.where(lesions[first : first + len(rows)], lesion_row[rows.int()], rows)
         first += len(rows)

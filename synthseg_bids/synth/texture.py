@@ -1,8 +1,7 @@
-"""What real scans have and one Gaussian per label lacks: textures, lesions and cut fields of view.
+"""What real tissues have and one Gaussian per label lacks: textures and lesions.
 
 The papers' tissues differ from voxel to voxel without any order. Real ones vary smoothly as well,
-each in its own way, over millimetres to centimetres; white matter has lesions; and not every scan
-holds the whole head.
+each in its own way, over millimetres to centimetres; and white matter has lesions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LESION_OF = {2: 25, 41: 57}
 
 @dataclass(frozen=True)
 class TextureConfig:
-    """Ranges of textures, lesions and cuts.
+    """Ranges of textures and lesions.
 
     Attributes
     ----------
@@ -38,10 +37,6 @@ class TextureConfig:
         As `size_mm`, for the texture whose highest values are lesions.
     lesion_share : tuple of float
         Of the white matter, what is lesions.
-    cut_probability : float
-        Chance that one end of one axis was not scanned: there is background.
-    cut_share : tuple of float
-        Of that axis, how much.
     """
 
     share: tuple[float, float] = (0, 1)
@@ -49,8 +44,6 @@ class TextureConfig:
     lesion_probability: float = 0.3
     lesion_size_mm: tuple[float, float] = (3, 12)
     lesion_share: tuple[float, float] = (0, 0.1)
-    cut_probability: float = 0.1
-    cut_share: tuple[float, float] = (0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -66,15 +59,12 @@ class Texture:
     lesions : (i, j, k) tensor or None
         The same, of the texture whose highest values are lesions.
     lesion_share : float
-    cut : tuple of slice
-        The part of the image that was scanned.
     """
 
     share: float
     field: Tensor
     lesions: Tensor | None
     lesion_share: float
-    cut: tuple[slice, slice, slice]
 
 
 def _draw_field(
@@ -96,7 +86,7 @@ def draw_texture(
     spacing_mm: float,
     generator: torch.Generator,
 ) -> Texture:
-    """Draw textures, lesions and a cut.
+    """Draw textures and lesions.
 
     Parameters
     ----------
@@ -113,19 +103,10 @@ def draw_texture(
     """
     share = float(between(config.share, generator, 1))
     values = _draw_field(config.size_mm, size, spacing_mm, generator)
-    lesion, cut, where, end = torch.rand(4, generator=generator).tolist()
     lesions = None
-    if lesion < config.lesion_probability:
+    if float(torch.rand(1, generator=generator)) < config.lesion_probability:
         lesions = _draw_field(config.lesion_size_mm, size, spacing_mm, generator)
-    lesion_share = float(between(config.lesion_share, generator, 1))
-    depth = float(between(config.cut_share, generator, 1))
-    scanned = [slice(0, n) for n in size]
-    if cut < config.cut_probability:
-        axis = int(where * 3)
-        missing = int(depth * size[axis])
-        first = missing if end < 0.5 else 0
-        scanned[axis] = slice(first, first + size[axis] - missing)
-    return Texture(share, values, lesions, lesion_share, (scanned[0], scanned[1], scanned[2]))
+    return Texture(share, values, lesions, float(between(config.lesion_share, generator, 1)))
 
 
 def interpolated(values: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -182,11 +163,3 @@ def lesion_rows() -> Tensor:
     return torch.tensor(
         [row[LESION_OF.get(label.index, label.index)] for label in labels], dtype=torch.uint8
     )
-
-
-def cut(image: Tensor, target: Tensor, texture: Texture) -> None:
-    """Set what was not scanned to 0 in the image and to background in the target, in place."""
-    unseen = torch.ones(image.shape, dtype=torch.bool, device=image.device)
-    unseen[texture.cut] = False
-    image.masked_fill_(unseen, 0)
-    target.masked_fill_(unseen, 0)

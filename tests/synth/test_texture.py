@@ -1,4 +1,4 @@
-"""Textures, lesions and cut fields of view."""
+"""Textures and lesions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN = GeneratorConfig(
     blur=0,
     skull_strip_probability=0,
 )
-NONE = TextureConfig(share=(0, 0), lesion_probability=0, cut_probability=0)
+NONE = TextureConfig(share=(0, 0), lesion_probability=0)
 
 
 @pytest.fixture
@@ -102,25 +102,6 @@ def test_lesions_are_as_frequent_as_asked(labels):
     config = replace(NONE, lesion_probability=0.3, lesion_share=(0.1, 0.1))
     lesions = [bool((make(labels, config, seed)[2] == ROWS[25]).any()) for seed in range(100)]
     assert 18 <= sum(lesions) <= 42
-
-
-def test_what_was_not_scanned_is_background(labels):
-    ends = set()
-    for seed in range(40):
-        image, target, _ = make(
-            labels, replace(NONE, cut_probability=1, cut_share=(0.25, 0.25)), seed
-        )
-        seen = target != 0
-        assert not image[~seen].any()
-        assert image[seen].mean() > 0.2
-        box = [(int(where.min()), int(where.max())) for where in seen.nonzero().T]
-        cut = [axis for axis, (low, high) in enumerate(box) if high - low + 1 < SIZE[axis]]
-        assert len(cut) == 1
-        low, high = box[cut[0]]
-        assert high - low + 1 == SIZE[cut[0]] * 3 // 4
-        assert int(seen.sum()) == labels.numel() * 3 // 4
-        ends.add((cut[0], low > 0))
-    assert len(ends) == 6
 
 
 def test_interpolated_values_are_standard():

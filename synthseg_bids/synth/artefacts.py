@@ -1,0 +1,111 @@
+"""What scanners do to images: ghosts and cut fields of view; not of the papers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .draws import between
+
+
+@dataclass(frozen=True)
+class ArtefactConfig:
+    """Ranges of the artefacts.
+
+    Attributes
+    ----------
+    ghost_probability : float
+        Chance of ghosts: the head is seen again, faintly, moved along an axis, as when it moves or
+        pulsates while lines of k-space are read.
+    ghost_share : tuple of float
+        Their intensity as a share of the head's.
+    cut_probability : float
+        Chance that one end of one axis was not scanned: there is background.
+    cut_share : tuple of float
+        Of that axis, how much.
+    """
+
+    ghost_probability: float = 0.1
+    ghost_share: tuple[float, float] = (0, 0.15)
+    cut_probability: float = 0.1
+    cut_share: tuple[float, float] = (0, 0.3)
+
+
+@dataclass(frozen=True)
+class Ghosts:
+    """Their intensity, the axis they lie along, and how many copies there are in its length."""
+
+    share: float
+    axis: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """The drawn artefacts of one scan.
+
+    Attributes
+    ----------
+    ghosts : Ghosts or None
+    cut : tuple of slice
+        The part of the image that was scanned.
+    """
+
+    ghosts: Ghosts | None
+    cut: tuple[slice, slice, slice]
+
+
+def draw_artefacts(
+    config: ArtefactConfig,
+    size: tuple[int, int, int],
+    generator: torch.Generator,
+) -> Artefacts:
+    """Draw the artefacts of one scan.
+
+    Parameters
+    ----------
+    config : ArtefactConfig
+    size : tuple of int
+        Size of the image.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Artefacts
+    """
+    ghost, cut, along, across, end = torch.rand(5, generator=generator).tolist()
+    copies = int(torch.randint(2, 5, (1,), generator=generator))
+    ghosts = Ghosts(float(between(config.ghost_share, generator, 1)), int(along * 3), copies)
+    depth = float(between(config.cut_share, generator, 1))
+    scanned = [slice(0, n) for n in size]
+    if cut < config.cut_probability:
+        axis = int(across * 3)
+        missing = int(depth * size[axis])
+        first = missing if end < 0.5 else 0
+        scanned[axis] = slice(first, first + size[axis] - missing)
+    return Artefacts(
+        ghosts=ghosts if ghost < config.ghost_probability else None,
+        cut=(scanned[0], scanned[1], scanned[2]),
+    )
+
+
+def add_artefacts(image: Tensor, target: Tensor, artefacts: Artefacts) -> None:
+    """Add them to a scan whose background is 0, in place.
+
+    Parameters
+    ----------
+    image : (x, y, z) float tensor
+    target : (x, y, z) tensor
+        Network channels; what was not scanned becomes background.
+    artefacts : Artefacts
+    """
+    ghosts = artefacts.ghosts
+    if ghosts is not None:
+        moved = image.roll(image.shape[ghosts.axis] // ghosts.copies, ghosts.axis)
+        image.add_(moved, alpha=ghosts.share)
+    unseen = torch.ones(image.shape, dtype=torch.bool, device=image.device)
+    unseen[artefacts.cut] = False
+    image.masked_fill_(unseen, 0)
+    target.masked_fill_(unseen, 0)
