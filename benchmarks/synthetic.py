@@ -14,6 +14,7 @@ from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.reports.figures import overlay
+from synthseg_bids.synth.anatomy import AnatomyConfig
 from synthseg_bids.synth.files import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
@@ -23,7 +24,12 @@ from synthseg_bids.synth.resolution import Resolution, acquire
 FIRST_SEED = 2**40
 SLICE_MM = 5
 SLICES = f'slices{SLICE_MM}mm'
-CONDITIONS = ('midl2020', 'synthseg2023', SLICES)
+ATROPHY = 'atrophy'
+CONDITIONS = ('midl2020', 'synthseg2023', SLICES, ATROPHY)
+#: Presets of the conditions that are not presets themselves.
+PRESET_OF = {SLICES: 'synthseg2023', ATROPHY: 'midl2020'}
+#: Lateral ventricles twice to four times as large, brains 6 to 12 % smaller.
+AGED = AnatomyConfig(probability=1, ventricles=(6, 14), brain=(-4, -2))
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,9 @@ def synthetic_scan(
     labels : (x, y, z) int16 array
     affine : (4, 4) array
     """
-    preset = 'synthseg2023' if condition == SLICES else condition
-    config = evaluation_config(preset, PRESETS['synthseg-bids'])
+    config = evaluation_config(PRESET_OF.get(condition, condition), PRESETS['synthseg-bids'])
+    if condition == ATROPHY:
+        config = replace(config, anatomy=AGED)
     if condition == SLICES:
         config = replace(config, resolution=None, rescale=False)
     image, target, affine = synthesize(label_map, config, seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import SLICES, synthetic_scan, thick_slices
+from synthetic import ATROPHY, SLICES, synthetic_scan, thick_slices
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.synth.files import load_label_map
@@ -57,6 +57,15 @@ def test_thick_slices_are_thick_along_one_axis(label_map):
     assert thick_slices(1, 1.0).step == (1, 5, 1)
 
 
+def test_atrophied_brains_are_smaller(label_map):
+    source = load_label_map(label_map)
+    young, old = (
+        np.isin(synthetic_scan(source, condition, 3)[1], (2, 3, 41, 42)).sum()
+        for condition in ('midl2020', ATROPHY)
+    )
+    assert 0.2 * young < old < 0.9 * young
+
+
 def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsys):
     docs = tmp_path / 'docs'
     absent = ['--bids', tmp_path / 'absent', '--references', tmp_path / 'absent']
@@ -66,7 +75,7 @@ def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsy
     assert 'no participant with a reference; skipped' in capsys.readouterr().out
     summary = read_table(docs / 'accuracy' / 'synthetic_summary.tsv')
     assert {row['contrast'] for row in summary} == {*accuracy.CONDITIONS, 'all'}
-    assert {row['n'] for row in summary if row['structure'] == 'cerebral cortex'} == {'2', '6'}
+    assert {row['n'] for row in summary if row['structure'] == 'cerebral cortex'} == {'2', '8'}
     page = (docs / 'accuracy.rst').read_text()
     assert 'Real scans' not in page
     assert f'{float(summary[0]["mean"]):.3f}' in page
@@ -75,7 +84,7 @@ def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsy
     for condition in accuracy.CONDITIONS:
         assert (docs / 'accuracy' / f'worst_{condition}.png').exists()
     sureness = read_table(docs / 'accuracy' / 'synthetic_sureness.tsv')
-    assert len(sureness) == 6 * 32
+    assert len(sureness) == 8 * 32
     assert page == accuracy.page(docs / 'accuracy')
 
 
