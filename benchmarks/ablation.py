@@ -26,6 +26,8 @@ from synthseg_bids.inference import Segmenter
 from synthseg_bids.measures import paper_dice
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.pairs import find_pairs, load_pairs
+from synthseg_bids.synth.anatomy import AnatomyConfig
+from synthseg_bids.synth.artefacts import ArtefactConfig
 from synthseg_bids.synth.files import LabelMap, find_label_maps, is_named, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
@@ -44,12 +46,15 @@ def _realistic(config: GeneratorConfig, probability: float) -> GeneratorConfig:
 
 
 #: Of the generated scans that networks train on, but for one thing.
-BASE = replace(PRESETS['synthseg-bids'], downsampling=2, texture=None)
+BASE = replace(
+    PRESETS['synthseg-bids'], downsampling=2, anatomy=None, texture=None, artefacts=None
+)
+CUTS = ArtefactConfig(ghost_probability=0)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The preset ``synthseg-bids`` without textures, changed in one thing."""
+    """The preset ``synthseg-bids`` without what it got last, changed in one thing."""
 
     text: str
     change: Callable[[GeneratorConfig], GeneratorConfig] = lambda config: config
@@ -57,9 +62,13 @@ class Variant:
 
 
 VARIANTS = {
-    'preset': Variant('The preset without textures, lesions and cuts'),
+    'preset': Variant('The preset without textures, lesions, cuts, ghosts, other anatomies'),
     'seed': Variant('The same, another seed', seed=1),
-    'texture': Variant('The preset with them', lambda c: replace(c, texture=TextureConfig())),
+    'texture': Variant(
+        'With textures, lesions and cuts',
+        lambda c: replace(c, texture=TextureConfig(), artefacts=CUTS),
+    ),
+    'anatomy': Variant('With other anatomies', lambda c: replace(c, anatomy=AnatomyConfig())),
     'random': Variant('Random contrasts alone', lambda c: _realistic(c, 0)),
     'realistic': Variant('Contrasts of real sequences alone', lambda c: _realistic(c, 1)),
     'no-blur': Variant('No blur of scans at full resolution', lambda c: replace(c, blur=0)),
