@@ -28,7 +28,7 @@ Result = TypeVar('Result')
 
 
 class Place:
-    """Where a network runs: a device, or the CPU once that has failed.
+    """Where a network runs: a device, or the CPU once that has failed or while it is full.
 
     Parameters
     ----------
@@ -45,12 +45,18 @@ class Place:
         make: Callable[[], Engine],
         spare: Callable[[], Engine] | None = None,
     ) -> None:
-        self.device = device
+        self._wanted = device
+        self._make = make
         self._spare = cache(spare) if spare else None
-        self._lost = ''
+        self._load()
+
+    def _load(self) -> None:
+        """Put the network on the device; for now on the CPU if others have all of its memory."""
+        self.device, self._lost, self._full = self._wanted, '', False
         try:
-            self.engine = make()
+            self.engine = self._make()
         except RuntimeError as error:
+            self._full = _is_out_of_memory(error)
             self._leave(error)
 
     def run(
@@ -73,6 +79,8 @@ class Place:
         note : str
             Why it was not done as usual; empty if it was.
         """
+        if self._full:
+            self._load()
         note = self._lost
         for plan, instead in _plans(self.engine.config):
             try:
@@ -91,7 +99,7 @@ class Place:
         return infer(self._spare(), None), CPU, note
 
     def _leave(self, error: RuntimeError) -> None:
-        """Stay on the CPU: a process whose GPU has failed cannot use it any more."""
+        """Go on on the CPU, for good: a process whose GPU has failed cannot use it any more."""
         if self._spare is None or not _OF_A_GPU.search(str(error)):
             raise error
         self._lost = self._warn(str(error).partition('\n')[0], _ON_CPU)

@@ -88,6 +88,28 @@ def test_goes_on_without_a_gpu_that_fails_to_load_the_network(message):
         Place(torch.device('cuda:1'), fail)
 
 
+def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded():
+    full = [True, True, False]
+
+    def make() -> Engine:
+        if full.pop(0):
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 MiB')
+        return StubEngine(SideStub(), NetworkConfig(levels=3))
+
+    spare = StubEngine(SideStub(), NetworkConfig(levels=3))
+    place = Place(torch.device('cuda:1'), make, lambda: spare)
+    engine, device, note = place.run(lambda engine, plan: engine, (1, 1, 1))
+    assert engine is spare
+    assert device.type == 'cpu'
+    assert note == ('cuda:1: CUDA out of memory. Tried to allocate 20 MiB; continuing on the CPU')
+    for _ in range(2):
+        engine, device, note = place.run(lambda engine, plan: engine, (1, 1, 1))
+        assert engine is not spare
+        assert str(device) == 'cuda:1'
+        assert note == ''
+    assert not full
+
+
 def test_libraries_short_of_memory_do_not_end_the_use_of_a_gpu():
     engines = [StubEngine(SideStub(), NetworkConfig(levels=3)) for _ in range(2)]
     place = Place(torch.device('cuda:1'), lambda: engines[0], lambda: engines[1])
