@@ -298,6 +298,8 @@ def apply(
     if noise is None:
         source = torch.Generator(device).manual_seed(parameters.noise_seed)
         noise = torch.randn(size, generator=source, device=device)
+    else:
+        noise = noise.clone()
     if parameters.texture is not None:
         noise = add_texture(noise, parameters.texture)
     image = mean.addcmul_(std, noise)

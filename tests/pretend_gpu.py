@@ -1,0 +1,162 @@
+"""A GPU that is not there: tensors on it are the CPU's, with a mark, and must not meet others.
+
+What runs for a GPU alone runs here as well, with real numbers: the device of a marked tensor is
+``cuda:0``, and an operation on marked and unmarked tensors is the error that it would be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+GPU = torch.device('cuda', 0)
+MARK = '_on_pretended_gpu'
+#: Operations that may read from one device and write to the other.
+COPIES = ('aten::copy_', 'aten::_copy_from')
+#: Those whose indices may be the CPU's where the rest is a GPU's.
+INDEXED = ('aten::index.', 'aten::index_put')
+#: Those which must not be asked of a GPU's tensor.
+HOST_ONLY = (Tensor.numpy, Tensor.__array__)
+
+
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Whether a tensor is marked."""
+    return hasattr(tensor.untyped_storage(), MARK)
+
+
+def _mark(tensor: Tensor) -> Tensor:
+    setattr(tensor.untyped_storage(), MARK, True)
+    return tensor
+
+
+def _tensors(*trees: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(trees) if isinstance(leaf, Tensor)]
+
+
+class _Operations(TorchDispatchMode):
+    """Mark what comes of marked tensors; refuse operations on tensors of two devices."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        inputs, name = _tensors(args, kwargs), func.name()
+        # Numbers as tensors, and indices of a GPU's tensor, may be the CPU's.
+        checked = inputs[:1] if name.startswith(INDEXED) else [t for t in inputs if t.dim()]
+        copied = name.startswith(COPIES)
+        gpu = any(is_on_gpu(t) for t in inputs)
+        if gpu and not copied and not all(is_on_gpu(t) for t in checked):
+            shapes = [('cuda' if is_on_gpu(t) else 'cpu', tuple(t.shape)) for t in inputs]
+            raise RuntimeError(f'{name}: tensors on two devices: {shapes}')
+        out = func(*args, **(kwargs or {}))
+        if gpu and not copied:
+            for tensor in _tensors(out):
+                _mark(tensor)
+        return out
+
+
+class _Calls(TorchFunctionMode):
+    """Give marked tensors their device; keep PyTorch from looking for a GPU."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func == Tensor.device.__get__:
+            return GPU if is_on_gpu(args[0]) else torch.device('cpu')
+        if func == Tensor.is_cuda.__get__:
+            return is_on_gpu(args[0])
+        if func in HOST_ONLY and is_on_gpu(args[0]):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if func is Tensor.cpu:
+            return _moved(args[0], torch.device('cpu'))
+        if func is Tensor.to:
+            return _to(*args, **kwargs)
+        if func is Tensor.new_tensor:
+            made = func(*args, **kwargs)
+            return _mark(made) if is_on_gpu(args[0]) else made
+        device = kwargs.get('device')
+        if (
+            func is not torch._C._nn._parse_to
+            and device is not None
+            and torch.device(device).type == 'cuda'
+        ):
+            return _mark(func(*args, **{**kwargs, 'device': 'cpu'}))
+        return func(*args, **kwargs)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if (device.type == 'cuda') == is_on_gpu(tensor):
+        return tensor
+    copied = torch.ops.aten.clone(tensor)
+    storage = copied.untyped_storage()
+    if device.type == 'cuda':
+        return _mark(copied)
+    if hasattr(storage, MARK):
+        delattr(storage, MARK)
+    return copied
+
+
+def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Do what ``Tensor.to`` does, whichever way it is called."""
+    device = kwargs.pop('device', None)
+    rest = []
+    for word in args:
+        if isinstance(word, Tensor):
+            device = GPU if is_on_gpu(word) else 'cpu'
+            rest.append(word.dtype)
+        elif isinstance(word, (str, torch.device)):
+            device = word
+        elif word is not None:
+            rest.append(word)
+    if not rest or not isinstance(rest[0], torch.dtype):
+        rest = []
+    same = Tensor.to(tensor, *rest[:1], **{k: v for k, v in kwargs.items() if v is not None})
+    if is_on_gpu(tensor):
+        _mark(same)
+    return same if device is None else _moved(same, torch.device(device))
+
+
+def _loaded(load: Callable[..., Any], *args: Any, map_location: Any, **kwargs: Any) -> Any:
+    """Do what ``torch.load`` does."""
+    device = torch.device(map_location)
+    found = load(*args, map_location='cpu', **kwargs)
+    return tree_map_only(Tensor, lambda tensor: _moved(tensor, device), found)
+
+
+class _Generator(torch.Generator):
+    def __new__(cls, device: object = 'cpu') -> torch.Generator:  # type: ignore[misc]
+        return torch._C.Generator.__new__(torch._C.Generator)
+
+
+@contextlib.contextmanager
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 64 * 2**30) -> Iterator[None]:
+    """Let PyTorch believe in a GPU of 80 GB within a block."""
+    told: dict[str, Callable[..., object]] = {
+        'is_available': lambda: True,
+        'device_count': lambda: 1,
+        'get_device_capability': lambda device=None: (9, 0),
+        'get_device_name': lambda device=None: 'a GPU that is not there',
+        'mem_get_info': lambda device=None: (free_bytes, 80 * 2**30),
+        'memory_reserved': lambda device=None: 0,
+        'memory_allocated': lambda device=None: 0,
+        'max_memory_allocated': lambda device=None: 0,
+        'reset_peak_memory_stats': lambda device=None: None,
+        'empty_cache': lambda: None,
+        'synchronize': lambda device=None: None,
+    }
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    autocast, load = torch.autocast, torch.load
+    monkeypatch.setattr(torch, 'load', lambda *args, **kw: _loaded(load, *args, **kw))
+    monkeypatch.setattr(torch, 'autocast', lambda _, *args, **kw: autocast('cpu', *args, **kw))
+    monkeypatch.setattr(torch, 'Generator', _Generator)
+    with _Calls(), _Operations():
+        yield
