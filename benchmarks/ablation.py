@@ -26,12 +26,12 @@ from synthseg_bids.inference import Segmenter
 from synthseg_bids.measures import paper_dice
 from synthseg_bids.network import NetworkConfig
 from synthseg_bids.pairs import find_pairs, load_pairs
-from synthseg_bids.synth.anatomy import AnatomyConfig
 from synthseg_bids.synth.artefacts import ArtefactConfig
 from synthseg_bids.synth.files import LabelMap, find_label_maps, is_named, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.texture import TextureConfig
+from synthseg_bids.synth.ventricles import VentricleConfig
 from synthseg_bids.training import VALIDATION_PRESETS, Trainer
 from synthseg_bids.training_config import TrainingConfig
 
@@ -47,7 +47,7 @@ def _realistic(config: GeneratorConfig, probability: float) -> GeneratorConfig:
 
 #: Of the generated scans that networks train on, but for one thing.
 BASE = replace(
-    PRESETS['synthseg-bids'], downsampling=2, anatomy=None, texture=None, artefacts=None
+    PRESETS['synthseg-bids'], downsampling=2, ventricles=None, texture=None, artefacts=None
 )
 CUTS = ArtefactConfig(ghost_probability=0)
 
@@ -62,13 +62,15 @@ class Variant:
 
 
 VARIANTS = {
-    'preset': Variant('The preset without textures, lesions, cuts, ghosts, other anatomies'),
+    'preset': Variant('The preset without textures, lesions, cuts, ghosts, wide ventricles'),
     'seed': Variant('The same, another seed', seed=1),
     'texture': Variant(
         'With textures, lesions and cuts',
         lambda c: replace(c, texture=TextureConfig(), artefacts=CUTS),
     ),
-    'anatomy': Variant('With other anatomies', lambda c: replace(c, anatomy=AnatomyConfig())),
+    'ventricles': Variant(
+        'With wide ventricles', lambda c: replace(c, ventricles=VentricleConfig())
+    ),
     'random': Variant('Random contrasts alone', lambda c: _realistic(c, 0)),
     'realistic': Variant('Contrasts of real sequences alone', lambda c: _realistic(c, 1)),
     'no-blur': Variant('No blur of scans at full resolution', lambda c: replace(c, blur=0)),

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from page import cpu_name, table
 from sureness import sureness_table, write_sureness
-from synthetic import ATROPHY, CONDITIONS, SLICE_MM, SLICES, Recipe, draw_worst, list_recipes
+from synthetic import CONDITIONS, SLICE_MM, SLICES, WIDE, Recipe, draw_worst, list_recipes
 
 from synthseg_bids.bids.atomic import read_table, write_table, write_text
 from synthseg_bids.device import fast_dtype, resolve_device, set_threads
@@ -75,8 +75,8 @@ Scans generated from label maps that the model was not trained on, at their own 
 compared with the exact labels. ``midl2020`` and ``synthseg2023`` are the presets of ``synthseg
 synthesize``, cropped around the brain and rescaled as in validation; ``{SLICES}`` is
 ``synthseg2023`` with slices {SLICE_MM} mm thick and {SLICE_MM} mm apart along one axis, drawn for
-each scan, and full resolution within them; ``{ATROPHY}`` is ``midl2020`` with lateral ventricles
-two to four times as large as those of the label maps, and smaller brains. Not trained on does not
+each scan, and full resolution within them; ``{WIDE}`` is ``midl2020`` with lateral ventricles of
+1.5 to 4 times the volume of those of the label maps. Not trained on does not
 mean unused: validation during training, the temperature of the posteriors, the settings of the
 refinement (``docs/model_card.rst``) and the limits of quality control (``docs/qc.rst``) come from
 scans of these very label maps.

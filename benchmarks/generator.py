@@ -27,7 +27,7 @@ STEPS = {
     'textures': 'add_texture',
     'blur': 'apply_along_axes',
     'bias field': 'bias_field',
-    'cut': 'cut',
+    'ghosts, cuts': 'add_artefacts',
     'normalise, gamma': 'normalise',
     'resolution': 'acquire',
     'rescale': 'rescale_percentiles',

@@ -14,22 +14,22 @@ from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measures import MEAN_NAME
 from synthseg_bids.reports.figures import overlay
-from synthseg_bids.synth.anatomy import AnatomyConfig
 from synthseg_bids.synth.files import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Resolution, acquire
+from synthseg_bids.synth.ventricles import VentricleConfig
 
 #: Far from the seeds of training and of its validation scans, which count from 0.
 FIRST_SEED = 2**40
 SLICE_MM = 5
 SLICES = f'slices{SLICE_MM}mm'
-ATROPHY = 'atrophy'
-CONDITIONS = ('midl2020', 'synthseg2023', SLICES, ATROPHY)
+WIDE = 'ventricles'
+CONDITIONS = ('midl2020', 'synthseg2023', SLICES, WIDE)
 #: Presets of the conditions that are not presets themselves.
-PRESET_OF = {SLICES: 'synthseg2023', ATROPHY: 'midl2020'}
-#: Lateral ventricles twice to four times as large, brains 6 to 12 % smaller.
-AGED = AnatomyConfig(probability=1, ventricles=(6, 14), brain=(-4, -2))
+PRESET_OF = {SLICES: 'synthseg2023', WIDE: 'midl2020'}
+#: Lateral ventricles of 1.5 to 4 times their volume.
+WIDENED = VentricleConfig(probability=1, growth=(4, 10))
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def synthetic_scan(
     affine : (4, 4) array
     """
     config = evaluation_config(PRESET_OF.get(condition, condition), PRESETS['synthseg-bids'])
-    if condition == ATROPHY:
-        config = replace(config, anatomy=AGED)
+    if condition == WIDE:
+        config = replace(config, ventricles=WIDENED)
     if condition == SLICES:
         config = replace(config, resolution=None, rescale=False)
     image, target, affine = synthesize(label_map, config, seed)

@@ -22,7 +22,7 @@ _ON_CPU = 'on the CPU'
 #: By which the errors of a GPU are known; before PyTorch 2.8 they have no type of their own.
 _OF_A_GPU = re.compile('cuda|cudnn|cublas|unable to find an engine', re.IGNORECASE)
 #: Of those, what is out of memory without having the type of such errors.
-_SHORT_OF_MEMORY = re.compile('STATUS_ALLOC_FAILED')
+_SHORT_OF_MEMORY = re.compile('STATUS_ALLOC_FAILED|CUDA error: out of memory')
 
 Result = TypeVar('Result')
 
@@ -99,7 +99,7 @@ class Place:
         return infer(self._spare(), None), CPU, note
 
     def _leave(self, error: RuntimeError) -> None:
-        """Go on on the CPU, for good: a process whose GPU has failed cannot use it any more."""
+        """Go on on the CPU: a process whose GPU has failed cannot use it any more."""
         if self._spare is None or not _OF_A_GPU.search(str(error)):
             raise error
         self._lost = self._warn(str(error).partition('\n')[0], _ON_CPU)

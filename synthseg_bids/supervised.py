@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from .labels import generation_indices
 from .pairs import LoadedPair
-from .synth.anatomy import growth
 from .synth.deform import deform_image
 from .synth.files import LabelMap, cerebrum_centre, padded
 from .synth.generator import (
@@ -33,6 +32,7 @@ from .synth.generator import (
     to_device,
 )
 from .synth.intensity import WHITE, bias_field
+from .synth.ventricles import grow_ventricles
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LabelledScan(LabelMap):
             config.deformation,
             parameters.start,
             crop,
-            growth(self.indices, parameters.anatomy, config.deformation.field_step),
+            grow_ventricles(self.indices, parameters.growth, config.deformation.field_step),
         )
         rows = deformed_labels(self.indices, parameters, config).int()
         if config.downsampling > 1:

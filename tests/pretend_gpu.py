@@ -21,8 +21,12 @@ GPU = torch.device('cuda', 0)
 MARK = '_on_pretended_gpu'
 #: Operations that may read from one device and write to the other.
 COPIES = ('aten::copy_', 'aten::_copy_from')
-#: Those whose indices may be the CPU's where the rest is a GPU's.
-INDEXED = ('aten::index.', 'aten::index_put')
+#: Those whose indices, between the first and the last of their tensors, may be the CPU's.
+INDEXED, INDEXED_TO = 'aten::index.', ('aten::index_put', 'aten::_index_put_impl_')
+#: Those which take no number of the CPU's for a GPU's tensor.
+JOINED = ('aten::cat', 'aten::stack')
+#: Those which take a device and make nothing on it.
+READERS = (torch._C._nn._parse_to,)
 #: Those which must not be asked of a GPU's tensor.
 HOST_ONLY = (Tensor.numpy, Tensor.__array__)
 
@@ -48,8 +52,13 @@ class _Operations(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         inputs, name = _tensors(args, kwargs), func.name()
-        # Numbers as tensors, and indices of a GPU's tensor, may be the CPU's.
-        checked = inputs[:1] if name.startswith(INDEXED) else [t for t in inputs if t.dim()]
+        checked = inputs
+        if name.startswith(INDEXED):
+            checked = inputs[:1]
+        elif name.startswith(INDEXED_TO):
+            checked = [inputs[0], *(t for t in inputs[-1:] if t.dim())]
+        elif not name.startswith(JOINED):
+            checked = [t for t in inputs if t.dim()]
         copied = name.startswith(COPIES)
         gpu = any(is_on_gpu(t) for t in inputs)
         if gpu and not copied and not all(is_on_gpu(t) for t in checked):
@@ -82,12 +91,9 @@ class _Calls(TorchFunctionMode):
         if func is Tensor.new_tensor:
             made = func(*args, **kwargs)
             return _mark(made) if is_on_gpu(args[0]) else made
-        device = kwargs.get('device')
-        if (
-            func is not torch._C._nn._parse_to
-            and device is not None
-            and torch.device(device).type == 'cuda'
-        ):
+        if generator := kwargs.get('generator'):
+            _check_generator(generator, args[0] if args else None, kwargs.get('device'))
+        if torch.device(kwargs.get('device') or 'cpu').type == 'cuda' and func not in READERS:
             return _mark(func(*args, **{**kwargs, 'device': 'cpu'}))
         return func(*args, **kwargs)
 
@@ -131,9 +137,23 @@ def _loaded(load: Callable[..., Any], *args: Any, map_location: Any, **kwargs: A
     return tree_map_only(Tensor, lambda tensor: _moved(tensor, device), found)
 
 
-class _Generator(torch.Generator):
-    def __new__(cls, device: object = 'cpu') -> torch.Generator:  # type: ignore[misc]
-        return torch._C.Generator.__new__(torch._C.Generator)
+class _Generator(torch._C.Generator):
+    """The CPU's, which knows what it was made for."""
+
+    def __new__(cls, device: torch.device | str = 'cpu') -> _Generator:
+        made = torch._C.Generator.__new__(cls)
+        made.kind = torch.device(device).type
+        return made
+
+
+def _check_generator(generator: torch.Generator, first: object, device: Any) -> None:
+    """Refuse a generator of another device than the numbers that are asked of it."""
+    kind = torch.device(device or 'cpu').type
+    if isinstance(first, Tensor) and is_on_gpu(first):
+        kind = 'cuda'
+    found = getattr(generator, 'kind', 'cpu')
+    if found != kind:
+        raise RuntimeError(f'a generator of {found} on two devices: numbers of {kind}')
 
 
 @contextlib.contextmanager

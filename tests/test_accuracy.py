@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import ATROPHY, SLICES, synthetic_scan, thick_slices
+from synthetic import SLICES, WIDE, synthetic_scan, thick_slices
 
 from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.synth.files import load_label_map
@@ -29,11 +29,13 @@ def accuracy():
 
 @pytest.fixture
 def label_map(tmp_path):
-    """A head of white matter and cortex, left and right, in fluid."""
+    """A head of ventricles, white matter and cortex, left and right, in fluid."""
     labels = np.zeros((32, 32, 32), np.uint8)
     labels[2:30, 2:30, 2:30] = 24
     labels[5:27, 5:27, 5:27] = 3
     labels[8:24, 8:24, 8:24] = 2
+    labels[12:20, 13:19, 13:19] = 4
+    labels[16:][labels[16:] == 4] = 43
     labels[16:][labels[16:] == 3] = 42
     labels[16:][labels[16:] == 2] = 41
     path = tmp_path / 'maps' / 'sub-13_dseg.nii.gz'
@@ -57,13 +59,13 @@ def test_thick_slices_are_thick_along_one_axis(label_map):
     assert thick_slices(1, 1.0).step == (1, 5, 1)
 
 
-def test_atrophied_brains_are_smaller(label_map):
+def test_wide_ventricles_are_wide(label_map):
     source = load_label_map(label_map)
-    young, old = (
-        np.isin(synthetic_scan(source, condition, 3)[1], (2, 3, 41, 42)).sum()
-        for condition in ('midl2020', ATROPHY)
+    usual, wide = (
+        sum(np.isin(synthetic_scan(source, name, seed)[1], (4, 43)).sum() for seed in range(6))
+        for name in ('midl2020', WIDE)
     )
-    assert 0.2 * young < old < 0.9 * young
+    assert wide > 1.3 * usual > 50
 
 
 def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsys):

@@ -88,12 +88,20 @@ def test_goes_on_without_a_gpu_that_fails_to_load_the_network(message):
         Place(torch.device('cuda:1'), fail)
 
 
-def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded():
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        (torch.cuda.OutOfMemoryError, 'CUDA out of memory. Tried to allocate 20 MiB'),
+        # Not even what PyTorch itself needs on a GPU.
+        (RuntimeError, 'CUDA error: out of memory'),
+    ],
+)
+def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded(kind, message):
     full = [True, True, False]
 
     def make() -> Engine:
         if full.pop(0):
-            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 MiB')
+            raise kind(message)
         return StubEngine(SideStub(), NetworkConfig(levels=3))
 
     spare = StubEngine(SideStub(), NetworkConfig(levels=3))
@@ -101,7 +109,7 @@ def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded():
     engine, device, note = place.run(lambda engine, plan: engine, (1, 1, 1))
     assert engine is spare
     assert device.type == 'cpu'
-    assert note == ('cuda:1: CUDA out of memory. Tried to allocate 20 MiB; continuing on the CPU')
+    assert note == f'cuda:1: {message}; continuing on the CPU'
     for _ in range(2):
         engine, device, note = place.run(lambda engine, plan: engine, (1, 1, 1))
         assert engine is not spare

@@ -37,7 +37,7 @@ ALL = replace(
     PRESETS['synthseg-bids'],
     size=(16, 16, 16),
     crop_jitter=2,
-    anatomy=replace(PRESETS['synthseg-bids'].anatomy, probability=1),
+    ventricles=replace(PRESETS['synthseg-bids'].ventricles, probability=1),
     texture=replace(PRESETS['synthseg-bids'].texture, lesion_probability=1),
     artefacts=replace(PRESETS['synthseg-bids'].artefacts, ghost_probability=1, cut_probability=1),
 )
@@ -76,6 +76,10 @@ def test_devices_do_not_mix(gpu):
             lambda: here[there.long()],
             lambda: torch.stack([here, there]),
             lambda: here * there.sum(),
+            lambda: torch.stack([here.sum(), there.sum()]),
+            lambda: there.index_put_([torch.tensor([0, 1])], here[:2]),
+            lambda: torch.rand(3, device='cuda', generator=torch.Generator()),
+            lambda: torch.rand(3, generator=torch.Generator('cuda')),
         ):
             with pytest.raises(RuntimeError, match='two devices'):
                 mix()

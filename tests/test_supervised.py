@@ -20,6 +20,7 @@ from synthseg_bids.synth.files import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.intensity import IntensityConfig
 from synthseg_bids.synth.presets import PRESETS
+from synthseg_bids.synth.ventricles import VentricleConfig
 from synthseg_bids.training import CheckpointError, Trainer, TrainingConfig
 
 STILL = GeneratorConfig(
@@ -82,6 +83,16 @@ def test_scan_and_labels_move_together(scans):
     inside = np.isin(target, (2, 41))
     assert not np.array_equal(inside, white.numpy())
     assert np.corrcoef(image.numpy().ravel(), inside.ravel())[0, 1] > 0.9
+
+
+def test_scan_and_labels_have_the_same_ventricles(scans):
+    inside = torch.from_numpy(np.isin(folded(), (4, 43)))
+    one = replace(scans[0], scan=inside.half())
+    config = replace(STILL, ventricles=VentricleConfig(probability=1, growth=(4, 4)))
+    image, target = make(one, config)
+    grown = np.isin(target, (4, 43))
+    assert grown.sum() > 1.5 * int(inside.sum())
+    assert np.corrcoef(image.numpy().ravel(), grown.ravel())[0, 1] > 0.9
 
 
 def test_a_flip_exchanges_the_sides(scans):

@@ -17,10 +17,10 @@ class ArtefactConfig:
     Attributes
     ----------
     ghost_probability : float
-        Chance of ghosts: the head is seen again, faintly, moved along an axis, as when it moves or
-        pulsates while lines of k-space are read.
+        Chance of a ghost: the image is seen again, faintly, moved around along an axis, as when
+        the head moves or pulsates while lines of k-space are read.
     ghost_share : tuple of float
-        Their intensity as a share of the head's.
+        Its intensity as a share of the image's.
     cut_probability : float
         Chance that one end of one axis was not scanned: there is background.
     cut_share : tuple of float
@@ -34,12 +34,12 @@ class ArtefactConfig:
 
 
 @dataclass(frozen=True)
-class Ghosts:
-    """Their intensity, the axis they lie along, and how many copies there are in its length."""
+class Ghost:
+    """Its share of the intensity, the axis it is moved along, and by which part of its length."""
 
     share: float
     axis: int
-    copies: int
+    part: int
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Artefacts:
 
     Attributes
     ----------
-    ghosts : Ghosts or None
+    ghost : Ghost or None
     cut : tuple of slice
         The part of the image that was scanned.
     """
 
-    ghosts: Ghosts | None
+    ghost: Ghost | None
     cut: tuple[slice, slice, slice]
 
 
@@ -75,9 +75,9 @@ def draw_artefacts(
     -------
     Artefacts
     """
-    ghost, cut, along, across, end = torch.rand(5, generator=generator).tolist()
-    copies = int(torch.randint(2, 5, (1,), generator=generator))
-    ghosts = Ghosts(float(between(config.ghost_share, generator, 1)), int(along * 3), copies)
+    chance, cut, along, across, end = torch.rand(5, generator=generator).tolist()
+    part = int(torch.randint(2, 5, (1,), generator=generator))
+    ghost = Ghost(float(between(config.ghost_share, generator, 1)), int(along * 3), part)
     depth = float(between(config.cut_share, generator, 1))
     scanned = [slice(0, n) for n in size]
     if cut < config.cut_probability:
@@ -86,13 +86,13 @@ def draw_artefacts(
         first = missing if end < 0.5 else 0
         scanned[axis] = slice(first, first + size[axis] - missing)
     return Artefacts(
-        ghosts=ghosts if ghost < config.ghost_probability else None,
+        ghost=ghost if chance < config.ghost_probability else None,
         cut=(scanned[0], scanned[1], scanned[2]),
     )
 
 
 def add_artefacts(image: Tensor, target: Tensor, artefacts: Artefacts) -> None:
-    """Add them to a scan whose background is 0, in place.
+    """Add them to a scan in place; what was not scanned becomes 0, whatever the background is.
 
     Parameters
     ----------
@@ -101,10 +101,10 @@ def add_artefacts(image: Tensor, target: Tensor, artefacts: Artefacts) -> None:
         Network channels; what was not scanned becomes background.
     artefacts : Artefacts
     """
-    ghosts = artefacts.ghosts
-    if ghosts is not None:
-        moved = image.roll(image.shape[ghosts.axis] // ghosts.copies, ghosts.axis)
-        image.add_(moved, alpha=ghosts.share)
+    ghost = artefacts.ghost
+    if ghost is not None:
+        moved = image.roll(image.shape[ghost.axis] // ghost.part, ghost.axis)
+        image.add_(moved, alpha=ghost.share)
     unseen = torch.ones(image.shape, dtype=torch.bool, device=image.device)
     unseen[artefacts.cut] = False
     image.masked_fill_(unseen, 0)

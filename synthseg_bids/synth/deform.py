@@ -6,8 +6,8 @@ A voxel ``x`` of the synthetic scan takes its label from the training map at::
 
 where ``c`` is the centre of the map, ``A`` a random affine matrix, ``t`` a translation and ``u``
 the displacement of a diffeomorphism: the integral of a stationary velocity field (SVF) by
-scaling and squaring (MIDL 2020 paper, section 2.2). With another anatomy (:mod:`.anatomy`), from
-``phi(x) + w(phi(x))``.
+scaling and squaring (MIDL 2020 paper, section 2.2). Where the ventricles have another size
+(:mod:`.ventricles`), it takes it at ``phi(x) + w(phi(x))``.
 """
 
 from __future__ import annotations
@@ -248,12 +248,12 @@ def _locate(
     start: tuple[int, int, int],
     size: tuple[int, int, int],
     multiple: int = 1,
-    growth: Tensor | None = None,
+    moves: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Evaluate phi on every voxel of a crop; yields slabs along x, ``(slab, 3, y, z)``."""
     field = location_field(deformation, config, (shape[0], shape[1], shape[2]))
-    if growth is not None:
-        field += sample(growth, field / config.field_step)
+    if moves is not None:
+        field += sample(moves, field / config.field_step)
     weights = [
         interpolation_matrix((torch.arange(n) + s) / config.field_step, g).to(field)
         for n, s, g in zip(size, start, field.shape[1:], strict=True)
@@ -272,7 +272,7 @@ def deform_labels(
     start: tuple[int, int, int],
     size: tuple[int, int, int],
     multiple: int = 1,
-    growth: Tensor | None = None,
+    moves: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Sample a label map at phi, nearest neighbour, slab by slab along x.
 
@@ -287,8 +287,8 @@ def deform_labels(
         First voxel and size of the crop to produce, in voxels of the label map's grid.
     multiple : int
         Of which the thickness of every slab is one, as that of the crop.
-    growth : (3, i, j, k) tensor, optional
-        Displacement w of another anatomy on every `field_step`-th voxel of the label map.
+    moves : (3, i, j, k) tensor, optional
+        Displacement w on every `field_step`-th voxel of the label map.
 
     Yields
     ------
@@ -297,7 +297,7 @@ def deform_labels(
     """
     shape = label_map.shape
     flat = label_map.reshape(-1)
-    for place in _locate(shape, deformation, config, start, size, multiple, growth):
+    for place in _locate(shape, deformation, config, start, size, multiple, moves):
         located = place.round_().to(torch.int32)
         index = located[:, 0].clamp_(0, shape[0] - 1)
         for axis in (1, 2):
@@ -311,14 +311,14 @@ def deform_image(
     config: DeformationConfig,
     start: tuple[int, int, int],
     size: tuple[int, int, int],
-    growth: Tensor | None = None,
+    moves: Tensor | None = None,
 ) -> Tensor:
     """Sample an image at phi, linearly.
 
     Parameters
     ----------
     image : (x, y, z) float tensor
-    deformation, config, start, size, growth
+    deformation, config, start, size, moves
         See :func:`deform_labels`.
 
     Returns
@@ -328,6 +328,6 @@ def deform_image(
     """
     slabs = [
         sample(image[None], place.transpose(0, 1))[0]
-        for place in _locate(image.shape, deformation, config, start, size, growth=growth)
+        for place in _locate(image.shape, deformation, config, start, size, moves=moves)
     ]
     return torch.cat(slabs)

@@ -2,15 +2,15 @@
 
 The steps, in the order of the MIDL 2020 paper (section 2):
 
-1. deform the label map (:mod:`.deform`), to which another anatomy may be given before
-   (:mod:`.anatomy`);
+1. deform the label map (:mod:`.deform`), whose ventricles may be given another size before
+   (:mod:`.ventricles`);
 2. optionally strip the skull or the cerebrospinal fluid around the brain;
 3. draw intensities from one Gaussian per label, blur, multiply by a bias field, normalise and
    apply gamma (:mod:`.intensity`);
 4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
 
-Other anatomies, lesions after step 1 and textures in step 3 (:mod:`.texture`), and artefacts after
-its bias field (:mod:`.artefacts`) are our own.
+Ventricles of other sizes, lesions after step 1 and textures in step 3 (:mod:`.texture`), and
+artefacts after its bias field (:mod:`.artefacts`) are our own.
 
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.
@@ -28,7 +28,6 @@ from torch.nn import functional
 
 from ..labels import CSF, generation_labels, segmentation_labels
 from ..linear import apply_along_axes, blur_matrix
-from .anatomy import Anatomy, AnatomyConfig, draw_anatomy, growth
 from .artefacts import ArtefactConfig, Artefacts, add_artefacts, draw_artefacts
 from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation, moved
 from .intensity import (
@@ -48,6 +47,7 @@ from .texture import (
     lesion_mask,
     lesion_rows,
 )
+from .ventricles import VentricleConfig, draw_growth, grow_ventricles
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class GeneratorConfig:
     downsampling : int
         Output voxels are this many label-map voxels wide; intensities of the voxels they cover
         are averaged, so that boundaries show partial volume.
-    anatomy : AnatomyConfig or None
-        Ventricles and brains of other sizes, if any.
+    ventricles : VentricleConfig or None
+        Ventricles of other sizes, if any.
     deformation, intensity : DeformationConfig, IntensityConfig
     blur : float
         Standard deviation of the blur after drawing intensities, in output voxels.
@@ -87,7 +87,7 @@ class GeneratorConfig:
     size: tuple[int, int, int] | None = (160, 160, 160)
     crop_jitter: float | None = None
     downsampling: int = 1
-    anatomy: AnatomyConfig | None = None
+    ventricles: VentricleConfig | None = None
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     blur: float = 0.3
@@ -107,7 +107,8 @@ class Draw:
     ----------
     start : tuple of int
         First voxel of the crop in the label map.
-    anatomy : Anatomy or None
+    growth : float
+        Of the ventricles, in voxels of the label map.
     deformation, intensities : Deformation, Intensities
     resolution, texture, artefacts : Resolution, Texture, Artefacts; or None
     skull_strip, no_csf : bool
@@ -116,7 +117,7 @@ class Draw:
     """
 
     start: tuple[int, int, int]
-    anatomy: Anatomy | None
+    growth: float
     deformation: Deformation
     intensities: Intensities
     resolution: Resolution | None
@@ -178,19 +179,19 @@ def draw(
         start = [min(max(round(f), 0), r) for f, r in zip(first, room, strict=True)]
     intensities = draw_intensities(config.intensity, image, generator)
     output_mm = spacing_mm * config.downsampling
-    resolution, texture, artefacts, anatomy = None, None, None, None
+    resolution, texture, artefacts, growth = None, None, None, 0.0
     if config.resolution is not None:
         resolution = draw_resolution(config.resolution, output_mm, generator)
     if config.texture is not None:
         texture = draw_texture(config.texture, image, output_mm, generator)
     if config.artefacts is not None:
         artefacts = draw_artefacts(config.artefacts, image, generator)
-    if config.anatomy is not None:
-        anatomy = draw_anatomy(config.anatomy, generator)
+    if config.ventricles is not None:
+        growth = draw_growth(config.ventricles, generator)
     strip, fluid = torch.rand(2, generator=generator).tolist()
     return Draw(
         start=(start[0], start[1], start[2]),
-        anatomy=anatomy,
+        growth=growth,
         deformation=deformation,
         intensities=intensities,
         resolution=resolution,
@@ -355,10 +356,10 @@ def _with_lesions(
     lesion_row = lesion_rows().to(label_map)
     first = 0
     deformation, ranges = parameters.deformation, config.deformation
-    moves = growth(label_map, parameters.anatomy, ranges.field_step)
+    moves = grow_ventricles(label_map, parameters.growth, ranges.field_step)
     where = parameters.start, crop
     for rows in deform_labels(
-        label_map, deformation, ranges, *where, config.downsampling, growth=moves
+        label_map, deformation, ranges, *where, config.downsampling, moves=moves
     ):
         if lesions is not None:
             rows = torch.where(lesions[first : first + len(rows)], lesion_row[rows.int()], rows)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .anatomy import AnatomyConfig
 from .artefacts import ArtefactConfig
 from .deform import DeformationConfig
 from .generator import GeneratorConfig
 from .intensity import IntensityConfig
 from .resolution import ResolutionConfig
 from .texture import TextureConfig
+from .ventricles import VentricleConfig
 
 MIDL2020 = GeneratorConfig()
 """The MIDL 2020 paper, Table 1 (also the defaults of every field)."""
@@ -51,14 +51,14 @@ PRESETS: dict[str, GeneratorConfig] = {
     # What our own networks train on. Against 2023: contrasts of real sequences in every other
     # scan, skull-stripped heads, dark backgrounds and equal sides as often as real data sets have
     # them, a third of the scans at full resolution but with the blur that every scanner has,
-    # milder noise, bias and gamma, wide ventricles and shrunken brains, tissues with textures and
+    # milder noise, bias and gamma, wide ventricles, tissues with textures and
     # lesions, ghosts, now and then a cut field of view, crops that hold the brain, and
     # the intensity scaling of inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
         crop_jitter=16,
-        anatomy=AnatomyConfig(),
+        ventricles=VentricleConfig(),
         deformation=replace(SYNTHSEG2023.deformation, rotation_deg=20, field_step=8),
         intensity=replace(
             SYNTHSEG2023.intensity,

@@ -11,7 +11,7 @@ from synthseg_bids.labels import generation_labels
 from synthseg_bids.synth.artefacts import (
     ArtefactConfig,
     Artefacts,
-    Ghosts,
+    Ghost,
     add_artefacts,
     draw_artefacts,
 )
@@ -62,14 +62,14 @@ def test_what_was_not_scanned_is_background():
 
 
 @pytest.mark.parametrize('axis', range(3))
-@pytest.mark.parametrize('copies', [2, 3, 4])
-def test_ghosts_are_faint_copies_moved_along_an_axis(axis, copies):
+@pytest.mark.parametrize('part', [2, 3, 4])
+def test_a_ghost_is_a_faint_copy_moved_along_an_axis(axis, part):
     image, target = torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.uint8)
     place = [5, 6, 7]
     image[tuple(place)], target[tuple(place)] = 10, 3
-    add_artefacts(image, target, Artefacts(Ghosts(0.1, axis, copies), WHOLE))
+    add_artefacts(image, target, Artefacts(Ghost(0.1, axis, part), WHOLE))
     assert image[tuple(place)] == 10
-    place[axis] += SIZE[axis] // copies
+    place[axis] += SIZE[axis] // part
     assert image[tuple(place)] == 1
     assert image.count_nonzero() == 2
     # What is seen there is no brain.
@@ -94,10 +94,10 @@ def test_artefacts_are_as_frequent_as_asked():
     source = torch.Generator().manual_seed(1)
     config = ArtefactConfig(ghost_probability=0.2, cut_probability=0.4, cut_share=(0.2, 0.3))
     drawn = [draw_artefacts(config, SIZE, source) for _ in range(300)]
-    assert 40 <= sum(one.ghosts is not None for one in drawn) <= 85
+    assert 40 <= sum(one.ghost is not None for one in drawn) <= 85
     assert 90 <= sum(one.cut != WHOLE for one in drawn) <= 150
-    ghosts = [one.ghosts for one in drawn if one.ghosts]
-    assert {ghost.copies for ghost in ghosts} == {2, 3, 4}
+    ghosts = [one.ghost for one in drawn if one.ghost]
+    assert {ghost.part for ghost in ghosts} == {2, 3, 4}
     assert {ghost.axis for ghost in ghosts} == {0, 1, 2}
 
 
