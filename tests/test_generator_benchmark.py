@@ -1,4 +1,4 @@
-"""benchmarks/generator.py runs, and times what the generator does. Nothing is judged by its time."""
+"""benchmarks/generator.py runs, and times all that the generator does. No time is judged here."""
 
 from __future__ import annotations
 
