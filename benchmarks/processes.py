@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import resource
@@ -57,6 +58,9 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
         os.fdopen(os.memfd_create('stdout'), 'w+b') as stdout,
         os.fdopen(os.memfd_create('stderr'), 'w+b') as stderr,
     ):
+        for stream in (stdout, stderr):
+            # Descendants that write at the same moment do not overwrite each other.
+            fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
         process = subprocess.Popen(
             command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True
         )

@@ -28,7 +28,7 @@ print('done')
 
 def test_descendants_are_measured_to_their_end():
     used = watch([sys.executable, '-c', ORPHAN], {})
-    assert (used.code, used.stdout) == (0, 'done\ndone\n')
+    assert (used.code, used.stdout, used.stderr) == (0, 'done\ndone\n', '')
     assert used.cpu_seconds > 0.5
     assert used.open_files > 40
     assert 200 < used.peak_mb < 400

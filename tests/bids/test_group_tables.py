@@ -41,7 +41,7 @@ def add_image(
     stem = f'{folder}/{name}_seg-{method}_desc-{contrast}'
     volumes = {label.index: (1, volume) for label in segmentation_labels() if label.index != 24}
     write_morph_table(Path(f'{stem}_morph.tsv'), volumes, 30 * volume)
-    values = {'snr': snr, 'white_matter': 'bright', 'flip_dice': 0.8, 'n_missing_structures': 1}
+    values = {'snr': snr, 'white_matter': 'bright', 'flip_dice': 0.95, 'n_missing_structures': 1}
     write_qc_table(Path(f'{stem}_qc.tsv'), judge(values, {'n_missing_structures': 'a, b'}))
     source = {'Sources': [f'bids:raw:{name}_{contrast}.nii.gz']}
     for kind in ('morph', 'qc'):
