@@ -194,6 +194,18 @@ def _norm(config: NetworkConfig, features: int) -> nn.Module:
     return InstanceNorm(features) if config.norm == 'instance' else nn.Identity()
 
 
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """Convolve; of two slices along the first axis in float32.
+
+    In bfloat16 oneDNN leaves parts of the gradient of their weights as it finds the memory (3x3x3
+    convolutions with padding, PyTorch 2.13 on AVX512-bf16).
+    """
+    if x.shape[2] == 2 and torch.is_autocast_enabled('cpu'):
+        with torch.autocast('cpu', enabled=False):
+            return conv(x.float())
+    return conv(x)
+
+
 class Level(nn.Module):
     """The convolutions of one level, returned before and after the level's normalisation."""
 
@@ -212,7 +224,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last activation (for the skip connection) and its normalised version."""
         for i, conv in enumerate(self.convs):
-            x = conv(x)
+            x = convolve(conv, x)
             if self.norms:
                 x = self.norms[i](x)
             x = functional.elu(x)

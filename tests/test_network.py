@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from synthseg_bids.network import (
     InstanceNorm,
     NetworkConfig,
     UNet3D,
+    convolve,
     fold_voxels,
     moments,
     unfold_voxels,
@@ -110,3 +112,19 @@ def test_inference_normalises_as_training(dtype):
     torch.testing.assert_close(
         found, expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=1e-2
     )
+
+
+@pytest.mark.parametrize('size', [(2, 2, 2), (2, 4, 3), (4, 2, 2)])
+def test_gradients_in_bfloat16_are_those_in_float32(size):
+    """Whatever the memory held before: oneDNN leaves some of them as they are."""
+    torch.manual_seed(0)
+    conv, image = nn.Conv3d(16, 32, 3, padding=1), torch.randn(1, 16, *size)
+    pull = torch.randn(1, 32, *size)
+    expected = torch.autograd.grad((conv(image) * pull).sum(), conv.weight)[0]
+    for _ in range(10):
+        used = [torch.full((2**n,), 1e30) for n in range(4, 20) for _ in range(6)]
+        del used
+        with torch.autocast('cpu', torch.bfloat16):
+            found = convolve(conv, image)
+        gradient = torch.autograd.grad((found.float() * pull).sum(), conv.weight)[0]
+        torch.testing.assert_close(gradient, expected, atol=0.2, rtol=0.1)
