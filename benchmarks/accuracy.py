@@ -76,10 +76,10 @@ compared with the exact labels. ``midl2020`` and ``synthseg2023`` are the preset
 synthesize``, cropped around the brain and rescaled as in validation; ``{SLICES}`` is
 ``synthseg2023`` with slices {SLICE_MM} mm thick and {SLICE_MM} mm apart along one axis, drawn for
 each scan, and full resolution within them; ``{WIDE}`` is ``midl2020`` with lateral ventricles of
-1.5 to 4 times the volume of those of the label maps. Not trained on does not
-mean unused: validation during training, the temperature of the posteriors, the settings of the
-refinement (``docs/model_card.rst``) and the limits of quality control (``docs/qc.rst``) come from
-scans of these very label maps.
+1.5 to 4 times the volume of those of the label maps. Not trained on does not mean unused:
+validation during training, the temperature of the posteriors, the settings of the refinement
+(``docs/model_card.rst``) and the limits of quality control (``docs/qc.rst``) come from scans of
+these very label maps.
 """
 SURENESS = """
 Does a segmentation know how good it is? What quality control looks at, beside the true Dice of

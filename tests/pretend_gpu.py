@@ -112,21 +112,16 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Do what ``Tensor.to`` does, whichever way it is called."""
-    device = kwargs.pop('device', None)
-    rest = []
     for word in args:
         if isinstance(word, Tensor):
-            device = GPU if is_on_gpu(word) else 'cpu'
-            rest.append(word.dtype)
+            kwargs['device'] = GPU if is_on_gpu(word) else torch.device('cpu')
+            kwargs['dtype'] = word.dtype
+        elif isinstance(word, torch.dtype):
+            kwargs['dtype'] = word
         elif isinstance(word, (str, torch.device)):
-            device = word
-        elif word is not None:
-            rest.append(word)
-    if not rest or not isinstance(rest[0], torch.dtype):
-        rest = []
-    same = Tensor.to(tensor, *rest[:1], **{k: v for k, v in kwargs.items() if v is not None})
-    if is_on_gpu(tensor):
-        _mark(same)
+            kwargs['device'] = word
+    device = kwargs.pop('device', None)
+    same = Tensor.to(tensor, **{k: v for k, v in kwargs.items() if v is not None})
     return same if device is None else _moved(same, torch.device(device))
 
 

@@ -19,8 +19,9 @@ and a draw into an image. The same draw gives the same image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -234,28 +235,18 @@ def _label_lookup(parameters: Draw) -> Tensor:
 
 
 def to_device(parameters: Draw, device: torch.device) -> Draw:
-    """Move the tensors of a draw to a device."""
-    moved = replace(
-        parameters.deformation,
-        matrix=parameters.deformation.matrix.to(device),
-        translation=parameters.deformation.translation.to(device),
-        svf=parameters.deformation.svf.to(device),
-    )
-    intensities = replace(
-        parameters.intensities,
-        means=parameters.intensities.means.to(device),
-        stds=parameters.intensities.stds.to(device),
-        log_bias=parameters.intensities.log_bias.to(device),
-    )
-    texture = parameters.texture
-    if texture is not None:
-        lesions = texture.lesions
-        texture = replace(
-            texture,
-            field=texture.field.to(device),
-            lesions=None if lesions is None else lesions.to(device),
-        )
-    return replace(parameters, deformation=moved, intensities=intensities, texture=texture)
+    """Move the tensors of a draw, and of all its parts, to a device."""
+
+    def moved_part(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.to(device)
+        if not is_dataclass(part) or isinstance(part, type):
+            return part
+        values = {one.name: moved_part(getattr(part, one.name)) for one in fields(part)}
+        return replace(part, **values)
+
+    on_device: Draw = moved_part(parameters)
+    return on_device
 
 
 def apply(

@@ -51,9 +51,9 @@ PRESETS: dict[str, GeneratorConfig] = {
     # What our own networks train on. Against 2023: contrasts of real sequences in every other
     # scan, skull-stripped heads, dark backgrounds and equal sides as often as real data sets have
     # them, a third of the scans at full resolution but with the blur that every scanner has,
-    # milder noise, bias and gamma, wide ventricles, tissues with textures and
-    # lesions, ghosts, now and then a cut field of view, crops that hold the brain, and
-    # the intensity scaling of inference.
+    # milder noise, bias and gamma, wide ventricles, tissues with textures and lesions, ghosts, now
+    # and then a cut field of view, crops that hold the brain, and the intensity scaling of
+    # inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain_scans import PLAIN, ROWS, SIZE
 
-from synthseg_bids.labels import generation_labels
 from synthseg_bids.synth.artefacts import (
     ArtefactConfig,
     Artefacts,
@@ -15,21 +15,8 @@ from synthseg_bids.synth.artefacts import (
     add_artefacts,
     draw_artefacts,
 )
-from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig, apply, draw
-from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.generator import apply, draw
 
-ROWS = {label.index: row for row, label in enumerate(generation_labels())}
-SIZE = (48, 40, 32)
-PLAIN = GeneratorConfig(
-    size=None,
-    deformation=DeformationConfig(
-        rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), flip_probability=0
-    ),
-    intensity=IntensityConfig(mean=(100, 100), std=(10, 10), bias_std=(0, 0), gamma=0),
-    blur=0,
-    skull_strip_probability=0,
-)
 WHOLE = (slice(0, SIZE[0]), slice(0, SIZE[1]), slice(0, SIZE[2]))
 
 

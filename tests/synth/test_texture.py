@@ -6,25 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain_scans import PLAIN, ROWS, SIZE
 
-from synthseg_bids.labels import generation_labels, segmentation_labels
-from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig, apply, deformed_labels, draw
-from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.synth.generator import apply, deformed_labels, draw
 from synthseg_bids.synth.texture import TextureConfig, add_texture, draw_texture, interpolated
 
-ROWS = {label.index: row for row, label in enumerate(generation_labels())}
 CHANNELS = {label.index: label.channel for label in segmentation_labels()}
-SIZE = (48, 40, 32)
-PLAIN = GeneratorConfig(
-    size=None,
-    deformation=DeformationConfig(
-        rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), flip_probability=0
-    ),
-    intensity=IntensityConfig(mean=(100, 100), std=(10, 10), bias_std=(0, 0), gamma=0),
-    blur=0,
-    skull_strip_probability=0,
-)
 NONE = TextureConfig(share=(0, 0), lesion_probability=0)
 
 
