@@ -42,6 +42,10 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 
 #: The cerebrospinal fluid around the brain.
 CSF = 24
+#: Lesions of the white matter (FreeSurfer: WM-hypointensities), a label of some networks.
+LESION = 77
+#: Generation labels of lesions.
+DRAWN_LESIONS = (25, 57)
 
 
 class LabelSchemeError(ValueError):
@@ -63,7 +67,7 @@ class Label:
     mirror : int
         Label of the same structure on the other side (itself for unpaired structures).
     generation_class : int
-        Labels of one class share their intensity distribution.
+        Labels of one class share their intensity distribution (-1: not drawn).
     target : int
         Segmentation label it becomes (0: background).
     channel : int or None
@@ -98,14 +102,8 @@ def _optional_int(text: str) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def generation_labels() -> tuple[Label, ...]:
-    """Return every label of the training label maps: neutral, left, then right ones.
-
-    Returns
-    -------
-    tuple of Label
-        The left and right parts list the same structures in the same order.
-    """
+def _all_labels() -> tuple[Label, ...]:
+    """Return the rows of the label table."""
     text = files('synthseg_bids').joinpath('data/labels.tsv').read_text(encoding='utf-8')
     return tuple(
         Label(
@@ -114,7 +112,7 @@ def generation_labels() -> tuple[Label, ...]:
             abbreviation=row['abbreviation'],
             side=row['side'],
             mirror=int(row['mirror']),
-            generation_class=int(row['generation_class']),
+            generation_class=int(row['generation_class'].replace('n/a', '-1')),
             target=int(row['target']),
             channel=_optional_int(row['channel']),
             topology_group=_optional_int(row['topology_group']) or 0,
@@ -127,15 +125,40 @@ def generation_labels() -> tuple[Label, ...]:
 
 
 @lru_cache(maxsize=1)
-def segmentation_labels() -> tuple[Label, ...]:
-    """Return the 33 labels that the network predicts, in channel order (background first)."""
-    found = (label for label in generation_labels() if label.channel is not None)
-    return tuple(sorted(found, key=lambda label: label.channel or 0))
+def generation_labels() -> tuple[Label, ...]:
+    """Return every label of the training label maps: neutral, left, then right ones.
+
+    Returns
+    -------
+    tuple of Label
+        The left and right parts list the same structures in the same order.
+    """
+    return tuple(label for label in _all_labels() if label.generation_class >= 0)
+
+
+@lru_cache(maxsize=2)
+def segmentation_labels(lesions: bool = False) -> tuple[Label, ...]:
+    """Return the labels that a network predicts, in channel order (background first).
+
+    Parameters
+    ----------
+    lesions : bool
+        Whether lesions of the white matter are the last of 34 labels; otherwise they count as
+        white matter, and there are 33.
+    """
+    found = (label for label in _all_labels() if label.channel is not None)
+    every = tuple(sorted(found, key=lambda label: label.channel or 0))
+    return tuple(label for label in every if lesions or label.index != LESION)
+
+
+def network_labels(lesions: bool = False) -> tuple[int, ...]:
+    """Return the segmentation label of each channel (:func:`segmentation_labels`)."""
+    return tuple(label.index for label in segmentation_labels(lesions))
 
 
 def channel_labels() -> tuple[int, ...]:
-    """Return the segmentation label of each network channel."""
-    return tuple(label.index for label in segmentation_labels())
+    """Return the segmentation label of each channel of a network without lesions."""
+    return network_labels()
 
 
 @lru_cache(maxsize=1)
@@ -170,7 +193,7 @@ def mirror_channels(labels: tuple[int, ...] | None = None) -> np.ndarray:
     """
     if labels is None:
         labels = channel_labels()
-    mirror = {label.index: label.mirror for label in generation_labels()}
+    mirror = {label.index: label.mirror for label in _all_labels()}
     return np.array([labels.index(mirror[value]) for value in labels])
 
 

@@ -62,8 +62,8 @@ def blur_matrix(size: int, sigma: float) -> Tensor:
     return kernel / kernel.sum(1, keepdim=True)
 
 
-def acquisition_matrix(size: int, sigma: float, step: float) -> Tensor:
-    """Return the matrix that blurs a line, samples it every `step` and interpolates it back.
+def acquisition_matrices(size: int, sigma: float, step: float) -> tuple[Tensor, Tensor]:
+    """Return the matrices that blur a line and sample it every `step`, and interpolate it back.
 
     This is one axis of a scan acquired with thick or widely spaced slices and resampled to its
     fine grid (method of the 2023 paper, section 3.3).
@@ -79,15 +79,16 @@ def acquisition_matrix(size: int, sigma: float, step: float) -> Tensor:
 
     Returns
     -------
-    (size, size) float32 tensor
+    down : (acquired, size) float32 tensor
+    up : (size, acquired) float32 tensor
     """
     blur = blur_matrix(size, sigma)
     if step <= 1:
-        return blur
+        return blur, torch.eye(size)
     acquired = max(2, int(size / step))
     down = interpolation_matrix(torch.arange(acquired) * (size / acquired), size)
     up = interpolation_matrix(torch.arange(size) * (acquired / size), acquired)
-    return up @ (down @ blur)
+    return down @ blur, up
 
 
 def apply_along_axes(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -7,10 +7,12 @@ The steps, in the order of the MIDL 2020 paper (section 2):
 2. optionally strip the skull or the cerebrospinal fluid around the brain;
 3. draw intensities from one Gaussian per label, blur, multiply by a bias field, normalise and
    apply gamma (:mod:`.intensity`);
-4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper).
+4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper), with
+   noise of the acquired voxels.
 
-Ventricles of other sizes, lesions after step 1 and textures in step 3 (:mod:`.texture`), and
-artefacts after its bias field (:mod:`.artefacts`) are our own.
+Ventricles of other sizes, lesions after step 1 (:mod:`.lesions`), textures in step 3
+(:mod:`.texture`), artefacts after its bias field (:mod:`.artefacts`) and noise in step 4 are our
+own.
 
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.
@@ -27,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..labels import CSF, generation_labels, segmentation_labels
+from ..labels import CSF, DRAWN_LESIONS, LESION, generation_labels, segmentation_labels
 from ..linear import apply_along_axes, blur_matrix
 from .artefacts import ArtefactConfig, Artefacts, add_artefacts, draw_artefacts
 from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation, moved
@@ -39,15 +41,18 @@ from .intensity import (
     normalise,
     rescale_percentiles,
 )
-from .resolution import Resolution, ResolutionConfig, acquire, draw_resolution
-from .texture import (
-    Texture,
-    TextureConfig,
-    add_texture,
-    draw_texture,
-    lesion_mask,
-    lesion_rows,
+from .lesions import LesionConfig, Lesions, add_lesions, draw_lesions
+from .resolution import (
+    Noise,
+    NoiseConfig,
+    Resolution,
+    ResolutionConfig,
+    acquire,
+    add_noise,
+    draw_noise,
+    draw_resolution,
 )
+from .texture import Texture, TextureConfig, add_texture, draw_texture
 from .ventricles import VentricleConfig, draw_growth, grow_ventricles
 
 
@@ -73,8 +78,14 @@ class GeneratorConfig:
         Standard deviation of the blur after drawing intensities, in output voxels.
     resolution : ResolutionConfig or None
         Random acquisition resolution, if any.
+    noise : NoiseConfig or None
+        Noise of the acquired voxels, if any.
+    lesions : LesionConfig or None
+        Lesions of the white matter, if any.
+    lesion_label : bool
+        Whether lesions are a label of the target; otherwise they count as white matter.
     texture : TextureConfig or None
-        Textures and lesions, if any.
+        Textures, if any.
     artefacts : ArtefactConfig or None
         Ghosts and cut fields of view, if any.
     skull_strip_probability : float
@@ -93,6 +104,9 @@ class GeneratorConfig:
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     blur: float = 0.3
     resolution: ResolutionConfig | None = None
+    noise: NoiseConfig | None = None
+    lesions: LesionConfig | None = None
+    lesion_label: bool = False
     texture: TextureConfig | None = None
     artefacts: ArtefactConfig | None = None
     skull_strip_probability: float = 0.2
@@ -111,7 +125,7 @@ class Draw:
     growth : float
         Of the ventricles, in voxels of the label map.
     deformation, intensities : Deformation, Intensities
-    resolution, texture, artefacts : Resolution, Texture, Artefacts; or None
+    resolution, noise, lesions, texture, artefacts : Resolution, Noise, ...; or None
     skull_strip, no_csf : bool
     noise_seed : int
         Seed of the voxel-wise noise, which is drawn on the device of the image.
@@ -122,6 +136,8 @@ class Draw:
     deformation: Deformation
     intensities: Intensities
     resolution: Resolution | None
+    noise: Noise | None
+    lesions: Lesions | None
     texture: Texture | None
     artefacts: Artefacts | None
     skull_strip: bool
@@ -181,6 +197,7 @@ def draw(
     intensities = draw_intensities(config.intensity, image, generator)
     output_mm = spacing_mm * config.downsampling
     resolution, texture, artefacts, growth = None, None, None, 0.0
+    noise, lesions = None, None
     if config.resolution is not None:
         resolution = draw_resolution(config.resolution, output_mm, generator)
     if config.texture is not None:
@@ -190,17 +207,24 @@ def draw(
     if config.ventricles is not None:
         growth = draw_growth(config.ventricles, generator)
     strip, fluid = torch.rand(2, generator=generator).tolist()
+    noise_seed = int(torch.randint(2**62, (1,), generator=generator))
+    if config.noise is not None:
+        noise = draw_noise(config.noise, generator)
+    if config.lesions is not None:
+        lesions = draw_lesions(config.lesions, image, output_mm, generator)
     return Draw(
         start=(start[0], start[1], start[2]),
         growth=growth,
         deformation=deformation,
         intensities=intensities,
         resolution=resolution,
+        noise=noise,
+        lesions=lesions,
         texture=texture,
         artefacts=artefacts,
         skull_strip=strip < config.skull_strip_probability,
         no_csf=fluid < config.no_csf_probability,
-        noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
+        noise_seed=noise_seed,
     )
 
 
@@ -209,14 +233,20 @@ STEPS = ('labels', 'gaussians', 'blur', 'bias field', 'final')
 OnStep = Callable[[str, Tensor], None]
 
 
-@lru_cache(maxsize=1)
-def label_tables() -> tuple[Tensor, Tensor, Tensor, int]:
-    """Per generation label: target channel, mirror row, extra-cerebral flag; and CSF's row."""
+@lru_cache(maxsize=2)
+def label_tables(lesions: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Per generation label: target channel, mirror row, extra-cerebral flag; and CSF's row.
+
+    With `lesions`, those of the white matter have a channel of their own.
+    """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
-    channel = {label.index: label.channel for label in segmentation_labels()}
+    channel = {label.index: label.channel for label in segmentation_labels(lesions=True)}
+    targets = [
+        LESION if lesions and label.index in DRAWN_LESIONS else label.target for label in labels
+    ]
     return (
-        torch.tensor([channel[label.target] for label in labels], dtype=torch.uint8),
+        torch.tensor([channel[target] for target in targets], dtype=torch.uint8),
         torch.tensor([row[label.mirror] for label in labels]),
         torch.tensor([label.extracerebral for label in labels]),
         row[CSF],
@@ -312,9 +342,16 @@ def apply(
 def finish(image: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
     """Normalise, apply gamma, and acquire at a random resolution; may overwrite the image."""
     image = normalise(image, parameters.intensities.gamma, config.intensity.clip)
+    noise, source = parameters.noise, None
+    if noise is not None:
+        source = torch.Generator(image.device).manual_seed(parameters.noise_seed ^ 2)
     if parameters.resolution is not None:
-        image = acquire(image, parameters.resolution)
-    return rescale_percentiles(image) if config.rescale else image
+        image = acquire(image, parameters.resolution, noise, source)
+    elif noise is not None and source is not None:
+        image = add_noise(image, noise, source)
+    if config.rescale:
+        return rescale_percentiles(image)
+    return image if noise is None else image.clamp_(0, 1)
 
 
 def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
@@ -334,28 +371,24 @@ def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig
     """
     parameters = to_device(parameters, label_map.device)
     crop, _ = output_size(config, (label_map.shape[0], label_map.shape[1], label_map.shape[2]))
-    slabs = _with_lesions(label_map, parameters, config, crop)
     lookup = _label_lookup(parameters).to(label_map)
-    return lookup[torch.cat(list(slabs)).int()]
+    return lookup[torch.cat(list(_with_lesions(label_map, parameters, config, crop))).int()]
 
 
 def _with_lesions(
     label_map: Tensor, parameters: Draw, config: GeneratorConfig, crop: tuple[int, int, int]
 ) -> Iterator[Tensor]:
     """Deform the labels, then draw the lesions; yields slabs along x."""
-    lesions = lesion_mask(parameters.texture, crop) if parameters.texture else None
-    lesion_row = lesion_rows().to(label_map)
-    first = 0
     deformation, ranges = parameters.deformation, config.deformation
     moves = grow_ventricles(label_map, parameters.growth, ranges.field_step)
     where = parameters.start, crop
-    for rows in deform_labels(
-        label_map, deformation, ranges, *where, config.downsampling, moves=moves
-    ):
-        if lesions is not None:
-            rows = torch.where(lesions[first : first + len(rows)], lesion_row[rows.int()], rows)
-        first += len(rows)
-        yield rows
+    slabs = deform_labels(label_map, deformation, ranges, *where, config.downsampling, moves=moves)
+    if parameters.lesions is None:
+        yield from slabs
+        return
+    parts = list(slabs)
+    # What is near depends on the whole label map.
+    yield from add_lesions(torch.cat(parts), parameters.lesions).split([len(p) for p in parts])
 
 
 def _paint(
@@ -366,7 +399,7 @@ def _paint(
     lookup = _label_lookup(parameters).to(device)
     means = parameters.intensities.means[lookup]
     stds = parameters.intensities.stds[lookup]
-    channel = label_tables()[0].to(device)[lookup]
+    channel = label_tables(config.lesion_label)[0].to(device)[lookup]
     factor = config.downsampling
     # A coarse voxel's target is that of one of the voxels it covers, chosen at random: right on
     # average, whereas any fixed choice would shift the target against the image.

@@ -49,6 +49,8 @@ class IntensityConfig:
         instead (SynthSeg-rule); left and right then share theirs.
     realistic_probability : float
         Chance that the Gaussians are those of a real sequence (:mod:`.relaxometry`).
+    unmyelinated : bool
+        Whether those are of children between birth and the end of myelination.
     share_classes : bool
         Labels of one generation class share a Gaussian (2023); else each has its own (2020).
     symmetric_probability : float
@@ -74,6 +76,7 @@ class IntensityConfig:
     std: tuple[float, float] = (5, 25)
     priors: tuple[ContrastPriors, ...] = ()
     realistic_probability: float = 0
+    unmyelinated: bool = False
     share_classes: bool = False
     symmetric_probability: float = 0
     dark_background: tuple[float, float] = (0, 0)
@@ -118,7 +121,7 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
         return means[rows], stds[rows]
     realistic = config.realistic_probability
     if realistic and float(torch.rand(1, generator=generator)) < realistic:
-        return draw_realistic(generator)
+        return draw_realistic(generator, unmyelinated=config.unmyelinated)
     means = between(config.mean, generator, len(labels))
     stds = between(config.std, generator, len(labels))
     if config.share_classes:

@@ -8,7 +8,8 @@ from .artefacts import ArtefactConfig
 from .deform import DeformationConfig
 from .generator import GeneratorConfig
 from .intensity import IntensityConfig
-from .resolution import ResolutionConfig
+from .lesions import LesionConfig
+from .resolution import NoiseConfig, ResolutionConfig
 from .texture import TextureConfig
 from .ventricles import VentricleConfig
 
@@ -51,9 +52,9 @@ PRESETS: dict[str, GeneratorConfig] = {
     # What our own networks train on. Against 2023: contrasts of real sequences in every other
     # scan, skull-stripped heads, dark backgrounds and equal sides as often as real data sets have
     # them, a third of the scans at full resolution but with the blur that every scanner has,
-    # milder noise, bias and gamma, wide ventricles, tissues with textures and lesions, ghosts, now
-    # and then a cut field of view, crops that hold the brain, and the intensity scaling of
-    # inference.
+    # milder noise, bias and gamma but noise of the acquired voxels, too, wide ventricles, tissues
+    # with textures and lesions, ghosts, now and then a cut field of view, crops that hold the
+    # brain, and the intensity scaling of inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
@@ -71,6 +72,8 @@ PRESETS: dict[str, GeneratorConfig] = {
         ),
         blur=0.4,
         resolution=ResolutionConfig(full_probability=0.35),
+        noise=NoiseConfig(),
+        lesions=LesionConfig(),
         texture=TextureConfig(),
         artefacts=ArtefactConfig(),
         skull_strip_probability=0.3,
@@ -94,5 +97,6 @@ def evaluation_config(preset: str, own: GeneratorConfig) -> GeneratorConfig:
         size=own.size,
         crop_jitter=own.crop_jitter,
         downsampling=own.downsampling,
+        lesion_label=own.lesion_label,
         rescale=True,
     )

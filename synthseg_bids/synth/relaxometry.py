@@ -46,6 +46,24 @@ TISSUES: dict[str, tuple[float, float, float]] = {
     'air': (1000, 10, 0.0),
 }
 
+#: The same of newborns, whose white matter has no myelin yet: it is darker than cortex in T1w and
+#: brighter in T2w scans. Williams et al. 2005, Nossin-Manor et al. 2013 and 2015 (3 T, rounded).
+NEWBORN: dict[str, tuple[float, float, float]] = {
+    'white matter': (2450, 220, 0.91),
+    'cortex': (1950, 145, 0.88),
+    'cerebellar white matter': (2050, 170, 0.88),
+    'cerebellar cortex': (1850, 145, 0.87),
+    'brainstem': (1650, 135, 0.85),
+    'ventral DC': (1700, 130, 0.85),
+    'thalamus': (1750, 130, 0.86),
+    'caudate': (1900, 145, 0.87),
+    'putamen': (1800, 140, 0.87),
+    'accumbens': (1900, 145, 0.87),
+    'pallidum': (1700, 130, 0.86),
+    'hippocampus and amygdala': (1950, 155, 0.88),
+    'lesion': (2700, 300, 0.94),
+}
+
 #: Tissue of each generation label of the left side or none; the rest is outside of the brain, and
 #: draws one of :data:`OUTSIDE`.
 TISSUE_OF = {
@@ -156,13 +174,26 @@ SEQUENCES = (
 )
 
 
-def _draw_tissues(generator: torch.Generator) -> Tensor:
+def _tissues(maturity: float) -> dict[str, tuple[float, float, float]]:
+    """Return what lies between newborns (0) and adults (1), logarithmically."""
+    mixed = dict(TISSUES)
+    for name, newborn in NEWBORN.items():
+        t1, t2, pd = (
+            young ** (1 - maturity) * old**maturity
+            for young, old in zip(newborn, TISSUES[name], strict=True)
+        )
+        mixed[name] = (t1, t2, pd)
+    return mixed
+
+
+def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
     """Draw T1, T2 and proton density of each unsided class: (n, 3)."""
+    table = _tissues(float(torch.rand(1, generator=generator))) if unmyelinated else TISSUES
     tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
     for label, row in zip(generation_labels(), unsided_classes(), strict=True):
         if label.side != 'right':
             which = int(torch.randint(len(OUTSIDE), (1,), generator=generator))
-            tissues[row] = TISSUES[TISSUE_OF.get(label.index, OUTSIDE[which])]
+            tissues[row] = table[TISSUE_OF.get(label.index, OUTSIDE[which])]
     scatter = torch.randn(len(tissues), 3, generator=generator) * torch.tensor(SCATTER)
     drawn = torch.tensor(tissues) * scatter.exp_()
     drawn[:, 0] *= between(FIELD_STRENGTH, generator, 1)
@@ -170,7 +201,7 @@ def _draw_tissues(generator: torch.Generator) -> Tensor:
 
 
 def draw_realistic(
-    generator: torch.Generator, contrast: str | None = None
+    generator: torch.Generator, contrast: str | None = None, unmyelinated: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Draw the Gaussians of a scan as a real sequence gives it.
 
@@ -179,13 +210,15 @@ def draw_realistic(
     generator : torch.Generator
     contrast : str, optional
         Of one of :data:`SEQUENCES`; default: any, as often as they say.
+    unmyelinated : bool
+        Whether tissues are those of a child between birth and the end of myelination.
 
     Returns
     -------
     means, stds : (n_generation_labels,) tensor
         For intensities in [0, 255]; left and right are equal.
     """
-    tissues, rows = _draw_tissues(generator), torch.tensor(unsided_classes())
+    tissues, rows = _draw_tissues(generator, unmyelinated), torch.tensor(unsided_classes())
     choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]
     shares = torch.tensor([one.share for one in choices])
     sequence = choices[int(torch.multinomial(shares, 1, generator=generator))]

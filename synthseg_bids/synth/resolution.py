@@ -1,13 +1,15 @@
-"""Random acquisition resolution: slice thickness, slice spacing and blur."""
+"""Random acquisition: slice thickness, slice spacing, blur, and the noise of what is acquired."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..linear import acquisition_matrix, apply_along_axes
+from ..linear import acquisition_matrices, apply_along_axes
+from .draws import between
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,97 @@ def draw_resolution(
     return Resolution((sigma[0], sigma[1], sigma[2]), (step[0], step[1], step[2]))
 
 
-def acquire(image: Tensor, resolution: Resolution) -> Tensor:
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Ranges of the noise of the acquired voxels, which interpolation to a finer grid blurs.
+
+    The papers draw noise in fine voxels and blur it away with the slices: of a scan of 5 mm 16 %
+    of it is left.
+
+    Attributes
+    ----------
+    probability : float
+        Chance of any.
+    std : tuple of float
+        Its standard deviation, for intensities in [0, 250]; logarithmic.
+    rician_probability : float
+        Chance that it is that of a magnitude image, otherwise Gaussian.
+    """
+
+    probability: float = 0.5
+    std: tuple[float, float] = (0.5, 14)
+    rician_probability: float = 0.4
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The drawn noise of one scan: standard deviation, for intensities in [0, 1], and kind."""
+
+    std: float
+    rician: bool
+
+
+def draw_noise(config: NoiseConfig, generator: torch.Generator) -> Noise | None:
+    """Draw how strong the noise of the acquired voxels is; None if there is none."""
+    chance, kind = torch.rand(2, generator=generator).tolist()
+    low, high = (math.log(bound / 250) for bound in config.std)
+    std = math.exp(float(between((low, high), generator, 1)))
+    return Noise(std, kind < config.rician_probability) if chance < config.probability else None
+
+
+def add_noise(image: Tensor, noise: Noise, source: torch.Generator) -> Tensor:
+    """Add noise to acquired voxels.
+
+    Parameters
+    ----------
+    image : (x, y, z) tensor
+        Overwritten.
+    noise : Noise
+    source : torch.Generator
+        On the image's device.
+
+    Returns
+    -------
+    (x, y, z) tensor
+        Rician: the magnitude of a signal with Gaussian noise in both of its parts (Gudbjartsson
+        and Patz 1995).
+    """
+    image.add_(torch.randn(image.shape, generator=source, device=image.device), alpha=noise.std)
+    if not noise.rician:
+        return image
+    other = torch.randn(image.shape, generator=source, device=image.device)
+    return torch.hypot(image, other.mul_(noise.std))
+
+
+def acquire(
+    image: Tensor,
+    resolution: Resolution,
+    noise: Noise | None = None,
+    source: torch.Generator | None = None,
+) -> Tensor:
     """Blur an image and resample it as if it had been acquired at a coarser resolution.
 
     Parameters
     ----------
     image : (x, y, z) tensor
     resolution : Resolution
+    noise : Noise, optional
+        Of the acquired voxels.
+    source : torch.Generator, optional
+        Of the noise, on the image's device.
 
     Returns
     -------
     (x, y, z) tensor
         On the same grid.
     """
-    x, y, z = (
-        acquisition_matrix(n, sigma, step)
+    (down_x, up_x), (down_y, up_y), (down_z, up_z) = (
+        acquisition_matrices(n, sigma, step)
         for n, sigma, step in zip(image.shape, resolution.sigma, resolution.step, strict=True)
     )
-    return apply_along_axes(image, (x, y, z))
+    image = apply_along_axes(image, (down_x, down_y, down_z))
+    if noise is not None and source is not None:
+        image = add_noise(image, noise, source)
+    if max(resolution.step) <= 1:
+        return image
+    return apply_along_axes(image, (up_x, up_y, up_z))

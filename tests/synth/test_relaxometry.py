@@ -123,3 +123,16 @@ def test_as_often_as_asked(probability):
     drawn = [draw_intensities(config, (8, 8, 8), generator) for _ in range(300)]
     realistic = sum(bool(d.stds[WHITE] < 99) for d in drawn)
     assert stats.binomtest(realistic, 300, probability).pvalue > 0.01
+
+
+@pytest.mark.parametrize(('contrast', 'sign'), [('T1w', -1), ('T2w', 1)])
+def test_unmyelinated_white_matter_is_darker_in_t1w_and_brighter_in_t2w(contrast, sign):
+    generator = torch.Generator().manual_seed(5)
+    young, grown = [], []
+    for _ in range(60):
+        for unmyelinated, found in ((True, young), (False, grown)):
+            means, _ = draw_realistic(generator, contrast, unmyelinated)
+            found.append(float((means[WHITE] - means[CORTEX]).sign()))
+    # From birth, where it is reversed, to the end of myelination, where it is as in adults.
+    assert 0.25 < sum(value == sign for value in young) / len(young) < 0.85
+    assert sum(value == -sign for value in grown) / len(grown) > 0.9

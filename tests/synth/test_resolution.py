@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from synthseg_bids.synth.resolution import Resolution, ResolutionConfig, acquire, draw_resolution
+from synthseg_bids.synth.resolution import (
+    Noise,
+    NoiseConfig,
+    Resolution,
+    ResolutionConfig,
+    acquire,
+    draw_noise,
+    draw_resolution,
+)
 
 
 def test_draws_cover_the_published_ranges():
@@ -31,3 +40,34 @@ def test_thick_slices_blur_one_axis_only():
     through_z = acquire(image, Resolution((0, 0, 3), (1, 1, 4)))
     torch.testing.assert_close(through_x, image)
     assert (through_z[0, 0].diff() > 0.01).sum() > 6
+
+
+def noisy(noise, resolution, value=0.5):
+    image = torch.full((40, 40, 40), value)
+    return acquire(image, resolution, noise, torch.Generator().manual_seed(1))
+
+
+def test_noise_of_thick_slices_is_not_averaged_away():
+    fine = noisy(Noise(0.05, False), Resolution((0, 0, 0), (1, 1, 1)))
+    thick = noisy(Noise(0.05, False), Resolution((0, 0, 3), (1, 1, 5)))
+    assert float(fine.std()) == pytest.approx(0.05, rel=0.02)
+    # Linear interpolation between slices keeps two thirds of the variance on average.
+    assert float(thick.std()) == pytest.approx(0.05 * (2 / 3) ** 0.5, rel=0.06)
+    assert float(thick[..., 0].std()) == pytest.approx(0.05, rel=0.06)
+
+
+def test_rician_noise_lifts_the_background_as_it_should():
+    dark = noisy(Noise(0.1, True), Resolution((0, 0, 0), (1, 1, 1)), value=0.0)
+    assert float(dark.mean()) == pytest.approx(0.1 * (torch.pi / 2) ** 0.5, rel=0.02)
+    assert float(dark.min()) >= 0
+    bright = noisy(Noise(0.02, True), Resolution((0, 0, 0), (1, 1, 1)), value=0.8)
+    assert float(bright.mean()) == pytest.approx(0.8, rel=0.01)
+
+
+def test_noise_is_as_frequent_and_as_strong_as_asked():
+    generator = torch.Generator().manual_seed(3)
+    drawn = [draw_noise(NoiseConfig(), generator) for _ in range(400)]
+    found = [noise for noise in drawn if noise is not None]
+    assert 160 < len(found) < 240
+    assert all(0.5 / 250 <= noise.std <= 14 / 250 for noise in found)
+    assert 0.3 < sum(noise.rician for noise in found) / len(found) < 0.5

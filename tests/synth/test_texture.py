@@ -1,4 +1,4 @@
-"""Textures and lesions."""
+"""Textures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import pytest
 import torch
 from plain_scans import PLAIN, ROWS, SIZE
 
-from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.synth.generator import apply, deformed_labels, draw
+from synthseg_bids.synth.generator import apply, draw
 from synthseg_bids.synth.texture import TextureConfig, add_texture, draw_texture, interpolated
 
-CHANNELS = {label.index: label.channel for label in segmentation_labels()}
-NONE = TextureConfig(share=(0, 0), lesion_probability=0)
+NONE = TextureConfig(share=(0, 0))
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def labels():
 def make(labels, texture, seed=0):
     config = replace(PLAIN, texture=texture)
     parameters = draw(config, tuple(labels.shape), torch.Generator().manual_seed(seed))
-    return *apply(labels, parameters, config), deformed_labels(labels, parameters, config)
+    return apply(labels, parameters, config)
 
 
 def neighbours(values):
@@ -56,8 +54,8 @@ def test_textures_are_as_coarse_as_asked(size_mm):
 
 
 def test_without_textures_noise_is_distributed_as_it_was(labels):
-    image, target, _ = make(labels, None, seed=3)
-    again, same, _ = make(labels, NONE, seed=3)
+    image, target = make(labels, None, seed=3)
+    again, same = make(labels, NONE, seed=3)
     assert torch.equal(target, same)
     # Their draws come between, so that the noise differs but not its distribution.
     assert float(again.std()) == pytest.approx(float(image.std()), rel=0.15)
@@ -69,29 +67,6 @@ def test_an_image_has_the_texture(labels):
     assert neighbours(image) > 0.9
 
 
-def test_lesions_are_white_matter_of_their_side(labels):
-    found = []
-    for seed in range(20):
-        config = replace(NONE, lesion_probability=1, lesion_share=(0.05, 0.15))
-        _, target, shown = make(labels, config, seed)
-        white, left, right = labels != ROWS[3], shown == ROWS[25], shown == ROWS[57]
-        assert not (left | right)[~white].any()
-        assert not left[labels == ROWS[41]].any()
-        assert not right[labels == ROWS[2]].any()
-        assert (target[labels == ROWS[2]] == CHANNELS[2]).all()
-        assert (target[labels == ROWS[41]] == CHANNELS[41]).all()
-        found.append(float((left | right)[white].float().mean()))
-    assert 0.07 < sum(found) / len(found) < 0.13
-    # Contiguous: most of a lesion's neighbours are in it.
-    assert neighbours((left | right)[:32].float()) > 0.5
-
-
-def test_lesions_are_as_frequent_as_asked(labels):
-    config = replace(NONE, lesion_probability=0.3, lesion_share=(0.1, 0.1))
-    lesions = [bool((make(labels, config, seed)[2] == ROWS[25]).any()) for seed in range(100)]
-    assert 18 <= sum(lesions) <= 42
-
-
 def test_interpolated_values_are_standard():
     values = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(2))
     found = interpolated(values, SIZE)
@@ -101,6 +76,6 @@ def test_interpolated_values_are_standard():
 
 
 def test_the_same_draw_gives_the_same_textures(labels):
-    first, second = (make(labels, TextureConfig(lesion_probability=1), 5) for _ in range(2))
+    first, second = (make(labels, TextureConfig(), 5) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
