@@ -230,7 +230,7 @@ def generation_indices(label_map: np.ndarray, source: str = 'label map') -> np.n
     return table[label_map.astype(np.intp)]
 
 
-def _reference_table() -> dict[int, int]:
+def reference_table() -> dict[int, int]:
     """Map the FreeSurfer labels that references use to segmentation labels.
 
     Values of -1 stand for midline white matter (corpus callosum, unsided hypointensities), which
@@ -274,7 +274,7 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
     LabelSchemeError
         If a label is not one of FreeSurfer's; the message names the scheme where it is known.
     """
-    table = _reference_table()
+    table = reference_table()
     values = _distinct(reference)
     unknown = [int(v) for v in values if int(v) not in table]
     if unknown:
@@ -294,7 +294,7 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
     folded = lookup[reference]
     midline = folded == -1
     if midline.any():
-        folded[midline] = _nearest_side(folded, midline)
+        folded[midline] = nearest_side(folded, midline)
     return folded
 
 
@@ -316,7 +316,7 @@ def _guess_scheme(unknown: list[int], values: np.ndarray) -> str:
     return ''
 
 
-def _nearest_side(folded: np.ndarray, midline: np.ndarray) -> np.ndarray:
+def nearest_side(folded: np.ndarray, midline: np.ndarray) -> np.ndarray:
     """Give each midline voxel the white matter label of the hemisphere it lies in."""
     left, right = (np.argwhere(folded == label) for label in (2, 41))
     if len(left) == 0 or len(right) == 0:

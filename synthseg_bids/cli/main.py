@@ -8,10 +8,28 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import calibrate, estimate_priors, evaluate, import_weights, segment, synthesize, train
+from . import (
+    calibrate,
+    estimate_priors,
+    evaluate,
+    import_weights,
+    prepare_labels,
+    segment,
+    synthesize,
+    train,
+)
 from .launch import restart_with_settings
 
-COMMANDS = (synthesize, estimate_priors, train, calibrate, segment, evaluate, import_weights)
+COMMANDS = (
+    prepare_labels,
+    synthesize,
+    estimate_priors,
+    train,
+    calibrate,
+    segment,
+    evaluate,
+    import_weights,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

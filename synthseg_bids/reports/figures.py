@@ -166,6 +166,35 @@ def generation_steps(steps: Mapping[str, np.ndarray], path: Path) -> None:
     picture_grid(rows, list(steps), path)
 
 
+def label_map_picture(labels: np.ndarray, path: Path) -> None:
+    """Draw a label map of a head in three planes through its brain.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+        Generation labels in RAS orientation; those around the brain are drawn in greys.
+    path : Path
+        PNG file to write.
+    """
+    table = generation_labels()
+    colors = np.zeros((int(labels.max()) + 1, 3))
+    greys = iter(np.linspace(0.35, 0.9, sum(label.extracerebral for label in table)))
+    for label in table:
+        color = [next(greys)] * 3 if label.extracerebral else _rgb(label.color)
+        if label.index < len(colors):
+            colors[label.index] = color
+    brain = np.isin(labels, [label.index for label in table if label.target])
+    middle = np.argwhere(brain).mean(0) if brain.any() else np.array(labels.shape) / 2
+    side = max(labels.shape)
+    planes = []
+    for axis in range(3):
+        plane = np.take(labels, int(middle[axis]), axis).T[::-1]
+        missing = [(side - n) // 2 for n in plane.shape]
+        planes.append(colors[np.pad(plane, [(m, side - n - m) for m, n in zip(
+            missing, plane.shape, strict=True)])])  # fmt: skip
+    picture_grid([planes], ['sagittal', 'coronal', 'axial'], path)
+
+
 def picture_grid(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
