@@ -23,7 +23,7 @@ from nibabel.spatialimages import SpatialImage
 
 from . import inference
 from .errors import InputImageError, about
-from .labels import segmentation_labels
+from .labels import channels_of, segmentation_labels
 from .measures import TOTAL_NAME, total_intracranial, volumes_from_labels
 from .volume_io import Volume, header_of, label_image, posteriors_image, read_volume, volume_of
 
@@ -71,7 +71,7 @@ class Result:
     def posteriors(self) -> nib.Nifti1Image:
         """Probability of every label on the grid of the scan, 4D; computed when first asked for.
 
-        The volumes are in the order of :func:`synthseg_bids.labels.segmentation_labels`.
+        The volumes are in the order of the model card's labels.
         """
         maps = self._segmenter.finish(self._found, posteriors=True).posteriors
         assert maps is not None
@@ -87,7 +87,9 @@ class Result:
 
         volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
         by_name = {
-            label.name: volumes[label.index][1] for label in segmentation_labels() if label.index
+            label.name: volumes.get(label.index, (0, 0.0))[1]
+            for label in channels_of(len(self._segmenter.card.labels))
+            if label.index
         }
         by_name[TOTAL_NAME] = total_intracranial(volumes)
         for channel in self._segmenter.card.unknown_channels:

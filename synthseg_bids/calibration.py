@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .engine import Engine, slabs
-from .labels import mirror_channels
+from .labels import LESION, mirror_channels
 from .network import UNet3D, fold_voxels, pad_to_multiple
 from .synth.files import LabelMap, generate
 from .synth.presets import PRESETS, evaluation_config
 from .training import VALIDATION_PRESETS
+from .weights import ModelCard
 
 #: Bins of the expected calibration error (Guo et al., section 2).
 BINS = 15
@@ -151,7 +152,7 @@ def foreground_logits(
 
 
 def synthetic_logits(
-    engine: Engine, label_maps: Sequence[LabelMap], spacing_mm: float, scans: int
+    engine: Engine, label_maps: Sequence[LabelMap], card: ModelCard, scans: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the logits of voxels of synthetic scans; see :func:`foreground_logits`.
 
@@ -160,16 +161,17 @@ def synthetic_logits(
     engine : Engine
     label_maps : sequence of LabelMap
         Not those that the network was trained on.
-    spacing_mm : float
-        That the network was trained at.
+    card : ModelCard
+        Of the network: its spacing and labels count.
     scans : int
         Per label map and preset of validation.
     """
-    mirror = torch.as_tensor(mirror_channels())
+    mirror = torch.as_tensor(mirror_channels(card.labels))
+    lesions = LESION in card.labels
     parts = []
     for number, label_map in enumerate(label_maps):
-        factor = max(round(spacing_mm / label_map.spacing_mm), 1)
-        own = replace(PRESETS['synthseg-bids'], downsampling=factor)
+        factor = max(round(card.spacing_mm / label_map.spacing_mm), 1)
+        own = replace(PRESETS['synthseg-bids'], downsampling=factor, lesion_label=lesions)
         for preset in VALIDATION_PRESETS:
             config = evaluation_config(preset, own)
             for i in range(scans):

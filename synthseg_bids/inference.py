@@ -219,7 +219,9 @@ class Segmenter:
         self.card = card
         self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
         self.mirror = mirror_channels(card.labels) if flip else None
-        group_of = {label.index: label.topology_group for label in segmentation_labels()}
+        group_of = {
+            label.index: label.topology_group for label in segmentation_labels(lesions=True)
+        }
         self.groups = tuple(group_of[label] for label in card.labels)
         # What is not brain: background, and the fluid around it that goes on down the spine.
         self._outside = [i for i, label in enumerate(card.labels) if label in (0, CSF)]

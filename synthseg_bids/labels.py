@@ -156,6 +156,11 @@ def network_labels(lesions: bool = False) -> tuple[int, ...]:
     return tuple(label.index for label in segmentation_labels(lesions))
 
 
+def channels_of(count: int) -> tuple[Label, ...]:
+    """Return the labels of a network by the number of its channels: 34 with lesions."""
+    return segmentation_labels(lesions=count == len(segmentation_labels(lesions=True)))
+
+
 def channel_labels() -> tuple[int, ...]:
     """Return the segmentation label of each channel of a network without lesions."""
     return network_labels()

@@ -6,8 +6,15 @@ tensor of a training step, and every sum it enters can be had by indexing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+#: Logit of a channel that is never meant.
+NEVER = -1e4
+#: Added to volumes, in voxels, so that those of a few voxels do not count for much.
+VOLUME_VOXELS = 20.0
 
 
 def _rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,12 +23,49 @@ def _rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return rows, target.flatten(1).long()
 
 
-def dice_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Average soft Dice loss and cross-entropy.
+def merge_channels(
+    logits: Tensor, target: Tensor, groups: Sequence[Sequence[Sequence[int]]]
+) -> tuple[Tensor, Tensor]:
+    """Make one channel of those that a scan's label map does not distinguish.
+
+    Parameters
+    ----------
+    logits : (batch, channels, x, y, z) tensor
+    target : (batch, x, y, z) integer tensor
+        Channel of each voxel.
+    groups : sequence of sequence of sequence of int
+        For each scan, groups of channels; no channel is in two of them.
+
+    Returns
+    -------
+    logits, target
+        The first channel of a group has the probability of all of them, the others have none.
+    """
+    if not any(groups):
+        return logits, target
+    merged, lookups = [], []
+    for scan, own in zip(logits, groups, strict=True):
+        channels = list(scan.float().unbind())
+        lookup = torch.arange(len(channels), device=target.device)
+        for first, *others in own:
+            channels[first] = torch.stack([channels[c] for c in (first, *others)]).logsumexp(0)
+            for other in others:
+                channels[other] = torch.full_like(channels[first], NEVER)
+                lookup[other] = first
+        merged.append(torch.stack(channels))
+        lookups.append(lookup)
+    targets = [lookup[one.long()] for lookup, one in zip(lookups, target, strict=True)]
+    return torch.stack(merged), torch.stack(targets)
+
+
+def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Average soft Dice loss, cross-entropy and volume loss.
 
     The Dice loss is one minus the mean over scans and channels of
     ``2 sum(p g) / (sum(p**2) + sum(g**2))`` (MIDL 2020 paper, section 2.4; background included,
-    as in its public implementation).
+    as in its public implementation). It rewards structures that are too large where they are
+    uncertain (Bertels et al. 2021, section 3); the volume loss does not: it is the mean over
+    scans and the channels that they have of ``|log(sum(p) / sum(g))|``, background excluded.
 
     Parameters
     ----------
@@ -31,8 +75,8 @@ def dice_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tens
 
     Returns
     -------
-    dice_loss, cross_entropy : 0-d tensors
-        In [0, 1], and in [0, inf).
+    dice_loss, cross_entropy, volume_loss : 0-d tensors
+        In [0, 1], in [0, inf) and in [0, inf).
     """
     rows, target = _rows(logits, target)
     batch, _, channels = rows.shape
@@ -43,7 +87,10 @@ def dice_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tens
     overlap = zeros.scatter_add(1, target, picked.exp())
     size_g = zeros.scatter_add(1, target, torch.ones_like(picked))
     dice = (2 * overlap + 1e-7) / (size_p + size_g + 1e-7)
-    return 1 - dice.mean(), -picked.mean()
+    present = size_g[:, 1:] > 0
+    ratio = (log_p.exp().sum(1)[:, 1:] + VOLUME_VOXELS) / (size_g[:, 1:] + VOLUME_VOXELS)
+    volume = (ratio.log().abs() * present).sum() / present.sum().clamp(min=1)
+    return 1 - dice.mean(), -picked.mean(), volume
 
 
 def wl2(logits: Tensor, target: Tensor, margin: float = 5) -> Tensor:

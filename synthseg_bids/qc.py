@@ -19,7 +19,7 @@ from .geometry import (
     spacing_mm,
     to_ras,
 )
-from .labels import CSF, Label, segmentation_labels
+from .labels import CSF, Label, channels_of, segmentation_labels
 from .measures import total_intracranial, volumes_from_labels
 from .qc_measures import (
     CONTRASTS_OF,
@@ -268,13 +268,13 @@ def confidence_values(
 ) -> Values:
     """Average over structures how sure a network was; see :func:`assess`."""
     values: Values = {}
-    labels = segmentation_labels()
     if confidence is not None and len(confidence):
+        labels = channels_of(len(confidence))
         by_label = {label.index: c for label, c in zip(labels, confidence, strict=True)}
         for group, members in QC_GROUPS.items():
             values[f'confidence_{group}'] = _mean([by_label[label] for label in members])
     if flip_dice is not None and len(flip_dice):
-        by_channel = zip(labels, flip_dice, strict=True)
+        by_channel = zip(channels_of(len(flip_dice)), flip_dice, strict=True)
         values['flip_dice'] = _mean([dice for label, dice in by_channel if label.index != 0])
     return values
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from .device import fast_dtype
 from .distributed import Ranks
 from .errors import UsageError
 from .grow import grow
-from .labels import channel_labels
-from .losses import dice_and_cross_entropy, wl2
+from .labels import generation_labels, network_labels
+from .losses import merge_channels, segmentation_losses, wl2
 from .measures import paper_dice
 from .muon import Muon
 from .network import NetworkConfig, UNet3D, pad_to_multiple
@@ -62,6 +62,44 @@ class Progress:
         return {k: v for k, v in vars(self).items() if k != 'dice'} | named
 
 
+def age_shares(label_maps: Sequence[LabelMap], weights: Mapping[str, float]) -> Tensor:
+    """Return how often each label map is drawn, so that age groups are as often as asked.
+
+    Parameters
+    ----------
+    label_maps : sequence of LabelMap
+    weights : mapping of str to float
+        Of the age groups; 1 where a group is not named.
+
+    Returns
+    -------
+    (n,) float64 tensor
+        Sums to 1.
+    """
+    ages = [label_map.age_group for label_map in label_maps]
+    shares = torch.tensor([weights.get(age, 1.0) / ages.count(age) for age in ages]).double()
+    if not shares.sum() > 0:
+        raise UsageError(f'age groups {sorted(set(ages))}: all have a weight of 0')
+    return shares / shares.sum()
+
+
+class Sample(NamedTuple):
+    """A training sample.
+
+    Attributes
+    ----------
+    image : (x, y, z) float32 tensor
+    target : (x, y, z) uint8 tensor
+        Network channels.
+    groups : list of list of int
+        Channels that its label map does not distinguish.
+    """
+
+    image: Tensor
+    target: Tensor
+    groups: list[list[int]]
+
+
 class Trainer:
     """A training run: network, optimiser, moving average and position.
 
@@ -95,6 +133,7 @@ class Trainer:
         self.device = device or torch.device('cpu')
         self.label_maps = [label_map.to(self.device) for label_map in label_maps]
         self.validation = list(validation)
+        self.shares = age_shares(self.label_maps, dict(config.age_weights))
         torch.manual_seed(config.seed)
         self.network = UNet3D(config.network).place(self.device)
         self.average = UNet3D(config.network).place(self.device).requires_grad_(False)
@@ -144,19 +183,25 @@ class Trainer:
             'steps': card.total_steps,
         }
 
-    def sample(self, number: int) -> tuple[Tensor, Tensor]:
-        """Generate training sample `number` of this run.
-
-        Returns
-        -------
-        image : (x, y, z) float32 tensor
-        target : (x, y, z) uint8 tensor
-        """
+    def sample(self, number: int) -> Sample:
+        """Generate training sample `number` of this run."""
         source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
-        which = int(torch.randint(len(self.label_maps), (1,), generator=source))
+        which = int(torch.multinomial(self.shares, 1, generator=source))
         label_map = self.label_maps[which]
-        image, target, _ = generate(label_map, self._generator(), source)
-        return image, target
+        config = self._generator()
+        if label_map.age_group == 'infant':
+            config = replace(config, intensity=replace(config.intensity, unmyelinated=True))
+        image, target, drawn = generate(label_map, config, source)
+        return Sample(image, target, self._groups(label_map, drawn.deformation.flip))
+
+    def _groups(self, label_map: LabelMap, flip: bool) -> list[list[int]]:
+        """Return the channels that a label map, mirrored or not, does not distinguish."""
+        labels = network_labels(self.config.generator.lesion_label)
+        mirror = {label.index: label.mirror for label in generation_labels()}
+        return [
+            [labels.index(mirror[one] if flip else one) for one in group]
+            for group in label_map.merged
+        ]
 
     def _generator(self) -> GeneratorConfig:
         """Return how this step's samples are made: all of one contrast, where priors say which.
@@ -176,21 +221,24 @@ class Trainer:
         """Return the loss of the current step."""
         if self.step < self.config.wl2_steps:
             return wl2(logits, target)
-        dice, entropy = dice_and_cross_entropy(logits, target)
-        return self.config.dice_weight * dice + self.config.cross_entropy_weight * entropy
+        dice, entropy, volume = segmentation_losses(logits, target)
+        config = self.config
+        total = config.dice_weight * dice + config.cross_entropy_weight * entropy
+        return total + config.volume_weight * volume
 
     def train_step(self) -> Tensor:
         """Do one optimiser step and return its loss on the samples of this process."""
         first = self.samples + self.ranks.rank * self.config.batch_size
         samples = [self.sample(first + i) for i in range(self.config.batch_size)]
-        images = torch.stack([image for image, _ in samples])[:, None]
-        targets = torch.stack([target for _, target in samples])
+        images = torch.stack([sample.image for sample in samples])[:, None]
+        targets = torch.stack([sample.target for sample in samples])
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.config, self.step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits, targets = self._logits(images, targets)
         x, y, z = targets.shape[1:]
-        loss = self.loss(logits[..., :x, :y, :z], targets)
+        groups = [sample.groups for sample in samples]
+        loss = self.loss(*merge_channels(logits[..., :x, :y, :z], targets, groups))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimizer.step()
@@ -284,7 +332,7 @@ class Trainer:
         self.average.eval()
         for buffer in self.average.buffers():
             self.ranks.copy_first(buffer)
-        labels = np.array(channel_labels())
+        labels = np.array(network_labels(self.config.generator.lesion_label))
         results = {}
         for name, config in configs.items() if self.validation else ():
             scores = torch.zeros(len(self.validation), dtype=torch.float64)
@@ -379,6 +427,7 @@ class Trainer:
             name=name,
             network=self.config.network,
             spacing_mm=spacing,
+            labels=network_labels(self.config.generator.lesion_label),
             crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
             training={
                 'steps': self.step,

@@ -19,6 +19,9 @@ class TrainingConfig:
     network : NetworkConfig
         By default the paper's size, with each scan's own statistics after every convolution.
     generator : GeneratorConfig
+    age_weights : tuple of (str, float)
+        How often label maps of each age group are drawn; within a group all equally often.
+        Groups that are not there are left out, and those that are not named count 1.
     steps : int
         Optimiser steps of the whole run.
     batch_size : int
@@ -30,8 +33,8 @@ class TrainingConfig:
     optimizer : {'adamw', 'muon'}
     weight_decay, gradient_clip : float
         Of AdamW, and the largest norm of a gradient.
-    dice_weight, cross_entropy_weight : float
-        The loss is their weighted sum.
+    dice_weight, cross_entropy_weight, volume_weight : float
+        The loss is their weighted sum (:func:`synthseg_bids.losses.segmentation_losses`).
     wl2_steps : int
         Warm up with the reference's wl2 loss for this many steps.
     ema_decay : float
@@ -47,6 +50,7 @@ class TrainingConfig:
         default_factory=lambda: NetworkConfig(norm='instance', norm_placement='conv')
     )
     generator: GeneratorConfig = field(default_factory=lambda: PRESETS['synthseg-bids'])
+    age_weights: tuple[tuple[str, float], ...] = (('adult', 0.65), ('infant', 0.35))
     steps: int = 100_000
     batch_size: int = 1
     learning_rate: float = 1e-2
@@ -57,6 +61,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     dice_weight: float = 1.0
     cross_entropy_weight: float = 1.0
+    volume_weight: float = 0.0
     wl2_steps: int = 0
     ema_decay: float = 0.998
     epoch_steps: int = 500

@@ -69,7 +69,7 @@ def case(tmp_path) -> tuple[Path, Path]:
     network = NetworkConfig(
         features=4, levels=2, norm='instance', norm_placement='conv', sub_voxels=2
     )
-    config = TrainingConfig(network, steps=20, learning_rate=0.05, warmup=1)
+    config = TrainingConfig(network, steps=60, learning_rate=0.05, warmup=1)
     trainer = Trainer(config, [load_label_map(maps / 'map-0_dseg.nii.gz')])
     trainer.run(lambda *_: None)
     # Surer than it may be.

@@ -45,6 +45,18 @@ def test_every_weight_of_a_grown_network_learns():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fine.parameters())
 
 
+@pytest.mark.parametrize('sub_voxels', [1, 2])
+def test_lesions_begin_as_rare_white_matter(sub_voxels):
+    torch.manual_seed(1)
+    config = replace(COARSE, out_channels=33, sub_voxels=sub_voxels)
+    before = UNet3D(config).eval()
+    after = grow(before, replace(config, out_channels=34)).eval()
+    x = torch.rand(1, 1, 16, 16, 16)
+    known, grown = before(x), after(x)
+    torch.testing.assert_close(grown[:, :33], known)
+    torch.testing.assert_close(grown[:, 33], known[:, [1, 19]].mean(1) - 3, atol=1e-4, rtol=1e-4)
+
+
 def test_only_voxels_and_output_features_may_differ():
     with pytest.raises(ValueError, match='cannot start from'):
         grow(UNet3D(COARSE), replace(COARSE, features=8, sub_voxels=2))

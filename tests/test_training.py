@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from synthseg_bids.training import (
     CheckpointError,
     Trainer,
     TrainingConfig,
+    age_shares,
     learning_rate,
 )
 
@@ -263,3 +265,46 @@ def test_label_maps_of_a_derivatives_data_set(folder, tmp_path):
     target = anat / 'sub-01_desc-aseg_dseg.nii.gz'
     (folder / 'map-0_dseg.nii.gz').rename(target)
     assert find_label_maps(tmp_path / 'derivatives') == [target]
+
+
+def with_sidecar(folder, text):
+    (folder / 'map-0_dseg.json').write_text(text, encoding='utf-8')
+    return load_label_map(folder / 'map-0_dseg.nii.gz')
+
+
+def test_a_sidecar_says_age_and_what_a_map_does_not_distinguish(folder):
+    said = {'AgeGroup': 'infant', 'MergedLabels': [[8, 7], [47, 46]]}
+    found = with_sidecar(folder, json.dumps(said))
+    assert (found.age_group, found.merged) == ('infant', ((8, 7), (47, 46)))
+    other = load_label_map(folder / 'map-1_dseg.nii.gz')
+    assert (other.age_group, other.merged) == ('adult', ())
+
+
+@pytest.mark.parametrize(
+    'text', ['{', '[]', '{"MergedLabels": [[8, 1000]]}', '{"MergedLabels": [[8]]}']
+)
+def test_damaged_sidecars_are_named(folder, text):
+    with pytest.raises(LabelMapError, match=r'map-0_dseg\.json: not a sidecar'):
+        with_sidecar(folder, text)
+
+
+def test_age_groups_are_drawn_as_often_as_asked(folder, maps):
+    maps = [*maps, replace(maps[0], age_group='infant')]
+    shares = age_shares(maps, {'adult': 0.6, 'infant': 0.4, 'old': 3})
+    assert shares.tolist() == pytest.approx([0.2, 0.2, 0.2, 0.4])
+    with pytest.raises(UsageError, match='all have a weight of 0'):
+        age_shares(maps, {'adult': 0, 'infant': 0})
+
+
+def test_mirrored_scans_merge_the_labels_of_the_other_side(maps):
+    trainer = Trainer(CONFIG, [replace(maps[0], merged=((8, 7),))])
+    assert trainer._groups(trainer.label_maps[0], flip=False) == [[6, 5]]
+    assert trainer._groups(trainer.label_maps[0], flip=True) == [[24, 23]]
+
+
+def test_lesions_are_a_label_of_networks_that_are_trained_with_them(folder, tmp_path):
+    out = tmp_path / 'out'
+    options = '--features 2 --levels 2 --steps 2 --epoch-steps 2 --size 16 16 16 --device cpu'
+    assert main(['train', str(folder), str(out), '--lesions', 'label', *options.split()]) == 0
+    card = json.loads((out / 'model.json').read_text())
+    assert (card['network']['out_channels'], card['labels'][-1]) == (34, 77)

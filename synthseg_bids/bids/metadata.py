@@ -179,7 +179,7 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
             'color': label.color,
             'mapping': 0 if label.index == 0 else label.mapping,
         }
-        for label in segmentation_labels()
+        for label in segmentation_labels(lesions=True)
     )
     lookup = _lookup(out_dir, method)
     write_table(lookup, _LOOKUP_COLUMNS, rows)
@@ -246,5 +246,6 @@ def posteriors_sidecar(
     source: str, provenance: Mapping[str, Any], on_1mm_grid: bool = False
 ) -> dict[str, Any]:
     """Describe posterior maps; ``LabelMap`` names their volumes."""
-    labels = [label.abbreviation for label in segmentation_labels()]
+    lesions = bool(provenance.get('LesionLabel'))
+    labels = [label.abbreviation for label in segmentation_labels(lesions)]
     return {**describe_posteriors(labels), **label_map_sidecar(source, provenance, on_1mm_grid)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids.agreement import Agreement
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import LESION, channels_of, segmentation_labels
 from synthseg_bids.measures import MEAN_NAME, TOTAL_NAME
 from synthseg_bids.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
 
@@ -113,8 +113,8 @@ def write_morph_table(
         Soft volume of every segmentation label in channel order, background included; NaN for
         labels that the network does not segment. They have no volumes then, nor has the total.
     """
-    labels = segmentation_labels()
     soft = list(soft_volumes_mm3 or [])
+    labels = channels_of(len(soft)) if soft else segmentation_labels(LESION in volumes)
     rows: list[dict[str, Any]] = []
     for channel, label in enumerate(labels):
         if label.index == 0:

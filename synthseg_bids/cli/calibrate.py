@@ -65,12 +65,10 @@ def run(args: argparse.Namespace) -> int:
         raise LabelMapError(f'{", ".join(seen)}: {card.name} was trained on it')
     set_threads(args.threads)
     engine = Engine(network, resolve_device(args.device))
-    *passes, target = synthetic_logits(
-        engine, [load_label_map(p) for p in fit], card.spacing_mm, args.scans
-    )
+    *passes, target = synthetic_logits(engine, [load_label_map(p) for p in fit], card, args.scans)
     temperature = fit_temperature(passes, target)
     *passes, target = synthetic_logits(
-        engine, [load_label_map(p) for p in check], card.spacing_mm, args.scans
+        engine, [load_label_map(p) for p in check], card, args.scans
     )
     before, after = (
         calibration_error(averaged(passes, value), target) for value in (1.0, temperature)

@@ -78,6 +78,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='part of the run that lowers the rate to zero (default: %(default)s)',
     )  # fmt: skip
     add(
+        '--lesions', choices=('label', 'fold'), default='label',
+        help='lesions of the white matter are a label (77), or white matter '
+        '(default: %(default)s)',
+    )  # fmt: skip
+    add(
+        '--loss-weights', type=float, nargs=3, default=(1, 1, 0),
+        metavar=('DICE', 'ENTROPY', 'VOLUME'),
+        help='of soft Dice, cross-entropy and the logarithm of volume ratios (default: 1 1 0)',
+    )  # fmt: skip
+    add(
         '--wl2-steps', type=int, default=0,
         help='warm-up steps with the wl2 loss (default: %(default)s)',
     )  # fmt: skip
@@ -134,11 +144,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _config(args: argparse.Namespace) -> TrainingConfig:
     from dataclasses import replace
 
+    from ..labels import network_labels
     from ..network import NetworkConfig
     from ..synth.presets import PRESETS
     from ..training import TrainingConfig
 
-    generator = replace(PRESETS[args.preset], downsampling=args.downsampling)
+    # References of real scans count lesions as white matter.
+    lesions = args.lesions == 'label' and not args.images
+    generator = replace(PRESETS[args.preset], downsampling=args.downsampling, lesion_label=lesions)
+    dice, entropy, volume = args.loss_weights
     if args.size:
         generator = replace(generator, size=tuple(args.size))
     if args.priors:
@@ -148,6 +162,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
         generator = replace(generator, intensity=replace(generator.intensity, priors=priors))
     return TrainingConfig(
         network=NetworkConfig(
+            out_channels=len(network_labels(lesions)),
             features=args.features,
             levels=args.levels,
             encoder_convs=args.encoder_convs,
@@ -164,6 +179,9 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
         optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         decay_fraction=args.decay_fraction,
+        dice_weight=dice,
+        cross_entropy_weight=entropy,
+        volume_weight=volume,
         wl2_steps=args.wl2_steps,
         epoch_steps=args.epoch_steps,
         seed=args.seed,

@@ -75,6 +75,7 @@ class SegmentImage(SimpleInterface):
         from synthseg_bids.checksum import sha256
         from synthseg_bids.errors import about
         from synthseg_bids.inference import cached_segmenter
+        from synthseg_bids.labels import LESION
         from synthseg_bids.volume_io import read_volume, write_label_map, write_posteriors
 
         inputs = self.inputs
@@ -121,6 +122,8 @@ class SegmentImage(SimpleInterface):
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
+        if LESION in segmenter.card.labels:
+            self._results['provenance']['LesionLabel'] = True
         if found.fallback:
             self._results['provenance']['Fallback'] = found.fallback
         if found.peak_gpu_mb is not None:

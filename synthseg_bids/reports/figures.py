@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..labels import generation_labels, segmentation_labels
+from ..labels import LESION, generation_labels, segmentation_labels
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -115,8 +115,8 @@ def overlay(
     spacing_mm : sequence of float
         Voxel size along each axis: thick slices are drawn thick.
     """
-    colors = np.zeros((int(max(labels.max(), 60)) + 1, 4))
-    for label in segmentation_labels()[1:]:
+    colors = np.zeros((int(max(labels.max(), LESION)) + 1, 4))
+    for label in segmentation_labels(lesions=True)[1:]:
         colors[label.index] = [*_rgb(label.color), 0.6]
     brain = np.argwhere(labels > 0)
     centre = np.round(brain.mean(0)).astype(int) if len(brain) else np.array(image.shape) // 2

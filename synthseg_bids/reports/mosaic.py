@@ -57,7 +57,7 @@ def label_palette() -> dict[int, str]:
         ``#rrggbb`` by label, background first.
     """
     palette: dict[int, str] = {}
-    for label in segmentation_labels():
+    for label in segmentation_labels(lesions=True):
         value = int(label.color[1:], 16)
         while f'#{value:06x}' in palette.values():
             value ^= 1 if value & 1 == 0 else 3

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..geometry import orientation, ras_affine, to_ras
-from ..labels import channel_labels, generation_indices
+from ..labels import generation_indices, network_labels
 from ..volume_io import read_label_map, write_image
 from .generator import Draw, GeneratorConfig, OnStep, apply, draw
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.nii', '.nii.gz', '.mgz')
+#: Age group of label maps that do not say theirs.
+ADULT = 'adult'
 
 
 class LabelMapError(ValueError):
@@ -43,6 +46,11 @@ class LabelMap:
         Mean voxel size.
     centre : tuple of float
         Centre of the cerebrum in voxels.
+    age_group : str
+        Such as ``adult`` or ``infant``.
+    merged : tuple of tuple of int
+        Groups of segmentation labels that the map does not distinguish; the first one of each is
+        the label that its voxels have.
     kind : str
         What a model card calls what it was trained on.
     """
@@ -54,6 +62,8 @@ class LabelMap:
     affine: np.ndarray
     spacing_mm: float
     centre: tuple[float, float, float]
+    age_group: str = field(default=ADULT, kw_only=True)
+    merged: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
 
     def to(self, device: torch.device | str) -> LabelMap:
         """Move to a device."""
@@ -136,7 +146,25 @@ def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
         affine=affine,
         spacing_mm=float(volume.spacing_mm.mean()),
         centre=cerebrum_centre(values, str(path)),
+        **_sidecar(path),
     )
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """Return what the JSON file beside a label map says (``synthseg prepare-labels``)."""
+    sidecar = path.with_name(f'{path.name.partition(".")[0]}.json')
+    if not sidecar.exists():
+        return {}
+    try:
+        said = json.loads(sidecar.read_text(encoding='utf-8-sig'))
+        groups = [tuple(int(label) for label in group) for group in said.get('MergedLabels', [])]
+        known = set(network_labels(lesions=True))
+        wrong = sorted({label for group in groups for label in group} - known)
+        if wrong or any(len(group) < 2 for group in groups):
+            raise ValueError(f'MergedLabels: {wrong or groups} are not groups of our labels')
+        return {'age_group': str(said.get('AgeGroup', ADULT)), 'merged': tuple(groups)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LabelMapError(f'{sidecar}: not a sidecar of a label map ({error})') from error
 
 
 def padded(
@@ -261,7 +289,7 @@ def synthesize_files(
     list of (Path, Path)
         Image and label map of each scan.
     """
-    values = np.array(channel_labels(), dtype=np.int16)
+    values = np.array(network_labels(config.lesion_label), dtype=np.int16)
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for i in range(count):

@@ -174,7 +174,7 @@ def fill_inside(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, o
     outside = [label.index for label in generation_labels() if label.extracerebral]
     brain = (labels > 0) & ~np.isin(labels, outside)
     size = float((brain & (labels != CSF)).sum() / ADULT_MM3) ** (1 / 3)
-    inside = closed(brain, SULCI_MM * size, FLUID_MM * size) & ~np.isin(labels, outside)
+    inside = closed(brain, SULCI_MM * size, max(FLUID_MM * size, 1.0)) & ~np.isin(labels, outside)
     inside |= brain
     empty = inside & ~brain
     callosum = empty & _between_white_matter(labels)

@@ -101,7 +101,9 @@ def test_description_of_the_dataset(tmp_path):
     assert (content['DatasetType'], content['License']) == ('derivative', 'CC0')
     rows = read_table(out / 'seg-synthseg_dseg.tsv')
     assert list(rows[0]) == ['index', 'name', 'abbreviation', 'color', 'mapping']
-    assert [int(row['index']) for row in rows] == [label.index for label in segmentation_labels()]
+    assert [int(row['index']) for row in rows] == [
+        label.index for label in segmentation_labels(lesions=True)
+    ]
 
 
 @pytest.mark.parametrize('text', ['{broken', '[]', ''])
@@ -120,6 +122,8 @@ def test_output_of_another_tool_is_not_touched(tmp_path):
 def test_sidecars_name_source_and_labels():
     assert label_map_sidecar(SOURCE, PROVENANCE)['SpatialReference'] == SOURCE
     assert len(posteriors_sidecar(SOURCE, {})['LabelMap']) == len(segmentation_labels())
+    with_lesions = posteriors_sidecar(SOURCE, {'LesionLabel': True})['LabelMap']
+    assert with_lesions == [label.abbreviation for label in segmentation_labels(lesions=True)]
 
 
 def test_morph_table(results):
