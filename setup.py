@@ -43,6 +43,7 @@ setup(
         'numpy',
         'pandas',
         'safetensors',
+        'scipy',
         'tomli; python_version < "3.11"',
         'torch>=2.4',
         'tqdm',
@@ -56,7 +57,6 @@ setup(
             'pybids',
             'pytest',
             'ruff',
-            'scipy',
         ],
         'demo': ['nilearn'],
         # Published weights in Keras' format.
@@ -71,8 +71,8 @@ setup(
     entry_points={
         'console_scripts': [
             'synthseg = synthseg_bids.cli.main:entry',
-            'synthseg-bids = synthseg_bids.cli.run:main',
-            'synthseg-bids-docker = synthseg_bids.cli.docker_wrapper:main',
+            'synthseg-bids = synthseg_bids.app.main:main',
+            'synthseg-bids-docker = synthseg_bids.app.docker_wrapper:main',
         ]
     },
 )

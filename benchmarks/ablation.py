@@ -19,21 +19,21 @@ import torch
 from accuracy import DATA, REPOSITORY
 from page import cpu_name, table
 
-from synthseg_bids.bids.atomic import read_table, write_table, write_text
-from synthseg_bids.device import set_threads
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import Segmenter
-from synthseg_bids.measures import paper_dice
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.pairs import find_pairs, load_pairs
+from synthseg_bids.files import read_table, write_table, write_text
+from synthseg_bids.hardware.device import set_threads
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.measure.overlap import paper_dice
+from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.artefacts import ArtefactConfig
-from synthseg_bids.synth.files import LabelMap, find_label_maps, is_named, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
-from synthseg_bids.synth.presets import PRESETS, evaluation_config
+from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, is_named, load_label_map
+from synthseg_bids.synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
 from synthseg_bids.synth.texture import TextureConfig
 from synthseg_bids.synth.ventricles import VentricleConfig
-from synthseg_bids.training import VALIDATION_PRESETS, Trainer
-from synthseg_bids.training_config import TrainingConfig
+from synthseg_bids.training.config import TrainingConfig
+from synthseg_bids.training.real_scans import find_pairs, load_pairs
+from synthseg_bids.training.trainer import Trainer
 
 REAL = 'real sequences'
 #: Held-out scans of each kind per label map.

@@ -28,15 +28,16 @@ from page import cpu_name, table
 from sureness import sureness_table, write_sureness
 from synthetic import CONDITIONS, SLICE_MM, SLICES, WIDE, Recipe, draw_worst, list_recipes
 
-from synthseg_bids.bids.atomic import read_table, write_table, write_text
-from synthseg_bids.device import fast_dtype, resolve_device, set_threads
-from synthseg_bids.evaluation import ALL_CONTRASTS, MEAN_OF_LABELS
-from synthseg_bids.inference import Segmentation, Segmenter
+from synthseg_bids.files import read_table, write_table, write_text
+from synthseg_bids.hardware.device import fast_dtype, resolve_device, set_threads
+from synthseg_bids.images.volume_io import write_image
+from synthseg_bids.inference.segmenter import Segmentation, Segmenter
 from synthseg_bids.labels import PAPER_STRUCTURES
-from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.synth.files import find_label_maps, is_named
-from synthseg_bids.volume_io import write_image
-from synthseg_bids.weights import ModelCard, model_path, read_card, sha256
+from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.summary import ALL_CONTRASTS, MEAN_OF_LABELS
+from synthseg_bids.models.card import ModelCard, read_card, sha256
+from synthseg_bids.models.registry import model_path
+from synthseg_bids.synth.label_maps import find_label_maps, is_named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path('../shared/data')
@@ -156,7 +157,7 @@ def calibration(card: ModelCard) -> dict[str, str]:
 
 def call(program: str, *arguments: object) -> tuple[int, str]:
     """Run one of our programs; return its exit code and the command line."""
-    module = {'synthseg-bids': 'synthseg_bids.cli.run', 'synthseg': 'synthseg_bids.cli.main'}
+    module = {'synthseg-bids': 'synthseg_bids.app.main', 'synthseg': 'synthseg_bids.cli.main'}
     words = [str(argument) for argument in arguments]
     command = [sys.executable, '-m', module[program], *words]
     return subprocess.run(command, check=False).returncode, shlex.join([program, *words])

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from page import cpu_name, table
 
-from synthseg_bids.bids.atomic import write_table, write_text
-from synthseg_bids.cli.launch import VARIABLE, keep_memory
-from synthseg_bids.device import fast_dtype
+from synthseg_bids.files import write_table, write_text
+from synthseg_bids.hardware.allocator import VARIABLE, keep_memory
+from synthseg_bids.hardware.device import fast_dtype
 
 HERE = Path(__file__).resolve().parent
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
@@ -111,8 +111,9 @@ What makes the difference
   the network's are channels of its input and of its output.
 - **Memory that is kept.** By default the C library gives the memory of every large tensor back to
   the system, which clears it page by page when it is asked for again. ``synthseg segment`` and
-  ``synthseg train`` restart with other settings of glibc (``synthseg_bids/cli/launch.py``), and
-  ``synthseg-bids`` starts its workers with them. A row has the time without.
+  ``synthseg train`` restart with other settings of glibc
+  (``synthseg_bids/hardware/allocator.py``), and ``synthseg-bids`` starts its workers with them. A
+  row has the time without.
 - **Posteriors by slabs.** Logits of all labels never stand in memory at once. Before it starts, a
   pass predicts the memory it takes and compares it with what is free (the limit of a container or
   batch job included). If need be what earlier scans have left is given back, the posteriors are

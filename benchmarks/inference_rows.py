@@ -57,7 +57,7 @@ def plain_network(args, dtype_name: str = 'float32'):
     """Run the network as it is written, every array whole."""
     import torch
 
-    from synthseg_bids.network import UNet3D
+    from synthseg_bids.models.unet import UNet3D
 
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, dtype_name)
@@ -76,10 +76,10 @@ def plain_network(args, dtype_name: str = 'float32'):
 def our_network(args, dtype_name: str, flip: bool = False, device: str = 'cpu'):
     import torch
 
-    from synthseg_bids.engine import Engine
+    from synthseg_bids.inference.engine import Engine
+    from synthseg_bids.inference.forward import infer
     from synthseg_bids.labels import mirror_channels
-    from synthseg_bids.network import UNet3D
-    from synthseg_bids.predict import infer
+    from synthseg_bids.models.unet import UNet3D
 
     torch.set_num_threads(args.threads)
     engine = Engine(UNet3D(), torch.device(device), getattr(torch, dtype_name))
@@ -93,10 +93,10 @@ def without_ideas(args, repeats: int = 4):
     import torch
     from torch.nn import functional
 
-    from synthseg_bids import engine
-    from synthseg_bids.bfloat16 import channels_last
-    from synthseg_bids.network import UNet3D
-    from synthseg_bids.predict import infer
+    from synthseg_bids.inference import engine
+    from synthseg_bids.inference.forward import infer
+    from synthseg_bids.inference.winograd import channels_last
+    from synthseg_bids.models.unet import UNet3D
 
     torch.set_num_threads(args.threads)
     network, cpu, dtype = UNet3D(), torch.device('cpu'), torch.bfloat16
@@ -204,12 +204,12 @@ def our_pipeline(
 ):
     import torch
 
-    from synthseg_bids.device import set_threads
-    from synthseg_bids.engine import Engine
-    from synthseg_bids.inference import Segmenter
-    from synthseg_bids.network import NetworkConfig, UNet3D
-    from synthseg_bids.volume_io import read_volume
-    from synthseg_bids.weights import ModelCard
+    from synthseg_bids.hardware.device import set_threads
+    from synthseg_bids.images.volume_io import read_volume
+    from synthseg_bids.inference.engine import Engine
+    from synthseg_bids.inference.segmenter import Segmenter
+    from synthseg_bids.models.card import ModelCard
+    from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
     set_threads(args.threads)
     if model:

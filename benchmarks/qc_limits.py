@@ -23,12 +23,12 @@ import numpy as np
 from accuracy import DATA, REPOSITORY
 from synthetic import CONDITIONS, FIRST_SEED, synthetic_scan
 
-from synthseg_bids.bids.atomic import write_json
-from synthseg_bids.device import set_threads
-from synthseg_bids.inference import Segmenter
-from synthseg_bids.qc import confidence_values
-from synthseg_bids.qc_measures import FAIL, REVIEW
-from synthseg_bids.synth.files import find_label_maps, is_named, load_label_map
+from synthseg_bids.files import write_json
+from synthseg_bids.hardware.device import set_threads
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.measure.qc import confidence_values
+from synthseg_bids.measure.qc_measures import FAIL, REVIEW
+from synthseg_bids.synth.label_maps import find_label_maps, is_named, load_label_map
 
 TARGET = REPOSITORY / 'synthseg_bids' / 'data' / 'qc_limits.json'
 #: Percentiles of good scans below which there is something to look at, and above which no limit of

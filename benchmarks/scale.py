@@ -38,7 +38,7 @@ from processes import Usage, watch  # noqa: E402
 from scale_page import COLUMNS, write_page  # noqa: E402
 
 from synthseg_bids import __version__  # noqa: E402
-from synthseg_bids.bids.atomic import read_table, write_table  # noqa: E402
+from synthseg_bids.files import read_table, write_table  # noqa: E402
 
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
 #: Datasets of the shipped model: the difference tells what one more scan takes.
@@ -146,7 +146,7 @@ class Dataset:
         arguments = [self.raw, self.out, level, '--model', self.model, '--device', 'cpu']
         arguments += ['--nprocs', self.nprocs, '--omp-nthreads', 1, '--skip-bids-validation']
         arguments += ['-w', self.folder / 'work', *more]
-        command = [sys.executable, '-m', 'synthseg_bids.cli.run', *map(str, arguments)]
+        command = [sys.executable, '-m', 'synthseg_bids.app.main', *map(str, arguments)]
         environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
         used = watch(command, environment)
         if used.code:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from page import table
 
-from synthseg_bids.bids.atomic import read_table, write_text
+from synthseg_bids.files import read_table, write_text
 
 COLUMNS = (
     *('what', 'scans', 'segmented', 'seconds', 'between_seconds', 'cpu_seconds', 'peak_mb'),
@@ -101,7 +101,7 @@ def at_size(rows: Sequence[Measured], column: str, size: int) -> float:
 
 def growth(rows: list[Measured]) -> list[str]:
     """Tabulate every kind of run over the sizes."""
-    from synthseg_bids.cli.execute import CHUNK
+    from synthseg_bids.app.execute import CHUNK
 
     cells: dict[str, Callable[[Measured], object]] = {
         'Scans': lambda row: f'{row.size:,}',

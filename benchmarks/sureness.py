@@ -9,7 +9,7 @@ import numpy as np
 from page import table
 from scipy.stats import spearmanr
 
-from synthseg_bids.bids.atomic import read_table, write_table
+from synthseg_bids.files import read_table, write_table
 from synthseg_bids.labels import segmentation_labels
 
 MEASURES = {

@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.reports.figures import overlay
-from synthseg_bids.synth.files import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.intensity import rescale_percentiles
+from synthseg_bids.synth.label_maps import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Resolution, acquire
 from synthseg_bids.synth.ventricles import VentricleConfig

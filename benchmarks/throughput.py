@@ -26,14 +26,14 @@ from scale import HERE, SCAN, Dataset
 from scale_page import NOT_MEASURED, THROUGHPUT_COLUMNS, write_page
 
 from synthseg_bids import __version__
-from synthseg_bids.bids.atomic import read_table, write_table
 from synthseg_bids.bids.plan import ImageTask, plan_tasks
 from synthseg_bids.bids.query import find_images
-from synthseg_bids.cli.launch import keep_memory
-from synthseg_bids.volume_io import read_volume
-from synthseg_bids.weights import model_path
+from synthseg_bids.files import read_table, write_table
+from synthseg_bids.hardware.allocator import keep_memory
+from synthseg_bids.images.volume_io import read_volume
+from synthseg_bids.models.registry import model_path
 from synthseg_bids.workflows import Resources
-from synthseg_bids.workflows.monitor import Ledger, execute
+from synthseg_bids.workflows.runner import Ledger, execute
 
 Row = dict[str, object]
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from page import cpu_name, table
 
-from synthseg_bids.bids.atomic import write_table, write_text
-from synthseg_bids.cli.launch import keep_memory
-from synthseg_bids.weights import load_model
+from synthseg_bids.files import write_table, write_text
+from synthseg_bids.hardware.allocator import keep_memory
+from synthseg_bids.models.registry import load_model
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs/training.rst'

@@ -20,11 +20,11 @@ import torch
 from inference_rows import measure, our_labels
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthseg_bids.distributed import Ranks, join
-from synthseg_bids.synth.files import LabelMap
-from synthseg_bids.training import Trainer
-from synthseg_bids.training_config import TrainingConfig
-from synthseg_bids.weights import load_model
+from synthseg_bids.models.registry import load_model
+from synthseg_bids.synth.label_maps import LabelMap
+from synthseg_bids.training.config import TrainingConfig
+from synthseg_bids.training.distributed import Ranks, join
+from synthseg_bids.training.trainer import Trainer
 
 PARTS = ('generator', 'forward', 'backward')
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tables import list_table
 
-from synthseg_bids.cli.choice import OF_OURS
-from synthseg_bids.external import METHODS, T2_WEIGHTED
+from synthseg_bids.app.method import OF_OURS
+from synthseg_bids.external.methods import METHODS, T2_WEIGHTED
 
 INTRODUCTION = """\
 Methods
@@ -77,7 +77,7 @@ In a Nipype workflow
 Nipype has no interfaces of these programs; ours are ``RunSamseg`` and ``RunMriSynthSeg`` in
 ``synthseg_bids.interfaces``. The workflow of one image takes a program, too::
 
-    from synthseg_bids.external import METHODS, find_program
+    from synthseg_bids.external.methods import METHODS, find_program
     from synthseg_bids.workflows import init_image_wf
 
     workflow = init_image_wf(program=find_program(METHODS['samseg']), suffix='T1w')

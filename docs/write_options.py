@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tables import list_table
 
+from synthseg_bids.app.parser import build_parser
 from synthseg_bids.bids.references import NATIVE_SPACES
-from synthseg_bids.cli.parser import build_parser
 
 INTRODUCTION = """\
 Options

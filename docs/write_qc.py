@@ -8,7 +8,7 @@ from pathlib import Path
 
 from synthseg_bids.bids.group_stats import MAX_Z
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.qc_measures import (
+from synthseg_bids.measure.qc_measures import (
     FAIL,
     MAX_ASYMMETRY,
     MAX_ASYMMETRY_VENTRICLES,
@@ -19,7 +19,7 @@ from synthseg_bids.qc_measures import (
     SECTIONS,
     VOLUME_RANGES_ML,
 )
-from synthseg_bids.stats import MIN_VALUES
+from synthseg_bids.measure.stats import MIN_VALUES
 
 INTRODUCTION = f"""Quality control
 ===============

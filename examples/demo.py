@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synthseg_bids.inference import Segmenter
+from synthseg_bids.images.volume_io import read_volume, write_image, write_label_map
+from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.reports.figures import overlay
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.files import load_label_map, synthesize
+from synthseg_bids.synth.label_maps import load_label_map, synthesize
 from synthseg_bids.synth.presets import PRESETS
-from synthseg_bids.volume_io import read_volume, write_image, write_label_map
 
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
 STILL = DeformationConfig(rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0))
@@ -72,7 +72,7 @@ def main(folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     bids, reference = build(folder)
     out = folder / 'derivatives' / 'synthseg-bids'
-    command = ['-m', 'synthseg_bids.cli.run', str(bids), str(out), 'participant']
+    command = ['-m', 'synthseg_bids.app.main', str(bids), str(out), 'participant']
     command += ['-d', f'truth={reference}', '-w', str(folder / 'work')]
     code = subprocess.run([sys.executable, *command], check=False).returncode
     if code:

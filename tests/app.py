@@ -13,11 +13,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard, save_model
+from synthseg_bids.files import read_table
+from synthseg_bids.models.card import ModelCard, save_model
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
-APP = [sys.executable, '-W', 'ignore', '-m', 'synthseg_bids.cli.run']
+APP = [sys.executable, '-W', 'ignore', '-m', 'synthseg_bids.app.main']
 GOOD = [
     'sub-01/anat/sub-01_T1w.nii.gz',
     'sub-01/anat/sub-01_T2w.nii',

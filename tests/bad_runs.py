@@ -17,7 +17,7 @@ from app import APP, Run, options, write_description
 from bad_inputs import AWKWARD, GOOD, IMAGES, REFERENCES, noise, save
 from running import started
 
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.main import main
 
 
 def start(prefix: Sequence[str], argv: Sequence[str], out: Path) -> Run:

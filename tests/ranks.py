@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from synthseg_bids.distributed import ProcessError, Ranks, join, leave
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.synth.files import LabelMap, find_label_maps, load_label_map
+from synthseg_bids.models.unet import NetworkConfig
+from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, load_label_map
 from synthseg_bids.synth.presets import PRESETS
-from synthseg_bids.training import Trainer
-from synthseg_bids.training_config import TrainingConfig
+from synthseg_bids.training.config import TrainingConfig
+from synthseg_bids.training.distributed import ProcessError, Ranks, join, leave
+from synthseg_bids.training.trainer import Trainer
 
 #: Settings of the runs that are compared: name to configuration.
 RUNS = {

@@ -10,17 +10,17 @@ import nibabel as nib
 import numpy as np
 
 from synthseg_bids.bids.agreement import write_agreement
-from synthseg_bids.bids.atomic import write_json, write_text
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.metadata import describe_dataset
 from synthseg_bids.bids.names import anat_folder, bids_uri, derivative_stem
 from synthseg_bids.bids.save import figure_files
 from synthseg_bids.bids.status import Outcome, write_status
 from synthseg_bids.bids.tables import write_dice_table, write_morph_table, write_qc_table
+from synthseg_bids.files import write_json, write_text
 from synthseg_bids.labels import CSF, segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.qc import judge
-from synthseg_bids.qc_measures import QC_GROUPS, VOLUME_RANGES_ML
+from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.qc import judge
+from synthseg_bids.measure.qc_measures import QC_GROUPS, VOLUME_RANGES_ML
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.png import write_grey, write_indexed
 

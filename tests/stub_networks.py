@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthseg_bids.engine import Engine
+from synthseg_bids.inference.engine import Engine
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.network import NetworkConfig
+from synthseg_bids.models.unet import NetworkConfig
 
 LABELS = tuple(label.index for label in segmentation_labels())
 HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))

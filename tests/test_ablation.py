@@ -8,7 +8,7 @@ from ablation import BASE, CONDITIONS, VARIANTS
 from heads import write_heads
 from labelled_scans import write_dataset
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 
 
 @pytest.mark.filterwarnings('ignore::ResourceWarning')

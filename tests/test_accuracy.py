@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from synthetic import SLICES, WIDE, synthetic_scan, thick_slices
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.synth.files import load_label_map
-from synthseg_bids.weights import model_path, read_card
+from synthseg_bids.files import read_table
+from synthseg_bids.models.card import read_card
+from synthseg_bids.models.registry import model_path
+from synthseg_bids.synth.label_maps import load_label_map
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from grids import oriented_affine
 
-from synthseg_bids.agreement import AlignmentError, compare, kabsch, outline
-from synthseg_bids.measures import paper_dice, resample_nearest
+from synthseg_bids.measure.agreement import AlignmentError, compare, kabsch, outline
+from synthseg_bids.measure.overlap import paper_dice, resample_nearest
 
 STRUCTURES = (2, 3, 4, 7, 8, 10, 11, 12, 16, 17, 18, 41, 42, 43, 46, 47, 49, 50, 51, 53, 54)
 

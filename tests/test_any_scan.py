@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from synthseg_bids.inference import Segmenter
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.volume_io import read_volume
-from synthseg_bids.weights import ModelCard, save_model
+from synthseg_bids.images.volume_io import read_volume
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.models.card import ModelCard, save_model
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 ORIENTATIONS = [
     [(axis, sign) for axis, sign in zip(axes, signs, strict=True)]

@@ -12,9 +12,9 @@ import pytest
 from grids import oriented_affine
 
 from synthseg_bids import Segmenter
-from synthseg_bids.image_checks import InputImageError
+from synthseg_bids.images.checks import InputImageError
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.qc_measures import VERDICT
+from synthseg_bids.measure.qc_measures import VERDICT
 
 AFFINE = oriented_affine('LIA', (3, 4, 5), 10)
 

@@ -15,9 +15,9 @@ from bad_runs import RUNS, possible, run_all, run_twice, unprivileged
 from filelock import FileLock
 from other_faults import TWO_RUNS
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.app.group_outputs import write_tables
 from synthseg_bids.bids.names import bids_uri
-from synthseg_bids.cli.finish import write_tables
+from synthseg_bids.files import read_table
 
 DOCS = Path(__file__).parents[1] / 'docs'
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthseg_bids.bfloat16 import WinogradConv3d, channels_last, elu_
+from synthseg_bids.inference.winograd import WinogradConv3d, channels_last, elu_
 
 
 @pytest.mark.parametrize('elu', [False, True])
@@ -14,7 +14,7 @@ from synthseg_bids.bfloat16 import WinogradConv3d, channels_last, elu_
 @pytest.mark.parametrize('slab_values', [1, 2500, 2**22])
 def test_transformed_convolution(elu, n_planes, slab_values, monkeypatch):
     """One pair of planes at a time, several, or all: also at the image's borders."""
-    monkeypatch.setattr('synthseg_bids.bfloat16.SLAB_VALUES', slab_values)
+    monkeypatch.setattr('synthseg_bids.inference.winograd.SLAB_VALUES', slab_values)
     torch.manual_seed(0)
     weight, bias = torch.randn(7, 5, 3, 3, 3) / 135**0.5, torch.randn(7)
     x = torch.randn(1, 5, n_planes, 9, 10).bfloat16()
@@ -40,7 +40,7 @@ def test_without_a_bias():
 @pytest.mark.parametrize('values', [7, 2**17])
 def test_elu_is_that_of_float32(values, monkeypatch):
     """All bfloat16 numbers, those that are not finite too."""
-    monkeypatch.setattr('synthseg_bids.bfloat16.ELU_VALUES', values)
+    monkeypatch.setattr('synthseg_bids.inference.winograd.ELU_VALUES', values)
     every = torch.arange(-(2**15), 2**15, 1 if values > 7 else 97).to(torch.int16)
     every = every.view(torch.bfloat16)[: len(every) // 4 * 4]
     x = channels_last(every.view(1, 2, 1, 2, -1))

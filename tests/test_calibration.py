@@ -7,18 +7,19 @@ import torch
 from heads import write_heads
 from safetensors.torch import load_file
 
-from synthseg_bids.calibration import (
+from synthseg_bids.cli.main import main
+from synthseg_bids.models.card import read_card, save_model
+from synthseg_bids.models.registry import load_model
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
+from synthseg_bids.synth.label_maps import load_label_map
+from synthseg_bids.training.calibration import (
     averaged,
     calibration_error,
     fit_temperature,
     log_loss,
     set_temperature,
 )
-from synthseg_bids.cli.main import main
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.synth.files import load_label_map
-from synthseg_bids.training import Trainer, TrainingConfig
-from synthseg_bids.weights import load_model, read_card, save_model
+from synthseg_bids.training.trainer import Trainer, TrainingConfig
 
 
 @pytest.fixture

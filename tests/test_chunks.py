@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from app import options, write_description, write_image
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.cli.execute import split
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.execute import split
+from synthseg_bids.app.main import main
+from synthseg_bids.files import read_table
 
 NAMES = [f'sub-{number}/anat/sub-{number}_T1w.nii.gz' for number in (1, 2, 3)]
 
@@ -41,8 +41,8 @@ def statuses(out: Path) -> list[str]:
 def test_chunk_that_breaks_down_costs_its_own_images(
     dataset, tiny_model, tmp_path, capsys, caplog, monkeypatch
 ):
-    monkeypatch.setattr('synthseg_bids.cli.execute.CHUNK', 1)
-    monkeypatch.setattr('synthseg_bids.cli.execute.workflow_name', lambda config: 'wf')
+    monkeypatch.setattr('synthseg_bids.app.execute.CHUNK', 1)
+    monkeypatch.setattr('synthseg_bids.app.execute.workflow_name', lambda config: 'wf')
     folders = break_nipype(tmp_path / 'work' / 'wf')
     arguments = options(dataset, tmp_path / 'out', tiny_model)
     assert main(arguments) == 1

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.cli.evaluate import find_scans, source_image
 from synthseg_bids.cli.main import main
+from synthseg_bids.files import read_table
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME, paper_dice
+from synthseg_bids.measure.overlap import MEAN_NAME, paper_dice
 from synthseg_bids.reports.figures import dice_boxes
 
 LABELS = [label.index for label in segmentation_labels()]

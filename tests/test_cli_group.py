@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from app import contents
 
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.main import main
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from synthseg_bids.cli.config import ConfigError, RunConfig, format_config, read_plugin
-from synthseg_bids.cli.parser import build_parser, parse_args
+from synthseg_bids.app.config import ConfigError, RunConfig, format_config, read_plugin
+from synthseg_bids.app.parser import build_parser, parse_args
 
 DOCS = Path(__file__).parents[1] / 'docs'
 PLACES = ['in', 'out', 'participant']
@@ -162,7 +162,7 @@ def test_options_are_documented(tmp_path, monkeypatch):
 
 
 def test_help_is_complete_and_quick():
-    command = [sys.executable, '-m', 'synthseg_bids.cli.run', '--help']
+    command = [sys.executable, '-m', 'synthseg_bids.app.main', '--help']
     # Processor time, which another program's work does not change.
     before = _child_seconds()
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -20,7 +20,7 @@ from app import (
 )
 from watch import wait_for_worker, wait_until
 
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.main import main
 
 T1, T2, FLAIR = GOOD
 

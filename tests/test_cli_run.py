@@ -16,8 +16,8 @@ from app import GOOD, launch, options, write_image
 from running import PAUSING
 from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.main import main
+from synthseg_bids.files import read_table
 
 
 def test_one_bad_scan_fails_alone(finished):
@@ -289,7 +289,7 @@ def test_folders_in_each_others_way(raw, tiny_model, tmp_path, capsys):
 @pytest.mark.parametrize('option', ['--help', '--version'])
 def test_answers_without_heavy_imports(option):
     code = (
-        'import sys\nfrom synthseg_bids.cli.run import main\n'
+        'import sys\nfrom synthseg_bids.app.main import main\n'
         f'try:\n    main(["{option}"])\nexcept SystemExit:\n    pass\n'
         'print(sorted({"torch", "nipype", "numpy", "nibabel", "bids"} & {*sys.modules}))'
     )

@@ -14,7 +14,8 @@ import pytest
 
 from synthseg_bids.cli.main import _is_out_of_memory, main
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.weights import load_model, save_model
+from synthseg_bids.models.card import save_model
+from synthseg_bids.models.registry import load_model
 
 AFFINE = np.array([[0, 0, 3.0, -40], [-4, 0, 0, 30], [0, -4, 0, 25], [0, 0, 0, 1]])
 
@@ -77,7 +78,7 @@ def test_ct_is_clipped(tmp_path, scan, tiny_model):
 
 
 def test_compat_gives_the_grid_of_the_reference(tmp_path, scan, tiny_model, monkeypatch, capsys):
-    monkeypatch.setattr('synthseg_bids.compat.SMALLEST', 32)
+    monkeypatch.setattr('synthseg_bids.inference.reference.SMALLEST', 32)
     labels, maps, table = (tmp_path / name for name in ('l.nii', 'p.nii', 'v.tsv'))
     options = ('--compat', '--posteriors', maps, '--volumes', table)
     assert run(scan, labels, '--model', tiny_model, *options) == 1

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import generation_labels, unsided_classes
 from synthseg_bids.reports.figures import generation_steps
-from synthseg_bids.synth.files import load_label_map, synthesize
 from synthseg_bids.synth.generator import STEPS
+from synthseg_bids.synth.label_maps import load_label_map, synthesize
 from synthseg_bids.synth.presets import MIDL2020
 
 
@@ -88,7 +88,7 @@ def priors(tmp_path):
                 for number, level in levels.items()
             ]
         }
-    from synthseg_bids.priors import FORMAT
+    from synthseg_bids.training.priors import FORMAT
 
     path = tmp_path / 'priors.json'
     path.write_text(json.dumps({'format': FORMAT, 'contrasts': contrasts}))

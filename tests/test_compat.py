@@ -9,19 +9,19 @@ from grids import oriented_affine
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 
-from synthseg_bids import compat
-from synthseg_bids.compat import (
+from synthseg_bids.inference import reference
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.reference import (
     blur,
     reference_matrix,
     reference_segmenter,
     resample_as_reference,
     segment_as_reference,
 )
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import Segmenter
+from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard
+from synthseg_bids.models.card import ModelCard
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 LABELS = tuple(label.index for label in segmentation_labels())
 
@@ -111,12 +111,12 @@ def box(*starts: int, size: int = 10) -> tuple[slice, slice, slice]:
 @pytest.fixture
 def small(monkeypatch):
     """Spare the tests the padding to 128 voxels."""
-    monkeypatch.setattr(compat, 'SMALLEST', 32)
+    monkeypatch.setattr(reference, 'SMALLEST', 32)
 
 
 def test_padding_is_what_the_reference_pads(rng):
     image = rng.random((130, 7, 160), dtype=np.float32)
-    padded, inside = compat._pad(image)
+    padded, inside = reference._pad(image)
     assert padded.shape == (160, 128, 160)
     np.testing.assert_array_equal(padded[None][inside][0], image)
     assert inside[1:] == (slice(15, 145), slice(60, 67), slice(0, 160))

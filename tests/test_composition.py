@@ -15,7 +15,7 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import MapNode, Node, Workflow
 from test_nipype_conventions import EXAMPLE, load_example
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import init_image_wf
 

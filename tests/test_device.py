@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from synthseg_bids.device import DeviceError, fast_dtype, resolve_device
+from synthseg_bids.hardware.device import DeviceError, fast_dtype, resolve_device
 
 
 def test_names():

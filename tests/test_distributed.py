@@ -19,9 +19,9 @@ from heads import write_heads
 from watch import children, environment, wait_for_end, wait_until
 
 from synthseg_bids.cli.main import main
-from synthseg_bids.device import DeviceError
-from synthseg_bids.distributed import rank_device
 from synthseg_bids.errors import UsageError
+from synthseg_bids.hardware.device import DeviceError
+from synthseg_bids.training.distributed import rank_device
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
 TORCHRUN += ['--local-addr', '127.0.0.1', '--nproc-per-node', '2']

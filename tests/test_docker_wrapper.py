@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from synthseg_bids import __version__
-from synthseg_bids.cli.parser import parse_args
+from synthseg_bids.app.parser import parse_args
 
-WRAPPER = [sys.executable, '-m', 'synthseg_bids.cli.docker_wrapper']
+WRAPPER = [sys.executable, '-m', 'synthseg_bids.app.docker_wrapper']
 # Answers as the engines do, and writes down how it is called in the end.
 ENGINE = """#!/bin/sh
 case "$1 $*" in

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from synthseg_bids.engine import Engine, slabs, sub_pixel_weights
-from synthseg_bids.network import NetworkConfig, UNet3D, unfold_voxels
+from synthseg_bids.inference.engine import Engine, slabs, sub_pixel_weights
+from synthseg_bids.models.unet import NetworkConfig, UNet3D, unfold_voxels
 
 CONFIGS = {
     'paper': NetworkConfig(features=4),
@@ -62,9 +62,9 @@ def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize('name', CONFIGS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.035)])
 def test_equals_the_network(name, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr('synthseg_bids.engine.SLAB_VOXELS', 5000)  # several slabs
-    monkeypatch.setattr('synthseg_bids.bfloat16.SLAB_VALUES', 2**14)
-    monkeypatch.setattr('synthseg_bids.bfloat16.ELU_VALUES', 1000)
+    monkeypatch.setattr('synthseg_bids.inference.engine.SLAB_VOXELS', 5000)  # several slabs
+    monkeypatch.setattr('synthseg_bids.inference.winograd.SLAB_VALUES', 2**14)
+    monkeypatch.setattr('synthseg_bids.inference.winograd.ELU_VALUES', 1000)
     network = random_network(CONFIGS[name])
     x = torch.rand(1, 1, 64, 32, 32)
     with torch.inference_mode():

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from synthseg_bids.evaluation import (
+from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
+from synthseg_bids.measure.overlap import MEAN_NAME, compare_to_reference, paper_dice
+from synthseg_bids.measure.summary import (
     ALL_CONTRASTS,
     MEAN_OF_LABELS,
     SCAN_COLUMNS,
@@ -15,8 +17,6 @@ from synthseg_bids.evaluation import (
     structure_values,
     summarise,
 )
-from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
-from synthseg_bids.measures import MEAN_NAME, compare_to_reference, paper_dice
 
 LABELS = [label.index for label in segmentation_labels()]
 

@@ -12,9 +12,9 @@ import pytest
 from programs import install_freesurfer, install_samseg
 from watch import wait_for_end, wait_until
 
-from synthseg_bids import tether
-from synthseg_bids.external import METHODS, MissingProgramError, Program, find_program
-from synthseg_bids.fs_stats import fold_volumes, read_volumes
+from synthseg_bids.external import kill_with_parent
+from synthseg_bids.external.fs_stats import fold_volumes, read_volumes
+from synthseg_bids.external.methods import METHODS, MissingProgramError, Program, find_program
 from synthseg_bids.labels import channel_labels, fold_reference
 
 SAMSEG, MRI_SYNTHSEG = METHODS['samseg'], METHODS['mri_synthseg']
@@ -105,7 +105,7 @@ def test_soft_volumes_are_folded_as_labels_are(tmp_path):
 
 
 def tethered(*command: str) -> list[str]:
-    return [sys.executable, tether.__file__, *command]
+    return [sys.executable, kill_with_parent.__file__, *command]
 
 
 def run_tethered(script: str) -> int:

@@ -8,11 +8,11 @@ import torch
 from stub_networks import SideStub, StubEngine, ball
 from torch import Tensor
 
-from synthseg_bids.engine import Engine
-from synthseg_bids.fallback import Place
-from synthseg_bids.inference import Segmenter
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.weights import ModelCard
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.fallback import Place
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.models.card import ModelCard
+from synthseg_bids.models.unet import NetworkConfig
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,6 @@ def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):
 
     data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
     stays = Segmenter(tiny_model, 'cpu', fallback=False)
-    monkeypatch.setattr('synthseg_bids.inference.predict', full)
+    monkeypatch.setattr('synthseg_bids.inference.segmenter.predict', full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         stays.segment(data, np.eye(4))

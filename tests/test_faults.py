@@ -17,10 +17,10 @@ from other_faults import GPU_LOST, GPU_LOST_FOR_GOOD, GPU_MEMORY
 from running import make_dataset
 from torch import Tensor
 
+from synthseg_bids.app.main import main
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.cli.run import main
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import cached_segmenter
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.segmenter import cached_segmenter
 
 DOCS = Path(__file__).parents[1] / 'docs'
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from app import launch, write_description, write_image
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.cli.config import read_toml
-from synthseg_bids.cli.launch import TUNABLES, VARIABLE
-from synthseg_bids.device import fast_dtype
-from synthseg_bids.external import METHODS, OURS
-from synthseg_bids.footprint import HEAD, PROCESS_BYTES, describe_model, worker_gb
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard, model_path, save_model
+from synthseg_bids.app.config import read_toml
+from synthseg_bids.external.methods import METHODS, OURS
+from synthseg_bids.files import read_table
+from synthseg_bids.hardware.allocator import TUNABLES, VARIABLE
+from synthseg_bids.hardware.device import fast_dtype
+from synthseg_bids.inference.memory_estimate import HEAD, PROCESS_BYTES, describe_model, worker_gb
+from synthseg_bids.models.card import ModelCard, save_model
+from synthseg_bids.models.registry import model_path
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 PAPER = ModelCard('paper', NetworkConfig(), spacing_mm=1.0)
 
@@ -87,10 +88,10 @@ def test_nodes_plan_with_what_the_shipped_model_takes():
 _SEGMENT_A_HEAD = """
 import resource, sys
 import numpy as np, torch
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import Segmenter
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
+from synthseg_bids.models.card import ModelCard
 
 engine = Engine(UNet3D(), torch.device('cpu'), getattr(torch, sys.argv[1]))
 segmenter = Segmenter.from_engine(engine, ModelCard('paper', NetworkConfig(), 1.0))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.orientations import io_orientation
 
-from synthseg_bids.geometry import (
+from synthseg_bids.images.geometry import (
     bounding_box,
     from_ras,
     orientation,

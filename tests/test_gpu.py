@@ -12,19 +12,19 @@ from labelled_scans import write_dataset
 from pretend_gpu import is_on_gpu, pretend_gpu
 
 from synthseg_bids.cli.main import main
-from synthseg_bids.compat import reference_segmenter, segment_as_reference
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import Segmenter
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.reference import reference_segmenter, segment_as_reference
+from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import channel_labels
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.pairs import find_pairs, load_pairs
-from synthseg_bids.supervised import labelled_scan
-from synthseg_bids.synth.files import find_label_maps, load_label_map
+from synthseg_bids.models.card import ModelCard, read_card, save_model
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 from synthseg_bids.synth.generator import apply, draw, output_size
+from synthseg_bids.synth.label_maps import find_label_maps, load_label_map
 from synthseg_bids.synth.presets import PRESETS
-from synthseg_bids.training import Trainer
-from synthseg_bids.training_config import TrainingConfig
-from synthseg_bids.weights import ModelCard, read_card, save_model
+from synthseg_bids.training.config import TrainingConfig
+from synthseg_bids.training.real_scans import find_pairs, load_pairs
+from synthseg_bids.training.supervised import labelled_scan
+from synthseg_bids.training.trainer import Trainer
 
 OURS = NetworkConfig(
     features=4, levels=3, norm='instance', norm_placement='conv', decoder_convs=1, skip='add',
@@ -38,7 +38,8 @@ ALL = replace(
     size=(16, 16, 16),
     crop_jitter=2,
     ventricles=replace(PRESETS['synthseg-bids'].ventricles, probability=1),
-    texture=replace(PRESETS['synthseg-bids'].texture, lesion_probability=1),
+    lesions=replace(PRESETS['synthseg-bids'].lesions, probability=1),
+    noise=replace(PRESETS['synthseg-bids'].noise, probability=1, rician_probability=1),
     artefacts=replace(PRESETS['synthseg-bids'].artefacts, ghost_probability=1, cut_probability=1),
 )
 

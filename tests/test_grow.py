@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthseg_bids.grow import grow
-from synthseg_bids.network import NetworkConfig, UNet3D
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
+from synthseg_bids.models.upscale import grow
 
 COARSE = NetworkConfig(
     5, 4, levels=3, decoder_convs=1, norm='instance', norm_placement='conv', skip='add'

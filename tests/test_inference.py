@@ -15,14 +15,14 @@ from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
 from stub_networks import HIPPOCAMPI, LABELS, LabelStub, SideStub, StubEngine, ball
 from torch import Tensor, nn
 
-from synthseg_bids.engine import Engine
-from synthseg_bids.inference import Segmenter, cached_segmenter
+from synthseg_bids.hardware.memory import LOW_MEMORY_BYTES
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.preprocess import prepare
+from synthseg_bids.inference.refine import independence
+from synthseg_bids.inference.segmenter import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels
-from synthseg_bids.memory import LOW_MEMORY_BYTES
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.prepare import prepare
-from synthseg_bids.refine import independence
-from synthseg_bids.weights import ModelCard, ModelFileError, save_model
+from synthseg_bids.models.card import ModelCard, ModelFileError, save_model
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 
 def segmenter(
@@ -236,7 +236,9 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
     save_model(path, UNet3D(config), card)
     scan = rng.normal(size=(20, 22, 24)), np.diag([4.0, 4, 4, 1])
     # A network that was not trained finds brain everywhere.
-    monkeypatch.setattr('synthseg_bids.inference.find_brain', lambda _: (slice(8, 12),) * 3)
+    monkeypatch.setattr(
+        'synthseg_bids.inference.segmenter.find_brain', lambda _: (slice(8, 12),) * 3
+    )
     whole = Segmenter(path, 'cpu', autocrop=False, low_memory=True)
     assert whole.segment(*scan).grid_shape == (20, 22, 24)
     assert Segmenter(path, 'cpu').segment(*scan).grid_shape == (8, 8, 8)
@@ -252,7 +254,7 @@ def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
         weights.append(weight * independence(steps))
         return posteriors
 
-    monkeypatch.setattr('synthseg_bids.inference.refine', refine)
+    monkeypatch.setattr('synthseg_bids.inference.segmenter.refine', refine)
     card = ModelCard('stub', NetworkConfig(levels=3), 1.0, intensity_weight=0.8)
     engine = StubEngine(SideStub(), card.network)
     affine = np.diag([1, 1, step, 1.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 from synthseg_bids.interfaces import (
     CompareSegmentations,
     MeasureVolumes,
@@ -19,7 +19,7 @@ from synthseg_bids.interfaces import (
 )
 from synthseg_bids.interfaces.gpu_slots import claim_device
 from synthseg_bids.labels import generation_labels, segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 
 def write(path: Path, data: np.ndarray, spacing: float = 8.0) -> Path:
@@ -175,7 +175,7 @@ def test_synthesize(tmp_path, head, monkeypatch):
 
 
 def test_train(tmp_path, head, tiny_model, monkeypatch):
-    from synthseg_bids.weights import load_model
+    from synthseg_bids.models.registry import load_model
 
     monkeypatch.chdir(tmp_path)
     node = TrainSynthSeg(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from synthseg_bids.cli.launch import VARIABLE, keep_memory
+from synthseg_bids.hardware.allocator import VARIABLE, keep_memory
 
 library, version = platform.libc_ver()
 pytestmark = pytest.mark.skipif(
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROGRAM = """
 import os, sys
-from synthseg_bids.cli.launch import restart_with_settings
+from synthseg_bids.hardware.allocator import restart_with_settings
 print('start', os.getpid(), *sys.argv[1:], flush=True)
 restart_with_settings()
 print(os.environ.get('GLIBC_TUNABLES'))

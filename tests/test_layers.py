@@ -1,3 +1,5 @@
+"""Who may import whom: arrows point downwards only, function-level imports included."""
+
 from __future__ import annotations
 
 import ast
@@ -5,92 +7,97 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / 'synthseg_bids'
-TORCH = {
-    *('synth', 'network', 'weights', 'official', 'losses', 'training', 'device', 'inference'),
-    *('pairs', 'priors', 'supervised', 'training_config', 'distributed'),
-    *('postprocess', 'engine', 'bfloat16', 'predict', 'compat', 'muon', 'api', 'footprint'),
-    *('grow', 'calibration', 'refine', 'fallback', 'plans', 'linear'),
-}
-#: Who may import what: third-party package -> the modules or subpackages that may.
-ALLOWED = {
-    'torch': TORCH,
-    'nipype': {'interfaces', 'workflows', 'cli'},
+import synthseg_bids
+
+PACKAGE = Path(synthseg_bids.__file__).parent
+#: From top to bottom. Rooms of one line do not import each other; the lowest import nobody.
+LAYERS = (
+    ('app', 'cli'),
+    ('workflows',),
+    ('interfaces',),
+    ('reports',),
+    ('training',),
+    ('bids', 'inference'),
+    ('synth', 'models'),
+    ('measure', 'external'),
+    ('images', 'hardware'),
+    ('labels', 'linear', 'files', 'errors'),
+)
+LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
+#: Packages that only some rooms, or modules, may import.
+ONLY = {
+    'torch': {'synth', 'models', 'training', 'inference', 'hardware', 'linear'},
+    'nipype': {'interfaces', 'workflows', 'app.execute'},
     'matplotlib': {'reports'},
-    'argparse': {'cli'},
-    'nibabel': {'volume_io', 'api', 'image_checks', 'synth', 'geometry', 'interfaces'},
+    'argparse': {'app', 'cli'},
     'bids': {'bids'},
-    'h5py': {'official'},
-}
-#: Inner layers -> what of the package they must never import.
-FORBIDDEN = {
-    'labels': {'*'},
-    'geometry': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'volume_io': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'image_checks': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'measures': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'qc': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'qc_measures': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'agreement': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'stats': {'*'},
-    'evaluation': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'synth': {'network', 'training', 'inference', 'bids', 'interfaces', 'workflows', 'cli'},
-    'network': {'*'},
-    'losses': {'*'},
-    'weights': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'official': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'training': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'inference': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'engine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'pairs': {'synth', 'training', 'inference', 'interfaces', 'workflows', 'cli', 'reports'},
-    'priors': {'training', 'inference', 'interfaces', 'workflows', 'cli', 'reports'},
-    'supervised': {'training', 'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'distributed': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'muon': {'*'},
-    'grow': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'calibration': {'inference', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'bfloat16': {'*'},
-    'refine': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'memory': {'*'},
-    'linear': {'*'},
-    'tether': {'*'},
-    'external': TORCH | {'labels', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'fs_stats': TORCH | {'volume_io', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'prepare': TORCH | {'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'plans': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'predict': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'fallback': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'footprint': {'training', 'inference', 'synth', 'bids', 'interfaces', 'workflows', 'cli'},
-    'compat': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'postprocess': {'training', 'synth', 'bids', 'interfaces', 'workflows', 'cli', 'reports'},
-    'bids': TORCH | {'interfaces', 'workflows', 'cli', 'reports'},
-    'interfaces': {'workflows', 'cli'},
-    'workflows': {'cli'},
 }
 
 
-def imports(path):
-    """Yield (package, top module within ours or None) of each import of a file."""
-    depth = len(path.relative_to(PACKAGE).parts)
+def room_of(module: str) -> str:
+    return module.split('.')[0]
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    """Return what a file imports: the package, and for our own the module."""
+    here = path.relative_to(PACKAGE).with_suffix('').parts
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name.split('.')[0], None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            package, _, rest = node.module.partition('.')
-            ours = package == 'synthseg_bids' and rest
-            yield package, rest.split('.')[0] if ours else None
-        elif isinstance(node, ast.ImportFrom) and node.level == depth:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            yield from (('synthseg_bids', name.split('.')[0]) for name in names)
+            found += [(alias.name.partition('.')[0], '') for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package, _, module = (node.module or '').partition('.')
+            if node.level:
+                base = here[: len(here) - node.level]
+                package, module = 'synthseg_bids', '.'.join([*base, node.module or ''])
+            names = [alias.name for alias in node.names]
+            inner = [f'{module}.{name}'.strip('.') for name in names]
+            known = [name for name in inner if is_module(name)]
+            found += [(package, name) for name in known or [module.strip('.')]]
+    return found
 
 
-@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=lambda p: p.stem)
-def test_layers_stay_apart(path):
-    layer = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
-    for package, module in imports(path):
-        assert layer in ALLOWED.get(package, {layer}), f'{layer} imports {package}'
-        if module:
-            forbidden = FORBIDDEN.get(layer, set())
-            assert module not in forbidden, f'{layer} imports {module}'
-            assert '*' not in forbidden, f'{layer} imports {module}'
-            assert module != 'cli' or layer == 'cli', f'{layer} imports cli'
+def is_module(name: str) -> bool:
+    path = PACKAGE.joinpath(*name.split('.'))
+    return path.with_suffix('.py').is_file() or (path / '__init__.py').is_file()
+
+
+MODULES = {
+    '.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
+    for path in sorted(PACKAGE.rglob('*.py'))
+}
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_arrows_point_downwards(module):
+    room = room_of(module)
+    for package, target in imports(MODULES[module]):
+        if package == 'synthseg_bids' and target and room != '__init__':
+            other = room_of(target)
+            lower = LEVEL[other] < LEVEL[room]
+            assert other == room or lower, f'{module} imports {target}'
+        allowed = ONLY.get(package)
+        if allowed is not None and package != 'synthseg_bids':
+            assert {room, module} & allowed, f'{module} imports {package}'
+
+
+def test_no_circles_between_files():
+    graph = {
+        module: {
+            target
+            for package, target in imports(path)
+            if package == 'synthseg_bids' and target in MODULES
+        }
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f'circle: {" -> ".join((*above, module))}'
+        if module not in done:
+            for target in graph[module]:
+                visit(target, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthseg_bids.losses import merge_channels, segmentation_losses, wl2
+from synthseg_bids.training.losses import merge_channels, segmentation_losses, wl2
 
 
 def case(channels=5):

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.labels import LabelSchemeError, segmentation_labels
-from synthseg_bids.measures import (
+from synthseg_bids.measure.overlap import (
     MEAN_NAME,
     compare_to_reference,
     dice_per_label,
@@ -18,7 +19,6 @@ from synthseg_bids.measures import (
     total_intracranial,
     volumes_from_labels,
 )
-from synthseg_bids.volume_io import read_label_map
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
 AFFINE = np.array([[0, 0, -2, 30], [1.5, 0, 0, -20], [0, 1, 0, 10], [0, 0, 0, 1.0]])

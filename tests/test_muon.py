@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from synthseg_bids.muon import Muon, orthogonalise
+from synthseg_bids.training.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize('shape', [(8, 30), (30, 8), (5, 5), (1, 27)])

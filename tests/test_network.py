@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from synthseg_bids.network import (
+from synthseg_bids.models.unet import (
     InstanceNorm,
     NetworkConfig,
     UNet3D,

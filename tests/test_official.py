@@ -15,9 +15,10 @@ from published import dipy_state, random_scan, random_weights, write_h5
 from synthseg_bids import Segmenter
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import mirror_channels, segmentation_labels
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.official import import_model, official_models
-from synthseg_bids.weights import ModelFileError, load_model, model_path, save_model, sha256
+from synthseg_bids.models.card import ModelFileError, save_model, sha256
+from synthseg_bids.models.published import import_model, official_models
+from synthseg_bids.models.registry import load_model, model_path
+from synthseg_bids.models.unet import NetworkConfig
 
 pytest.importorskip('h5py')
 SMALL = NetworkConfig(features=2)

@@ -16,9 +16,9 @@ from paper.statements import judge
 from paper.steps import Step, StepError, contents_sha256
 from paper.tables import table2_rows
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 from synthseg_bids.labels import PAPER_STRUCTURES
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 
 def head(seed):
@@ -200,7 +200,7 @@ def test_the_median_scan_is_one_that_may_be_shown():
 
 
 def test_slices_show_left_on_the_left(data):
-    from synthseg_bids.pairs import find_pairs
+    from synthseg_bids.training.real_scans import find_pairs
 
     pair = find_pairs(data / 'bids', {'reference': data / 'references'})[0]
     panels = cut(pair, {'samseg': pair.reference, 'absent': None})

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synthseg_bids import postprocess
-from synthseg_bids.geometry import resample, resampling_matrix
-from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.postprocess import (
+from synthseg_bids.images.geometry import resample, resampling_matrix
+from synthseg_bids.inference import postprocess
+from synthseg_bids.inference.postprocess import (
     NEIGHBOUR_WEIGHT,
     clean,
     crop_box,
@@ -20,6 +19,7 @@ from synthseg_bids.postprocess import (
     smooth,
     soft_volumes,
 )
+from synthseg_bids.labels import segmentation_labels
 
 LABELS = tuple(label.index for label in segmentation_labels())
 GROUPS = tuple(label.topology_group for label in segmentation_labels())

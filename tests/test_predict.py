@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from synthseg_bids import device, memory
-from synthseg_bids.cli.launch import TUNABLES, VARIABLE
-from synthseg_bids.engine import Engine
-from synthseg_bids.labels import mirror_channels
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.plans import (
+from synthseg_bids.hardware import device, memory
+from synthseg_bids.hardware.allocator import TUNABLES, VARIABLE
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.forward import predict
+from synthseg_bids.inference.memory_plan import (
     MAX_TILES,
     TILE_OVERLAP,
     Plan,
@@ -25,7 +24,9 @@ from synthseg_bids.plans import (
     predicted_bytes,
     tile_slices,
 )
-from synthseg_bids.predict import predict, rescale_intensities
+from synthseg_bids.inference.preprocess import rescale_intensities
+from synthseg_bids.labels import mirror_channels
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 CPU = torch.device('cpu')
 
@@ -104,7 +105,7 @@ def test_half_precision_and_tiles_hardly_differ(engine, rng):
 
 
 def test_rows_give_the_same_posteriors(rng, monkeypatch):
-    monkeypatch.setattr('synthseg_bids.predict.ROWS', 16)
+    monkeypatch.setattr('synthseg_bids.inference.forward.ROWS', 16)
     engine = Engine(UNet3D(NetworkConfig(features=2, levels=3)), CPU, torch.float32)
     image, mirror = rng.random((70, 21, 18), dtype=np.float32), mirror_channels()
     whole = predict(engine, image, mirror, Plan())
@@ -154,7 +155,7 @@ def test_the_paper_network_fits_into_four_gigabytes():
 def test_says_when_it_saves_memory(engine, image, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     needed = predicted_bytes(engine.config, image.shape, 4, False, Plan(torch.float16))
-    monkeypatch.setattr('synthseg_bids.predict.available_bytes', lambda device: needed)
+    monkeypatch.setattr('synthseg_bids.inference.forward.available_bytes', lambda device: needed)
     assert predict(engine, image).posteriors.dtype == torch.float16
     assert 'half precision' in caplog.text
 
@@ -172,7 +173,7 @@ def test_memory_is_given_back_where_it_is_scarce():
     code = (
         'import torch\n'
         'from pathlib import Path\n'
-        'from synthseg_bids.memory import release\n'
+        'from synthseg_bids.hardware.memory import release\n'
         'def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096\n'
         'def use(): return [torch.ones(2**24) for _ in range(3)][0]\n'
         'before = resident()\n'

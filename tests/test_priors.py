@@ -12,12 +12,18 @@ from scipy import stats
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import generation_labels, unsided_classes
-from synthseg_bids.pairs import LoadedPair, PairsError, find_pairs, load_pairs
-from synthseg_bids.priors import FLOORS, PriorsError, estimate_priors, otsu_threshold, read_priors
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.files import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.intensity import ContrastPriors, draw_intensities
+from synthseg_bids.synth.label_maps import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.presets import MIDL2020
+from synthseg_bids.training.priors import (
+    FLOORS,
+    PriorsError,
+    estimate_priors,
+    otsu_threshold,
+    read_priors,
+)
+from synthseg_bids.training.real_scans import LoadedPair, PairsError, find_pairs, load_pairs
 
 CLASS = {la.index: c for la, c in zip(generation_labels(), unsided_classes(), strict=True)}
 ROW = {label.index: row for row, label in enumerate(generation_labels())}

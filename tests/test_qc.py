@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from qc_limits import find_limits, shuffle_blocks
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.footprint import describe_model
+from synthseg_bids.files import read_table
+from synthseg_bids.inference.memory_estimate import describe_model
 from synthseg_bids.interfaces import AssessQuality
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.qc import Header, assess, judge
-from synthseg_bids.qc_measures import (
+from synthseg_bids.measure.qc import Header, assess, judge
+from synthseg_bids.measure.qc_measures import (
     FAIL,
     MEASURES,
     MODEL_LIMITS,

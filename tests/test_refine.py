@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from synthseg_bids.refine import independence, interpolated_steps, own_steps, refine
+from synthseg_bids.inference.refine import independence, interpolated_steps, own_steps, refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
@@ -120,7 +120,7 @@ def test_grey_borders_are_not_a_grey_structure(rng, monkeypatch):
         return float((found.argmax(0).numpy() == labels)[18:22].mean())
 
     assert right() > 0.98
-    monkeypatch.setattr('synthseg_bids.refine.BLUR', 0)
+    monkeypatch.setattr('synthseg_bids.inference.refine.BLUR', 0)
     assert right() < 0.9
 
 

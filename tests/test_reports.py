@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from nipype.interfaces.base import isdefined
 from report_tree import CRASH, small_head, write_tree
 
-from synthseg_bids.bids.atomic import read_table, write_json, write_table, write_text
 from synthseg_bids.bids.status import STATUS_COLUMNS
+from synthseg_bids.files import read_table, write_json, write_table, write_text
 from synthseg_bids.interfaces import PlotSegmentation
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.reports import write_group_report, write_subject_report

@@ -17,10 +17,10 @@ import pytest
 from app import APP, GOOD, Run, write_image
 from programs import install_freesurfer, install_samseg
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.app.main import main
 from synthseg_bids.bids.names import parse_name
-from synthseg_bids.cli.run import main
-from synthseg_bids.external import METHODS, MissingProgramError, Program, find_program
+from synthseg_bids.external.methods import METHODS, MissingProgramError, Program, find_program
+from synthseg_bids.files import read_table
 from synthseg_bids.interfaces import RunMriSynthSeg, RunSamseg, TranslateLabels
 from synthseg_bids.interfaces.program import ProgramError
 from synthseg_bids.workflows import Resources, init_image_wf

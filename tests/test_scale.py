@@ -11,7 +11,7 @@ from app import write_image
 from processes import watch
 from scale_page import NOT_MEASURED, write_page
 
-from synthseg_bids.bids.atomic import read_table, write_table
+from synthseg_bids.files import read_table, write_table
 
 ORPHAN = """
 import os, sys, time

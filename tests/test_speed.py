@@ -13,7 +13,7 @@ import torch
 from inference_rows import ROWS
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthseg_bids.network import UNet3D
+from synthseg_bids.models.unet import UNet3D
 
 SCRIPT = Path(benchmark.__file__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthseg_bids.stats import (
+from synthseg_bids.measure.stats import (
     intraclass_correlations,
     robust_spread,
     robust_z,

@@ -12,16 +12,16 @@ from labelled_scans import AFFINE, T1W, labels, save, scan, write_dataset
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import channel_labels, mirror_channels
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.pairs import find_pairs, load_pairs
-from synthseg_bids.supervised import labelled_scan
+from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.files import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.label_maps import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.synth.ventricles import VentricleConfig
-from synthseg_bids.training import CheckpointError, Trainer, TrainingConfig
+from synthseg_bids.training.real_scans import find_pairs, load_pairs
+from synthseg_bids.training.supervised import labelled_scan
+from synthseg_bids.training.trainer import CheckpointError, Trainer, TrainingConfig
 
 STILL = GeneratorConfig(
     size=None,

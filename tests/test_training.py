@@ -12,11 +12,11 @@ from heads import write_heads
 from synthseg_bids.cli.main import main
 from synthseg_bids.errors import UsageError
 from synthseg_bids.labels import unsided_classes
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.synth.files import LabelMapError, find_label_maps, generate, load_label_map
+from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.intensity import ContrastPriors, IntensityConfig
+from synthseg_bids.synth.label_maps import LabelMapError, find_label_maps, generate, load_label_map
 from synthseg_bids.synth.presets import PRESETS
-from synthseg_bids.training import (
+from synthseg_bids.training.trainer import (
     CheckpointError,
     Trainer,
     TrainingConfig,
@@ -94,7 +94,7 @@ def test_a_batch_has_one_contrast_of_the_priors(maps, monkeypatch):
         seen.append([own.contrast for own in config.intensity.priors])
         return generate(label_map, config, source)
 
-    monkeypatch.setattr('synthseg_bids.training.generate', record)
+    monkeypatch.setattr('synthseg_bids.training.trainer.generate', record)
     trainer = Trainer(replace(CONFIG, generator=generator, batch_size=2, steps=12), maps)
     for _ in range(12):
         trainer.train_step()

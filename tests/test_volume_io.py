@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from volumes import AFFINE, save
 
-from synthseg_bids.volume_io import (
+from synthseg_bids.images.volume_io import (
     InputImageError,
     read_label_map,
     read_volume,

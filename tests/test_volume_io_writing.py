@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from volumes import AFFINE, save
 
-from synthseg_bids.volume_io import (
+from synthseg_bids.images.volume_io import (
     read_volume,
     write_image,
     write_label_map,

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from synthseg_bids.network import NetworkConfig, UNet3D
-from synthseg_bids.weights import ModelCard, ModelFileError, load_model, model_path, save_model
+from synthseg_bids.models.card import ModelCard, ModelFileError, save_model
+from synthseg_bids.models.registry import load_model, model_path
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
 
 @pytest.fixture

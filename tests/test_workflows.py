@@ -16,13 +16,13 @@ from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.query import ImageFile
-from synthseg_bids.external import METHODS, OURS
+from synthseg_bids.external.methods import METHODS, OURS
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
 from synthseg_bids.workflows.crashes import JOB_LOST, WORKER_KILLED, PluginError, find_reason
-from synthseg_bids.workflows.monitor import request_resources
-from synthseg_bids.workflows.plugin import IsolatedMultiProcPlugin, check_plugin, make_plugin
+from synthseg_bids.workflows.multiproc import IsolatedMultiProcPlugin, check_plugin, make_plugin
 from synthseg_bids.workflows.resources import plan_resources
+from synthseg_bids.workflows.runner import request_resources
 
 
 def task(name: str, participant: str = '1') -> ImageTask:

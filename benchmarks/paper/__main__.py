@@ -8,8 +8,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from synthseg_bids.bids.atomic import write_text
 from synthseg_bids.errors import UsageError
+from synthseg_bids.files import write_text
 
 from .document import page
 from .figures import draw_figure4, draw_figure5

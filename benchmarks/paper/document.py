@@ -8,8 +8,8 @@ from pathlib import Path
 
 from page import table
 
-from synthseg_bids.bids.atomic import read_table
-from synthseg_bids.evaluation import ALL_CONTRASTS
+from synthseg_bids.files import read_table
+from synthseg_bids.measure.summary import ALL_CONTRASTS
 
 from .options import SIZES, SYSTEMS
 from .statements import ABSENT, FAILS, HOLDS, NOT_OF_THE_PAPER, OPEN, published

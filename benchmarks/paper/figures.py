@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 from synthseg_bids.labels import PAPER_STRUCTURES, segmentation_labels
 from synthseg_bids.reports.figures import dice_boxes, picture_grid
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from synthseg_bids.bids.atomic import write_table
+from synthseg_bids.files import write_table
+from synthseg_bids.images.volume_io import read_label_map, read_volume
 from synthseg_bids.labels import channel_labels, fold_reference
-from synthseg_bids.measures import MEAN_NAME, resample_nearest
-from synthseg_bids.pairs import Pair
-from synthseg_bids.volume_io import read_label_map, read_volume
+from synthseg_bids.measure.overlap import MEAN_NAME, resample_nearest
+from synthseg_bids.training.real_scans import Pair
 
 from .statements import per_scan
 from .systems import Run, tree

@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 
 from synthseg_bids import __version__
-from synthseg_bids.bids.atomic import write_json
-from synthseg_bids.weights import sha256
+from synthseg_bids.files import write_json
+from synthseg_bids.models.card import sha256
 
 logger = logging.getLogger(__name__)
 
 RECORD = 'step.json'
-MODULES = {'synthseg-bids': 'synthseg_bids.cli.run', 'synthseg': 'synthseg_bids.cli.main'}
+MODULES = {'synthseg-bids': 'synthseg_bids.app.main', 'synthseg': 'synthseg_bids.cli.main'}
 
 
 class StepError(Exception):

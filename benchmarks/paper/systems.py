@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthseg_bids.external import METHODS, MissingProgramError, find_program
-from synthseg_bids.pairs import Pair, find_pairs
-from synthseg_bids.weights import DEFAULT_MODEL, model_path, read_card
+from synthseg_bids.external.methods import METHODS, MissingProgramError, find_program
+from synthseg_bids.models.card import read_card
+from synthseg_bids.models.registry import DEFAULT_MODEL, model_path
+from synthseg_bids.training.real_scans import Pair, find_pairs
 
 from .options import SIZES, TRAINED
 from .steps import Step

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from page import cpu_name
 
-from synthseg_bids.bids.atomic import read_table, write_table
-from synthseg_bids.device import resolve_device
-from synthseg_bids.evaluation import ALL_CONTRASTS, summarise
-from synthseg_bids.evaluation import SCAN_COLUMNS as EVALUATION_COLUMNS
+from synthseg_bids.files import read_table, write_table
+from synthseg_bids.hardware.device import resolve_device
 from synthseg_bids.labels import PAPER_STRUCTURES
-from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.pairs import Pair
-from synthseg_bids.weights import read_card
+from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.summary import ALL_CONTRASTS, summarise
+from synthseg_bids.measure.summary import SCAN_COLUMNS as EVALUATION_COLUMNS
+from synthseg_bids.models.card import read_card
+from synthseg_bids.training.real_scans import Pair
 
 from .options import SYSTEMS, TRAINED
 from .statements import COLUMNS as STATEMENT_COLUMNS

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
-from synthseg_bids.agreement import Outline, compare, outline
-from synthseg_bids.checksum import sha256
-from synthseg_bids.volume_io import read_label_map
+from synthseg_bids.files import sha256
+from synthseg_bids.images.volume_io import read_label_map
+from synthseg_bids.measure.agreement import Outline, compare, outline
 
-from .atomic import write_json, write_table
+from ..files import write_json, write_table
 from .names import anat_folder, parse_name
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 

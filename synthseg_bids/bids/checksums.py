@@ -6,9 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from synthseg_bids.checksum import sha256
+from synthseg_bids.files import sha256
 
-from .atomic import read_table, write_table
+from ..files import read_table, write_table
 
 _COLUMNS = ('uri', 'bytes', 'mtime_ns', 'sha256')
 

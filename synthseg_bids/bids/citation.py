@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 from synthseg_bids import __version__
-from synthseg_bids.external import OURS, Program
+from synthseg_bids.external.methods import OURS, Program
 from synthseg_bids.labels import segmentation_labels
 
-from .atomic import write_text
+from ..files import write_text
 from .names import parse_name
 
 _N_LABELS = sum(label.index != 0 for label in segmentation_labels())

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.qc_measures import MEASURES, VERDICT
+from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
+from ..files import read_table, write_json, write_table
 from .agreement import read_source
-from .atomic import read_table, write_json, write_table
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import write_descriptions
 from .names import parse_name

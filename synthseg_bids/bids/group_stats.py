@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from synthseg_bids.stats import (
+from synthseg_bids.measure.stats import (
     MIN_VALUES,
     intraclass_correlations,
     robust_spread,

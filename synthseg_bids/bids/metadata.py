@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
-from synthseg_bids.external import METHODS, OURS, Method
+from synthseg_bids.external.methods import METHODS, OURS, Method
 from synthseg_bids.labels import segmentation_labels
 
-from .atomic import write_json, write_table, write_text
+from ..files import write_json, write_table, write_text
 from .errors import QueryError
 
 APP = 'synthseg-bids'

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .atomic import copy_file, write_json
+from ..files import copy_file, write_json
 from .metadata import label_map_sidecar, posteriors_sidecar
 from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from synthseg_bids.external import OURS
+from synthseg_bids.external.methods import OURS
 
-from .atomic import read_table, write_json, write_table
+from ..files import read_table, write_json, write_table
 from .names import bids_uri, parse_name
 from .tables import METHOD
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthseg_bids.agreement import Agreement
 from synthseg_bids.labels import LESION, channels_of, segmentation_labels
-from synthseg_bids.measures import MEAN_NAME, TOTAL_NAME
-from synthseg_bids.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
+from synthseg_bids.measure.agreement import Agreement
+from synthseg_bids.measure.overlap import MEAN_NAME, TOTAL_NAME
+from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
 
-from .atomic import write_table
+from ..files import write_table
 
 #: Of the tables over all images.
 METHOD = {'Description': 'What segmented the image, as in the seg entity of its files.'}

@@ -8,7 +8,7 @@ from .main import entry
 if __name__ == '__main__':
     code = entry()
     if 'WORLD_SIZE' in os.environ:
-        from ..distributed import leave
+        from ..training.distributed import leave
 
         leave(code)
     sys.exit(code)

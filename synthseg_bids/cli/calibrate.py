@@ -37,17 +37,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..calibration import (
+    from ..hardware.device import resolve_device, set_threads
+    from ..inference.engine import Engine
+    from ..models.card import number_format, save_model
+    from ..models.registry import load_model
+    from ..synth.label_maps import LabelMapError, find_label_maps, is_named, load_label_map
+    from ..training.calibration import (
         averaged,
         calibration_error,
         fit_temperature,
         set_temperature,
         synthetic_logits,
     )
-    from ..device import resolve_device, set_threads
-    from ..engine import Engine
-    from ..synth.files import LabelMapError, find_label_maps, is_named, load_label_map
-    from ..weights import load_model, number_format, save_model
 
     if args.out.suffix != '.safetensors':
         raise ValueError(f'{args.out}: give a name that ends in .safetensors')

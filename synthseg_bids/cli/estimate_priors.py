@@ -54,10 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..bids.atomic import write_json
     from ..errors import UsageError
-    from ..pairs import find_pairs, load_pairs
-    from ..priors import estimate_priors
+    from ..files import write_json
+    from ..training.priors import estimate_priors
+    from ..training.real_scans import find_pairs, load_pairs
 
     if args.out.suffix != '.json' or args.out.is_dir():
         raise UsageError(f'{args.out}: give the name of a file that ends in .json')

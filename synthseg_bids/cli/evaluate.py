@@ -214,10 +214,10 @@ def source_image(path: Path) -> ImageFile | None:
 
 def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:
     """Compare every scan with its references; one that fails is logged and counted."""
-    from ..evaluation import scan_rows
+    from ..images.volume_io import InputImageError
     from ..labels import LabelSchemeError
-    from ..measures import FieldOfViewError
-    from ..volume_io import InputImageError
+    from ..measure.overlap import FieldOfViewError
+    from ..measure.summary import scan_rows
 
     rows: list[dict[str, Any]] = []
     failures = 0
@@ -238,8 +238,8 @@ def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:
 
 def _compare(path: Path, reference: Path) -> list[dict[str, Any]]:
     """Compare two label maps on disk."""
-    from ..measures import compare_to_reference
-    from ..volume_io import read_label_map
+    from ..images.volume_io import read_label_map
+    from ..measure.overlap import compare_to_reference
 
     ours, theirs = read_label_map(path), read_label_map(reference)
     labels = _as_ours(ours.data, str(path))
@@ -264,10 +264,10 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     out : Path
         Folder.
     rows : sequence of mapping
-        From :func:`synthseg_bids.evaluation.scan_rows`.
+        From :func:`synthseg_bids.measure.summary.scan_rows`.
     """
-    from ..bids.atomic import write_table
-    from ..evaluation import SCAN_COLUMNS, SUMMARY_COLUMNS, structure_values, summarise
+    from ..files import write_table
+    from ..measure.summary import SCAN_COLUMNS, SUMMARY_COLUMNS, structure_values, summarise
     from ..reports.figures import dice_boxes
 
     summary = summarise(rows)

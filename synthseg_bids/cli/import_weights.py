@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.is_dir():
         raise ValueError(f'{args.out}: is a folder; give the name of a file')
 
-    from ..official import convert
+    from ..models.published import convert
 
     card = convert(args.file, args.out)
     logger.info('%s: %s from %s', args.out, card.training['release'], args.file)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import (
+from ..cli import (
     calibrate,
     estimate_priors,
     evaluate,
@@ -18,7 +18,7 @@ from . import (
     synthesize,
     train,
 )
-from .launch import restart_with_settings
+from ..hardware.allocator import restart_with_settings
 
 COMMANDS = (
     prepare_labels,

@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..synth.files import find_label_maps
+    from ..synth.label_maps import find_label_maps
     from ..synth.prepare_labels import find_donors, prepare_map
 
     paths = find_label_maps(args.source)
@@ -75,8 +75,8 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 def _write(path: Path, prepared: PreparedMap, row: dict[str, str], age_group: str) -> None:
     """Write a map, its sidecar and its picture."""
+    from ..images.volume_io import write_image
     from ..reports.figures import label_map_picture
-    from ..volume_io import write_image
 
     write_image(path, prepared.labels, prepared.affine)
     sidecar: dict[str, Any] = {

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..inference.reference import ReferenceSegmentation
+    from ..inference.segmenter import Segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -109,22 +114,23 @@ def run(args: argparse.Namespace) -> int:
     """
     _check_names(args)
 
-    from ..volume_io import read_volume, write_image, write_label_map, write_posteriors
+    from ..images.volume_io import read_volume, write_image, write_label_map, write_posteriors
 
     scan = read_volume(args.scan)
 
-    from ..bids.atomic import write_json
     from ..bids.tables import write_morph_table
     from ..errors import about
-    from ..inference import Segmenter
-    from ..measures import total_intracranial, volumes_from_labels
+    from ..files import write_json
+    from ..inference.segmenter import Segmenter
+    from ..measure.overlap import total_intracranial, volumes_from_labels
 
     flip = not args.fast
+    found: Segmentation | ReferenceSegmentation
     for path in (args.out, args.posteriors, args.volumes):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     if args.compat:
-        from ..compat import reference_segmenter, segment_as_reference
+        from ..inference.reference import reference_segmenter, segment_as_reference
 
         segmenter = reference_segmenter(args.model, args.device, args.threads)
         with about(args.scan):
@@ -142,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         volumes = volumes_from_labels(found.labels, affine)
         soft = found.volumes_mm3.tolist()
         write_morph_table(args.volumes, volumes, total_intracranial(volumes), soft)
-    if args.posteriors is not None:
+    if args.posteriors is not None and found.posteriors is not None:
         write_posteriors(args.posteriors, found.posteriors, affine, like)
         write_json(_sidecar(args.posteriors), _describe(segmenter.card.labels))
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)

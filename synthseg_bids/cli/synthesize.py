@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from dataclasses import replace
 
-    from ..device import resolve_device
     from ..errors import UsageError
-    from ..priors import read_priors
-    from ..synth.files import find_label_maps, synthesize_files
+    from ..hardware.device import resolve_device
+    from ..synth.label_maps import find_label_maps, synthesize_files
     from ..synth.presets import PRESETS
+    from ..training.priors import read_priors
 
     if args.contrast and not args.priors:
         raise UsageError('--contrast: only with --priors, whose contrasts it chooses from')

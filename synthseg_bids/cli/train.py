@@ -24,9 +24,9 @@ from .synthesize import PRESET_NAMES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..distributed import Ranks
-    from ..synth.files import LabelMap
-    from ..training import Progress, Trainer, TrainingConfig
+    from ..synth.label_maps import LabelMap
+    from ..training.distributed import Ranks
+    from ..training.trainer import Progress, Trainer, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,9 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
     from dataclasses import replace
 
     from ..labels import network_labels
-    from ..network import NetworkConfig
+    from ..models.unet import NetworkConfig
     from ..synth.presets import PRESETS
-    from ..training import TrainingConfig
+    from ..training.trainer import TrainingConfig
 
     # References of real scans count lesions as white matter.
     lesions = args.lesions == 'label' and not args.images
@@ -156,7 +156,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
     if args.size:
         generator = replace(generator, size=tuple(args.size))
     if args.priors:
-        from ..priors import read_priors
+        from ..training.priors import read_priors
 
         priors = read_priors(args.priors, args.contrast)
         generator = replace(generator, intensity=replace(generator.intensity, priors=priors))
@@ -214,12 +214,12 @@ def _check(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace, config: TrainingConfig) -> Sequence[LabelMap]:
     """Read what there is to train and to validate on."""
     if not args.images:
-        from ..synth.files import find_label_maps, load_label_map
+        from ..synth.label_maps import find_label_maps, load_label_map
 
         size = config.generator.size
         return [load_label_map(path, size) for path in find_label_maps(args.label_maps)]
-    from ..pairs import find_pairs, load_pairs
-    from ..supervised import labelled_scan
+    from ..training.real_scans import find_pairs, load_pairs
+    from ..training.supervised import labelled_scan
 
     references = dict(args.reference)
     pairs = find_pairs(args.images, references, args.participant_label, args.contrast)
@@ -228,8 +228,8 @@ def _load(args: argparse.Namespace, config: TrainingConfig) -> Sequence[LabelMap
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..device import set_threads
-    from ..distributed import join
+    from ..hardware.device import set_threads
+    from ..training.distributed import join
 
     _check(args)
     set_threads(args.threads)
@@ -241,9 +241,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
-    from ..synth.files import LabelMapError, is_named
-    from ..training import Trainer
-    from ..weights import load_model
+    from ..models.registry import load_model
+    from ..synth.label_maps import LabelMapError, is_named
+    from ..training.trainer import Trainer
 
     config = _config(args)
     data = _load(args, config)
@@ -313,8 +313,8 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
 
 def _save(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> None:
     """Let the first process write checkpoint, network, learning curve."""
+    from ..models.card import save_model
     from ..reports.figures import learning_curve
-    from ..weights import save_model
 
     if trainer.ranks.rank:
         return

@@ -40,9 +40,9 @@ class CompareSegmentations(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.tables import write_dice_table
+        from synthseg_bids.images.volume_io import InputImageError, read_label_map
         from synthseg_bids.labels import LabelSchemeError
-        from synthseg_bids.measures import FieldOfViewError, compare_to_reference
-        from synthseg_bids.volume_io import InputImageError, read_label_map
+        from synthseg_bids.measure.overlap import FieldOfViewError, compare_to_reference
 
         ours = read_label_map(self.inputs.in_labels)
         rows, compared, refused = [], [], []

@@ -33,8 +33,8 @@ class MeasureVolumes(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.tables import write_morph_table
-        from synthseg_bids.measures import total_intracranial, volumes_from_labels
-        from synthseg_bids.volume_io import read_label_map
+        from synthseg_bids.images.volume_io import read_label_map
+        from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
         segmentation = read_label_map(self.inputs.in_labels)
         volumes = volumes_from_labels(segmentation.data, segmentation.affine)

@@ -39,9 +39,9 @@ class PlotSegmentation(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.images.volume_io import read_label_map, read_volume
         from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
         from synthseg_bids.reports.png import write_grey, write_indexed
-        from synthseg_bids.volume_io import read_label_map, read_volume
 
         out = Path(runtime.cwd)
         self._results['notes'] = []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     CommandLineInputSpec,
@@ -17,8 +17,14 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from synthseg_bids import tether
 from synthseg_bids.errors import UsageError
+from synthseg_bids.external import kill_with_parent
+
+if TYPE_CHECKING:
+    from nipype.interfaces.base import CommandLine as _Command
+else:
+    # A command of its own would have to name a program.
+    _Command = object
 
 #: What programs say goes here, in the folder of their node.
 LOG = 'output.log'
@@ -47,7 +53,7 @@ class ProgramOutputSpec(TraitedSpec):
     seconds = traits.Float(desc='time that it took')
 
 
-class TetheredCommand:
+class TetheredCommand(_Command):
     """To be mixed into a CommandLine that takes minutes: it ends when its worker does.
 
     Nipype would leave the program running where a worker is stopped or killed; the same command
@@ -71,7 +77,7 @@ class TetheredCommand:
         with (
             log.open('wb') as stream,
             subprocess.Popen(
-                [sys.executable, tether.__file__, *shlex.split(self.cmdline)],
+                [sys.executable, kill_with_parent.__file__, *shlex.split(self.cmdline)],
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -49,8 +49,8 @@ class AssessQuality(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
-        from synthseg_bids.qc import assess
-        from synthseg_bids.volume_io import header_of, read_label_map, read_volume
+        from synthseg_bids.images.volume_io import header_of, read_label_map, read_volume
+        from synthseg_bids.measure.qc import assess
 
         inputs = self.inputs
         image = read_volume(inputs.in_file)

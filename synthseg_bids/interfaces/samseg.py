@@ -113,8 +113,8 @@ class CleanScan(SimpleInterface):
     output_spec = _CleanOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.checksum import sha256
-        from synthseg_bids.volume_io import read_volume, write_image
+        from synthseg_bids.files import sha256
+        from synthseg_bids.images.volume_io import read_volume, write_image
 
         volume = read_volume(self.inputs.in_file)
         out_file = Path(runtime.cwd) / 'scan.nii.gz'
@@ -147,10 +147,10 @@ class TranslateLabels(SimpleInterface):
     output_spec = _TranslateOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.fs_stats import fold_volumes, read_volumes
+        from synthseg_bids.external.fs_stats import fold_volumes, read_volumes
+        from synthseg_bids.images.volume_io import read_label_map, read_volume, write_label_map
         from synthseg_bids.labels import fold_reference
-        from synthseg_bids.measures import resample_nearest
-        from synthseg_bids.volume_io import read_label_map, read_volume, write_label_map
+        from synthseg_bids.measure.overlap import resample_nearest
 
         inputs = self.inputs
         image, theirs = read_volume(inputs.in_file), read_label_map(inputs.in_labels)

@@ -61,7 +61,7 @@ class SaveDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.save import save_image_outputs
-        from synthseg_bids.checksum import sha256
+        from synthseg_bids.files import sha256
 
         inputs = self.inputs
         files = {

@@ -72,11 +72,11 @@ class SegmentImage(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.checksum import sha256
         from synthseg_bids.errors import about
-        from synthseg_bids.inference import cached_segmenter
+        from synthseg_bids.files import sha256
+        from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
-        from synthseg_bids.volume_io import read_volume, write_label_map, write_posteriors
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
@@ -131,7 +131,7 @@ class SegmentImage(SimpleInterface):
         return runtime
 
     def _write_isotropic(self, maps: Any, out: Path) -> None:
-        from synthseg_bids.volume_io import write_image, write_posteriors
+        from synthseg_bids.images.volume_io import write_image, write_posteriors
 
         if maps is None:
             return

@@ -40,7 +40,7 @@ class SynthesizeImage(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.synth.files import synthesize_files
+        from synthseg_bids.synth.label_maps import synthesize_files
         from synthseg_bids.synth.presets import PRESETS
 
         inputs = self.inputs

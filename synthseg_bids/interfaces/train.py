@@ -40,11 +40,11 @@ class TrainSynthSeg(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.device import resolve_device
-        from synthseg_bids.synth.files import load_label_map
+        from synthseg_bids.hardware.device import resolve_device
+        from synthseg_bids.models.card import save_model
+        from synthseg_bids.synth.label_maps import load_label_map
         from synthseg_bids.synth.presets import PRESETS
-        from synthseg_bids.training import Trainer, TrainingConfig
-        from synthseg_bids.weights import save_model
+        from synthseg_bids.training.trainer import Trainer, TrainingConfig
 
         inputs = self.inputs
         generator = replace(PRESETS[inputs.preset], downsampling=inputs.downsampling)

@@ -9,7 +9,7 @@ import numpy as np
 
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .charts import dice_cell, difference_cell, format_number, variation_cell
 from .html import Html, column_heads, el, join, table

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from synthseg_bids.bids.atomic import write_text
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.files import write_text
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .about import methods_section, provenance_section
 from .charts import format_number

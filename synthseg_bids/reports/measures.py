@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .structures import structures
 from .tree import IDENTITY, Image, Key, Row, group_table, key_of, number, read_json

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from synthseg_bids.geometry import (
+from synthseg_bids.images.geometry import (
     bounding_box,
     orientation,
     ras_affine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synthseg_bids.qc import summarise
+from synthseg_bids.measure.qc import summarise
 
 from .charts import format_number
 from .html import Html, column_heads, el, join, table

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.external import OURS
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.external.methods import OURS
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .charts import dice_cell, difference_cell, variation_cell
 from .html import Html, column_heads, el, join, table

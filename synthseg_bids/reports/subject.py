@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import mean, median
 from urllib.parse import quote
 
-from synthseg_bids.bids.atomic import write_text
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.files import write_text
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .about import methods_section, provenance_section
 from .agreement import agreement_section

@@ -12,10 +12,10 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external import OURS, title_of
+from synthseg_bids.external.methods import OURS, title_of
+from synthseg_bids.files import read_table
 
 #: More of a file than this tells nobody anything.
 _MOST_TEXT = 100_000

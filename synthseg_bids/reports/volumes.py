@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from synthseg_bids.bids.tables import TOTAL_NAME
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .charts import FEWEST_FOR_BOX, FEWEST_TO_COMPARE, format_number, meter, strips
 from .html import Html, column_heads, el, join, table

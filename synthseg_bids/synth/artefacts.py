@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .draws import between
+from .sampling import between
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..linear import apply_along_axes, interpolation_matrix
-from .draws import between
+from .sampling import between
 
 #: Scaling and squaring starts from v / 2**7 (reference implementation).
 SQUARINGS = 7

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
 from ..linear import apply_along_axes, interpolation_matrix
-from .draws import between
 from .relaxometry import draw_realistic
+from .sampling import between
 
 #: Of the intensities before normalisation.
 WHITE = 255

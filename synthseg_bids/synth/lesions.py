@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..labels import generation_labels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
-from .draws import between
+from .sampling import between
 from .texture import draw_field, interpolated
 
 #: Label in which each label's lesions are drawn (FreeSurfer's numbers).

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..geometry import orientation, ras_affine, spacing_mm, to_ras
+from ..images.geometry import orientation, ras_affine, spacing_mm, to_ras
+from ..images.volume_io import read_label_map
 from ..labels import (
     CSF,
     LabelSchemeError,
@@ -26,7 +27,6 @@ from ..labels import (
     reference_table,
     segmentation_labels,
 )
-from ..volume_io import read_label_map
 from .heads import MARGINS_MM, Donor, add_head, closed, donor_from_labels
 
 #: Left and right generation labels of codes without a side: white matter (the corpus callosum

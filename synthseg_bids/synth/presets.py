@@ -81,6 +81,9 @@ PRESETS: dict[str, GeneratorConfig] = {
     ),
 }
 
+#: Those that validation scans are drawn with.
+VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
+
 
 def evaluation_config(preset: str, own: GeneratorConfig) -> GeneratorConfig:
     """Return a preset with the field of view, spacing and scaling that a network trained with.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
-from .draws import between
+from .sampling import between
 
 #: T1 and T2 in ms at 3 T, and proton density relative to water. Wansapura et al. 1999, Gelman et
 #: al. 2001, Stanisz et al. 2005, Rooney et al. 2007, Bojorquez et al. 2017 (review).

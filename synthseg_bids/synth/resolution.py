@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..linear import acquisition_matrices, apply_along_axes
-from .draws import between
+from .sampling import between
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linear import apply_along_axes, interpolation_matrix
-from .draws import between
+from .sampling import between
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..labels import generation_labels
 from ..linear import apply_along_axes, blur_matrix
 from .deform import integrate
-from .draws import between
+from .sampling import between
 
 #: Lateral, inferior lateral, third and fifth ventricles, choroid plexus (FreeSurfer's numbers).
 VENTRICLES = (4, 5, 43, 44, 14, 72, 136, 137, 163, 164)

@@ -6,7 +6,7 @@ import os
 os.environ.setdefault('NO_ET', '1')
 os.environ.setdefault('NIPYPE_NO_ET', '1')
 
-from .base import init_synthseg_wf
+from .dataset import init_synthseg_wf
 from .image import init_image_wf
 from .resources import Resources
 

@@ -8,7 +8,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.external import METHODS, OURS, Program
+from synthseg_bids.external.methods import METHODS, OURS, Program
 from synthseg_bids.interfaces import (
     AssessQuality,
     CompareSegmentations,

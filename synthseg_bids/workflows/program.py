@@ -6,7 +6,7 @@ import shlex
 
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.external import Program
+from synthseg_bids.external.methods import Program
 from synthseg_bids.interfaces import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 
 from .resources import Resources

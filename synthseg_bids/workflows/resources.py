@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthseg_bids.memory import total_bytes
+from synthseg_bids.hardware.memory import total_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Resources:
         Folder of the device locks (empty: no locking).
     mem_gb : float or None
         Memory that a process takes that segments (None: what the method usually takes); see
-        :func:`synthseg_bids.footprint.worker_gb`.
+        :func:`synthseg_bids.inference.memory_estimate.worker_gb`.
     total_mem_gb : float
         Memory that all nodes together may take.
     gpu_fallback : bool
@@ -151,7 +151,7 @@ def available_processors() -> int:
 
 
 def _choose_devices(device: str, n_gpus: int | None) -> tuple[str, ...]:
-    from synthseg_bids.device import DeviceError, resolve_device
+    from synthseg_bids.hardware.device import DeviceError, resolve_device
 
     if device == 'auto' and n_gpus is not None:
         device = 'cuda' if n_gpus else 'cpu'

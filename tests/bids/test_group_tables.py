@@ -12,16 +12,16 @@ import pytest
 from test_session_agreement import add
 
 from synthseg_bids.bids.agreement import write_agreement
-from synthseg_bids.bids.atomic import read_table, write_json
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.group_stats import find_outliers, reliability
 from synthseg_bids.bids.metadata import describe_dataset
 from synthseg_bids.bids.tables import TOTAL_NAME, write_morph_table, write_qc_table
+from synthseg_bids.files import read_table, write_json
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
-from synthseg_bids.qc import judge
-from synthseg_bids.qc_measures import MEASURES, MODEL_LIMITS
-from synthseg_bids.stats import intraclass_correlations
+from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.qc import judge
+from synthseg_bids.measure.qc_measures import MEASURES, MODEL_LIMITS
+from synthseg_bids.measure.stats import intraclass_correlations
 
 HIPPOCAMPUS = 'Left-Hippocampus'
 

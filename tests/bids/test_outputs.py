@@ -15,13 +15,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synthseg_bids.bids.atomic import (
-    copy_file,
-    read_table,
-    remove_leftovers,
-    write_table,
-    write_text,
-)
 from synthseg_bids.bids.checksums import Checksums
 from synthseg_bids.bids.citation import write_citation
 from synthseg_bids.bids.errors import QueryError
@@ -30,9 +23,16 @@ from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, pos
 from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
 from synthseg_bids.bids.status import Outcome, write_status
 from synthseg_bids.bids.tables import TOTAL_NAME, write_dice_table, write_morph_table
-from synthseg_bids.checksum import sha256
+from synthseg_bids.files import (
+    copy_file,
+    read_table,
+    remove_leftovers,
+    sha256,
+    write_table,
+    write_text,
+)
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 PROVENANCE = {
     'SoftwareVersion': '1',

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from synthseg_bids.bids.agreement import write_agreement
-from synthseg_bids.bids.atomic import read_table, write_json
+from synthseg_bids.files import read_table, write_json
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measures import MEAN_NAME
+from synthseg_bids.measure.overlap import MEAN_NAME
 
 STRUCTURES = (2, 3, 10, 11, 12, 16, 17, 41, 42, 49)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from synthseg_bids.bids.atomic import read_table
 from synthseg_bids.bids.validate import find_validator
+from synthseg_bids.files import read_table
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get('SYNTHSEG_BIDS_TEST_DATA', REPOSITORY.parent / 'shared/data/bids'))

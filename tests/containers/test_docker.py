@@ -69,7 +69,7 @@ def test_segments_for_anyone(image, data, folder):
 
 def test_wrapper(image, data, folder):
     out = folder / 'out'
-    wrapper = [sys.executable, '-m', 'synthseg_bids.cli.docker_wrapper', '--engine', 'podman']
+    wrapper = [sys.executable, '-m', 'synthseg_bids.app.docker_wrapper', '--engine', 'podman']
     done = run(*wrapper, '--image', image, *app_options(data, out), '--fast', cwd=folder)
     assert '1 done, 0 skipped, 0 failed' in done.stdout
     description = check_outputs(out, data, owner=os.getuid())

@@ -13,13 +13,15 @@ import torch
 from nibabel.testing import data_path
 from published import dipy_state, random_scan, random_weights, write_h5
 
-from synthseg_bids.compat import resample_as_reference
-from synthseg_bids.engine import Engine
+from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.forward import infer
+from synthseg_bids.inference.preprocess import rescale_intensities
+from synthseg_bids.inference.reference import resample_as_reference
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.network import NetworkConfig
-from synthseg_bids.official import import_model
-from synthseg_bids.predict import infer, rescale_intensities
-from synthseg_bids.weights import load_model, save_model
+from synthseg_bids.models.card import save_model
+from synthseg_bids.models.published import import_model
+from synthseg_bids.models.registry import load_model
+from synthseg_bids.models.unet import NetworkConfig
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
 RECORDED = Path(__file__).parents[1] / 'data' / 'keras_posteriors.npz'

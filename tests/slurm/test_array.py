@@ -13,7 +13,7 @@ from app import Run, contents, launch, write_description, write_image
 from cluster import cancel, fields, wait_until
 from other_faults import ARRAY_TASK
 
-from synthseg_bids.bids.atomic import read_table
+from synthseg_bids.files import read_table
 
 pytestmark = pytest.mark.slurm
 

@@ -16,9 +16,10 @@ from app import APP, Run, contents, launch, options, write_description, write_im
 from cluster import ask, cancel, end_time, fields, jobs, kill, last_job, wait_for_job, wait_until
 from other_faults import SLURM_JOBS, SLURM_REFUSES, SLURM_RUN
 
-from synthseg_bids.footprint import describe_model, worker_gb
-from synthseg_bids.weights import load_model, save_model
-from synthseg_bids.workflows.plugin import make_plugin
+from synthseg_bids.inference.memory_estimate import describe_model, worker_gb
+from synthseg_bids.models.card import save_model
+from synthseg_bids.models.registry import load_model
+from synthseg_bids.workflows.multiproc import make_plugin
 
 pytestmark = pytest.mark.slurm
 

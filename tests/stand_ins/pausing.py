@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from synthseg_bids.cli.run import main
+from synthseg_bids.app.main import main
 
 # Workers read this module under another name; in them, nodes say what they begin.
 logger = logging.getLogger('synthseg_bids' if __name__ == '__main__' else 'nipype.workflow')

@@ -10,8 +10,8 @@ import pytest
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.labels import CSF, LabelSchemeError, generation_labels
-from synthseg_bids.synth.files import load_label_map
 from synthseg_bids.synth.heads import add_head, closed, donor_from_labels
+from synthseg_bids.synth.label_maps import load_label_map
 from synthseg_bids.synth.prepare_labels import (
     fill_inside,
     fold_codes,

@@ -1,0 +1,1 @@
+"""The BIDS App: from the command line to the output dataset."""

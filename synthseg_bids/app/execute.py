@@ -1,0 +1,190 @@
+"""Segment what a plan says, a chunk of participants at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import RunConfig
+from .method import Segmenter
+from .plan import Plan, why_pending
+
+if TYPE_CHECKING:
+    from synthseg_bids.bids.checksums import Checksums
+    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.workflows.resources import Resources
+    from synthseg_bids.workflows.runner import Ledger
+
+logger = logging.getLogger(__name__)
+
+#: Images of one Nipype graph: building it takes time that grows with the square of its nodes,
+#: while starting workers anew takes seconds.
+CHUNK = 200
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with.
+
+    Attributes
+    ----------
+    segmenter : Segmenter
+    resources : Resources
+    plugin : tuple of str and dict
+        Nipype plugin and its arguments.
+    work_dir, log_dir : Path
+    checksums : Checksums
+    """
+
+    segmenter: Segmenter
+    resources: Resources
+    plugin: tuple[str, dict[str, Any]]
+    work_dir: Path
+    log_dir: Path
+    checksums: Checksums
+
+
+def workflow_name(config: RunConfig) -> str:
+    """Name the folder of intermediate files; two datasets may share a working directory."""
+    folders = f'{config.bids_dir.resolve()}\n{config.output_dir.resolve()}'
+    return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
+
+
+def clean_workdir(config: RunConfig, work_dir: Path) -> None:
+    """Remove the intermediate files of this dataset, and nothing else."""
+    folder = work_dir / workflow_name(config)
+    if folder.is_dir():
+        logger.info('%s: removed (--clean-workdir)', folder)
+        shutil.rmtree(folder)
+
+
+def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:
+    """Segment the pending images; the status table is kept up to date on the way.
+
+    Where Nipype itself fails, not a node, the chunks that follow are segmented all the same, and
+    the first such error is raised in the end.
+
+    Parameters
+    ----------
+    config : RunConfig
+    plan : Plan
+    ledger : Ledger
+        Gathers what becomes of the images.
+    setup : Setup
+    """
+    from synthseg_bids.bids.locks import hold_participants
+    from synthseg_bids.bids.status import write_status
+
+    out_dir = config.output_dir.resolve()
+    failure: Exception | None = None
+    for number, chunk in enumerate(split(plan.pending, CHUNK)):
+        with hold_participants(out_dir, {task.image.entities['sub'] for task in chunk}):
+            tasks = _still_pending(config, chunk, ledger, setup)
+            if tasks:
+                graph = config.write_graph and number == 0
+                error = _attempt(config, tasks, ledger, setup, graph)
+                failure = failure or error
+                _remove_leftovers(out_dir, tasks)
+        for task in tasks:
+            if checksum := ledger.provenance.get(task.source, {}).get('InputSHA256'):
+                setup.checksums.note(task.source, task.image.path, checksum)
+        setup.checksums.save()
+        outcomes = ledger.finished()
+        write_status(out_dir, outcomes, setup.segmenter.method.seg)
+        if config.stop_on_first_crash and any(found.status == 'failed' for found in outcomes):
+            break
+    if failure:
+        raise failure
+
+
+def split(tasks: Sequence[ImageTask], size: int) -> Iterator[list[ImageTask]]:
+    """Split tasks into chunks of at least `size`, no participant in two of them.
+
+    Parameters
+    ----------
+    tasks : sequence of ImageTask
+        Those of a participant follow each other.
+    size : int
+    """
+    chunk: list[ImageTask] = []
+    for task in tasks:
+        if len(chunk) >= size and task.image.entities['sub'] != chunk[-1].image.entities['sub']:
+            yield chunk
+            chunk = []
+        chunk.append(task)
+    if chunk:
+        yield chunk
+
+
+def _still_pending(
+    config: RunConfig, chunk: Sequence[ImageTask], ledger: Ledger, setup: Setup
+) -> list[ImageTask]:
+    """Drop what another run has done since the plan was made."""
+    _remove_leftovers(config.output_dir.resolve(), chunk)
+    tasks = []
+    for task in chunk:
+        if why_pending(config, task, setup.segmenter, setup.checksums):
+            tasks.append(task)
+        else:
+            logger.info('%s: another run has segmented it', task.image.relative)
+            ledger.drop(task)
+    return tasks
+
+
+def _remove_leftovers(out_dir: Path, tasks: Sequence[ImageTask]) -> None:
+    """Remove what killed processes have left, of this run or an earlier one."""
+    from synthseg_bids.files import remove_leftovers
+
+    folders = {(out_dir / task.stem).parent for task in tasks}
+    folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in tasks}
+    for folder in folders:
+        remove_leftovers(folder)
+
+
+def _attempt(
+    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+) -> Exception | None:
+    """Segment a chunk; return what has brought down its workflow as a whole."""
+    from synthseg_bids.workflows.crashes import PluginError
+
+    try:
+        _execute(config, tasks, ledger, setup, graph)
+    except PluginError:
+        raise  # about the settings, which are the same for all chunks
+    except Exception as error:
+        ledger.abandon(tasks, error)
+        return error
+    return None
+
+
+def _execute(
+    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+) -> None:
+    from synthseg_bids.workflows.runner import execute
+
+    execute(
+        tasks,
+        ledger,
+        config.output_dir.resolve(),
+        base_dir=setup.work_dir,
+        name=workflow_name(config),
+        log_dir=setup.log_dir,
+        resources=setup.resources,
+        plugin=setup.plugin,
+        stop_on_first_crash=config.stop_on_first_crash,
+        graph=graph,
+        monitor=config.resource_monitor,
+        model=str(setup.segmenter.model),
+        model_sha256=setup.segmenter.model_sha256,
+        program=setup.segmenter.program,
+        flip=not config.fast,
+        autocrop=config.autocrop,
+        posteriors=config.posteriors,
+        output_grid=config.output_grid,
+        overwrite=config.overwrite,
+    )

@@ -1,0 +1,360 @@
+"""The BIDS App: find the images, segment them with Nipype, account for every one of them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthseg_bids.errors import UsageError, explain
+
+from ..hardware.allocator import keep_memory
+from .config import RunConfig, format_config, read_plugin
+from .execute import Setup, clean_workdir, segment_images
+from .group_outputs import (
+    check_run,
+    outdated_participants,
+    tree_participants,
+    write_reports,
+    write_tables,
+)
+from .method import Segmenter, choose_segmenter
+from .parser import PROG, parse_args
+from .plan import (
+    Plan,
+    check_folders,
+    known_outcomes,
+    make_plan,
+    note_missing_references,
+    print_plan,
+)
+
+if TYPE_CHECKING:
+    from synthseg_bids.bids.status import Outcome
+    from synthseg_bids.workflows.resources import Resources
+
+logger = logging.getLogger('synthseg_bids')
+
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+#: Of what the machine has: who asks for more means megabytes.
+MOST_MEMORY = 4
+
+#: Errors of the operating system that tell about what was asked for.
+_USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+class Terminated(KeyboardInterrupt):
+    """What batch systems send has arrived."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the BIDS App.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        By default the arguments of this process.
+
+    Returns
+    -------
+    int
+        0 all images done or up to date, 1 some failed or a report or table could not be written,
+        2 wrong usage or no image matched, 3 not a BIDS dataset, 70 internal error, 130
+        interrupted, 143 terminated.
+    """
+    config = parse_args(argv)
+    _set_environment(config.verbose)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    from synthseg_bids.bids.errors import NotBidsError
+
+    try:
+        return run(config)
+    except NotBidsError as error:
+        return _complain(error, EXIT_NOT_BIDS)
+    except UsageError as error:
+        return _complain(error, EXIT_USAGE)
+    except Terminated:
+        return _complain('terminated; the same command resumes', EXIT_TERMINATED)
+    except KeyboardInterrupt:
+        return _complain('interrupted; the same command resumes', EXIT_INTERRUPTED)
+    except OSError as error:
+        logger.debug('error of the system', exc_info=True)
+        code = EXIT_USAGE if error.errno in _USAGE_ERRORS else EXIT_FAILED
+        return _complain(explain(error.errno or 0, error.filename), code)
+    except Exception as error:
+        logger.debug('internal error', exc_info=True)
+        return _complain(f'internal error: {type(error).__name__}: {error}', EXIT_INTERNAL)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run(config: RunConfig) -> int:
+    """Run what the settings ask for.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Returns
+    -------
+    int
+        Exit code; see :func:`main`.
+    """
+    out_dir = config.output_dir.resolve()
+    if config.reports_only:
+        participants = tree_participants(out_dir, config.participant_label)
+        if config.run_uuid:
+            check_run(out_dir, config.run_uuid)
+        return 0 if _write_reports(config, participants) else EXIT_FAILED
+    code = 0
+    if 'participant' in config.analysis_level:
+        code = _run_participants(config)
+    if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
+        participants = tree_participants(out_dir)
+        complete = write_tables(out_dir, participants)
+        complete &= _write_reports(config, participants)
+        code = code if complete else EXIT_FAILED
+    return code
+
+
+def _run_participants(config: RunConfig) -> int:
+    """Segment a dataset; return the exit code."""
+    from synthseg_bids.bids.checksums import Checksums
+    from synthseg_bids.bids.metadata import describe_dataset
+    from synthseg_bids.files import write_text
+
+    work_dir = check_folders(config)
+    _check_resources(config)
+    plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
+    if config.debug:
+        plugin = 'Linear', {'debug': True}
+    segmenter = choose_segmenter(config)
+    out_dir = config.output_dir.resolve()
+    checksums = Checksums(out_dir)
+    plan = make_plan(config, segmenter, checksums)
+    if config.dry_run:
+        print_plan(config, plan)
+        return 0
+    if config.boilerplate_only:
+        print(_cite(config, segmenter, [task.stem for task in plan.tasks]))
+        return 0
+    resources = _divide_resources(config, plan, segmenter, plugin[0], work_dir)
+    # First of all, since a folder that cannot be written is better found out now.
+    write_text(work_dir / '.writable', '')
+    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), segmenter.method)
+    log_dir = _start_log(config, segmenter, resources)
+    setup = Setup(segmenter, resources, plugin, work_dir, log_dir, checksums)
+    _announce(config, plan, setup)
+    if config.clean_workdir:
+        clean_workdir(config, work_dir)
+    outcomes = known_outcomes(plan)
+    complete = _segment(config, plan, setup, outcomes)
+    return _summarise(outcomes, complete)
+
+
+def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome]) -> bool:
+    """Segment the images and write all that tells about them.
+
+    Parameters
+    ----------
+    config : RunConfig
+    plan : Plan
+    setup : Setup
+    outcomes : list of Outcome
+        Those of the pending images are added.
+
+    Returns
+    -------
+    bool
+        Whether all tables and reports could be written.
+    """
+    from synthseg_bids.bids.status import write_status
+    from synthseg_bids.workflows.runner import Ledger
+
+    out_dir = config.output_dir.resolve()
+    ledger = Ledger(plan.pending)
+    complete = interrupted = False
+    try:
+        segment_images(config, plan, ledger, setup)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        outcomes += ledger.close(out_dir, config.output_grid, config.posteriors)
+        note_missing_references(outcomes, plan.pending, dict(config.derivatives))
+        write_status(out_dir, outcomes, setup.segmenter.method.seg)
+        setup.checksums.save()
+        # Whoever interrupts us does not wait for tables over thousands of images.
+        if not interrupted:
+            complete = _finish(config, plan, setup)
+    return complete
+
+
+def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
+    """Write tables, methods text and reports where something changed."""
+    from synthseg_bids.bids.citation import image_stems
+
+    out_dir = config.output_dir.resolve()
+    changed = {task.image.entities['sub'] for task in plan.pending}
+    changed.update(outdated_participants(out_dir, plan.current))
+    # Were every task of a job array to gather all tables, their time would grow with the square.
+    group = config.batch is None
+    if not changed and (not group or (out_dir / 'group.html').exists()):
+        return True
+    participants = sorted(changed)
+    complete = write_tables(out_dir, participants, group)
+    _cite(config, setup.segmenter, image_stems(out_dir, setup.segmenter.method.seg))
+    return _write_reports(config, participants, group) and complete
+
+
+def _write_reports(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:
+    return write_reports(
+        config.output_dir.resolve(),
+        participants,
+        config.aggregate_session_reports,
+        config.run_uuid or '',
+        group,
+    )
+
+
+def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path:
+    from synthseg_bids.bids.citation import write_citation
+
+    return write_citation(
+        config.output_dir.resolve(),
+        stems,
+        **segmenter.about(),
+        flip=not config.fast,
+        autocrop=config.autocrop,
+        output_grid=config.output_grid,
+        references=[name for name, _ in config.derivatives],
+    )
+
+
+def _check_resources(config: RunConfig) -> None:
+    """Refuse what cannot be meant, in a dry run, too."""
+    from synthseg_bids.hardware.device import check_device_name
+    from synthseg_bids.hardware.memory import machine_bytes
+
+    check_device_name(config.device)
+    machine_gb = machine_bytes() / 2**30
+    # Other machines than this one may have more.
+    if not config.use_plugin and (config.mem_gb or 0) > MOST_MEMORY * machine_gb:
+        raise UsageError(
+            f'--mem-gb {config.mem_gb:g}: this machine has {machine_gb:.0f} GB; '
+            'give it in GB, or megabytes with an M'
+        )
+
+
+def _divide_resources(
+    config: RunConfig, plan: Plan, segmenter: Segmenter, plugin: str, work_dir: Path
+) -> Resources:
+    from synthseg_bids.workflows.multiproc import LOCAL_PLUGINS, check_plugin
+    from synthseg_bids.workflows.resources import plan_resources
+
+    check_plugin(plugin)
+    resources = plan_resources(
+        'cpu' if segmenter.program else config.device,
+        config.n_gpus,
+        config.procs_per_gpu,
+        config.nprocs,
+        config.omp_nthreads,
+        config.mem_gb,
+        lock_dir=work_dir / 'locks',
+        gpu_fallback=config.gpu_fallback,
+        elsewhere=plugin not in LOCAL_PLUGINS,
+    )
+    mem_gb = segmenter.mem_gb(config, plan.pending)
+    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem)
+
+
+def _set_environment(verbose: int) -> None:
+    """Prepare logging and keep CUDA from doing what nobody asked for."""
+    keep_memory()
+    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
+    # Nipype's own handler writes to stdout, which is for results only; a first one keeps it away.
+    nipype = logging.getLogger('nipype')
+    nipype.addHandler(logging.NullHandler())
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+    console.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+    if verbose < 2:
+        console.addFilter(lambda record: record.name.startswith('synthseg_bids'))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Stop the workers and write the status before we go."""
+    raise Terminated
+
+
+def _complain(problem: object, code: int) -> int:
+    print(f'{PROG}: error: {problem}', file=sys.stderr)
+    return code
+
+
+def _start_log(config: RunConfig, segmenter: Segmenter, resources: Resources) -> Path:
+    """Make the folder of this run's logs and save its settings there."""
+    from synthseg_bids import __version__
+    from synthseg_bids.files import write_text
+    from synthseg_bids.workflows.multiproc import log_handler
+
+    run_uuid = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
+    log_dir = config.output_dir.resolve() / 'logs' / run_uuid
+    about = {'version': __version__, 'uuid': run_uuid, 'command': shlex.join(sys.argv)}
+    used = {**segmenter.used(), **asdict(resources)}
+    write_text(log_dir / 'config.toml', format_config(config, run=about, resources=used))
+    logging.getLogger().addHandler(log_handler(log_dir / 'synthseg-bids.log'))
+    return log_dir
+
+
+def _announce(config: RunConfig, plan: Plan, setup: Setup) -> None:
+    """Log what is known before the first image is segmented."""
+    from synthseg_bids.bids.validate import report_bids_errors
+
+    if plan.pending and not config.skip_bids_validation:
+        participants = {task.image.entities['sub'] for task in plan.pending}
+        for line in report_bids_errors(config.bids_dir, participants, setup.work_dir):
+            logger.warning('BIDS validator: %s', line)
+    for entry in plan.skipped:
+        if entry.failed or entry.odd:
+            level = logging.ERROR if entry.failed else logging.WARNING
+            logger.log(level, '%s: %s', config.bids_dir / entry.relative, entry.reason)
+    if not plan.pending:
+        logger.info('nothing to do: %d images are up to date', len(plan.current))
+        return
+    for task in plan.pending:
+        if plan.reasons[task.stem] != 'no outputs yet':
+            logger.info('%s: again, since %s', task.image.relative, plan.reasons[task.stem])
+    resources = setup.resources
+    logger.info(
+        '%d images to segment on %s, %d at once with %d CPU threads each; %d are up to date',
+        len(plan.pending), ', '.join(resources.devices), resources.n_segmentations,
+        resources.threads, len(plan.current),
+    )  # fmt: skip
+
+
+def _summarise(outcomes: list[Outcome], complete: bool) -> int:
+    """Print the last line; return the exit code."""
+    counts = dict.fromkeys(('done', 'skipped', 'current', 'failed'), 0)
+    for outcome in outcomes:
+        counts[outcome.status] += 1
+    counts['skipped'] += counts['current']
+    print('{done} done, {skipped} skipped, {failed} failed'.format(**counts), flush=True)
+    return 0 if complete and not counts['failed'] else EXIT_FAILED
+
+
+if __name__ == '__main__':
+    sys.exit(main())

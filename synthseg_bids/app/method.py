@@ -1,0 +1,134 @@
+"""What segments the images of a run: our network, or a program of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthseg_bids.errors import UsageError
+from synthseg_bids.external.methods import METHODS, OURS, Method
+
+from .config import RunConfig
+
+if TYPE_CHECKING:
+    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.external.methods import Program
+
+#: Settings of our network, each with its option and the values that go with other methods, too.
+OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
+    'model': ('--model', ('default',)),
+    'autocrop': ('--no-autocrop', (True,)),
+    'output_grid': ('--output-grid (or --level full)', ('native',)),
+    'posteriors': ('--posteriors (or --level full)', ('none',)),
+    'device': ('--device', ('auto', 'cpu')),
+    'n_gpus': ('--n-gpus', (None, 0)),
+    'low_mem': ('--low-mem', (False,)),
+}
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """What segments the images.
+
+    Attributes
+    ----------
+    method : Method
+    model : Path or None
+        Weights of our network.
+    model_sha256 : str
+        Their checksum.
+    program : Program or None
+        Of another method.
+    """
+
+    method: Method
+    model: Path | None = None
+    model_sha256: str = ''
+    program: Program | None = None
+
+    def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
+        """Return what a sidecar says of how an image of some suffix is segmented."""
+        if self.program:
+            return self.program.identity(suffix, not config.fast)
+        return {
+            'ModelSHA256': self.model_sha256,
+            'FlipAveraging': not config.fast,
+            'Autocrop': config.autocrop,
+        }
+
+    def used(self) -> dict[str, Any]:
+        """Return what the settings that are kept with the logs say of it."""
+        if self.program:
+            return {'program': self.program.path, 'program_version': self.program.version}
+        return {'model_file': self.model}
+
+    def about(self) -> dict[str, Any]:
+        """Return what the methods text says of it."""
+        if self.model is None:
+            return {'program': self.program}
+        from synthseg_bids.inference.memory_estimate import describe_model
+
+        card = describe_model(self.model)
+        return {
+            'model': card.name,
+            'checksum': self.model_sha256,
+            'spacing_mm': card.spacing_mm,
+            'crop_mm': card.crop_mm,
+            'intensity_weight': card.intensity_weight,
+        }
+
+    def mem_gb(self, config: RunConfig, tasks: Iterable[ImageTask]) -> float:
+        """Return the memory of a process that segments some images."""
+        if self.model is None:
+            return self.method.mem_gb
+        from synthseg_bids.inference.memory_estimate import HEAD, describe_model, worker_gb
+
+        # Workers keep their memory: each will have segmented the largest image sooner or later.
+        return worker_gb(
+            describe_model(self.model),
+            {task.image.grid or HEAD for task in tasks},
+            flip=not config.fast,
+            autocrop=config.autocrop,
+            low_memory=config.low_mem,
+            posteriors=config.posteriors,
+        )
+
+
+def choose_segmenter(config: RunConfig) -> Segmenter:
+    """Find the weights or the program that the settings ask for.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Returns
+    -------
+    Segmenter
+
+    Raises
+    ------
+    UsageError
+        If they are not there, or options do not go with them.
+    """
+    from synthseg_bids.external.methods import find_program
+    from synthseg_bids.files import sha256
+
+    method = METHODS[config.method]
+    if config.method != OURS:
+        for name, (option, possible) in OF_OURS.items():
+            if getattr(config, name) not in possible:
+                raise UsageError(f'{option}: not with --method {config.method}; leave it out')
+        if config.fast and config.method == 'samseg':
+            raise UsageError('--fast: not with --method samseg, which has no such step')
+        return Segmenter(method, program=find_program(method))
+
+    from synthseg_bids.models.card import check_card
+    from synthseg_bids.models.registry import model_path
+
+    model = model_path(config.model, config.model_dir).absolute()
+    checksum = sha256(model)
+    if model.suffix == '.safetensors':
+        check_card(model, checksum)
+    return Segmenter(method, model, checksum)

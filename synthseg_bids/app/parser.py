@@ -1,0 +1,401 @@
+"""Command line of the BIDS App; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from synthseg_bids import __version__
+from synthseg_bids.bids.query import DEFAULT_SUFFIXES
+from synthseg_bids.external.methods import METHODS, OURS
+
+from .config import LEVELS, MOST_SESSIONS, ConfigError, RunConfig, read_config
+
+PROG = 'synthseg-bids'
+
+_EPILOG = """\
+exit codes:
+  0    all images done or up to date
+  1    some images failed, see group_status.tsv; or a report or table could not be written
+  2    wrong usage, or no image matched
+  3    not a BIDS dataset
+  70   internal error
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM): the same command resumes
+
+No network access, no telemetry, no license file needed. Intended for research only.
+"""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
+    """Turn a command line into settings; exits with 2 if it makes no sense.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        By default the arguments of this process.
+
+    Returns
+    -------
+    RunConfig
+    """
+    chosen: dict[str, Any] = read_options(build_parser(), argv)
+    posteriors, grid = LEVELS[chosen.get('level', 'minimal')]
+    chosen = {'posteriors': posteriors, 'output_grid': grid, **chosen}
+    # Lists become tuples, so that the settings cannot change.
+    fixed: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
+    }
+    return RunConfig(**fixed)
+
+
+def read_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the options given on a command line, or in the file that it names.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        From :func:`build_parser`; may have more options.
+    argv : sequence of str, optional
+        By default the arguments of this process.
+
+    Returns
+    -------
+    dict
+    """
+    given = vars(parser.parse_args(argv))
+    given.pop('notrack', None)
+    path = given.pop('config_file', None)
+    chosen = {**(_saved_options(parser, path, given) if path else {}), **given}
+    names = [name for name, _ in chosen.get('derivatives', ())]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        parser.error(f'-d/--derivatives: {", ".join(twice)} given twice')
+    if 'run_uuid' in chosen and not chosen.get('reports_only'):
+        parser.error('--run-uuid: only with --reports-only; every other run names itself')
+    return chosen
+
+
+def write_options(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> list[str]:
+    """Write options as on a command line, in words.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    options : mapping of str to object
+        As :func:`read_options` returns them, or as TOML files have them. What is no option of
+        the parser is left out.
+
+    Returns
+    -------
+    list of str
+    """
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    return [
+        word
+        for key, value in options.items()
+        if key in actions
+        for word in _words(actions[key], value)
+    ]
+
+
+def _saved_options(
+    parser: argparse.ArgumentParser, path: Path, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Read the options of a file, checked as if they stood on the command line."""
+    try:
+        settings = read_config(path)
+    except ConfigError as error:
+        parser.error(str(error))
+    if 'level' in given:  # it stands for these two, which the file has from its own level
+        settings = {k: v for k, v in settings.items() if k not in ('posteriors', 'output_grid')}
+    words = [str(given[key]) for key in ('bids_dir', 'output_dir')] + ['participant']
+    words += write_options(parser, settings)
+    return vars(build_parser(f'{PROG}: {path}').parse_args(words))
+
+
+def _words(action: argparse.Action, value: Any) -> list[str]:
+    """Write one setting as on the command line."""
+    option = action.option_strings[-1 if value is False else 0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [option]
+    if action.nargs == 0:
+        return [option] * int(value)
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list):
+        pairs = (item if isinstance(item, tuple) else (item,) for item in value)
+        return [option, *('='.join(map(str, pair)) for pair in pairs)] if value else []
+    if isinstance(value, tuple):
+        value = '/'.join(map(str, value))
+    return [f'{option}={value}' if option.startswith('--') else option + str(value)]
+
+
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """Build the parser.
+
+    Options that are not given leave no trace in what it returns; their defaults are those of
+    :class:`synthseg_bids.app.config.RunConfig`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description='Segment every anatomical image of a BIDS dataset, of any contrast and '
+        'resolution, and measure its structures.',
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument('bids_dir', type=_path, help='root of the raw BIDS dataset')
+    parser.add_argument('output_dir', type=_path, help='root of the output dataset')
+    parser.add_argument(
+        'analysis_level', nargs='+', choices=['participant', 'group'],
+        help='participant: segment images; group: rebuild tables and reports from the output '
+        'dataset alone; or both',
+    )  # fmt: skip
+    _add_selection(parser.add_argument_group('which images'))
+    _add_segmentation(parser.add_argument_group('segmentation and outputs'))
+    _add_resources(parser.add_argument_group('resources'))
+    _add_behaviour(parser.add_argument_group('how to run'))
+    _add_instead(parser.add_argument_group('instead of segmenting'))
+    _add_information(parser.add_argument_group('information'))
+    return parser
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--participant-label', '--participant_label', nargs='+', metavar='LABEL',
+        type=_label('sub-'), help='participants, with or without sub- (default: all)',
+    )  # fmt: skip
+    group.add_argument(
+        '--exclude-participant-label', '--exclude_participant_label', nargs='+', metavar='LABEL',
+        type=_label('sub-'), help='participants to leave out',
+    )  # fmt: skip
+    group.add_argument(
+        '--session-label', '--session_label', '--session-id', nargs='+', metavar='LABEL',
+        type=_label('ses-'), help='sessions, with or without ses- (default: all)',
+    )  # fmt: skip
+    group.add_argument(
+        '--suffix', '--modalities', '-m', nargs='+', metavar='SUFFIX',
+        help=f'image suffixes (default: {" ".join(DEFAULT_SUFFIXES)})',
+    )  # fmt: skip
+    group.add_argument(
+        '--bids-filter-file', type=_path, metavar='FILE',
+        help='JSON: entities that images of a suffix must have, such as {"t1w": {"acquisition": '
+        '"hires", "run": [1, 2], "ceagent": null}}; null: the entity must be absent, "*": present',
+    )  # fmt: skip
+    group.add_argument(
+        '--echo', choices=['all', 'first'],
+        help='of several echoes, segment each by itself or the first alone (default: all)',
+    )  # fmt: skip
+    group.add_argument(
+        '--batch', type=_batch, metavar='I/N',
+        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; what '
+        'tells about all of them is left to the level group',
+    )  # fmt: skip
+    group.add_argument(
+        '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
+        metavar='NAME=PATH', type=_derivative,
+        help='datasets with reference segmentations to compare with',
+    )  # fmt: skip
+    group.add_argument(
+        '--skip-bids-validation', '--skip_bids_validator', action='store_true',
+        help='do not ask the BIDS validator about the dataset',
+    )  # fmt: skip
+
+
+def _add_segmentation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--method', choices=[*METHODS],
+        help='what segments: our network, or to compare with it SAMSEG (see docs/methods.rst) or '
+        f'the SynthSeg of FreeSurfer, where they are installed (default: {OURS})',
+    )  # fmt: skip
+    group.add_argument(
+        '--model', metavar='NAME|PATH', help='model by name, or weights file (default: default)'
+    )
+    group.add_argument(
+        '--model-dir', type=_path, metavar='DIR',
+        help='folder with more models to choose from by name (default: $SYNTHSEG_BIDS_MODELS)',
+    )  # fmt: skip
+    group.add_argument(
+        '--fast',
+        action='store_true',
+        help='do not average with the mirrored image: the network runs once instead of twice',
+    )
+    group.add_argument(
+        '--autocrop', action=argparse.BooleanOptionalAction,
+        help='find the brain first and segment the part of the image around it, as large as in '
+        'training, rather than all of it; use --no-autocrop where the wrong part is found '
+        '(default: yes)',
+    )  # fmt: skip
+    group.add_argument(
+        '--level', choices=[*LEVELS],
+        help='minimal: label maps on the grids of the images, tables, reports; full: label maps '
+        'on 1 mm grids and posterior maps on those as well (default: minimal)',
+    )  # fmt: skip
+    group.add_argument(
+        '--output-grid', choices=['native', '1mm', 'both'],
+        help='grid of the label maps: that of the image, or 1 mm in RAS (default: by --level)',
+    )  # fmt: skip
+    group.add_argument(
+        '--posteriors', choices=['none', 'native', '1mm'],
+        help='write posterior maps, and on which grid (default: by --level)',
+    )  # fmt: skip
+
+
+def _add_resources(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--nprocs', '--nthreads', '--n-cpus', '--n_cpus', type=_positive, metavar='N',
+        help='CPU processors in all (default: those available)',
+    )  # fmt: skip
+    group.add_argument(
+        '--omp-nthreads', '--omp_nthreads', type=_positive, metavar='N',
+        help='CPU threads of one segmentation (default: as many as there are, up to 8)',
+    )  # fmt: skip
+    group.add_argument(
+        '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
+        help='memory to plan with; 8 and 8G are gigabytes, unlike in fMRIPrep, 8000M megabytes '
+        '(default: 90%% of what there is)',
+    )  # fmt: skip
+    group.add_argument(
+        '--low-mem', '--low_mem', action='store_true',
+        help='keep each segmentation small: posteriors in half precision, large images in tiles, '
+        'less accurate at their borders (default: only where memory is short)',
+    )  # fmt: skip
+    group.add_argument(
+        '--device', metavar='DEVICE',
+        help='auto (a GPU where there is one), cpu, cuda or cuda:N (default: auto)',
+    )  # fmt: skip
+    group.add_argument(
+        '--n-gpus', type=_count, metavar='N', help='GPUs to use, 0 for none (default: all)'
+    )
+    group.add_argument(
+        '--procs-per-gpu', type=_positive, metavar='N',
+        help='segmentations at once on each GPU (default: 1)',
+    )  # fmt: skip
+    group.add_argument(
+        '--gpu-fallback', action=argparse.BooleanOptionalAction,
+        help='go on on the CPU if a GPU fails or its memory is too small (default: yes)',
+    )  # fmt: skip
+    group.add_argument(
+        '--use-plugin', type=_path, metavar='FILE',
+        help='TOML, JSON or YAML file that names a Nipype plugin and its plugin_args',
+    )  # fmt: skip
+    group.add_argument(
+        '-w', '--work-dir', type=_path, metavar='DIR',
+        help='intermediate files; the same folder resumes (default: ./work)',
+    )  # fmt: skip
+    group.add_argument(
+        '--clean-workdir', action='store_true',
+        help='first remove the intermediate files of this dataset',
+    )  # fmt: skip
+
+
+def _add_behaviour(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--overwrite', action='store_true', help='redo images whose outputs are up to date'
+    )
+    group.add_argument(
+        '--stop-on-first-crash', action='store_true', help='start no other image after a failure'
+    )
+    group.add_argument(
+        '--aggregate-session-reports', type=_positive, metavar='N',
+        help='participants with more than N sessions have a report for each of them beside that '
+        f'of all (default: {MOST_SESSIONS})',
+    )  # fmt: skip
+    group.add_argument(
+        '--config-file', type=_path, metavar='FILE',
+        help='TOML file of options, such as logs/*/config.toml of an earlier run; the command '
+        'line overrides it',
+    )  # fmt: skip
+    group.add_argument(
+        '--write-graph', action='store_true', help='draw the workflow into the log folder'
+    )
+    group.add_argument(
+        '--resource-monitor', action='store_true',
+        help='write time and memory of every step to resources.tsv in the log folder',
+    )  # fmt: skip
+    group.add_argument(
+        '--debug', choices=['pdb'],
+        help='pdb: run everything in this one process and open the debugger where a step fails',
+    )  # fmt: skip
+    group.add_argument(
+        '--notrack', action='store_true', help='accepted and ignored: there is no tracking'
+    )
+
+
+def _add_instead(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--dry-run', action='store_true',
+        help='list every image, its outputs, what is skipped and why; write nothing',
+    )  # fmt: skip
+    group.add_argument(
+        '--reports-only', action='store_true', help='write the reports anew, nothing else'
+    )
+    group.add_argument(
+        '--run-uuid', metavar='UUID',
+        help='with --reports-only: show settings and crashes of this run, a folder in logs '
+        '(default: settings of the last run)',
+    )  # fmt: skip
+    group.add_argument(
+        '--boilerplate-only', action='store_true',
+        help='write the methods text (logs/CITATION.md and .bib), nothing else',
+    )  # fmt: skip
+
+
+def _add_information(group: argparse._ArgumentGroup) -> None:
+    group.add_argument('--version', action='version', version=f'{PROG} {__version__}')
+    group.add_argument('-v', '--verbose', action='count', help='say more; repeatable')
+
+
+def _label(prefix: str) -> Callable[[str], str]:
+    def label(text: str) -> str:
+        return text.removeprefix(prefix)
+
+    return label
+
+
+def _path(text: str) -> Path:
+    # Workers run in folders of their own.
+    return Path(text).absolute()
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f'{text} is negative')
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a positive number')
+    return number
+
+
+def _memory(text: str) -> float:
+    match = re.fullmatch(r'(\d+(?:\.\d+)?) ?([gm]?)i?b?', text.strip().lower())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f'{text!r}: give a number, 8G or 8000M')
+    return float(match[1]) / (1024 if match[2] == 'm' else 1)
+
+
+def _batch(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f'{text!r}: give I/N with I from 1 to N, such as 2/10')
+    return int(match[1]), int(match[2])
+
+
+def _derivative(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition('=')
+    if not (equals and path and re.fullmatch('[a-zA-Z0-9]+', name)) or name == 'raw':
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: give NAME=PATH, the name of letters and digits and other than raw'
+        )
+    return name, _path(path)

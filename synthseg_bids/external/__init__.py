@@ -1,0 +1,1 @@
+"""Programs of others whose segmentations are measured beside ours."""

@@ -1,0 +1,1 @@
+"""What there is to compute with: devices, memory, the allocator of the C library."""

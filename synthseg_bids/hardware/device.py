@@ -1,0 +1,98 @@
+"""Where to compute: device names, threads and number formats."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ..errors import UsageError
+from .memory import free_bytes
+
+
+class DeviceError(UsageError):
+    """A device that was asked for does not exist."""
+
+
+def check_device_name(name: str) -> None:
+    """Raise DeviceError for a name that stands for no device anywhere; see resolve_device."""
+    if not re.fullmatch(r'auto|cpu|cuda(:[0-9]+)?', name):
+        raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
+
+
+def resolve_device(name: str = 'auto') -> torch.device:
+    """Return the device for a name.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        If it does not exist here; the message says what does.
+    """
+    check_device_name(name)
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if name == 'cpu':
+        return torch.device('cpu')
+    count = torch.cuda.device_count()
+    if int(name.partition(':')[2] or 0) >= count:
+        raise DeviceError(f'device {name!r}: {count} CUDA devices found; use --device cpu or auto')
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the CPU threads of tensor operations (None: leave as it is)."""
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f'{threads} threads: give at least 1')
+        torch.set_num_threads(threads)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device computes faster with it, else float32.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if device.type == 'cuda':
+        # Older ones of NVIDIA only emulate it, and have no convolutions in it.
+        old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+        return torch.float32 if old else torch.bfloat16
+    # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32. Older
+    # versions of PyTorch cannot tell, and then compute in float32.
+    checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return torch.bfloat16 if native else torch.float32
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free now.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    int
+        On a GPU, what is free on it. Otherwise what the system could give, or, where that is
+        less, what the control group we live in (a container, a batch job) may still take.
+    """
+    if device.type == 'cuda':
+        # PyTorch keeps what earlier scans have freed, and gives it to the next.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    return free_bytes()

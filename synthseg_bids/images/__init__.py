@@ -1,0 +1,1 @@
+"""Volumes and their geometry: reading, checking and writing files."""

@@ -1,0 +1,388 @@
+"""Read and write volumes: the door at which bad images are turned away.
+
+Everything behind this module may rely on a :class:`Volume` being three-dimensional, finite and
+placed in space by an invertible affine. Every refusal is one line that names the file, what was
+found, and what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import uuid
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.nifti1 import Nifti1Extensions
+from nibabel.spatialimages import HeaderDataError
+
+from .checks import COMPRESSED, InputImageError, check_file, check_image, damaged
+from .geometry import spacing_mm
+from .header import Header
+
+logger = logging.getLogger(__name__)
+
+WRITABLE = ('.nii', '.nii.gz')
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in memory.
+
+    Attributes
+    ----------
+    data : (x, y, z) array
+        float32 for images, int32 for label maps; finite.
+    affine : (4, 4) float64 array
+        From voxel indices to mm.
+    header : nibabel header
+        A copy of the file's.
+    path : Path
+        Where it was read from.
+    n_not_finite : int
+        Voxels of the file that were not finite.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: Any
+    path: Path
+    n_not_finite: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each axis."""
+        return self.data.shape  # type: ignore[return-value]
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Distance between voxel centres along each axis, in mm."""
+        return spacing_mm(self.affine)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read an image.
+
+    Voxels that are not finite become 0, with a warning. Trailing axes of length 1 are dropped.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii``, ``.nii.gz``, ``.mgz``, ``.mgh``, or either file of a pair ``.hdr`` and ``.img``.
+
+    Returns
+    -------
+    Volume
+        With float32 data.
+
+    Raises
+    ------
+    InputImageError
+        If the file is missing, damaged, not one 3D volume of real numbers, without a usable
+        affine, or constant.
+    """
+    path = Path(path)
+    image = _open(path)
+    return _scan(_load(image, path, np.float32), image, path)
+
+
+def volume_of(image: Any, name: str = 'image') -> Volume:
+    """Take an image that nibabel has in memory (or would read) for a scan.
+
+    Parameters
+    ----------
+    image : nibabel.spatialimages.SpatialImage
+    name : str
+        For messages.
+
+    Returns
+    -------
+    Volume
+        See :func:`read_volume`.
+
+    Raises
+    ------
+    InputImageError
+        See :func:`read_volume`.
+    """
+    path = Path(image.get_filename() or name)
+    check_image(image, path)
+    try:
+        data = image.get_fdata(dtype=np.float32, caching='unchanged')
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise damaged(path, error) from error
+    return _scan(np.array(data.reshape(image.shape[:3]), order='C'), image, path)
+
+
+def _scan(data: np.ndarray, image: Any, path: Path) -> Volume:
+    """Check the voxels of a scan; those that are not finite become 0."""
+    if 1 in data.shape:
+        raise InputImageError(f'{path}: a single slice; give one whole volume')
+    bad = ~np.isfinite(data)
+    if bad.all():
+        raise InputImageError(f'{path}: no voxel is finite; export it again')
+    if bad.any():
+        logger.warning('%s: %d voxels are not finite; set to 0', path, int(bad.sum()))
+        data[bad] = 0
+    if data.min() == data.max():
+        raise InputImageError(
+            f'{path}: every voxel is {data.flat[0]:g}, so there is nothing to segment; check that '
+            'the right file was exported'
+        )
+    return _volume(data, image, path, n_not_finite=int(bad.sum()))
+
+
+def read_label_map(path: str | Path) -> Volume:
+    """Read a label map, whatever type its integers are stored as.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Volume
+        With int32 data.
+
+    Raises
+    ------
+    InputImageError
+        As :func:`read_volume` does (a constant map is accepted), and if a value is not an integer.
+    """
+    path = Path(path)
+    image = _open(path)
+    data = _load(image, path, np.float64)
+    # Labels that went through a scale factor come back as 2.9999998.
+    rounded = np.rint(data)
+    with np.errstate(invalid='ignore'):
+        wrong = ~(abs(data - rounded) < 1e-3) | (abs(rounded) > np.iinfo(np.int32).max)
+    if wrong.any():
+        raise InputImageError(
+            f'{path}: holds values like {data[wrong][0]:g} and is therefore not a label map; give '
+            'a segmentation of integers'
+        )
+    return _volume(rounded.astype(np.int32), image, path)
+
+
+def header_of(scan: Volume) -> Header:
+    """Return what quality control looks at in a scan's header; empty for formats without forms."""
+    header = scan.header
+    if not isinstance(header, nib.Nifti1Header):
+        return Header(n_not_finite=scan.n_not_finite)
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except ValueError:  # no rotation
+        qform = None
+    return Header(
+        sform=header.get_sform(coded=True)[0],
+        qform=qform,
+        sform_code=int(header['sform_code']),
+        qform_code=int(header['qform_code']),
+        n_not_finite=scan.n_not_finite,
+    )
+
+
+def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.Nifti1Image:
+    """Put labels on the grid of another volume, with its sform, qform, codes and units.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+    like : Volume
+        Same shape.
+    dtype : NumPy integer type
+        Of the image.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a label does not fit the type.
+    """
+    if labels.shape != like.shape:
+        raise ValueError(f'{like.path}: labels of shape {labels.shape} on a grid of {like.shape}')
+    stored = labels.astype(dtype)
+    if not np.array_equal(stored, labels):
+        raise ValueError(f'{like.path}: labels do not fit {np.dtype(dtype).name}')
+    return nib.Nifti1Image(stored, *_affine_and_header(like, stored.dtype))
+
+
+def write_label_map(
+    path: str | Path, labels: np.ndarray, like: Volume, dtype: Any = np.int16
+) -> None:
+    """Write labels on the grid of another volume.
+
+    The file appears under its name only once it is complete.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz``.
+    labels, like, dtype
+        See :func:`label_image`.
+
+    Raises
+    ------
+    ValueError
+        See :func:`label_image`, and if the name ends otherwise.
+    """
+    _save(path, label_image(labels, like, dtype))
+
+
+def write_image(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write an array as NIfTI in scanner space, in mm.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz``.
+    data : (x, y, z) array
+        Its type is kept; 64-bit and 16-bit floats become float32, 64-bit integers int32,
+        booleans uint8.
+    affine : (4, 4) array
+    """
+    kept = {'float64': 'f4', 'float16': 'f4', 'int64': 'i4', 'uint64': 'i4', 'bool': 'u1'}
+    data = data.astype(kept.get(data.dtype.name, data.dtype), copy=False)
+    image = nib.Nifti1Image(data, affine)
+    _set_forms(image.header, affine)
+    image.header.set_xyzt_units('mm', 'sec')
+    _save(path, image)
+
+
+def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
+    """Write an affine as both forms; without qform where that cannot hold it (shears)."""
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1)
+    if not np.allclose(header.get_qform(), affine, atol=1e-3):
+        header.set_qform(None, code=0)
+
+
+def posteriors_image(
+    posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
+) -> nib.Nifti1Image:
+    """Make a 4D image of bytes, with a scale factor of 1/255, of posterior probabilities.
+
+    Parameters
+    ----------
+    posteriors : (channel, x, y, z) array
+        Probabilities, or uint8 that are already multiplied by 255.
+    affine : (4, 4) array
+        Used where `like` is not given.
+    like : Volume, optional
+        Whose sform, qform and codes to keep.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+    """
+    if posteriors.dtype != np.uint8:
+        scaled = np.empty(posteriors.shape, dtype=np.uint8)
+        for channel, posterior in enumerate(posteriors):
+            scaled[channel] = np.rint(np.clip(posterior, 0, 1).astype(np.float32) * 255)
+        posteriors = scaled
+    data = np.moveaxis(posteriors, 0, -1)
+    if like is None:
+        image = nib.Nifti1Image(data, affine)
+        _set_forms(image.header, affine)
+    else:
+        image = nib.Nifti1Image(data, *_affine_and_header(like, data.dtype))
+    image.header.set_xyzt_units('mm', 'sec')
+    image.header.set_slope_inter(1 / 255, 0)
+    return image
+
+
+def write_posteriors(
+    path: str | Path, posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
+) -> None:
+    """Write posterior probabilities.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz``.
+    posteriors, affine, like
+        See :func:`posteriors_image`.
+    """
+    _save(path, posteriors_image(posteriors, affine, like))
+
+
+def _open(path: Path) -> Any:
+    """Open an image and check everything that its header tells."""
+    check_file(path)
+    try:
+        # What nibabel repairs on its way, we check ourselves.
+        with warnings.catch_warnings(), LoggingOutputSuppressor():
+            warnings.simplefilter('ignore')
+            image: Any = nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise damaged(path, error) from error
+    check_image(image, path)
+    return image
+
+
+def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
+    """Read the voxels as a contiguous (x, y, z) array."""
+    try:
+        with np.errstate(over='ignore', invalid='ignore'):
+            if path.name.lower().endswith(COMPRESSED):
+                # Read on to the end, where the checksum is: nibabel stops at the last voxel.
+                with gzip.open(path) as stream:
+                    data = type(image).from_stream(stream).get_fdata(dtype=dtype)
+                    while stream.read(1 << 20):
+                        pass
+            else:
+                data = image.get_fdata(dtype=dtype, caching='unchanged')
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise damaged(path, error) from error
+    # A copy, since an uncompressed file may be mapped read-only.
+    return np.array(data.reshape(image.shape[:3]), order='C')
+
+
+def _volume(data: np.ndarray, image: Any, path: Path, n_not_finite: int = 0) -> Volume:
+    affine = np.array(image.affine, dtype=np.float64)
+    return Volume(data, affine, image.header.copy(), path, n_not_finite)
+
+
+def _affine_and_header(like: Volume, dtype: np.dtype) -> tuple[np.ndarray | None, Any]:
+    """Return what makes a NIfTI image share the grid of a volume, with nothing of its content."""
+    if not isinstance(like.header, nib.Nifti1Header):
+        header = nib.Nifti1Header()
+        _set_forms(header, like.affine)
+        header.set_xyzt_units('mm', 'sec')
+    else:
+        header = like.header.copy()
+        header.extensions = Nifti1Extensions()
+        header['descrip'] = header['aux_file'] = header['intent_name'] = b''
+        header['cal_min'] = header['cal_max'] = header['intent_code'] = 0
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(None, None)
+    # Without an affine nibabel leaves sform and qform as they are in the header.
+    return None, header
+
+
+def _save(path: str | Path, image: Any) -> None:
+    """Write under a temporary name in the same folder, then rename."""
+    path = Path(path)
+    ending = next((e for e in reversed(WRITABLE) if path.name.endswith(e)), None)
+    if ending is None:
+        raise ValueError(f'{path}: cannot be written; give a name that ends in .nii.gz or .nii')
+    temporary = path.with_name(f'.{uuid.uuid4().hex}{ending}')
+    try:
+        nib.save(image, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        # Of a full disk the system does not say which.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""From an image on the network grid to posteriors, in the memory that there is.
+
+The image is padded, run through the network straight and mirrored, and the softmax of both is
+averaged slab by slab, by a plan that fits the memory at hand (see :mod:`.memory_plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..hardware.device import available_bytes
+from ..hardware.memory import GAPS, release
+from ..models.unet import unfold_voxels
+from .engine import Engine, slabs
+from .memory_plan import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
+from .preprocess import rescale_intensities
+
+#: Bytes that a process may grow to before it gives back what earlier passes have left behind.
+PROMISED = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of an image.
+
+    Attributes
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        On the CPU, in the plan's number format.
+    flip_dice : (n_channels,) float32 array, or None
+        Dice of the labels of the straight and the mirrored pass; None without the latter, NaN
+        for labels that neither has.
+    """
+
+    posteriors: Tensor
+    flip_dice: np.ndarray | None
+
+
+def predict(
+    engine: Engine,
+    image: np.ndarray,
+    mirror: np.ndarray | None = None,
+    plan: Plan | None = None,
+    channels: Sequence[int] | None = None,
+) -> Prediction:
+    """Compute the posteriors of an image.
+
+    Parameters
+    ----------
+    engine : Engine
+    image : (x, y, z) float32 array
+        On the network grid; rescaled to [0, 1] here, then padded with 0.
+    mirror : (n_channels,) integer array, optional
+        Channel permutation of a left/right flip; if given, the posteriors are averaged with those
+        of the flipped image.
+    plan : Plan, optional
+        By default the one that fits the memory at hand.
+    channels : sequence of int, optional
+        Whose posteriors to return (default: all).
+
+    Returns
+    -------
+    Prediction
+    """
+    channels = range(engine.config.out_channels) if channels is None else channels
+    if plan is None:
+        plan = _fitting_plan(engine, image.shape, mirror is not None, len(channels))
+    scaled = torch.from_numpy(rescale_intensities(image))
+    if plan.tiles == 1:
+        posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels, plan.by_rows)
+    else:
+        posteriors, counts = _infer_tiles(engine, scaled, mirror, plan, channels)
+    if mirror is None:
+        return Prediction(posteriors, None)
+    both, straight, flipped = counts.double()
+    return Prediction(posteriors, (2 * both / (straight + flipped)).float().numpy())
+
+
+def _infer_tiles(
+    engine: Engine, image: Tensor, mirror: np.ndarray | None, plan: Plan, channels: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Compute what :func:`infer` does in tiles along the longest axis."""
+    axis = int(np.argmax(image.shape))
+    n, multiple = image.shape[axis], engine.config.size_multiple
+    before = -n % multiple // 2
+    # Padded as :func:`infer` would pad the whole, which leaves it no more to do along this axis.
+    widths = [0] * 6
+    widths[4 - 2 * axis : 6 - 2 * axis] = before, -n % multiple - before
+    image = functional.pad(image, widths)
+    shape = list(image.shape)
+    shape[axis] = n
+    posteriors = torch.empty((len(channels), *shape), dtype=plan.storage)
+    counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
+    for seen, kept in tile_slices(image.shape[axis], plan.tiles, multiple):
+        tile = image.narrow(axis, seen.start, seen.stop - seen.start)
+        found, counted = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
+        counts += counted
+        first, last = max(kept.start, before), min(kept.stop, before + n)
+        part = found.narrow(axis + 1, first - seen.start, last - first)
+        posteriors.narrow(axis + 1, first - before, last - first).copy_(part)
+    return posteriors, counts
+
+
+def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
+    """Choose the plan for the memory at hand, what earlier passes have left behind included."""
+
+    def free() -> int:
+        found = available_bytes(engine.device)
+        return min(found, engine.memory_limit or found)
+
+    case = engine.config, shape, engine.dtype.itemsize, flip
+    if engine.device.type != 'cpu':  # where the posteriors are kept all the same
+        n_channels = 0
+    needed = predicted_bytes(*case, Plan(), n_channels)
+    if engine.device.type == 'cpu' and GAPS * needed > min(free(), PROMISED):
+        release()
+    return choose_plan(*case, free(), n_channels)
+
+
+@torch.inference_mode()
+def infer(
+    engine: Engine,
+    image: Tensor,
+    mirror: np.ndarray | None = None,
+    storage: torch.dtype = torch.float32,
+    channels: Sequence[int] | None = None,
+    by_rows: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute the posteriors of a rescaled image in one piece.
+
+    Parameters
+    ----------
+    engine : Engine
+    image : (x, y, z) float32 tensor
+        In [0, 1]; padded with 0 here.
+    mirror : (n_channels,) integer array, optional
+        See :func:`predict`.
+    storage : torch.dtype
+        Of the posteriors.
+    channels : sequence of int, optional
+        Whose posteriors to return (default: all).
+    by_rows : bool
+        See :class:`Plan`.
+
+    Returns
+    -------
+    posteriors : (n_channels, x, y, z) tensor
+    counts : (3, n_channels) int64 tensor
+        Voxels to which both passes give a label, the straight one does, and the mirrored one
+        does; padding included, zeros without a mirrored pass. Where the output layer has several
+        voxels of the scan to a voxel of the network, one of them is counted.
+    """
+    config = engine.config
+    # Two of them at least: a single voxel at the deepest level has no variance to normalise by.
+    multiple = config.size_multiple
+    padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
+    before = [(p - n) // 2 for p, n in zip(padded, image.shape, strict=True)]
+    _, *inside = (slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
+    x = torch.zeros((1, 1, *padded))
+    x[0, 0, before[0] : before[0] + len(image)][(slice(None), *inside)] = image
+    straight = _features(engine, x, by_rows)
+    flipped = None if mirror is None else _features(engine, x.flip(2), by_rows)
+    del x
+    swap = None if mirror is None else torch.as_tensor(mirror)
+    n_channels = config.out_channels if channels is None else len(channels)
+    posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
+    counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
+    n_rows = padded[0] // config.sub_voxels
+    thickness = ROWS if by_rows else n_rows
+    for start, one, other, slab in _slabs(straight, flipped, n_rows, thickness, config.positions):
+        found = engine.logits(one, slab).softmax(1)
+        if other is not None:
+            again = engine.logits(other, slab, swap).softmax(1)
+            counts += _count(found[0], again[0]).cpu()
+            found.add_(again).mul_(0.5)
+        if channels is not None:
+            found = found[:, channels]
+        # The part of the slab that is not padding.
+        slab_start, slab_stop = (config.sub_voxels * (start + n) for n in (slab.start, slab.stop))
+        first = max(slab_start - before[0], 0)
+        last = min(slab_stop - before[0], len(image))
+        if last > first:
+            shift = before[0] - slab_start
+            rows = slice(first + shift, last + shift)
+            voxels = unfold_voxels(found.flatten(0, 1)[None], config.sub_voxels)[0]
+            posteriors[:, first:last] = voxels[(slice(None), rows, *inside)]
+    return posteriors, counts
+
+
+def _features(engine: Engine, x: Tensor, by_rows: bool) -> Callable[[slice], Tensor]:
+    if by_rows:
+        return engine.features_by_rows(x, ROWS)
+    whole = engine.features(x)
+    return lambda rows: whole[:, :, rows]
+
+
+def _slabs(
+    straight: Callable[[slice], Tensor],
+    flipped: Callable[[slice], Tensor] | None,
+    n_rows: int,
+    thickness: int,
+    positions: int,
+) -> Iterator[tuple[int, Tensor, Tensor | None, slice]]:
+    """Yield where features of both passes begin, these features, and each slab of them."""
+    for start in range(0, n_rows, thickness):
+        stop = min(start + thickness, n_rows)
+        one = straight(slice(start, stop))
+        other = None if flipped is None else flipped(slice(n_rows - stop, n_rows - start))
+        for slab in slabs(one, positions):
+            yield start, one, other, slab
+
+
+def _count(straight: Tensor, flipped: Tensor) -> Tensor:
+    """Count the voxels of each label: where both agree, in the one, and in the other."""
+    n = len(straight)
+    one, other = _likeliest(straight).flatten(), _likeliest(flipped).flatten()
+    both = one[one == other]
+    return torch.stack([part.bincount(minlength=n) for part in (both, one, other)])
+
+
+def _likeliest(posteriors: Tensor) -> Tensor:
+    """Return ``posteriors.argmax(0)``, as uint8 on a CPU, where that is far slower."""
+    if posteriors.is_cuda:
+        return posteriors.argmax(0)
+    best = posteriors[0].clone()
+    found = torch.zeros(best.shape, dtype=torch.uint8)
+    higher = torch.empty(best.shape, dtype=torch.bool)
+    for channel in range(1, len(posteriors)):
+        torch.gt(posteriors[channel], best, out=higher)
+        torch.maximum(found, higher.view(torch.uint8).mul_(channel), out=found)
+        torch.maximum(best, posteriors[channel], out=best)
+    return found

@@ -1,0 +1,117 @@
+"""How much memory a process takes that segments scans, so that as many run at once as fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from ..hardware.device import fast_dtype
+from ..hardware.memory import GAPS, LOW_MEMORY_BYTES
+from ..models.card import ModelCard, read_card
+from ..models.registry import model_path
+from ..models.unet import NetworkConfig
+from .memory_plan import MAX_TILES, Plan, predicted_bytes
+from .postprocess import crop_box
+
+#: Sides in voxels and their spacing in mm.
+Grid = tuple[tuple[int, ...], tuple[float, ...]]
+
+#: A head as it is usually scanned, for scans that are not known yet.
+HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
+#: Resident memory of a worker before its first scan: Python, PyTorch, Nipype.
+PROCESS_BYTES = 280 * 2**20
+#: Bytes per voxel of a scan in float32, as read and in RAS; of posteriors in float32, those of
+#: the network and those that are cleaned; and of posteriors as they are written.
+SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
+
+
+def worker_gb(
+    card: ModelCard,
+    grids: Iterable[Grid] = (HEAD,),
+    *,
+    flip: bool = True,
+    autocrop: bool = True,
+    low_memory: bool = False,
+    posteriors: str = 'none',
+) -> float:
+    """Predict the memory of a process that segments scans on the CPU, one after the other.
+
+    Parameters
+    ----------
+    card : ModelCard
+    grids : iterable of Grid
+        Of the scans.
+    flip, autocrop, low_memory : bool
+        See :class:`synthseg_bids.inference.segmenter.Segmenter`.
+    posteriors : str
+        Grid of the posterior maps that are written: ``none``, ``native`` or ``1mm``.
+
+    Returns
+    -------
+    float
+        In GB of 2**30 bytes; an upper bound where the memory suffices.
+    """
+    largest = max(
+        (_scan_bytes(card, grid, flip, autocrop, low_memory, posteriors) for grid in {*grids}),
+        default=0,
+    )
+    return (PROCESS_BYTES + GAPS * largest) / 2**30
+
+
+def _scan_bytes(
+    card: ModelCard, grid: Grid, flip: bool, autocrop: bool, low_memory: bool, posteriors: str
+) -> int:
+    """Return the peak of what one scan takes beside the process itself."""
+    shape, spacing = grid
+    extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
+    whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
+    seen, locating = whole, 0
+    if autocrop and card.crop_mm:
+        nothing = tuple(slice(n // 2, n // 2) for n in whole)
+        multiple = card.network.size_multiple
+        box = crop_box(nothing, whole, card.crop_mm, card.spacing_mm, multiple)
+        seen = tuple(part.stop - part.start for part in box)
+        # Looking for the brain keeps what is outside of it: background, and the fluid around it.
+        locating = _forward_bytes(card.network, whole, False, low_memory, 2)
+    forward = max(locating, _forward_bytes(card.network, seen, flip, low_memory))
+    written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
+    per_channel = CLEANED_BYTES * math.prod(seen) + WRITTEN_BYTES * written
+    finish = int(card.network.out_channels * per_channel)
+    return SCAN_BYTES * math.prod(shape) + max(forward, finish)
+
+
+def _forward_bytes(
+    network: NetworkConfig,
+    shape: tuple[int, ...],
+    flip: bool,
+    low_memory: bool,
+    n_channels: int | None = None,
+) -> int:
+    itemsize = fast_dtype(torch.device('cpu')).itemsize
+    exact, smallest = (
+        predicted_bytes(network, shape, itemsize, flip, plan, n_channels)
+        for plan in (Plan(), Plan(torch.float16, MAX_TILES))
+    )
+    return min(exact, max(smallest, LOW_MEMORY_BYTES)) if low_memory else exact
+
+
+def describe_model(name_or_path: str | Path) -> ModelCard:
+    """Return what is known of a model without loading it.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        See :func:`synthseg_bids.models.card.model_path`.
+
+    Returns
+    -------
+    ModelCard
+        Published weights, which have none, work as in the paper on a grid of 1 mm.
+    """
+    path = model_path(name_or_path)
+    if path.suffix == '.safetensors':
+        return read_card(path)
+    return ModelCard(path.stem, NetworkConfig(), spacing_mm=1.0)

@@ -1,0 +1,1 @@
+"""Numbers about segmentations: overlap, volumes, agreement, quality."""

@@ -1,0 +1,198 @@
+"""How well two segmentations of one head agree, wherever it lay in the scanner.
+
+No intensities are registered: the two label maps are laid over each other by the centroids of
+their structures, as rigid bodies, and compared voxel by voxel. What remains is the disagreement
+of the segmentations plus what little a rigid motion cannot undo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ..images.geometry import bounding_box
+from ..labels import CSF, channel_labels
+from .overlap import dice_per_label, paper_dice, resample_nearest, volumes_from_labels
+
+#: Fewer common structures than this do not fix a position (three do, unless they are in line).
+MIN_STRUCTURES = 4
+#: Spacing of the grid on which overlaps are counted.
+GRID_MM = 1.0
+
+
+class AlignmentError(ValueError):
+    """Two label maps have too little in common to be aligned."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A label map with what comparing it needs again and again.
+
+    Attributes
+    ----------
+    labels : (x, y, z) integer array
+        The part of the map that is not background.
+    affine : (4, 4) array
+        Of that part.
+    volumes_mm3 : dict of int to float
+        Of every segmentation label.
+    centroids : dict of int to (3,) array
+        In mm, of the labels that are present and do not run out of the head: neither background
+        nor the fluid around the brain, whose extent depends on the field of view.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    volumes_mm3: dict[int, float]
+    centroids: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a second label map agrees with a first one.
+
+    Attributes
+    ----------
+    dice : dict of int to float
+        Of every segmentation label but background; NaN where neither map has it.
+    mean_dice : float
+        Over the twelve structures of the SynthSeg paper.
+    volumes_1_mm3, volumes_2_mm3 : dict of int to float
+    rotation_degrees : float
+        Angle by which the second map was turned.
+    shift_mm : float
+        How far the centre of the second map's structures was moved.
+    residual_mm : float
+        Weighted root mean square distance of the centroids that remains.
+    """
+
+    dice: dict[int, float]
+    mean_dice: float
+    volumes_1_mm3: dict[int, float]
+    volumes_2_mm3: dict[int, float]
+    rotation_degrees: float
+    shift_mm: float
+    residual_mm: float
+
+
+def outline(labels: np.ndarray, affine: np.ndarray) -> Outline:
+    """Measure the volumes and centroids of a label map.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+        Segmentation labels.
+    affine : (4, 4) array
+
+    Returns
+    -------
+    Outline
+    """
+    box = bounding_box(labels != 0) or (slice(0, 0),) * 3
+    start = [part.start for part in box]
+    labels, affine = labels[box], np.array(affine, dtype=float)
+    affine[:3, 3] += affine[:3, :3] @ start
+    places = np.nonzero(labels)
+    values = labels[places]
+    counts = np.bincount(values, minlength=1)
+    sums = np.array([np.bincount(values, weights=along, minlength=1) for along in places])
+    centroids = {
+        int(label): affine[:3, :3] @ (sums[:, label] / counts[label]) + affine[:3, 3]
+        for label in np.flatnonzero(counts)
+        if label != CSF
+    }
+    volumes = {label: mm3 for label, (_, mm3) in volumes_from_labels(labels, affine).items()}
+    return Outline(labels, affine, volumes, centroids)
+
+
+def kabsch(moving: np.ndarray, fixed: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Find the rigid motion that brings points closest to others.
+
+    Parameters
+    ----------
+    moving, fixed : (n, 3) array
+    weights : (n,) array
+        Not negative.
+
+    Returns
+    -------
+    (4, 4) float array
+        A rotation, never a reflection, then a translation: the least weighted sum of squared
+        distances (Kabsch, Acta Cryst. A32:922, 1976, and A34:827, 1978).
+    """
+    weights = weights / weights.sum()
+    from_centre, to_centre = weights @ moving, weights @ fixed
+    covariance = (moving - from_centre).T @ ((fixed - to_centre) * weights[:, None])
+    left, _, right = np.linalg.svd(covariance)
+    # Where the best orthogonal matrix is a reflection, turn the axis that matters least.
+    sign = np.sign(np.linalg.det(left @ right))
+    motion = np.eye(4)
+    motion[:3, :3] = right.T @ np.diag([1, 1, sign]) @ left.T
+    motion[:3, 3] = to_centre - motion[:3, :3] @ from_centre
+    return motion
+
+
+def compare(one: Outline, other: Outline) -> Agreement:
+    """Align a second label map with a first one and compare them.
+
+    A structure weighs in by the root of its volume. The centroid of a large one is surer, but
+    were weights the volumes themselves, white matter and cortex would decide alone, whose
+    centroids lie nearly on one line, about which the head could turn freely.
+
+    Parameters
+    ----------
+    one, other : Outline
+
+    Returns
+    -------
+    Agreement
+        Overlaps are counted on a grid of 1 mm along the axes of the world that holds both maps,
+        each looked up at the nearest of its voxels.
+
+    Raises
+    ------
+    AlignmentError
+        If the maps have fewer than four structures in common.
+    """
+    common = sorted({*one.centroids} & {*other.centroids})
+    if len(common) < MIN_STRUCTURES:
+        raise AlignmentError(f'only {len(common)} structures in common')
+    fixed = np.array([one.centroids[label] for label in common])
+    moving = np.array([other.centroids[label] for label in common])
+    weights = np.array([
+        (one.volumes_mm3[label] * other.volumes_mm3[label]) ** 0.25 for label in common
+    ])  # fmt: skip
+    motion = kabsch(moving, fixed, weights)
+    centre = np.average(moving, axis=0, weights=weights)
+    apart = moving @ motion[:3, :3].T + motion[:3, 3] - fixed
+    moved = motion @ other.affine
+    shape, grid = _common_grid(one.labels.shape, one.affine, other.labels.shape, moved)
+    first = resample_nearest(one.labels, one.affine, shape, grid)
+    second = resample_nearest(other.labels, moved, shape, grid)
+    cosine = (np.trace(motion[:3, :3]) - 1) / 2
+    return Agreement(
+        dice=dice_per_label(first, second, [label for label in channel_labels() if label]),
+        mean_dice=paper_dice(first, second)['mean'],
+        volumes_1_mm3=one.volumes_mm3,
+        volumes_2_mm3=other.volumes_mm3,
+        rotation_degrees=float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+        shift_mm=float(np.linalg.norm(motion[:3, :3] @ centre + motion[:3, 3] - centre)),
+        residual_mm=float(np.sqrt(np.average((apart**2).sum(axis=1), weights=weights))),
+    )
+
+
+def _common_grid(
+    shape: tuple[int, ...], affine: np.ndarray, shape_2: tuple[int, ...], affine_2: np.ndarray
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Lay a grid along the axes of the world over two volumes."""
+    corners = np.concatenate([
+        np.array(list(product(*((-0.5, n - 0.5) for n in shape)))) @ affine[:3, :3].T
+        + affine[:3, 3]
+        for shape, affine in ((shape, affine), (shape_2, affine_2))
+    ])  # fmt: skip
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    grid = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
+    grid[:3, 3] = low + GRID_MM / 2
+    return tuple(int(n) for n in np.ceil((high - low) / GRID_MM)), grid

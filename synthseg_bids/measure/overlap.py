@@ -1,0 +1,263 @@
+"""Volumes of structures, and overlap between segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..images.geometry import voxel_volume_mm3
+from ..labels import PAPER_STRUCTURES, channel_labels, fold_reference, segmentation_labels
+
+#: Name of the sum of all structures, the volume inside the skull.
+TOTAL_NAME = 'Total-Intracranial'
+
+#: References of which less than this lies in a scan's field of view are not of that scan.
+MIN_SHARE_IN_VIEW = 0.5
+
+#: Name of the row that averages the paper's 12 structures.
+MEAN_NAME = 'Mean-of-12-Structures'
+
+
+class FieldOfViewError(ValueError):
+    """A reference lies elsewhere than the segmentation it is compared with."""
+
+
+def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tuple[int, float]]:
+    """Count voxels.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+        Not negative.
+    affine : (4, 4) array
+
+    Returns
+    -------
+    dict of int to (int, float)
+        Number of voxels and volume in mm^3 of every segmentation label, present or not, and of
+        any other label that is present; in ascending order.
+
+    Examples
+    --------
+    >>> volumes_from_labels(np.full((2, 2, 2), 17), np.diag([1, 1, 3, 1]))[17]
+    (8, 24.0)
+    """
+    voxel = voxel_volume_mm3(affine)
+    counts = dict.fromkeys(channel_labels(), 0)
+    counts |= _counts(labels)
+    return {label: (count, count * voxel) for label, count in sorted(counts.items())}
+
+
+def total_intracranial(volumes: Mapping[int, tuple[int, float]]) -> float:
+    """Sum the volumes of all that is not background, cerebrospinal fluid included.
+
+    Of a network that does not segment that fluid this is not the intracranial volume; see
+    :func:`synthseg_bids.bids.tables.write_morph_table`.
+
+    Parameters
+    ----------
+    volumes : mapping of int to (int, float)
+        From :func:`volumes_from_labels`.
+
+    Returns
+    -------
+    float
+        In mm^3.
+    """
+    return float(sum(volume for label, (_, volume) in volumes.items() if label != 0))
+
+
+def dice_per_label(
+    segmentation: np.ndarray, reference: np.ndarray, labels: Sequence[int]
+) -> dict[int, float]:
+    """Compute the Dice overlap of each label.
+
+    Parameters
+    ----------
+    segmentation, reference : (x, y, z) integer array
+        On the same grid; not negative.
+    labels : sequence of int
+
+    Returns
+    -------
+    dict of int to float
+        From 0 to 1; NaN for labels that neither holds.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> dice_per_label(np.array([17, 17, 0]), np.array([17, 0, 0]), [17, 18])
+    {17: 0.6666666666666666, 18: nan}
+    """
+    if segmentation.shape != reference.shape:
+        raise ValueError(f'shapes differ: {segmentation.shape} and {reference.shape}')
+    count_a, count_b = _counts(segmentation), _counts(reference)
+    common = _counts(segmentation[segmentation == reference])
+    dice = {}
+    for label in labels:
+        total = count_a.get(label, 0) + count_b.get(label, 0)
+        dice[label] = 2 * common.get(label, 0) / total if total else float('nan')
+    return dice
+
+
+def _counts(labels: np.ndarray) -> dict[int, int]:
+    """Count each label that is present."""
+    counts = np.bincount(labels.ravel())
+    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+
+
+def paper_dice(segmentation: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Compute the overlap as the MIDL 2020 paper reports it.
+
+    Parameters
+    ----------
+    segmentation, reference : (x, y, z) integer array
+        Segmentation labels on the same grid.
+
+    Returns
+    -------
+    dict of str to float
+        Of each of the 12 structures the mean of left and right, and their mean as ``mean``.
+        Structures that neither holds are NaN and do not enter the mean.
+    """
+    labels = [label for sides in PAPER_STRUCTURES.values() for label in sides]
+    dice = dice_per_label(segmentation, reference, labels)
+    paper = {name: _mean([dice[s] for s in sides]) for name, sides in PAPER_STRUCTURES.items()}
+    return paper | {'mean': _mean(list(paper.values()))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Average what is not NaN."""
+    known = [value for value in values if not np.isnan(value)]
+    return sum(known) / len(known) if known else float('nan')
+
+
+def resample_nearest(
+    labels: np.ndarray, affine: np.ndarray, to_shape: Sequence[int], to_affine: np.ndarray
+) -> np.ndarray:
+    """Look up the label at the centre of each voxel of another grid.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+    affine : (4, 4) array
+    to_shape : (3,) sequence of int
+    to_affine : (4, 4) array
+        Any orientation, oblique or not.
+
+    Returns
+    -------
+    (x', y', z') integer array
+        Type of `labels`; 0 outside their field of view.
+    """
+    to_index = np.linalg.inv(np.asarray(affine, float)) @ np.asarray(to_affine, float)
+    shape = np.array(labels.shape)
+    result = np.zeros(tuple(to_shape), dtype=labels.dtype)
+    plane = np.indices(tuple(to_shape[1:]), dtype=float).reshape(2, -1)
+    within_plane = to_index[:3, 1:3] @ plane + to_index[:3, 3:]
+    for i in range(to_shape[0]):
+        # Rounded first, so that centres on a voxel border all fall to the same side of it.
+        position = np.round(within_plane + to_index[:3, :1] * i, 4)
+        index = np.floor(position + 0.5).astype(np.intp)
+        inside = ((index >= 0) & (index < shape[:, None])).all(axis=0)
+        x, y, z = index[:, inside]
+        result[i].reshape(-1)[inside] = labels[x, y, z]
+    return result
+
+
+def share_in_view(
+    reference: np.ndarray,
+    reference_affine: np.ndarray,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+) -> float:
+    """Tell how much of a label map lies in the field of view of an image.
+
+    Parameters
+    ----------
+    reference : (x, y, z) integer array
+    reference_affine : (4, 4) array
+    shape : (3,) tuple of int
+        Of the image.
+    affine : (4, 4) array
+        Of the image.
+
+    Returns
+    -------
+    float
+        Part of the labelled voxels, 0 to 1.
+    """
+    voxels = np.argwhere(reference)
+    # Some ten thousand of them tell as much as all.
+    voxels = voxels[:: max(1, len(voxels) // 10_000)]
+    to_image = np.linalg.inv(affine) @ reference_affine
+    places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
+    inside = ((places > -0.5) & (places < np.array(shape) - 0.5)).all(axis=1)
+    return float(inside.mean()) if len(inside) else 0.0
+
+
+def compare_to_reference(
+    segmentation: np.ndarray,
+    affine: np.ndarray,
+    reference: np.ndarray,
+    reference_affine: np.ndarray,
+    source: str = 'reference',
+) -> list[dict[str, Any]]:
+    """Compare a segmentation with a FreeSurfer-style one, on the reference's own grid.
+
+    Parameters
+    ----------
+    segmentation : (x, y, z) integer array
+        Segmentation labels.
+    affine : (4, 4) array
+    reference : (x', y', z') integer array
+        FreeSurfer or SAMSEG labels; see :func:`synthseg_bids.labels.fold_reference`.
+    reference_affine : (4, 4) array
+    source : str
+        What to call the reference in an error message.
+
+    Returns
+    -------
+    list of dict
+        One per segmentation label but background: ``index``, ``name``, ``dice`` (NaN where
+        neither holds the label), ``volume_mm3`` and ``reference_volume_mm3``. The last one is
+        the mean over the paper's 12 structures, with ``name`` and ``dice`` only.
+
+    Raises
+    ------
+    LabelSchemeError
+        If the reference's labels are not FreeSurfer's.
+    FieldOfViewError
+        If most of the reference lies outside the segmentation's grid.
+    """
+    share = share_in_view(reference, reference_affine, segmentation.shape, affine)
+    if share < MIN_SHARE_IN_VIEW:
+        raise FieldOfViewError(
+            f'{source}: only {share:.0%} of it lies in the field of view of the segmentation; '
+            'give a reference in the same space'
+        )
+    folded = fold_reference(reference, source)
+    same_grid = segmentation.shape == folded.shape and np.allclose(affine, reference_affine)
+    if not same_grid:
+        segmentation = resample_nearest(segmentation, affine, folded.shape, reference_affine)
+    ours = volumes_from_labels(segmentation, reference_affine)
+    theirs = volumes_from_labels(folded, reference_affine)
+    labels = [label for label in segmentation_labels() if label.index != 0]
+    dice = dice_per_label(segmentation, folded, [label.index for label in labels])
+    rows: list[dict[str, Any]] = [
+        {
+            'index': label.index,
+            'name': label.name,
+            'dice': dice[label.index],
+            'volume_mm3': ours[label.index][1],
+            'reference_volume_mm3': theirs[label.index][1],
+        }
+        for label in labels
+    ]
+    return [*rows, {'name': MEAN_NAME, 'dice': paper_dice(segmentation, folded)['mean']}]

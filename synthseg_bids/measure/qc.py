@@ -1,0 +1,310 @@
+"""Judge one segmented scan: header, field of view, intensities, confidence and volumes.
+
+:func:`assess` gives a row for every measure of :mod:`.qc_measures` and a last one with
+the verdict: the worst of all flags, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..images.geometry import (
+    bounding_box,
+    largest_distance_mm,
+    orientation,
+    spacing_mm,
+    to_ras,
+)
+from ..images.header import Header
+from ..labels import CSF, Label, channels_of, segmentation_labels
+from .overlap import total_intracranial, volumes_from_labels
+from .qc_measures import (
+    CONTRASTS_OF,
+    FAIL,
+    MAX_ASYMMETRY,
+    MAX_ASYMMETRY_VENTRICLES,
+    MEASURES,
+    MIN_CONTRAST,
+    MODEL_LIMITS,
+    PASS,
+    QC_GROUPS,
+    REVIEW,
+    VERDICT,
+    VOLUME_RANGES_ML,
+)
+from .stats import median_and_deviation
+
+_BRAIN_STEM = 16
+_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
+_FLUID = (CSF, *QC_GROUPS['ventricles'])
+#: Fewer voxels than this have no noise to speak of, and are not eroded.
+_MIN_VOXELS = 100
+#: Part of the tissue below 0 from which on 0 is not "no signal", as in standardised images.
+_MAX_NEGATIVE = 0.01
+
+UNCLEAR = 'unclear'
+
+Values = dict[str, Any]
+
+
+def assess(
+    data: np.ndarray,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    header: Header,
+    confidence: Sequence[float] | None = None,
+    flip_dice: Sequence[float] | None = None,
+    suffix: str = '',
+    model_sha256: str = '',
+) -> list[dict[str, Any]]:
+    """Judge a scan and its segmentation.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        The scan.
+    labels : (x, y, z) integer array
+        Its segmentation labels.
+    affine : (4, 4) array
+    header : Header
+    confidence : (n_channels,) sequence of float, optional
+        Mean posterior of each label over its voxels; NaN where it has none.
+    flip_dice : (n_channels,) sequence of float, optional
+        Overlap of each label in the scan and in its mirror image; NaN where neither has it.
+    suffix : str
+        Contrast that the scan should have: ``T1w``, ``T2w``, ...
+    model_sha256 : str
+        Checksum of the network's weights. How sure it was is held against limits only if they
+        were found for this very network (:data:`~synthseg_bids.measure.qc_measures.MODEL_LIMITS`).
+
+    Returns
+    -------
+    list of dict
+        With the keys ``measure``, ``value``, ``flag`` (``pass``, ``review``, ``fail``; None where
+        there are no limits or no value) and ``reason``; the last one is the verdict.
+    """
+    volumes, details = _volume_values(volumes_from_labels(labels, affine))
+    values = {
+        **_header_values(header, labels.shape, affine),
+        'n_negative': int((data < 0).sum()),
+        **_cuts(to_ras(labels, orientation(affine))),
+        **_intensity_values(data, labels),
+        **confidence_values(confidence, flip_dice),
+        **volumes,
+    }
+    guess = values.get('contrast_guess', UNCLEAR)
+    if suffix in CONTRASTS_OF and guess != UNCLEAR:
+        values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
+        details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
+    own = model_sha256 == MODEL_LIMITS['origin']['model_sha256']
+    return judge(values, details, () if own else MODEL_LIMITS['limits'])
+
+
+def summarise(reasons: str, most: int = 2) -> str:
+    """Shorten what led to a verdict to a line.
+
+    Parameters
+    ----------
+    reasons : str
+        Of the verdict; see :func:`assess`.
+    most : int
+        Reasons that are said; the others are counted.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> summarise('no brain; no signal; no header; no hope')
+    'no brain; no signal; 2 more'
+    """
+    said = reasons.split('; ')
+    return '; '.join([*said[:most], *([f'{len(said) - most} more'] if len(said) > most else [])])
+
+
+def judge(
+    values: Mapping[str, Any], details: Mapping[str, str], unlimited: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Hold measured values against their limits.
+
+    Parameters
+    ----------
+    values : mapping of str to number, str or None
+        By name of the measure.
+    details : mapping of str to str
+        Which structures a measure is about.
+    unlimited : collection of str
+        Measures whose limits do not hold.
+
+    Returns
+    -------
+    list of dict
+        See :func:`assess`.
+    """
+    rows: list[dict[str, Any]] = []
+    for measure in MEASURES:
+        value = values.get(measure.name)
+        flag: str | None = None
+        reason = ''
+        limited = measure.limits and measure.name not in unlimited
+        if limited and value is not None and not np.isnan(value):
+            flag, reason = measure.judge(value, details.get(measure.name, ''))
+        rows.append(
+            {'measure': measure.name, 'value': value, 'flag': flag, 'reason': reason or None}
+        )
+    flags = {row['flag'] for row in rows}
+    verdict = next(flag for flag in (FAIL, REVIEW, PASS) if flag in flags or flag == PASS)
+    # What makes a scan fail is said first.
+    flagged = sorted((row for row in rows if row['reason']), key=lambda row: row['flag'] != FAIL)
+    reason = '; '.join(row['reason'] for row in flagged)
+    return [*rows, {'measure': VERDICT, 'value': verdict, 'flag': verdict, 'reason': reason}]
+
+
+def _header_values(header: Header, shape: tuple[int, ...], affine: np.ndarray) -> Values:
+    values: Values = {}
+    spacing, axes = spacing_mm(affine), orientation(affine).axes
+    for name, axis in zip('xyz', axes, strict=True):
+        values[f'voxel_size_{name}_mm'] = float(spacing[axis])
+        values[f'field_of_view_{name}_mm'] = float(spacing[axis] * shape[axis])
+    values['sform_code'], values['qform_code'] = header.sform_code, header.qform_code
+    if header.sform_code is not None:
+        values['orientation_code'] = header.sform_code or header.qform_code
+    if header.sform is not None and header.qform is not None:
+        distance = largest_distance_mm(header.sform, header.qform, shape)
+        values['sform_qform_distance_mm'] = distance
+    values['n_not_finite'] = header.n_not_finite
+    return values
+
+
+def _cuts(labels: np.ndarray) -> Values:
+    """Compare the outermost planes of a RAS label map with the planes that hold most brain."""
+    brain = (labels != 0) & (labels != CSF) & (labels != _BRAIN_STEM)
+    values: Values = {}
+    sides = (('left', 'right'), ('posterior', 'anterior'), ('inferior', 'superior'))
+    for axis, pair in enumerate(sides):
+        areas = brain.sum(tuple(a for a in range(3) if a != axis))
+        for side, area in zip(pair, (areas[0], areas[-1]), strict=True):
+            values[f'cut_{side}'] = float(area / areas.max()) if areas.max() else None
+    return values
+
+
+def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
+    box = bounding_box(labels > 0)
+    if box is None:
+        return {}
+    data, labels = data[box], labels[box]
+    tissue = data[(labels > 0) & ~np.isin(labels, _FLUID)]
+    if not tissue.size:
+        return {}
+    values: Values = {'zero_tissue': float((tissue == 0).mean())}
+    white, grey, fluid = (
+        data[_core(np.isin(labels, sides))] if sides != _CORTEX else data[np.isin(labels, sides)]
+        for sides in (_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES)
+    )
+    if min(white.size, grey.size) < _MIN_VOXELS:
+        return values
+    (white_median, white_sd), (grey_median, grey_sd) = (
+        median_and_deviation(sample) for sample in (white, grey)
+    )
+    if white_sd > 0 and (tissue < 0).mean() <= _MAX_NEGATIVE:
+        values['snr'] = white_median / white_sd
+    if noise := float(np.hypot(white_sd, grey_sd)):
+        values['cnr'] = abs(white_median - grey_median) / noise
+    apart = values.get('cnr', 0) >= MIN_CONTRAST
+    bright = white_median > grey_median
+    values['white_matter'] = ('bright' if bright else 'dark') if apart else 'equal'
+    if fluid.size:
+        median = float(np.median(fluid))
+        low, high = sorted((white_median, grey_median))
+        values['csf'] = 'dark' if median < low else 'bright' if median > high else 'between'
+        kinds = {
+            ('bright', 'dark'): 'T1-like',
+            ('bright', 'between'): 'T1-like',
+            ('dark', 'bright'): 'T2-like',
+            ('dark', 'dark'): 'FLAIR-like',
+            ('dark', 'between'): 'PD-like',
+        }
+        values['contrast_guess'] = kinds.get((values['white_matter'], values['csf']), UNCLEAR)
+    return values
+
+
+def _core(mask: np.ndarray) -> np.ndarray:
+    """Leave out the voxels of a mask that touch its outside, unless few remain."""
+    inner = mask.copy()
+    for axis in range(3):
+        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        along[1:] &= source[:-1]
+        along[:-1] &= source[1:]
+    return inner if inner.sum() >= _MIN_VOXELS else mask
+
+
+def confidence_values(
+    confidence: Sequence[float] | None, flip_dice: Sequence[float] | None
+) -> Values:
+    """Average over structures how sure a network was; see :func:`assess`."""
+    values: Values = {}
+    if confidence is not None and len(confidence):
+        labels = channels_of(len(confidence))
+        by_label = {label.index: c for label, c in zip(labels, confidence, strict=True)}
+        for group, members in QC_GROUPS.items():
+            values[f'confidence_{group}'] = _mean([by_label[label] for label in members])
+    if flip_dice is not None and len(flip_dice):
+        by_channel = zip(channels_of(len(flip_dice)), flip_dice, strict=True)
+        values['flip_dice'] = _mean([dice for label, dice in by_channel if label.index != 0])
+    return values
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, dict[str, str]]:
+    """Return the values and which structures the counts are about."""
+    ml = {label: volume / 1000 for label, (_, volume) in volumes.items()}
+    labels = [label for label in segmentation_labels() if label.index not in (0, CSF)]
+    missing = [label.name for label in labels if ml[label.index] == 0]
+    unusual = [text for label in labels if (text := _unusual(label, ml[label.index]))]
+    uneven = [text for label in labels if label.side == 'left' and (text := _uneven(label, ml))]
+    total = total_intracranial(volumes) / 1000
+    values: Values = {
+        # Not known to a network that does not segment the fluid around the brain (SynthSeg 1.0).
+        'total_intracranial_ml': None if total and not ml[CSF] else total,
+        'brain_tissue_ml': total - sum(ml[label] for label in _FLUID),
+        'n_missing_structures': len(missing),
+        'n_implausible_volumes': len(unusual),
+        'n_asymmetric_structures': len(uneven),
+    }
+    details = {
+        'n_missing_structures': _some(missing),
+        'n_implausible_volumes': _some(unusual),
+        'n_asymmetric_structures': _some(uneven),
+    }
+    return values, details
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """List names, but not all of many."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def _unusual(label: Label, ml: float) -> str:
+    """Say what is unusual about a volume; empty if nothing is, or if there is none."""
+    low, high = VOLUME_RANGES_ML[label.mirror if label.side == 'right' else label.index]
+    if ml == 0 or low <= ml <= high:
+        return ''
+    return f'{label.name} ({ml:.3g} ml, usually {low:g} to {high:g})'
+
+
+def _uneven(label: Label, ml: Mapping[int, float]) -> str:
+    """Say how much more one side has than the other; empty if plausible or if one is missing."""
+    left, right = ml[label.index], ml[label.mirror]
+    limit = MAX_ASYMMETRY_VENTRICLES if label.index in _FLUID else MAX_ASYMMETRY
+    if min(left, right) == 0 or abs(left - right) <= limit * (left + right) / 2:
+        return ''
+    return f'{label.name.removeprefix("Left-")} ({left:.3g} and {right:.3g} ml)'

@@ -1,0 +1,378 @@
+"""What is measured to judge a segmentation, and where the limits lie.
+
+The one source for the verdicts of :mod:`.qc`, for the data dictionaries beside the tables, and
+for ``docs/qc.rst``.
+
+A value outside the limits of ``review`` asks for a look at the scan; one outside those of
+``fail`` says that the segmentation cannot be used. The limits are wide: a child's or an atrophied
+brain, a thick-sliced or a skull-stripped scan may ask for a look, but does not fail.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from math import inf
+from typing import Any
+
+from ..labels import segmentation_labels
+
+PASS, REVIEW, FAIL = 'pass', 'review', 'fail'
+VERDICT = 'verdict'
+
+#: Structures by the group that shares a measure of confidence. These are the eight groups of
+#: SynthSeg 2.0's quality control, but for the deep grey nuclei: there, caudate, accumbens and
+#: ventral diencephalon count as white matter.
+QC_GROUPS: dict[str, tuple[int, ...]] = {
+    'white_matter': (2, 41),
+    'cortex': (3, 42),
+    'ventricles': (4, 5, 14, 15, 43, 44),
+    'cerebellum': (7, 8, 46, 47),
+    'brainstem': (16,),
+    'diencephalon': (10, 28, 49, 60),
+    'basal_ganglia': (11, 12, 13, 26, 50, 51, 52, 58),
+    'hippocampus_amygdala': (17, 18, 53, 54),
+}
+
+#: Plausible volume in ml by label, for either side of paired structures. From the smallest and the
+#: largest in sixteen adults, some of them with much atrophy (FreeSurfer segmentations, of the
+#: twenty training label maps published with SynthSeg): half and twice that, for the ventricles a
+#: quarter and four times; two digits. The fluid around the brain has no range: skull stripping
+#: removes it.
+VOLUME_RANGES_ML: dict[int, tuple[float, float]] = {
+    2: (77, 550),
+    3: (76, 610),
+    4: (0.94, 200),
+    5: (0.027, 16),
+    7: (5.7, 40),
+    8: (21, 140),
+    10: (2.8, 21),
+    11: (1.2, 9.6),
+    12: (1.6, 13),
+    13: (0.5, 4.1),
+    14: (0.12, 14),
+    15: (0.2, 11),
+    16: (7.8, 51),
+    17: (0.72, 11),
+    18: (0.37, 4.2),
+    26: (0.13, 1.6),
+    28: (1.4, 10),
+}
+
+#: Largest plausible difference of left and right, divided by their mean: for tissue (one side has
+#: 1.9 times the other) and for the ventricles (one has seven times the other).
+MAX_ASYMMETRY = 0.6
+MAX_ASYMMETRY_VENTRICLES = 1.5
+
+#: How sure a network is depends on the network. These limits are those of the shipped one, with
+#: how they were found, written by ``benchmarks/qc_limits.py``. They hold for no other one.
+MODEL_LIMITS: dict[str, Any] = json.loads(
+    files('synthseg_bids').joinpath('data/qc_limits.json').read_text(encoding='utf-8')
+)
+
+#: Contrasts, as they are guessed, that images of a suffix may have. Others, T2starw above all,
+#: look too different from scanner to scanner.
+CONTRASTS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(('T1w', 'UNIT1', 'inplaneT1'), ('T1-like',)),
+    **dict.fromkeys(('T2w', 'inplaneT2'), ('T2-like', 'PD-like')),
+    'FLAIR': ('FLAIR-like', 'PD-like'),
+    'PDw': ('PD-like', 'T2-like', 'FLAIR-like'),
+}
+
+#: Below this contrast-to-noise ratio white and grey matter count as equally bright.
+MIN_CONTRAST = 0.15
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of a table of quality control.
+
+    Attributes
+    ----------
+    name : str
+    description : str
+    units : str
+        Empty for counts, ratios and words.
+    review, fail : (2,) tuple of float
+        Lowest and highest value that does not ask for a look, or that does not fail.
+    low, high : str
+        What a value below or above these limits means, in plain language; ``{value}`` stands for
+        it, ``{limit}`` for the limit that it passes, ``{detail}`` for which structures.
+    note : str
+        More to say in the explanation.
+    compared : bool
+        Whether a value far from those of other images tells something.
+    """
+
+    name: str
+    description: str
+    units: str = ''
+    review: tuple[float, float] = (-inf, inf)
+    fail: tuple[float, float] = (-inf, inf)
+    low: str = ''
+    high: str = ''
+    note: str = ''
+    compared: bool = True
+
+    @property
+    def limits(self) -> str:
+        """The limits in words; empty if there are none.
+
+        Examples
+        --------
+        >>> Measure('x', '', 'mm', review=(1, 5), fail=(0.5, float('inf'))).limits
+        'review below 1 or above 5 mm, fail below 0.5 mm'
+        """
+        parts = []
+        for flag, (low, high) in ((REVIEW, self.review), (FAIL, self.fail)):
+            bounds = [f'below {low:g}'] if low > -inf else []
+            bounds += [f'above {high:g}'] if high < inf else []
+            if bounds:
+                parts.append(f'{flag} {" or ".join(bounds)} {self.units}'.rstrip())
+        return ', '.join(parts)
+
+    @property
+    def explanation(self) -> str:
+        """Description, note and limits in one text."""
+        limits = f'{self.limits[0].upper()}{self.limits[1:]}.' if self.limits else ''
+        return ' '.join(part for part in (self.description, self.note, limits) if part)
+
+    def judge(self, value: float, detail: str = '') -> tuple[str, str]:
+        """Hold a value against the limits.
+
+        Parameters
+        ----------
+        value : float
+        detail : str
+            Stands for ``{detail}`` in the reason.
+
+        Returns
+        -------
+        flag, reason : str
+            The reason is empty if the flag is ``pass``.
+
+        Examples
+        --------
+        >>> Measure('x', '', 'mm', fail=(1, 9), low='{value} mm are too few').judge(0.25)
+        ('fail', '0.25 mm are too few')
+        """
+        for flag, (low, high) in ((FAIL, self.fail), (REVIEW, self.review)):
+            if value < low:
+                return flag, self.low.format(value=f'{value:.3g}', limit=f'{low:g}', detail=detail)
+            if value > high:
+                text = self.high.format(value=f'{value:.3g}', limit=f'{high:g}', detail=detail)
+                return flag, text
+        return PASS, ''
+
+
+_AXES = {'x': 'left to right', 'y': 'back to front', 'z': 'bottom to top'}
+_SIDES = ('left', 'right', 'posterior', 'anterior', 'inferior', 'superior')
+
+_HEADER = (
+    *(
+        Measure(
+            f'voxel_size_{axis}_mm',
+            f'Distance of neighbouring voxels along the axis closest to {direction}.',
+            'mm',
+            review=(-inf, 8),
+            high=f'{{value}} mm between voxels from {direction} (trained on up to {{limit}} mm)',
+        )
+        for axis, direction in _AXES.items()
+    ),
+    *(
+        Measure(
+            f'field_of_view_{axis}_mm',
+            f'Extent of the image along the axis closest to {direction}.',
+            'mm',
+        )
+        for axis, direction in _AXES.items()
+    ),
+    Measure('sform_code', 'Code of the sform in the header; 0: not set.', compared=False),
+    Measure('qform_code', 'Code of the qform in the header; 0: not set.', compared=False),
+    Measure(
+        'orientation_code',
+        'Code of the matrix that tells where left and right are: of the sform or, where it is '
+        'not set, of the qform.',
+        review=(1, inf),
+        low='no sform or qform: which side is left is a guess',
+        compared=False,
+    ),
+    Measure(
+        'sform_qform_distance_mm',
+        'Largest distance between the places that sform and qform give to a corner of the image; '
+        'n/a unless both are set. Programs that read one or the other then do not agree.',
+        'mm',
+        review=(-inf, 1),
+        high='sform and qform lie up to {value} mm apart',
+    ),
+    Measure('n_not_finite', 'Voxels that are not a number or infinite; they are read as 0.'),
+    Measure('n_negative', 'Voxels below 0.'),
+)
+
+_VIEW = tuple(
+    Measure(
+        f'cut_{side}',
+        f'Area of brain (without brainstem and cerebrospinal fluid) in the {side} outermost plane '
+        'of the image, divided by the area in the plane along the same axis that has most. The '
+        'limit is the share of a brain-sized ball 5 mm below its top.',
+        review=(-inf, 0.15),
+        high=f'brain cut off at the {side} border',
+    )
+    for side in _SIDES
+)
+
+_INTENSITIES = (
+    Measure(
+        'zero_tissue',
+        'Part of the brain tissue whose intensity is exactly 0, as where defacing, skull '
+        'stripping or a repair of invalid voxels has cut into it.',
+        review=(-inf, 0.02),
+        fail=(-inf, 0.3),
+        high='{value} of the brain tissue has intensity 0',
+    ),
+    Measure(
+        'white_matter',
+        'Whether the median of cerebral white matter is brighter or darker than that of the '
+        f'cortex; equal below a contrast-to-noise ratio of {MIN_CONTRAST}.',
+        compared=False,
+    ),
+    Measure(
+        'csf',
+        'Whether the median of the lateral ventricles is brighter than, darker than or between '
+        'those of cerebral white matter and cortex.',
+        compared=False,
+    ),
+    Measure(
+        'contrast_guess',
+        'Kind of contrast that the two rows above suggest: T1-like (white matter bright, fluid '
+        'not), T2-like (dark, bright), FLAIR-like (dark, dark), PD-like (dark, between) or '
+        'unclear.',
+        compared=False,
+    ),
+    Measure(
+        'contrast_conflict',
+        '1 if the contrast is not one that the suffix in the name stands for, 0 if it is; n/a '
+        'where it is unclear. A scan may have the wrong name, or the segmentation missed. In '
+        'infants T1w and T2w change places.',
+        review=(-inf, 0),
+        high='{detail}',
+        compared=False,
+    ),
+    Measure(
+        'snr',
+        'Signal-to-noise ratio: median of cerebral white matter, one voxel of its border left '
+        'out, divided by its standard deviation, estimated as 1.4826 times the median absolute '
+        'deviation. The deviation holds noise and what is left of the bias field. n/a if the '
+        'tissue has negative intensities.',
+        review=(3, inf),
+        low='white matter noisy or shaded (SNR {value})',
+    ),
+    Measure(
+        'cnr',
+        'Contrast-to-noise ratio: distance of the medians of cerebral white matter and cortex, '
+        'divided by the root of the sum of their variances, estimated as for snr.',
+        review=(0.1, inf),
+        low='white matter and cortex look alike (CNR {value})',
+    ),
+)
+
+
+def _model_limits(measure: str) -> tuple[float, float]:
+    """Return the lowest value that does not ask for a look, and that does not fail."""
+    found = MODEL_LIMITS['limits'][measure]
+    return found[REVIEW], found[FAIL]
+
+
+_NOTE = f'The limits hold for the model {MODEL_LIMITS["origin"]["model"]} alone.'
+
+
+def _plain(group: str) -> str:
+    return group.replace('hippocampus_', 'hippocampus and ').replace('_', ' ')
+
+
+_CONFIDENCE = (
+    *(
+        Measure(
+            f'confidence_{group}',
+            'Mean posterior probability of a label over its voxels, averaged over the structures '
+            f'of the group {_plain(group)}, each of which counts the same.',
+            review=(review, inf),
+            fail=(fail, inf),
+            low=f'unsure of the {_plain(group)} (confidence {{value}})',
+            note=_NOTE,
+        )
+        for group in QC_GROUPS
+        for review, fail in [_model_limits(f'confidence_{group}')]
+    ),
+    Measure(
+        'flip_dice',
+        'Dice overlap of the segmentations of the scan and of its mirror image, averaged over '
+        'the structures; n/a with --fast.',
+        review=(_model_limits('flip_dice')[0], inf),
+        fail=(_model_limits('flip_dice')[1], inf),
+        low='segmented unlike its mirror image (Dice {value})',
+        note=_NOTE,
+    ),
+)
+
+_RANGES = ', '.join(
+    f'{label.name.removeprefix("Left-")} {low:g} to {high:g}'
+    for label in segmentation_labels()
+    for low, high in [VOLUME_RANGES_ML.get(label.index, (0, 0))]
+    if high
+)
+
+_VOLUMES = (
+    Measure(
+        'total_intracranial_ml',
+        'Volume of all structures and of the cerebrospinal fluid around them.',
+        'ml',
+        review=(800, 2200),
+        fail=(250, 3200),
+        low='only {value} ml segmented in all (adults: more than {limit})',
+        high='{value} ml segmented in all (adults: less than {limit})',
+    ),
+    Measure(
+        'brain_tissue_ml',
+        'Volume of all structures but ventricles and cerebrospinal fluid.',
+        'ml',
+        review=(700, 1900),
+        fail=(200, 2800),
+        low='only {value} ml of brain (adults: more than {limit})',
+        high='{value} ml of brain (adults: less than {limit})',
+    ),
+    Measure(
+        'n_missing_structures',
+        'Structures without a voxel.',
+        review=(-inf, 0),
+        fail=(-inf, 8),
+        high='not found: {detail}',
+    ),
+    Measure(
+        'n_implausible_volumes',
+        'Structures that are present but smaller or larger than plausible.',
+        review=(-inf, 0),
+        high='unusual volume: {detail}',
+        note=f'Plausible in ml, for either side: {_RANGES}.',
+    ),
+    Measure(
+        'n_asymmetric_structures',
+        'Pairs whose left and right volume differ by more than '
+        f'{MAX_ASYMMETRY} of their mean ({MAX_ASYMMETRY_VENTRICLES} for ventricles).',
+        review=(-inf, 0),
+        high='left and right differ: {detail}',
+    ),
+)
+
+#: All measures by what they are about.
+SECTIONS: dict[str, tuple[Measure, ...]] = {
+    'Header': _HEADER,
+    'Field of view': _VIEW,
+    'Intensities': _INTENSITIES,
+    'Confidence': _CONFIDENCE,
+    'Volumes': _VOLUMES,
+}
+
+#: All measures in the order of the table.
+MEASURES: tuple[Measure, ...] = tuple(m for section in SECTIONS.values() for m in section)

@@ -1,0 +1,1 @@
+"""The U-Net, its files and model cards, and where models are found by name."""

@@ -1,0 +1,160 @@
+"""Trained networks on disk: safetensors weights with a JSON model card beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ..errors import UsageError
+from ..files import sha256
+from ..labels import channel_labels
+from .unet import NetworkConfig, UNet3D
+
+
+class ModelFileError(UsageError):
+    """A model's weights or card cannot be used."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What one needs to know to run a network, and to trust it.
+
+    Attributes
+    ----------
+    name : str
+    network : NetworkConfig
+    labels : tuple of int
+        Segmentation label of each channel.
+    spacing_mm : float
+        Spacing of the grid it was trained on.
+    crop_mm : tuple of float or None
+        Field of view it was trained on.
+    sha256 : str
+        Checksum of the weights file.
+    training, validation : dict
+        How it was trained, and what it reached on held-out label maps.
+    intensity_weight : float
+        How much a scan's own intensities count where its borders are refined; see
+        :func:`synthseg_bids.inference.refine.refine`. With 0 they are not.
+    """
+
+    name: str
+    network: NetworkConfig
+    spacing_mm: float
+    crop_mm: tuple[float, float, float] | None = None
+    labels: tuple[int, ...] = field(default_factory=channel_labels)
+    sha256: str = ''
+    training: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+    intensity_weight: float = 0.0
+
+    def trained_on(self, label_maps: Iterable[Path]) -> list[str]:
+        """Return the names of those of some label maps that it was trained on."""
+        return sorted({p.name for p in label_maps} & {*self.training.get('label_maps', [])})
+
+    @property
+    def unknown_channels(self) -> list[int]:
+        """Channels of labels that the network does not segment; see :mod:`.published`."""
+        unknown = self.training.get('labels_not_segmented', [])
+        return [i for i, label in enumerate(self.labels) if label in unknown]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the training, those of what it began with included."""
+        before = self.training.get('started_from', {})
+        return int(self.training.get('steps', 0)) + int(before.get('steps', 0))
+
+
+def load_safetensors(path: Path) -> tuple[UNet3D, ModelCard]:
+    """Read a network and its card; see :func:`synthseg_bids.models.registry.load_model`."""
+    card = check_card(path, sha256(path))
+    network = UNet3D(card.network)
+    try:
+        state = load_file(path, device='cpu')
+        network.load_state_dict({key: value.float() for key, value in state.items()})
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f'{path}: not the weights its card describes ({reason})') from error
+    return network, card
+
+
+def check_card(path: Path, checksum: str) -> ModelCard:
+    """Read the model card beside a weights file, whose checksum must be that on the card."""
+    card = read_card(path)
+    if card.sha256 not in ('', checksum):
+        raise ModelFileError(f'{path}: checksum differs from its card; copy the file again')
+    return card
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read the model card beside a weights file."""
+    card_path = path.with_suffix('.json')
+    try:
+        content = json.loads(card_path.read_text(encoding='utf-8'))
+        content['network'] = NetworkConfig(**content['network'])
+        content['labels'] = tuple(content['labels'])
+        if content.get('crop_mm'):
+            content['crop_mm'] = tuple(content['crop_mm'])
+        return ModelCard(**content)
+    except FileNotFoundError as error:
+        raise ModelFileError(f'{card_path}: model card is missing beside {path.name}') from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f'{card_path}: not a model card ({error})') from error
+
+
+def number_format(network: UNet3D) -> torch.dtype:
+    """Return float16 if a network's weights lose nothing by it, as what was shipped in it."""
+    exact = all((value.half() == value).all() for value in network.state_dict().values())
+    return torch.float16 if exact else torch.float32
+
+
+def _in_format(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Change the number format of what has a fraction and is not too large for it."""
+    if not value.is_floating_point() or float(value.abs().max()) > torch.finfo(dtype).max:
+        return value
+    return value.to(dtype)
+
+
+def save_model(
+    path: Path, network: UNet3D, card: ModelCard, dtype: torch.dtype = torch.float16
+) -> ModelCard:
+    """Write weights and model card.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.safetensors``.
+    network : UNet3D
+    card : ModelCard
+        Its checksum is filled in.
+    dtype : torch.dtype
+        Number format of the file; networks trained here lose nothing by half precision.
+
+    Returns
+    -------
+    ModelCard
+        The card as written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: _in_format(value, dtype).cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    temporary = path.with_suffix('.tmp')
+    # Not save_file, whose files only their owner may read.
+    temporary.write_bytes(save(state))
+    card = ModelCard(**{**vars(card), 'sha256': sha256(temporary)})
+    text = json.dumps(asdict(card), indent=2)
+    card_temporary = path.with_suffix('.json.tmp')
+    card_temporary.write_text(text + '\n', encoding='utf-8')
+    temporary.replace(path)
+    card_temporary.replace(path.with_suffix('.json'))
+    return card

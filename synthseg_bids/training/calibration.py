@@ -1,0 +1,188 @@
+"""Are posteriors probabilities? Temperature scaling and the expected calibration error.
+
+Guo et al., "On calibration of modern neural networks", ICML 2017: one number, the temperature,
+divides a trained network's logits; it is fitted on scans that the network was not trained on and
+changes no label of a single forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..inference.engine import Engine, slabs
+from ..labels import LESION, mirror_channels
+from ..models.card import ModelCard
+from ..models.unet import UNet3D, fold_voxels, pad_to_multiple
+from ..synth.label_maps import LabelMap, generate
+from ..synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
+
+#: Bins of the expected calibration error (Guo et al., section 2).
+BINS = 15
+#: Temperatures that are tried, and how closely the best is found.
+RANGE = (0.25, 4.0)
+PRECISION = 1e-3
+#: Voxels of a scan that are looked at.
+VOXELS = 20_000
+#: Far from the seeds of training and of its validation scans, which count from 0.
+FIRST_SEED = 2**41
+
+
+def averaged(passes: Sequence[Tensor], temperature: float) -> Tensor:
+    """Average the posteriors of several forward passes at a temperature.
+
+    Parameters
+    ----------
+    passes : sequence of (n_voxels, n_channels) tensor
+        Logits of the same voxels, such as of a scan and of its mirror image.
+    temperature : float
+
+    Returns
+    -------
+    (n_voxels, n_channels) tensor
+    """
+    return torch.stack([(logits / temperature).softmax(-1) for logits in passes]).mean(0)
+
+
+def log_loss(posteriors: Tensor, target: Tensor) -> float:
+    """Return the mean negative logarithm of the true channel's posterior."""
+    picked = posteriors.gather(-1, target[:, None].long())
+    return float(-picked.clamp_min(1e-12).log().mean())
+
+
+def fit_temperature(passes: Sequence[Tensor], target: Tensor) -> float:
+    """Return the temperature that makes the true channels the most probable.
+
+    Parameters
+    ----------
+    passes : sequence of (n_voxels, n_channels) tensor
+        See :func:`averaged`.
+    target : (n_voxels,) integer tensor
+
+    Returns
+    -------
+    float
+        Within `RANGE`; found by a golden-section search of its logarithm, in which the loss of
+        one pass is convex and that of an average nearly so.
+    """
+    low, high = (math.log(bound) for bound in RANGE)
+    ratio = (math.sqrt(5) - 1) / 2
+
+    def loss(exponent: float) -> float:
+        return log_loss(averaged(passes, math.exp(exponent)), target)
+
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > PRECISION:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return math.exp((low + high) / 2)
+
+
+def calibration_error(posteriors: Tensor, target: Tensor) -> float:
+    """Return the expected calibration error.
+
+    Parameters
+    ----------
+    posteriors : (n_voxels, n_channels) tensor
+    target : (n_voxels,) integer tensor
+
+    Returns
+    -------
+    float
+        Mean distance, in [0, 1], between how probable the most likely channels are and how often
+        they are right, over `BINS` bins of equal width weighted by their voxels.
+    """
+    best, channel = posteriors.max(-1)
+    right = (channel == target).double()
+    bins = (best * BINS).long().clamp_max(BINS - 1)
+    gaps = torch.bincount(bins, best.double() - right, minlength=BINS)
+    return float(gaps.abs().sum() / len(target))
+
+
+@torch.inference_mode()
+def foreground_logits(
+    engine: Engine, image: Tensor, target: Tensor, mirror: Tensor, source: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the logits of some voxels in and around the brain, straight and mirrored.
+
+    Parameters
+    ----------
+    engine : Engine
+    image : (x, y, z) float32 tensor
+        In [0, 1].
+    target : (x, y, z) uint8 tensor
+        Channel of each voxel.
+    mirror : (n_channels,) integer tensor
+        Channel permutation of a left/right flip.
+    source : torch.Generator
+        Chooses `VOXELS` of those that are no background in the target or in the straight pass.
+
+    Returns
+    -------
+    straight, mirrored : (n_voxels, n_channels) float32 tensor
+    target : (n_voxels,) uint8 tensor
+    """
+    config = engine.config
+    padded = pad_to_multiple(image[None, None], config.size_multiple)
+    goal = pad_to_multiple(target[None, None], config.size_multiple)
+    goal = fold_voxels(goal, config.sub_voxels)[0]
+    features = engine.features(padded), engine.features(padded.flip(2))
+    parts: list[tuple[Tensor, ...]] = []
+    for slab in slabs(features[0], config.positions):
+        passes = engine.logits(features[0], slab), engine.logits(features[1], slab, mirror)
+        rows = [logits.movedim(1, -1).flatten(0, 3).cpu() for logits in passes]
+        truth = goal[:, slab].flatten()
+        shown = (truth != 0) | (rows[0].argmax(-1) != 0)
+        parts.append((*(logits[shown] for logits in rows), truth[shown]))
+    straight, mirrored, found = (torch.cat(part) for part in zip(*parts, strict=True))
+    chosen = torch.randperm(len(found), generator=source)[:VOXELS]
+    return straight[chosen], mirrored[chosen], found[chosen]
+
+
+def synthetic_logits(
+    engine: Engine, label_maps: Sequence[LabelMap], card: ModelCard, scans: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the logits of voxels of synthetic scans; see :func:`foreground_logits`.
+
+    Parameters
+    ----------
+    engine : Engine
+    label_maps : sequence of LabelMap
+        Not those that the network was trained on.
+    card : ModelCard
+        Of the network: its spacing and labels count.
+    scans : int
+        Per label map and preset of validation.
+    """
+    mirror = torch.as_tensor(mirror_channels(card.labels))
+    lesions = LESION in card.labels
+    parts = []
+    for number, label_map in enumerate(label_maps):
+        factor = max(round(card.spacing_mm / label_map.spacing_mm), 1)
+        own = replace(PRESETS['synthseg-bids'], downsampling=factor, lesion_label=lesions)
+        for preset in VALIDATION_PRESETS:
+            config = evaluation_config(preset, own)
+            for i in range(scans):
+                source = torch.Generator().manual_seed(FIRST_SEED + 1000 * number + i)
+                image, target, _ = generate(label_map, config, source)
+                parts.append(foreground_logits(engine, image, target, mirror, source))
+    straight, mirrored, target = (torch.cat(part) for part in zip(*parts, strict=True))
+    return straight, mirrored, target
+
+
+@torch.no_grad()
+def set_temperature(network: UNet3D, temperature: float) -> None:
+    """Divide a network's logits by a temperature, once and for all, in its output layer."""
+    for parameter in network.likelihood.parameters():
+        parameter.div_(temperature)

@@ -1,0 +1,443 @@
+"""Training a U-Net, on synthetic scans alone or, as a baseline, on real ones (:mod:`.supervised`).
+
+Sample `i` of a run depends on the run's seed and on `i` only (with priors also on the contrast of
+its step), so a run that is interrupted and resumed sees the same samples as one that is not, and
+continues exactly (on a GPU but for the order of its sums). Several processes (see
+:mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times
+the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..hardware.device import fast_dtype
+from ..labels import generation_labels, network_labels
+from ..measure.overlap import paper_dice
+from ..models.card import ModelCard
+from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
+from ..models.upscale import grow
+from ..synth.generator import GeneratorConfig
+from ..synth.label_maps import LabelMap, generate
+from ..synth.presets import VALIDATION_PRESETS, evaluation_config
+from .config import TrainingConfig, learning_rate
+from .distributed import Ranks
+from .losses import merge_channels, segmentation_losses, wl2
+from .muon import Muon
+
+#: Seeds of the contrasts of steps are as far as this from those of samples.
+FIRST_CONTRAST = 2**61
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be resumed from."""
+
+
+@dataclass
+class Progress:
+    """What the trainer reports after each epoch; one row of the learning curve."""
+
+    step: int
+    learning_rate: float
+    loss: float
+    samples_per_s: float
+    seconds: float
+    dice: dict[str, float]
+
+    def row(self) -> dict[str, float]:
+        """Return the row as column names and values."""
+        named = {f'dice_{preset}': value for preset, value in self.dice.items()}
+        return {k: v for k, v in vars(self).items() if k != 'dice'} | named
+
+
+def age_shares(label_maps: Sequence[LabelMap], weights: Mapping[str, float]) -> Tensor:
+    """Return how often each label map is drawn, so that age groups are as often as asked.
+
+    Parameters
+    ----------
+    label_maps : sequence of LabelMap
+    weights : mapping of str to float
+        Of the age groups; 1 where a group is not named.
+
+    Returns
+    -------
+    (n,) float64 tensor
+        Sums to 1.
+    """
+    ages = [label_map.age_group for label_map in label_maps]
+    shares = torch.tensor([weights.get(age, 1.0) / ages.count(age) for age in ages]).double()
+    if not shares.sum() > 0:
+        raise UsageError(f'age groups {sorted(set(ages))}: all have a weight of 0')
+    return shares / shares.sum()
+
+
+class Sample(NamedTuple):
+    """A training sample.
+
+    Attributes
+    ----------
+    image : (x, y, z) float32 tensor
+    target : (x, y, z) uint8 tensor
+        Network channels.
+    groups : list of list of int
+        Channels that its label map does not distinguish.
+    """
+
+    image: Tensor
+    target: Tensor
+    groups: list[list[int]]
+
+
+class Trainer:
+    """A training run: network, optimiser, moving average and position.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    label_maps : sequence of LabelMap
+        To train on; labelled scans are label maps too.
+    validation : sequence of LabelMap
+        Held out, to validate on.
+    device : torch.device
+        Generates and trains.
+    ranks : Ranks
+        The processes of the run.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        label_maps: Sequence[LabelMap],
+        validation: Sequence[LabelMap] = (),
+        device: torch.device | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        spacings = sorted({round(one.spacing_mm, 2) for one in (*label_maps, *validation)})
+        if len(spacings) > 1:
+            found = ', '.join(f'{mm:g}' for mm in spacings)
+            raise UsageError(f'label maps of {found} mm: resample them to one spacing')
+        self.config = config
+        self.ranks = ranks or Ranks()
+        self.device = device or torch.device('cpu')
+        self.label_maps = [label_map.to(self.device) for label_map in label_maps]
+        self.validation = list(validation)
+        self.shares = age_shares(self.label_maps, dict(config.age_weights))
+        torch.manual_seed(config.seed)
+        self.network = UNet3D(config.network).place(self.device)
+        self.average = UNet3D(config.network).place(self.device).requires_grad_(False)
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = self._make_optimizer()
+        self.step = 0
+        #: Samples that all processes together have seen.
+        self.samples = 0
+        self.seconds = 0.0
+        #: Name, checksum and steps of the network whose weights the run began with, if any.
+        self.started_from: dict[str, Any] = {}
+        self.dtype = fast_dtype(self.device)
+        shared = self.ranks.wrap(self.network)
+        self.forward = torch.compile(shared) if config.compile else shared
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        if self.config.optimizer == 'muon':
+            return Muon(self.network, self.config.learning_rate, self.network.likelihood)
+        return torch.optim.AdamW(
+            self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def start_from(self, network: UNet3D, card: ModelCard) -> None:
+        """Start from the weights of a trained network, such as a shipped one.
+
+        Parameters
+        ----------
+        network : UNet3D
+        card : ModelCard
+            Its own, which the card of this run will name.
+
+        Raises
+        ------
+        CheckpointError
+            If its architecture is another, and no coarser one (see :mod:`..models.upscale`).
+        """
+        if network.config != self.config.network:
+            try:
+                network = grow(network, self.config.network)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
+        self.network.load_state_dict(network.state_dict())
+        self.average.load_state_dict(network.state_dict())
+        self.started_from = {
+            'name': card.name,
+            'sha256': card.sha256,
+            'steps': card.total_steps,
+        }
+
+    def sample(self, number: int) -> Sample:
+        """Generate training sample `number` of this run."""
+        source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        which = int(torch.multinomial(self.shares, 1, generator=source))
+        label_map = self.label_maps[which]
+        config = self._generator()
+        if label_map.age_group == 'infant':
+            config = replace(config, intensity=replace(config.intensity, unmyelinated=True))
+        image, target, drawn = generate(label_map, config, source)
+        return Sample(image, target, self._groups(label_map, drawn.deformation.flip))
+
+    def _groups(self, label_map: LabelMap, flip: bool) -> list[list[int]]:
+        """Return the channels that a label map, mirrored or not, does not distinguish."""
+        labels = network_labels(self.config.generator.lesion_label)
+        mirror = {label.index: label.mirror for label in generation_labels()}
+        return [
+            [labels.index(mirror[one] if flip else one) for one in group]
+            for group in label_map.merged
+        ]
+
+    def _generator(self) -> GeneratorConfig:
+        """Return how this step's samples are made: all of one contrast, where priors say which.
+
+        As SynthSeg-rule in the paper, section 3.2; every process draws the same one.
+        """
+        config = self.config.generator
+        priors = config.intensity.priors
+        if len(priors) < 2:
+            return config
+        seed = self.config.seed * 1_000_003 + self.step + FIRST_CONTRAST
+        which = torch.randint(len(priors), (1,), generator=torch.Generator().manual_seed(seed))
+        chosen = (priors[int(which)],)
+        return replace(config, intensity=replace(config.intensity, priors=chosen))
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of the current step."""
+        if self.step < self.config.wl2_steps:
+            return wl2(logits, target)
+        dice, entropy, volume = segmentation_losses(logits, target)
+        config = self.config
+        total = config.dice_weight * dice + config.cross_entropy_weight * entropy
+        return total + config.volume_weight * volume
+
+    def train_step(self) -> Tensor:
+        """Do one optimiser step and return its loss on the samples of this process."""
+        first = self.samples + self.ranks.rank * self.config.batch_size
+        samples = [self.sample(first + i) for i in range(self.config.batch_size)]
+        images = torch.stack([sample.image for sample in samples])[:, None]
+        targets = torch.stack([sample.target for sample in samples])
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.config, self.step)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits, targets = self._logits(images, targets)
+        x, y, z = targets.shape[1:]
+        groups = [sample.groups for sample in samples]
+        loss = self.loss(*merge_channels(logits[..., :x, :y, :z], targets, groups))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.samples += self.ranks.size * self.config.batch_size
+        self._update_average()
+        return loss.detach()
+
+    def _logits(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and the targets of the voxels they are of."""
+        network = self.config.network
+        padded = pad_to_multiple(images, network.size_multiple)
+        if network.sub_voxels == 1:
+            return self.forward(padded), targets
+        # One voxel of each block, another in each step: an eighth of the memory of all.
+        position = self.step % network.positions
+        x, y, z = np.unravel_index(position, (network.sub_voxels,) * 3)
+        step = network.sub_voxels
+        return self.forward(padded, position), targets[:, x::step, y::step, z::step]
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on, average over the steps made so far rather than over the random start.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        average, network = self.average, self.network
+        for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+            mean.data.lerp_(value, 1 - decay)
+        for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(new)
+
+    def run(
+        self,
+        on_epoch: Callable[[Trainer, Progress], None],
+        on_step: Callable[[Trainer, float], None] | None = None,
+    ) -> None:
+        """Train to the last step.
+
+        Parameters
+        ----------
+        on_epoch : callable
+            Called with the trainer and its progress after every epoch, and at the end.
+        on_step : callable, optional
+            Called with the trainer and the loss after every step.
+        """
+        self.ranks.check_same(self.step, self.network)
+        losses: list[float] = []
+        first, before = self.samples, self.seconds
+        while self.step < self.config.steps:
+            started = time.monotonic()
+            loss = self.ranks.mean(float(self.train_step()))
+            self.seconds += time.monotonic() - started
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f'step {self.step}: the loss is {loss}; lower the learning rate'
+                )
+            losses.append(loss)
+            if self.step % self.config.epoch_steps == 0 or self.step == self.config.steps:
+                self.ranks.check_same(self.step, self.network)
+                progress = Progress(
+                    step=self.step,
+                    learning_rate=learning_rate(self.config, self.step - 1),
+                    loss=sum(losses) / len(losses),
+                    samples_per_s=(self.samples - first) / (self.seconds - before),
+                    seconds=self.seconds,
+                    dice=self.validate(),
+                )
+                on_epoch(self, progress)
+                losses, first, before = [], self.samples, self.seconds
+            # Last, since it may end the run.
+            if on_step is not None:
+                on_step(self, loss)
+
+    @torch.no_grad()
+    def validate(self, configs: Mapping[str, GeneratorConfig] | None = None) -> dict[str, float]:
+        """Return the mean Dice over the paper's 12 structures on held-out label maps.
+
+        Parameters
+        ----------
+        configs : mapping of str to GeneratorConfig, optional
+            What scans to draw; default: those of :data:`VALIDATION_PRESETS`.
+
+        Returns
+        -------
+        dict
+            Name to mean Dice; the same scans at every call, one of each label map.
+        """
+        if configs is None:
+            own = self.config.generator
+            configs = {name: evaluation_config(name, own) for name in VALIDATION_PRESETS}
+        self.average.eval()
+        for buffer in self.average.buffers():
+            self.ranks.copy_first(buffer)
+        labels = np.array(network_labels(self.config.generator.lesion_label))
+        results = {}
+        for name, config in configs.items() if self.validation else ():
+            scores = torch.zeros(len(self.validation), dtype=torch.float64)
+            for number in range(self.ranks.rank, len(self.validation), self.ranks.size):
+                label_map = self.validation[number].to(self.device)
+                source = torch.Generator().manual_seed(number)
+                image, target, _ = generate(label_map, config, source)
+                predicted, truth = (
+                    labels[channels.cpu().numpy()] for channels in (self._predict(image), target)
+                )
+                scores[number] = paper_dice(predicted, truth)['mean']
+            results[name] = float(self.ranks.sum(scores).mean())
+        return results
+
+    def _predict(self, image: Tensor) -> Tensor:
+        """Return the most likely channel of each voxel of an image ``(x, y, z)``."""
+        x, y, z = image.shape
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.average(
+                pad_to_multiple(image[None, None], self.config.network.size_multiple)
+            )
+        return logits[0, :, :x, :y, :z].argmax(0)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint from which a run resumes exactly."""
+        state = {
+            'network': self.network.state_dict(),
+            'average': self.average.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'step': self.step,
+            'samples': self.samples,
+            'seconds': self.seconds,
+            'architecture': asdict(self.config.network),
+            'trained_on': self.label_maps[0].kind,
+            'optimizer_name': self.config.optimizer,
+            'started_from': self.started_from,
+        }
+        temporary = path.with_suffix('.tmp')
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Take up a run where a checkpoint left it.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or belongs to another architecture.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f'{path}: not a checkpoint ({error})') from error
+        # Older checkpoints do not name what was not there to choose.
+        if NetworkConfig(**state['architecture']) != self.config.network:
+            raise CheckpointError(
+                f'{path}: trained with {state["architecture"]}, asked for '
+                f'{asdict(self.config.network)}; use the same options or another folder'
+            )
+        kind, before = self.label_maps[0].kind, state.get('trained_on', LabelMap.kind)
+        if before != kind:
+            raise CheckpointError(
+                f'{path}: trained on {before}, asked for {kind}; use another folder'
+            )
+        self.network.load_state_dict(state['network'])
+        self.average.load_state_dict(state['average'])
+        made_by = state.get('optimizer_name', 'adamw')
+        if made_by != self.config.optimizer:
+            raise CheckpointError(
+                f'{path}: trained with {made_by}, asked for {self.config.optimizer}; use the same '
+                'optimizer or another folder'
+            )
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.step, self.seconds = state['step'], state['seconds']
+        # Checkpoints without this number are of single processes.
+        self.samples = state.get('samples', self.step * self.config.batch_size)
+        self.started_from = state.get('started_from', {})
+
+    def card(self, name: str, curve: Sequence[dict[str, Any]] = ()) -> ModelCard:
+        """Describe the network as it stands.
+
+        Parameters
+        ----------
+        name : str
+        curve : sequence of dict
+            Rows of the learning curve; the last one holds the validation Dice.
+        """
+        spacing = self.label_maps[0].spacing_mm * self.config.generator.downsampling
+        size = self.config.generator.size
+        spacing_in = self.label_maps[0].spacing_mm
+        return ModelCard(
+            name=name,
+            network=self.config.network,
+            spacing_mm=spacing,
+            labels=network_labels(self.config.generator.lesion_label),
+            crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
+            training={
+                'steps': self.step,
+                'samples': self.samples,
+                **({'started_from': self.started_from} if self.started_from else {}),
+                'seconds': round(self.seconds),
+                'device': self.device.type,
+                self.label_maps[0].kind: [m.name for m in self.label_maps],
+                'config': asdict(self.config),
+            },
+            validation={
+                self.label_maps[0].kind: [m.name for m in self.validation],
+                **({k: v for k, v in curve[-1].items() if k.startswith('dice_')} if curve else {}),
+            },
+        )

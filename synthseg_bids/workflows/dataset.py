@@ -1,0 +1,146 @@
+"""All images of a dataset, a workflow for each subject."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline.engine import Node, Workflow
+
+from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.external.methods import Program
+from synthseg_bids.interfaces import SaveDerivatives
+
+from .image import init_image_wf, optional_maps
+from .resources import Resources
+
+
+def init_synthseg_wf(
+    tasks: Iterable[ImageTask],
+    out_dir: Path,
+    *,
+    model: str = 'default',
+    model_sha256: str = '',
+    flip: bool = True,
+    autocrop: bool = True,
+    program: Program | None = None,
+    posteriors: str = 'none',
+    output_grid: str = 'native',
+    overwrite: bool = False,
+    resources: Resources | None = None,
+    crash_dir: Path | None = None,
+    name: str = 'synthseg_wf',
+) -> Workflow:
+    """Build a workflow that segments images and saves their derivatives.
+
+    Parameters
+    ----------
+    tasks : iterable of ImageTask
+        The images; nothing depends on any other one.
+    out_dir : Path
+        Root of the output dataset.
+    model, model_sha256 : str
+        Name or weights file, and its checksum; see :func:`.image.init_image_wf`.
+    flip : bool
+        Average with the segmentation of the mirrored image.
+    autocrop : bool
+        Look for the brain first, where the network was trained on crops.
+    program : Program, optional
+        Segments instead of our network.
+    posteriors : str
+        Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
+    output_grid : str
+        Of the label maps: ``native``, ``1mm`` or ``both``.
+    overwrite : bool
+        Compute anew what the working directory holds already.
+    resources : Resources, optional
+        By default one thread on the CPU.
+    crash_dir : Path, optional
+        Where crash files go, in a folder for each subject.
+    name : str
+
+    Inputs
+    ------
+    None; they are set from `tasks`.
+
+    Outputs
+    -------
+    None; every image has a node ``save`` whose ``out_files`` are its derivatives.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+    """
+    workflow = Workflow(name=name)
+    by_subject: dict[str, list[ImageTask]] = defaultdict(list)
+    for task in tasks:
+        by_subject[task.image.entities['sub']].append(task)
+    options = {
+        'model': model,
+        'model_sha256': model_sha256,
+        'flip': flip,
+        'autocrop': autocrop,
+        'program': program,
+        'posteriors': posteriors,
+        'output_grid': output_grid,
+        'resources': resources,
+    }
+    for subject, subject_tasks in by_subject.items():
+        label = f'sub-{subject}'
+        subject_wf = Workflow(name=label.replace('+', 'plus'))
+        subject_wf.add_nodes([
+            _init_task_wf(task, out_dir, options) for task in subject_tasks
+        ])  # fmt: skip
+        if crash_dir is not None:
+            subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
+        for node in subject_wf._get_all_nodes():
+            node.config = deepcopy(subject_wf.config)
+            node.overwrite = True if overwrite else None
+        workflow.add_nodes([subject_wf])
+    return workflow
+
+
+def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Workflow:
+    """Build the workflow of one image of a dataset, saving included."""
+    workflow = init_image_wf(
+        compare=bool(task.references), suffix=task.image.suffix, name=task.name, **options
+    )
+    inputnode, outputnode = (workflow.get_node(name) for name in ('inputnode', 'outputnode'))
+    inputnode.inputs.in_file = str(task.image.path.absolute())
+    save = Node(
+        SaveDerivatives(
+            out_dir=str(out_dir.absolute()),
+            stem=task.stem,
+            source=task.source,
+            reference_uris=task.reference_uris,
+            output_grid=options['output_grid'],
+        ),
+        name='save',
+    )
+    connections = [
+        ('out_labels', 'in_labels'),
+        ('out_volumes', 'in_volumes'),
+        ('out_quality', 'in_quality'),
+        ('out_scan_figure', 'in_scan_figure'),
+        ('out_label_figure', 'in_label_figure'),
+        ('figure_notes', 'figure_notes'),
+        ('quality_notes', 'quality_notes'),
+        ('provenance', 'provenance'),
+    ]
+    connections += [
+        (f'out_{name}', f'in_{name}')
+        for name in optional_maps(options['posteriors'], options['output_grid'])
+    ]
+    if task.references:
+        references = {name: str(p.absolute()) for name, p in task.references.items()}
+        inputnode.inputs.references = save.inputs.references = references
+        connections += [
+            ('out_overlaps', 'in_overlaps'),
+            ('compared', 'compared'),
+            ('refused', 'refused'),
+        ]
+    workflow.connect([(outputnode, save, connections)])
+    return workflow
