@@ -33,6 +33,8 @@ from .heads import MARGINS_MM, Donor, add_head, closed, donor_from_labels
 #: among it), lesions, vermis.
 WHITE, LESION, VERMIS = -1, -2, -3
 SIDES = {WHITE: (2, 41), LESION: (25, 57), VERMIS: (8, 47)}
+#: A map is of a head if more than this share of it is outside of the brain.
+HEAD_SHARE = 0.4
 #: Radius of the ball that closes the sulci, and thickness of the fluid around the brain, in mm
 #: for a brain of 1,300 ml.
 SULCI_MM, FLUID_MM = 9.0, 2.0
@@ -294,7 +296,11 @@ def prepare_map(path: Path, donors: Sequence[Path] = (), number: int = 0) -> Pre
     labels, affine = resampled(labels, affine, spacing)
     labels, affine = _with_margins(labels, affine)
     merged = merged_labels(labels)
-    has_head = np.isin(labels, [la.index for la in generation_labels() if la.extracerebral]).any()
+    outside = np.isin(labels, [la.index for la in generation_labels() if la.extracerebral])
+    has_head = bool(outside.sum() > HEAD_SHARE * (labels > 0).sum())
+    if not has_head:
+        # PetSurfer labels what is next to the brain alone.
+        labels[outside] = 0
     labels, inside, notes = fill_inside(labels)
     notes['spacing_mm'] = spacing.round(3).tolist()
     if donors and not has_head:
