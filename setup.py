@@ -42,6 +42,7 @@ setup(
         'nipype>=1.10',
         'numpy',
         'pandas',
+        'pathspec',
         'safetensors',
         'scipy',
         'tomli; python_version < "3.11"',

@@ -1,8 +1,11 @@
-"""Files: written so that no reader ever sees half of one, and their checksums."""
+"""Files: text as people save it, writing that no reader sees half of, and checksums."""
 
 from __future__ import annotations
 
+import codecs
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,6 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+
+class EncodingError(ValueError):
+    """A text file is in an encoding that cannot be told."""
 
 
 def _write(path: Path, fill: Callable[[Path], object]) -> None:
@@ -30,6 +37,38 @@ def _write(path: Path, fill: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Read text that people wrote: UTF-8, with or without byte order mark, or UTF-16 with one.
+
+    Every text file that comes from outside is read by this function.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    str
+        Lines end with a line feed.
+
+    Raises
+    ------
+    OSError
+    EncodingError
+        If it is something else, such as Latin-1, of which nobody can tell what it says.
+    """
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode('utf-16' if marked else 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b'\n') + 1
+        raise EncodingError(
+            f'{path}: line {line} is neither UTF-8 nor UTF-16; save the file as UTF-8'
+        ) from error
+    return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -52,19 +91,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a tab-separated table; missing, None and not-a-number become ``n/a``.
+    """Write a table; missing, None and not-a-number become ``n/a``.
 
     Parameters
     ----------
     path : Path
+        Cells are separated by commas in ``.csv``, otherwise by tabs.
     columns : iterable of str
     rows : iterable of mapping
         Floats are written with six significant digits, at least to the thousandth.
     """
     columns = list(columns)
-    lines = ['\t'.join(columns)]
-    lines += ['\t'.join(_cell(row.get(column)) for column in columns) for row in rows]
-    write_text(path, '\n'.join(lines) + '\n')
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    if path.suffix == '.csv':
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows(cells)
+        write_text(path, text.getvalue())
+    else:
+        write_text(path, ''.join('\t'.join(row) + '\n' for row in cells))
 
 
 def _cell(value: Any) -> str:
@@ -79,7 +123,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read a tab-separated table; an absent file has no rows."""
     if not path.exists():
         return []
-    header, *lines = path.read_text(encoding='utf-8').splitlines() or ['']
+    header, *lines = read_text(path).split('\n') or ['']
     columns = header.split('\t')
     return [dict(zip(columns, line.split('\t'), strict=False)) for line in lines if line]
 

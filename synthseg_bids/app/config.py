@@ -11,6 +11,7 @@ from typing import Any
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import OURS
+from synthseg_bids.files import read_text
 
 #: What each level writes where --posteriors and --output-grid do not say.
 LEVELS = {'minimal': ('none', 'native'), 'full': ('1mm', 'both')}
@@ -88,7 +89,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding='utf-8'))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f'{path}: cannot be read ({error.strerror}); give a file') from error
     except ValueError as error:
@@ -174,7 +175,7 @@ def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
         content: Any = _read_yaml(path)
     elif path.suffix == '.json':
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            content = json.loads(read_text(path))
         except (OSError, ValueError) as error:
             raise ConfigError(f'{path}: not JSON ({error}); correct it') from error
     else:
@@ -194,7 +195,7 @@ def _read_yaml(path: Path) -> Any:
     except ImportError:
         raise ConfigError(f'{path}: YAML needs PyYAML; install it or write TOML') from None
     try:
-        return yaml.safe_load(path.read_text(encoding='utf-8'))
+        return yaml.safe_load(read_text(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = ' '.join(str(error).split())
         raise ConfigError(f'{path}: not YAML ({reason}); correct it') from error

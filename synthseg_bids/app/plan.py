@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,15 +133,29 @@ def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> 
     tasks, clashes = plan_tasks(images, dict(config.derivatives), segmenter.method.seg)
     plan = Plan(skipped=skipped + clashes)
     if not tasks and not config.batch and not any(entry.failed for entry in plan.skipped):
-        raise QueryError(
-            f'{config.bids_dir}: no image matched (suffixes {" ".join(config.suffix)}; '
-            f'{len(plan.skipped)} others in anat folders); choose with --suffix'
-        )
+        raise QueryError(_nothing_left(config, plan.skipped))
     for task in tasks:
         reason = why_pending(config, task, segmenter, checksums)
         (plan.pending if reason else plan.current).append(task)
         plan.reasons[task.stem] = reason
     return plan
+
+
+def _nothing_left(config: RunConfig, skipped: Sequence[Skipped]) -> str:
+    """Say why no image is left: the reasons of those that were left out, most frequent first."""
+    # That another suffix was asked for is no reason.
+    reasons = Counter(entry.reason for entry in skipped if not entry.reason.startswith('suffix '))
+    if not reasons:
+        return (
+            f'{config.bids_dir}: no image matched (suffixes {" ".join(config.suffix)}; '
+            f'{len(skipped)} others in anat folders); choose with --suffix'
+        )
+    first = {entry.reason: entry.relative for entry in reversed(skipped)}
+    told = [
+        f'{first[reason]}{f" and {count - 1} more" if count > 1 else ""}: {reason}'
+        for reason, count in reasons.most_common(3)
+    ]
+    return f'{config.bids_dir}: no image is left to segment; {"; ".join(told)}'
 
 
 def why_pending(

@@ -22,7 +22,7 @@ from synthseg_bids.files import sha256
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
-from ..files import write_json, write_table
+from ..files import read_text, write_json, write_table
 from .names import anat_folder, parse_name
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
@@ -115,7 +115,7 @@ def read_source(sidecar: Path) -> str | None:
         None if the sidecar is missing or does not say.
     """
     try:
-        return str(json.loads(sidecar.read_text(encoding='utf-8'))['Sources'][0])
+        return str(json.loads(read_text(sidecar))['Sources'][0])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -159,7 +159,7 @@ def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:
 
 def _is_current(path: Path, origin: dict[str, Any]) -> bool:
     try:
-        sidecar = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
+        sidecar = json.loads(read_text(path.with_suffix('.json')))
     except (OSError, ValueError):
         return False
     return path.exists() and all(sidecar.get(key) == value for key, value in origin.items())

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import read_text
 from .errors import QueryError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def read_filters(path: Path, suffixes: Sequence[str]) -> Filters:
         If the file cannot be read, or names a suffix or an entity that does not exist.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise QueryError(f'{path}: cannot be read ({error.strerror}); give a JSON file') from None
     except ValueError as error:

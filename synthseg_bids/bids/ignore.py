@@ -1,4 +1,4 @@
-"""Files that a dataset's ``.bidsignore`` names, in the syntax of ``.gitignore``."""
+"""Files that a dataset's ``.bidsignore`` names, in the syntax of ``.gitignore``; and litter."""
 
 from __future__ import annotations
 
@@ -6,8 +6,24 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-_TOKEN = re.compile(r'/\*\*/|^\*\*/|/\*\*$|\*+|\?|\[!?[^\]]+\]|\\.|.', re.DOTALL)
-_REGEX = {'/**/': '/(?:.*/)?', '**/': '(?:.*/)?', '/**': '/.*', '?': '[^/]'}
+from pathspec import GitIgnoreSpec
+
+from ..files import EncodingError, read_text
+from .errors import QueryError
+
+#: What file systems and editors leave behind: macOS, Windows, Emacs, Vim, NFS.
+LITTER = re.compile(r'\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|.*~|#.*#|\..*\.sw[a-p]|\.nfs.*')
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file of this name is no part of any dataset.
+
+    Examples
+    --------
+    >>> is_litter('._sub-01_T1w.nii.gz'), is_litter('sub-01_T1w.nii.gz')
+    (True, False)
+    """
+    return LITTER.fullmatch(name) is not None
 
 
 def read_bidsignore(bids_dir: Path) -> Callable[[str], bool]:
@@ -16,48 +32,22 @@ def read_bidsignore(bids_dir: Path) -> Callable[[str], bool]:
     Parameters
     ----------
     bids_dir : Path
-        Without a readable ``.bidsignore`` nothing is ignored.
+        Without a ``.bidsignore`` nothing is ignored.
+
+    Raises
+    ------
+    QueryError
+        If it cannot be read: without its rules, images would be segmented that must not be.
     """
+    path = bids_dir / '.bidsignore'
+    if not path.exists():
+        return lambda relative: False
     try:
-        lines = (bids_dir / '.bidsignore').read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    rules = [
-        (not line.startswith('!'), _pattern(line.removeprefix('!')))
-        for line in map(str.strip, lines)
-        if line and not line.startswith('#')
-    ]
-
-    def ignored(relative: str) -> bool:
-        # The last rule that matches decides.
-        return next((yes for yes, rule in reversed(rules) if rule.fullmatch(relative)), False)
-
-    return ignored
-
-
-def _pattern(line: str) -> re.Pattern[str]:
-    r"""Translate a line to a regular expression for the paths of files.
-
-    Examples
-    --------
-    >>> bool(_pattern('*_angio.nii*').fullmatch('sub-1/anat/sub-1_angio.nii.gz'))
-    True
-    >>> bool(_pattern('/anat/').fullmatch('sub-1/anat/sub-1_T1w.nii'))
-    False
-    """
-    folder = line.endswith('/')
-    anchored = '/' in line.rstrip('/')
-    parts = [_translate(token) for token in _TOKEN.findall(line.strip('/'))]
-    start = '' if anchored else '(?:.*/)?'
-    end = '/.*' if folder else '(?:/.*)?'
-    return re.compile(start + ''.join(parts) + end)
-
-
-def _translate(token: str) -> str:
-    if token in _REGEX:
-        return _REGEX[token]
-    if token.startswith('*'):
-        return '[^/]*'
-    if token.startswith('['):
-        return token.replace('[!', '[^', 1)
-    return re.escape(token.removeprefix('\\') or token)
+        lines = read_text(path).split('\n')
+    except OSError as error:
+        raise QueryError(
+            f'{path}: cannot be read ({error.strerror}); mend or remove it'
+        ) from error
+    except EncodingError as error:
+        raise QueryError(str(error)) from error
+    return GitIgnoreSpec.from_lines(lines).match_file

@@ -13,7 +13,7 @@ from synthseg_bids import __version__
 from synthseg_bids.external.methods import METHODS, OURS, Method
 from synthseg_bids.labels import segmentation_labels
 
-from ..files import write_json, write_table, write_text
+from ..files import read_text, write_json, write_table, write_text
 from .errors import QueryError
 
 APP = 'synthseg-bids'
@@ -144,7 +144,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         logger.warning('%s: cannot be read (%s); going on without it', path, error)
         return {}

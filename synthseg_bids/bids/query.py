@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .errors import NotBidsError, QueryError
 from .filters import Filters, mismatch
-from .ignore import read_bidsignore
+from .ignore import is_litter, read_bidsignore
 from .names import IMAGE_EXTENSIONS, parse_name
 
 #: Suffixes segmented by default.
@@ -266,6 +266,8 @@ def _judge(
     path: Path, relative: str, suffixes: Sequence[str], filters: Filters
 ) -> ImageFile | Skipped:
     """Decide whether a file is segmented."""
+    if is_litter(path.name):
+        return Skipped(relative, 'left behind by a file system or an editor')
     parsed = parse_name(path.name)
     if parsed is None or path.name.startswith('.'):
         return Skipped(relative, 'not a BIDS file name; rename it', odd=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import copy_file, write_json
+from ..files import copy_file, read_text, write_json
 from .metadata import label_map_sidecar, posteriors_sidecar
 from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 
@@ -221,7 +221,7 @@ def _changes(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_text(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

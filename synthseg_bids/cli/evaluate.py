@@ -193,9 +193,10 @@ def source_image(path: Path) -> ImageFile | None:
 
     from ..bids.names import DERIVATIVE_ENTITIES, parse_name
     from ..bids.query import DEFAULT_SUFFIXES, ImageFile
+    from ..files import read_text
 
     try:
-        sidecar = json.loads((path.parent / f'{path.name.partition(".")[0]}.json').read_text())
+        sidecar = json.loads(read_text(path.parent / f'{path.name.partition(".")[0]}.json'))
         source = unquote(sidecar['Sources'][0].rpartition(':')[2])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         source = ''

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from ..cli import (
@@ -32,9 +33,16 @@ COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and parsers of subcommands, that take options by their full names alone."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, 'allow_abbrev': False})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(prog='synthseg', description=__doc__)
+    parser = _Parser(prog='synthseg', description=__doc__)
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
     for command in COMMANDS:

@@ -25,7 +25,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
     )
     parser.add_argument(
-        '--volumes', type=Path, metavar='TSV', help='table of volumes, a row per structure'
+        '--volumes',
+        type=Path,
+        metavar='TABLE',
+        help='table of volumes, a row per structure: tabs in .tsv, commas in .csv',
     )
     parser.add_argument(
         '--posteriors', type=Path, metavar='NII',
@@ -74,6 +77,8 @@ def _check_names(args: argparse.Namespace) -> None:
             raise ValueError(f'{path}: would overwrite the scan; give another name')
         if path.is_dir():
             raise ValueError(f'{path}: is a folder; give the name of a file')
+    if args.volumes is not None and args.volumes.suffix not in ('.tsv', '.csv'):
+        raise ValueError(f'{args.volumes}: give a name that ends in .tsv (tabs) or .csv (commas)')
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ValueError(f'{args.out}: several outputs share one name; give each its own')
     if args.threads is not None and args.threads < 1:

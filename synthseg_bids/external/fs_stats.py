@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import read_text
 from ..labels import channel_labels, fold_reference
 
 #: White matter of either side.
@@ -25,7 +26,7 @@ def read_volumes(path: str | Path) -> dict[int, float]:
     dict of int to float
         Volume in mm^3 by label.
     """
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    lines = read_text(Path(path)).splitlines()
     head = next(line for line in lines if line.startswith('# ColHeaders'))
     columns = head.split()[2:]
     label, volume = columns.index('SegId'), columns.index('Volume_mm3')

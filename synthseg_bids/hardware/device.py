@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass
 
 import torch
 
@@ -20,12 +22,12 @@ def check_device_name(name: str) -> None:
         raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
 
 
-def resolve_device(name: str = 'auto') -> torch.device:
+def resolve_device(name: str | torch.device = 'auto') -> torch.device:
     """Return the device for a name.
 
     Parameters
     ----------
-    name : str
+    name : str or torch.device
         ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns
@@ -37,6 +39,7 @@ def resolve_device(name: str = 'auto') -> torch.device:
     DeviceError
         If it does not exist here; the message says what does.
     """
+    name = str(name)
     check_device_name(name)
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -46,6 +49,39 @@ def resolve_device(name: str = 'auto') -> torch.device:
     if int(name.partition(':')[2] or 0) >= count:
         raise DeviceError(f'device {name!r}: {count} CUDA devices found; use --device cpu or auto')
     return torch.device(name)
+
+
+@dataclass
+class _Threads:
+    """Whether this process has computed with several threads, or was forked off one that had."""
+
+    used: bool = False
+    lost: bool = False
+
+    def forked(self) -> None:
+        self.lost = self.lost or self.used
+
+
+_threads = _Threads()
+os.register_at_fork(after_in_child=_threads.forked)
+
+
+def check_threads() -> None:
+    """Refuse to compute with threads that a fork has left behind, which would wait for ever.
+
+    Raises
+    ------
+    DeviceError
+        If the process was forked off one that had computed with several threads.
+    """
+    if torch.get_num_threads() == 1:
+        return
+    if _threads.lost:
+        raise DeviceError(
+            'this process was forked off one that had segmented with several threads, which '
+            "PyTorch does not survive: start processes with 'spawn', or use threads=1 here"
+        )
+    _threads.used = True
 
 
 def set_threads(threads: int | None) -> None:

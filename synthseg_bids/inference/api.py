@@ -133,7 +133,7 @@ class Segmenter(segmenter.Segmenter):
     ----------
     model : str or Path
         Name of a shipped model, or a file of weights.
-    device : str
+    device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     flip : bool
         Average with the segmentation of the mirrored scan: better, and the network runs twice.

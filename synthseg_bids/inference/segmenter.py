@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..hardware.device import resolve_device, set_threads
+from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.geometry import (
     from_ras,
@@ -156,7 +157,7 @@ class Segmenter:
     ----------
     model : str or Path
         Name of a shipped model, or a ``.safetensors`` file.
-    device : str
+    device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     flip : bool
         Average with the segmentation of the mirrored scan: better, and the network runs twice.
@@ -175,16 +176,20 @@ class Segmenter:
     ModelFileError, DeviceError
     """
 
+    #: What it was made with; None for a network that was in memory.
+    _settings: tuple[Any, ...] | None
+
     def __init__(
         self,
         model: str | Path = DEFAULT_MODEL,
-        device: str = 'auto',
+        device: str | torch.device = 'auto',
         flip: bool = True,
         threads: int | None = None,
         fallback: bool = True,
         autocrop: bool = True,
         low_memory: bool = False,
     ) -> None:
+        self._settings = (str(model), str(device), flip, threads, fallback, autocrop, low_memory)
         set_threads(threads)
         network, card = load_model(model)
         engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
@@ -212,6 +217,7 @@ class Segmenter:
             Makes an engine on the CPU, for scans that the device's memory does not suffice for.
         """
         segmenter = cls.__new__(cls)
+        segmenter._settings = None
         segmenter._use(Place(engine.device, lambda: engine, spare), card, flip)
         return segmenter
 
@@ -226,6 +232,12 @@ class Segmenter:
         self.groups = tuple(group_of[label] for label in card.labels)
         # What is not brain: background, and the fluid around it that goes on down the spine.
         self._outside = [i for i, label in enumerate(card.labels) if label in (0, CSF)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes by the settings; the network is loaded again there."""
+        if self._settings is None:
+            raise TypeError('this Segmenter was made of a network in memory: pickle that instead')
+        return _restored, (type(self), *self._settings)
 
     @property
     def engine(self) -> Engine:
@@ -275,6 +287,7 @@ class Segmenter:
 
     def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> Found:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
+        check_threads()
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -387,6 +400,12 @@ class Segmenter:
             slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, brain, strict=True)
         )
         return crop_box(placed, *grid)
+
+
+@lru_cache(maxsize=2)
+def _restored(kind: type[Segmenter], *settings: Any) -> Segmenter:
+    """Make a Segmenter that was pickled; those of one process share the network."""
+    return kind(*settings)
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import sha256
+from ..files import read_text, sha256
 from ..labels import channel_labels
 from .unet import NetworkConfig, UNet3D
 
@@ -98,7 +98,7 @@ def read_card(path: Path) -> ModelCard:
     """Read the model card beside a weights file."""
     card_path = path.with_suffix('.json')
     try:
-        content = json.loads(card_path.read_text(encoding='utf-8'))
+        content = json.loads(read_text(card_path))
         content['network'] = NetworkConfig(**content['network'])
         content['labels'] = tuple(content['labels'])
         if content.get('crop_mm'):

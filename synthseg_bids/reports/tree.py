@@ -16,6 +16,7 @@ from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_table
+from synthseg_bids.files import read_text as read_file
 
 #: More of a file than this tells nobody anything.
 _MOST_TEXT = 100_000
@@ -211,7 +212,7 @@ def read_rows(path: Path) -> list[Row]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an absent or broken one is empty."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_file(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

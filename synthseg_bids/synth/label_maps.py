@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import read_text
 from ..images.geometry import orientation, ras_affine, to_ras
 from ..images.volume_io import read_label_map, write_image
 from ..labels import generation_indices, network_labels
@@ -156,7 +157,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
     if not sidecar.exists():
         return {}
     try:
-        said = json.loads(sidecar.read_text(encoding='utf-8-sig'))
+        said = json.loads(read_text(sidecar))
         groups = [tuple(int(label) for label in group) for group in said.get('MergedLabels', [])]
         known = set(network_labels(lesions=True))
         wrong = sorted({label for group in groups for label in group} - known)

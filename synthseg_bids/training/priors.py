@@ -32,6 +32,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UsageError
+from ..files import read_text
 from ..images.geometry import bounding_box
 from ..labels import Label, generation_labels, unsided_classes
 from ..measure.stats import median_and_deviation
@@ -276,7 +277,7 @@ def read_priors(path: Path, contrasts: Sequence[str] | None = None) -> tuple[Con
         If the file is none of priors, a number in it makes no sense, or a contrast is not in it.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise PriorsError(f'{path}: cannot be read ({error.strerror})') from None
     except ValueError as error:
