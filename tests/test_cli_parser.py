@@ -25,7 +25,7 @@ EVERYTHING = [
     *('--output-grid', '1mm', '--posteriors', 'native', '--nprocs', '3', '--omp-nthreads', '2'),
     *('--mem', '6000M', '--device', 'cuda:1', '--n-gpus', '0', '--procs-per-gpu', '2'),
     *('--no-gpu-fallback', '--use-plugin', 'p.toml', '-w', 'work', '--clean-workdir'),
-    *('--overwrite', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
+    *('--overwrite', '--verify', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
     *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
     *('--no-autocrop', '--low-mem', '--aggregate-session-reports', '1', '--debug', 'pdb'),
     *('--run-uuid', '20260101-120000_a'),

@@ -102,7 +102,8 @@ def training(args: argparse.Namespace, run: Run) -> list[Step]:
         inputs = [args.bids, args.references]
     else:
         inputs = [args.label_maps]
-        start = ['synthseg', 'train', str(args.label_maps), str(folder)]
+        # The paper's labels are 33.
+        start = ['synthseg', 'train', str(args.label_maps), str(folder), '--lesions', 'fold']
         settings += ['--validate-on', *args.held_out] if args.held_out else []
     commands, outputs = ((*start, *settings),), ('model.safetensors',)
     return [*before, Step(folder, commands, outputs, before, inputs=tuple(inputs))]

@@ -63,6 +63,7 @@ class RunConfig:
     work_dir: Path | None = None
     clean_workdir: bool = False
     overwrite: bool = False
+    verify: bool = False
     stop_on_first_crash: bool = False
     aggregate_session_reports: int = MOST_SESSIONS
     dry_run: bool = False

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class DamagedError(ValueError):
+    """Outputs are not what the run that wrote them has noted."""
+
+
 def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> list[str]:
     """List the participants of an output dataset.
 
@@ -80,7 +84,9 @@ def _modified(path: Path) -> float:
         return 0
 
 
-def write_tables(out_dir: Path, participants: Sequence[str], group: bool = True) -> bool:
+def write_tables(
+    out_dir: Path, participants: Sequence[str], group: bool = True, verify: bool = False
+) -> bool:
     """Compare the contrasts of some participants and gather the tables of all.
 
     Parameters
@@ -89,6 +95,8 @@ def write_tables(out_dir: Path, participants: Sequence[str], group: bool = True)
     participants : sequence of str
     group : bool
         Whether to gather them; takes the longer the more participants there are.
+    verify : bool
+        Whether to read all outputs, and not only look at their sizes.
 
     Returns
     -------
@@ -99,6 +107,7 @@ def write_tables(out_dir: Path, participants: Sequence[str], group: bool = True)
 
     from synthseg_bids.bids.agreement import write_agreement
     from synthseg_bids.bids.group import write_group_tables
+    from synthseg_bids.bids.save import damaged_outputs
 
     def gather() -> None:
         # Of several runs that end at once, the one that writes last must also be the one that
@@ -106,7 +115,14 @@ def write_tables(out_dir: Path, participants: Sequence[str], group: bool = True)
         with FileLock(out_dir / 'logs' / '.tables.lock'):
             write_group_tables(out_dir)
 
+    def check() -> None:
+        wrong = damaged_outputs(out_dir, verify)
+        if wrong:
+            told = '; '.join(f'{out_dir / name} {what}' for name, what in wrong.items())
+            raise DamagedError(f'{told}: run the participant level again')
+
     return _attempt(
+        *([('damaged outputs', check)] if group else []),
         ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
         *([('group tables', gather)] if group else []),
     )
@@ -150,7 +166,10 @@ def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
         try:
             step()
         except Exception as error:
-            logger.error('%s: not written (%s: %s)', what, type(error).__name__, error)
+            if isinstance(error, DamagedError):
+                logger.error('%s', error)
+            else:
+                logger.error('%s: not written (%s: %s)', what, type(error).__name__, error)
             logger.debug('%s', what, exc_info=True)
             complete = False
     return complete

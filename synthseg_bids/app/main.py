@@ -122,7 +122,7 @@ def run(config: RunConfig) -> int:
         code = _run_participants(config)
     if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
         participants = tree_participants(out_dir)
-        complete = write_tables(out_dir, participants)
+        complete = write_tables(out_dir, participants, verify=config.verify)
         complete &= _write_reports(config, participants)
         code = code if complete else EXIT_FAILED
     return code
@@ -213,7 +213,7 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     if not changed and (not group or (out_dir / 'group.html').exists()):
         return True
     participants = sorted(changed)
-    complete = write_tables(out_dir, participants, group)
+    complete = write_tables(out_dir, participants, group, config.verify)
     _cite(config, setup.segmenter, image_stems(out_dir, setup.segmenter.method.seg))
     return _write_reports(config, participants, group) and complete
 

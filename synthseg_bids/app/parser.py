@@ -300,6 +300,10 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         '--overwrite', action='store_true', help='redo images whose outputs are up to date'
     )
     group.add_argument(
+        '--verify', action='store_true',
+        help='compare the checksums of outputs that exist, not only their sizes',
+    )  # fmt: skip
+    group.add_argument(
         '--stop-on-first-crash', action='store_true', help='start no other image after a failure'
     )
     group.add_argument(

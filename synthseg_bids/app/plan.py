@@ -179,7 +179,7 @@ def why_pending(
         **segmenter.identity(config, task.image.suffix),
         'InputSHA256': checksums.of(task.source, task.image.path),
     }
-    return why_outdated(config.output_dir, task.stem, kinds, references, expected)
+    return why_outdated(config.output_dir, task.stem, kinds, references, expected, config.verify)
 
 
 def print_plan(config: RunConfig, plan: Plan) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .agreement import read_source
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import write_descriptions
 from .names import parse_name
+from .save import damaged_outputs
 from .tables import AGREEMENT_COLUMNS, METHOD, QC_COLUMNS, TOTAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -67,18 +68,19 @@ def write_group_tables(out_dir: Path) -> None:
     out_dir : Path
         The output dataset.
     """
-    volumes = list(_gather(out_dir, 'morph', 'name', 'volume_mm3'))
+    damaged = damaged_outputs(out_dir)
+    volumes = list(_gather(out_dir, 'morph', 'name', 'volume_mm3', damaged))
     names = [*_STRUCTURES, TOTAL_NAME]
     columns = {name: {'Description': f'Volume of {name}.', 'Units': 'mm^3'} for name in names}
     _write(out_dir, 'morph', {**_IDENTITY, **columns}, volumes)
 
-    overlaps = _gather(out_dir, 'dice', 'name', 'dice')
+    overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
     columns = {
         name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
     }
     _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
 
-    quality = list(_gather(out_dir, 'qc', 'measure', 'value'))
+    quality = list(_gather(out_dir, 'qc', 'measure', 'value', damaged))
     _write(out_dir, 'qc', {**_IDENTITY, **_qc_columns()}, quality)
 
     columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
@@ -119,16 +121,18 @@ def _write(
         target.with_suffix('.json').unlink(missing_ok=True)
 
 
-def _tables(out_dir: Path, name: str) -> Iterator[Path]:
+def _tables(out_dir: Path, name: str, damaged: Collection[str] = ()) -> Iterator[Path]:
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        yield from sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_{name}.tsv'))
+        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_{name}.tsv')):
+            if path.relative_to(out_dir).as_posix() not in damaged:
+                yield path
 
 
-def _gather(out_dir: Path, kind: str, key: str, value: str) -> list[Row]:
+def _gather(out_dir: Path, kind: str, key: str, value: str, damaged: Collection[str]) -> list[Row]:
     """Turn the long tables of all images into wide rows, sorted by image and reference."""
     rows = [
         row
-        for path in _tables(out_dir, f'desc-*_{kind}')
+        for path in _tables(out_dir, f'desc-*_{kind}', damaged)
         for row in _widen(path, key, value)
     ]  # fmt: skip
     return sorted(rows, key=lambda row: (row['source'], row['method'], row['reference']))
@@ -152,6 +156,8 @@ def _widen(path: Path, key: str, value: str) -> list[Row]:
     }
     wide: dict[str, Row] = {}
     for row in read_table(path):
+        if key not in row or value not in row:
+            raise ValueError(f'{path}: its columns are not those of such a table; write it anew')
         reference = row.get('reference', '')
         cells = wide.setdefault(reference, {**identity, 'reference': reference})
         cells[row[key]] = row[value]

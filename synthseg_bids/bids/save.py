@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import copy_file, read_text, write_json
+from ..files import copy_file, read_text, sha256, write_json
 from .metadata import label_map_sidecar, posteriors_sidecar
 from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 
@@ -149,6 +149,7 @@ def save_image_outputs(
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
     written: list[str] = []
+    records: dict[str, dict[str, Any]] = {}
     try:
         for kind, name in figure_files(stem).items():
             if figures and kind in figures:
@@ -161,7 +162,9 @@ def save_image_outputs(
             data, sidecar = (root / name for name in output_files(stem, [kind]))
             copy_file(Path(files[kind]), data)
             written.append(str(data))
-            write_json(sidecar, sidecars[kind])
+            records[data.relative_to(root).as_posix()] = _record(Path(files[kind]))
+            last = {'Outputs': records} if kind == _marker(files) else {}
+            write_json(sidecar, {**sidecars[kind], **last})
             written.append(str(sidecar))
     except OSError:
         # Half the files of an image would take the space of the status table on a full disk.
@@ -169,6 +172,49 @@ def save_image_outputs(
             Path(name).unlink(missing_ok=True)
         raise
     return written
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {'Bytes': path.stat().st_size, 'SHA256': sha256(path)}
+
+
+def damage(out_dir: Path, sidecar: Mapping[str, Any], verify: bool = False) -> dict[str, str]:
+    """Compare the outputs of one image with what the run that wrote them has noted.
+
+    Parameters
+    ----------
+    out_dir : Path
+    sidecar : mapping
+        Of the label map; sidecars of earlier versions note nothing.
+    verify : bool
+        Whether to read the files; otherwise their sizes are compared.
+
+    Returns
+    -------
+    dict of str to str
+        What is wrong with each damaged output, by its path relative to the output dataset.
+    """
+    found = {}
+    for name, record in sidecar.get('Outputs', {}).items():
+        path = out_dir / name
+        try:
+            size = path.stat().st_size
+            if size != record['Bytes']:
+                found[name] = f'has {size:,} bytes, not {record["Bytes"]:,}'
+            elif verify and sha256(path) != record['SHA256']:
+                found[name] = 'is not what was written (its checksum differs)'
+        except OSError as error:
+            found[name] = f'cannot be read ({error.strerror})'
+    return found
+
+
+def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
+    """Return what is wrong with the outputs of all images; see :func:`damage`."""
+    found: dict[str, str] = {}
+    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
+        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json')):
+            found |= damage(out_dir, _read(path), verify)
+    return found
 
 
 def has_outputs(out_dir: Path, stem: str, kinds: Collection[str]) -> bool:
@@ -182,6 +228,7 @@ def why_outdated(
     kinds: Collection[str],
     references: Mapping[str, str],
     expected: Mapping[str, Any],
+    verify: bool = False,
 ) -> str:
     """Say why another run would change an image's outputs; empty if it would not.
 
@@ -195,6 +242,8 @@ def why_outdated(
         Checksums by BIDS URI of the references that it should have been compared with.
     expected : mapping
         What the sidecar of a new run would say: version, model or method, options, image.
+    verify : bool
+        Whether to read the outputs, and not only look at their sizes.
     """
     marker = _read(out_dir / output_files(stem, [_marker(kinds)])[1])
     if not marker:
@@ -211,6 +260,10 @@ def why_outdated(
     for name in output_files(stem, needed):
         if not (out_dir / name).is_file():
             return f'{name.rpartition("/")[2]} is missing'
+    wrong = damage(out_dir, marker, verify)
+    for name in output_files(stem, needed):
+        if name in wrong:
+            return f'{name.rpartition("/")[2]} {wrong[name]}'
     return ''
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
+from ..images.background import filled_box, without_far_background
 from ..images.geometry import (
     from_ras,
     resampled_grid,
@@ -52,6 +53,10 @@ logger = logging.getLogger(__name__)
 #: How often the brain is looked for: in the whole scan, then in the crop around what was found,
 #: which the network knows better.
 LOCALISATIONS = 2
+
+#: Empty borders are cut off where what is left is less than this share of the scan, up to so many
+#: voxels from what is not empty.
+EMPTY_SHARE, EMPTY_MARGIN = 0.4, 8
 
 #: Of the brain in CT scans, in Hounsfield units.
 CT_RANGE = (0, 80)
@@ -291,9 +296,12 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        data, filled = without_far_background(data)
+        if filled is not None:
+            logger.info('its background is %g throughout; it takes no part in the scaling', filled)
         if ct:
             data = np.clip(data, *CT_RANGE)
-        check_contrast(data, ct)
+        check_contrast(data[filled_box(data, 0)], ct)
         prepared = prepare(data, affine, self.card.spacing_mm)
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
@@ -375,7 +383,10 @@ class Segmenter:
         self, image: np.ndarray, engine: Engine, plan: Plan | None
     ) -> tuple[Box, Prediction]:
         """Return the part of the network grid that was segmented, and its posteriors."""
-        region: Box = tuple(slice(0, n) for n in image.shape)
+        region: Box = filled_box(image, EMPTY_MARGIN)
+        # What is empty costs nothing; small margins are left as they are.
+        if image[region].size > EMPTY_SHARE * image.size:
+            region = tuple(slice(0, n) for n in image.shape)
         for _ in range(self._localisations):
             closer = self._closer(image, region, engine, plan)
             if closer == region:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.background import far_background
 from ..images.geometry import (
     bounding_box,
     largest_distance_mm,
@@ -193,14 +194,16 @@ def _cuts(labels: np.ndarray) -> Values:
 
 
 def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
+    background = far_background(data)
+    values: Values = {} if background is None else {'background_value': background}
     box = bounding_box(labels > 0)
     if box is None:
-        return {}
+        return values
     data, labels = data[box], labels[box]
     tissue = data[(labels > 0) & ~np.isin(labels, _FLUID)]
     if not tissue.size:
-        return {}
-    values: Values = {'zero_tissue': float((tissue == 0).mean())}
+        return values
+    values['zero_tissue'] = float((tissue == 0).mean())
     white, grey, fluid = (
         data[_core(np.isin(labels, sides))] if sides != _CORTEX else data[np.isin(labels, sides)]
         for sides in (_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES)

@@ -224,6 +224,12 @@ _VIEW = tuple(
 
 _INTENSITIES = (
     Measure(
+        'background_value',
+        'Value of a constant background outside of the range of intensities, such as -1024, which '
+        'was not counted where the scan was rescaled; n/a if there is none.',
+        compared=False,
+    ),
+    Measure(
         'zero_tissue',
         'Part of the brain tissue whose intensity is exactly 0, as where defacing, skull '
         'stripping or a repair of invalid voxels has cut into it.',
