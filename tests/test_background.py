@@ -83,4 +83,7 @@ def test_empty_borders_are_not_seen_by_the_network(brain):
     found = network.segment(padded, np.eye(4)).labels
     assert max(np.prod(shape) for shape in shapes) < 0.3 * padded.size
     assert found.shape == padded.shape
-    np.testing.assert_array_equal(found[40:-40, 40:-40, 40:-40] > 0, plain > 0)
+    # Scaled between percentiles of what is seen, so that a few voxels differ.
+    inner = found[40:-40, 40:-40, 40:-40]
+    assert ((inner > 0) == (plain > 0)).mean() > 0.99
+    assert (inner > 0).sum() == (found > 0).sum()

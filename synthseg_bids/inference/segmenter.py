@@ -56,7 +56,7 @@ LOCALISATIONS = 2
 
 #: Empty borders are cut off where what is left is less than this share of the scan, up to so many
 #: voxels from what is not empty.
-EMPTY_SHARE, EMPTY_MARGIN = 0.4, 8
+EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
 
 #: Of the brain in CT scans, in Hounsfield units.
 CT_RANGE = (0, 80)
@@ -301,7 +301,7 @@ class Segmenter:
             logger.info('its background is %g throughout; it takes no part in the scaling', filled)
         if ct:
             data = np.clip(data, *CT_RANGE)
-        check_contrast(data[filled_box(data, 0)], ct)
+        check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
         prepared = prepare(data, affine, self.card.spacing_mm)
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
