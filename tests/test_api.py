@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from grids import oriented_affine
 
 from synthseg_bids import Segmenter
@@ -139,3 +142,47 @@ def test_arrays_and_impossible_threads_are_refused(segment, tiny_model):
     for threads in (0, -2):
         with pytest.raises(ValueError, match=f'^{threads} threads: give at least 1$'):
             Segmenter(tiny_model, 'cpu', threads=threads)
+
+
+def test_a_segmenter_and_its_results_travel(segment, image):
+    result = segment(image)
+    again = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(again.segmentation.labels, result.segmentation.labels)
+    assert again.volumes.equals(result.volumes)
+    assert again.posteriors.shape == result.posteriors.shape
+    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+        labels = pool.submit(segment, image).result().segmentation.labels
+    np.testing.assert_array_equal(labels, result.segmentation.labels)
+
+
+def test_devices_may_be_those_of_torch(tiny_model):
+    assert Segmenter(tiny_model, torch.device('cpu')).device.type == 'cpu'
+
+
+FORK = """
+import os, sys
+import nibabel as nib, numpy as np
+from synthseg_bids import Segmenter
+
+image = nib.Nifti1Image(np.random.default_rng(0).random((20, 18, 16)), np.eye(4))
+segment = Segmenter(sys.argv[1], 'cpu', threads=2)
+segment(image)
+child = os.fork()
+if not child:
+    try:
+        Segmenter(sys.argv[1], 'cpu', threads=2)(image)
+    except ValueError as error:
+        print('refused:', error, flush=True)
+    Segmenter(sys.argv[1], 'cpu', threads=1)(image)
+    print('one thread works', flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_threads_do_not_survive_a_fork(tiny_model):
+    code = [sys.executable, '-W', 'ignore', '-c', FORK, str(tiny_model)]
+    said = subprocess.run(code, capture_output=True, text=True, timeout=120).stdout.splitlines()
+    assert said[0].startswith('refused: this process was forked off one')
+    assert 'spawn' in said[0]
+    assert said[1] == 'one thread works'

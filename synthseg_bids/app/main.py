@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthseg_bids.errors import UsageError, explain
 
@@ -150,6 +151,7 @@ def _run_participants(config: RunConfig) -> int:
         print(_cite(config, segmenter, [task.stem for task in plan.tasks]))
         return 0
     resources = _divide_resources(config, plan, segmenter, plugin[0], work_dir)
+    plugin = _without_shared_memory(plugin, resources)
     # First of all, since a folder that cannot be written is better found out now.
     write_text(work_dir / '.writable', '')
     describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), segmenter.method)
@@ -276,7 +278,36 @@ def _divide_resources(
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
     mem_gb = segmenter.mem_gb(config, plan.pending)
+    if plan.pending and config.mem_gb and mem_gb > config.mem_gb:
+        least = min(mem_gb, segmenter.mem_gb(replace(config, low_mem=True), plan.pending))
+        how = ', with --low-mem' if least < mem_gb else ''
+        raise UsageError(
+            f'--mem-gb {config.mem_gb:g}: an image takes {mem_gb:.1f} GB here; give at least '
+            f'{math.ceil(10 * least) / 10:.1f}{how}, and ask the batch system for as much'
+        )
     return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem)
+
+
+def _without_shared_memory(
+    plugin: tuple[str, dict[str, Any]], resources: Resources
+) -> tuple[str, dict[str, Any]]:
+    """Stay in one process where the system has no shared memory for several to talk by."""
+    import multiprocessing
+
+    if plugin[0] != 'MultiProc':
+        return plugin
+    try:
+        multiprocessing.get_context('forkserver').Lock()
+    except OSError as error:
+        reason = f'/dev/shm: {error.strerror or error}'
+        if resources.n_segmentations > 1:
+            raise UsageError(
+                f'{reason}: several processes need shared memory; make /dev/shm writable '
+                '(Apptainer: --bind /dev/shm), or give --nprocs 1'
+            ) from error
+        logger.warning('%s: no shared memory; everything runs in one process', reason)
+        return 'Linear', plugin[1]
+    return plugin
 
 
 def _set_environment(verbose: int) -> None:
