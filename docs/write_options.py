@@ -87,6 +87,16 @@ MISSING = {
     'or quality control.',
 }
 
+VARIABLES_TITLE = """\
+Environment variables
+---------------------
+"""
+
+VARIABLES = {
+    'SYNTHSEG_BIDS_DTYPE': 'number format that networks compute in: ``float32`` or ``bfloat16`` '
+    '(default: bfloat16 where the processor or the GPU is faster with it)',
+}
+
 OTHERS_TITLE = """\
 For users of mri_synthseg
 -------------------------
@@ -120,6 +130,8 @@ def main(path: Path) -> None:
             parts += [f'{title}\n{"-" * len(title)}\n']
             parts += [list_table(('Option', 'What it does'), rows)]
     parts += [REFERENCES]
+    rows = [(f'``{name}``', what) for name, what in VARIABLES.items()]
+    parts += [VARIABLES_TITLE, list_table(('Variable', 'What it does'), rows)]
     rows = [(f'``{option}``', why) for option, why in MISSING.items()]
     parts += [MISSING_TITLE, list_table(('Option', 'Why'), rows)]
     rows = [(f'``{option}``', here) for option, here in OTHERS.items()]

@@ -78,6 +78,7 @@ def test_a_tree(tmp_path, trees, truth, capsys):
         'dice_fs.png',
         'dice_scans.tsv',
         'dice_summary.tsv',
+        'structures.tsv',
     ]
 
 

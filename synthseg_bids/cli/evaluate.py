@@ -3,7 +3,8 @@
 The segmentations are those of a data set of derivatives (its *_dseg.nii.gz, matched with the
 references by subject, session, acquisition and run, as synthseg-bids does) or single label maps.
 DIR receives dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with
-bootstrap confidence intervals) and, for each reference, the box plot dice_NAME.png.
+bootstrap confidence intervals), structures.tsv (Dice, distances of surfaces, ratio and agreement
+of volumes of each structure) and, for each reference, the box plot dice_NAME.png.
 """
 
 from __future__ import annotations
@@ -244,7 +245,9 @@ def _compare(path: Path, reference: Path) -> list[dict[str, Any]]:
 
     ours, theirs = read_label_map(path), read_label_map(reference)
     labels = _as_ours(ours.data, str(path))
-    return compare_to_reference(labels, ours.affine, theirs.data, theirs.affine, str(reference))
+    return compare_to_reference(
+        labels, ours.affine, theirs.data, theirs.affine, str(reference), True
+    )
 
 
 def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
@@ -268,12 +271,20 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         From :func:`synthseg_bids.measure.summary.scan_rows`.
     """
     from ..files import write_table
-    from ..measure.summary import SCAN_COLUMNS, SUMMARY_COLUMNS, structure_values, summarise
+    from ..measure.summary import (
+        SCAN_COLUMNS,
+        STRUCTURE_COLUMNS,
+        SUMMARY_COLUMNS,
+        structure_values,
+        summarise,
+        summarise_structures,
+    )
     from ..reports.figures import dice_boxes
 
     summary = summarise(rows)
     write_table(out / 'dice_scans.tsv', SCAN_COLUMNS, rows)
     write_table(out / 'dice_summary.tsv', SUMMARY_COLUMNS, summary)
+    write_table(out / 'structures.tsv', STRUCTURE_COLUMNS, summarise_structures(rows))
     for name in sorted({row['reference'] for row in rows}):
         dice_boxes(structure_values(rows, name), out / f'dice_{name}.png', title=name)
     columns = ('reference', 'contrast', 'structure', 'n', 'mean', 'sd', 'ci_low', 'ci_high')

@@ -11,6 +11,10 @@ import torch
 from ..errors import UsageError
 from .memory import free_bytes
 
+#: Environment variable that sets the number format, whatever the device would be fastest with.
+DTYPE_VARIABLE = 'SYNTHSEG_BIDS_DTYPE'
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+
 
 class DeviceError(UsageError):
     """A device that was asked for does not exist."""
@@ -102,7 +106,17 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     Returns
     -------
     torch.dtype
+        What ``$SYNTHSEG_BIDS_DTYPE`` names, where it is set.
+
+    Raises
+    ------
+    UsageError
+        If it names neither ``float32`` nor ``bfloat16``.
     """
+    if name := os.environ.get(DTYPE_VARIABLE):
+        if name not in DTYPES:
+            raise UsageError(f'{DTYPE_VARIABLE}={name}: use {" or ".join(DTYPES)}')
+        return DTYPES[name]
     if device.type == 'cuda':
         # Older ones of NVIDIA only emulate it, and have no convolutions in it.
         old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..images.geometry import voxel_volume_mm3
+from ..images.geometry import spacing_mm, voxel_volume_mm3
 from ..labels import PAPER_STRUCTURES, channel_labels, fold_reference, segmentation_labels
+from .surface import surface_distances
 
 #: Name of the sum of all structures, the volume inside the skull.
 TOTAL_NAME = 'Total-Intracranial'
@@ -208,6 +209,7 @@ def compare_to_reference(
     reference: np.ndarray,
     reference_affine: np.ndarray,
     source: str = 'reference',
+    surfaces: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare a segmentation with a FreeSurfer-style one, on the reference's own grid.
 
@@ -221,12 +223,15 @@ def compare_to_reference(
     reference_affine : (4, 4) array
     source : str
         What to call the reference in an error message.
+    surfaces : bool
+        Whether to measure the distances of surfaces, too, which takes some seconds.
 
     Returns
     -------
     list of dict
         One per segmentation label but background: ``index``, ``name``, ``dice`` (NaN where
-        neither holds the label), ``volume_mm3`` and ``reference_volume_mm3``. The last one is
+        neither holds the label), ``volume_mm3`` and ``reference_volume_mm3``, and with `surfaces`
+        ``hd95_mm`` and ``surface_distance_mm`` (NaN where either lacks it). The last one is
         the mean over the paper's 12 structures, with ``name`` and ``dice`` only.
 
     Raises
@@ -248,8 +253,8 @@ def compare_to_reference(
         segmentation = resample_nearest(segmentation, affine, folded.shape, reference_affine)
     ours = volumes_from_labels(segmentation, reference_affine)
     theirs = volumes_from_labels(folded, reference_affine)
-    labels = [label for label in segmentation_labels() if label.index != 0]
-    dice = dice_per_label(segmentation, folded, [label.index for label in labels])
+    structures = [label for label in segmentation_labels() if label.index != 0]
+    dice = dice_per_label(segmentation, folded, [label.index for label in structures])
     rows: list[dict[str, Any]] = [
         {
             'index': label.index,
@@ -258,6 +263,12 @@ def compare_to_reference(
             'volume_mm3': ours[label.index][1],
             'reference_volume_mm3': theirs[label.index][1],
         }
-        for label in labels
+        for label in structures
     ]
+    if surfaces:
+        spacing = spacing_mm(reference_affine)
+        for row in rows:
+            ours_there, theirs_there = segmentation == row['index'], folded == row['index']
+            found = surface_distances(ours_there, theirs_there, spacing)
+            row['hd95_mm'], row['surface_distance_mm'] = found
     return [*rows, {'name': MEAN_NAME, 'dice': paper_dice(segmentation, folded)['mean']}]

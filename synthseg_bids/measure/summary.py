@@ -14,13 +14,22 @@ import numpy as np
 
 from ..labels import PAPER_STRUCTURES, segmentation_labels
 from .overlap import MEAN_NAME
+from .stats import intraclass_correlations
 
 #: Name of the row that averages all labels but background.
 MEAN_OF_LABELS = f'Mean-of-{len(segmentation_labels()) - 1}-Labels'
 #: Contrast of the rows that summarise all scans.
 ALL_CONTRASTS = 'all'
 
-SCAN_COLUMNS = ('reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice')
+#: What is known of a structure beside its overlap.
+MEASURES = ('volume_mm3', 'reference_volume_mm3', 'hd95_mm', 'surface_distance_mm')
+SCAN_COLUMNS = (
+    'reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES
+)  # fmt: skip
+STRUCTURE_COLUMNS = (
+    'reference', 'contrast', 'structure', 'n', 'dice', 'hd95_mm', 'surface_distance_mm',
+    'volume_ratio', 'volume_icc'
+)  # fmt: skip
 SUMMARY_COLUMNS = (
     'reference', 'contrast', 'kind', 'structure', 'n', 'mean', 'sd', 'ci_low', 'ci_high'
 )  # fmt: skip
@@ -98,16 +107,29 @@ def scan_rows(
         name: mean_of_known(dice[side] for side in sides)
         for name, sides in PAPER_STRUCTURES.items()
     }
-    values: list[tuple[str, int | None, str, float]] = [
-        ('label', index, row['name'], dice[index]) for index, row in labels.items()
+    whose = {'reference': reference, 'scan': scan, 'contrast': contrast}
+    rows: list[dict[str, Any]] = [
+        {**whose, 'kind': 'label', 'index': index, 'structure': row['name'], 'dice': dice[index]}
+        | {name: float(row[name]) for name in MEASURES if name in row}
+        for index, row in labels.items()
     ]
-    values += [('structure', None, name, value) for name, value in structures.items()]
-    values.append(('mean', None, MEAN_NAME, mean_of_known(structures.values())))
-    values.append(('mean', None, MEAN_OF_LABELS, mean_of_known(dice.values())))
-    return [
-        dict(zip(SCAN_COLUMNS, (reference, scan, contrast, *value), strict=True))
-        for value in values
-    ]
+    for name, sides in PAPER_STRUCTURES.items():
+        two = [labels[side] for side in sides]
+        rows.append(
+            {**whose, 'kind': 'structure', 'index': None, 'structure': name}
+            | {'dice': structures[name]}
+            | {key: _of_sides(key, two) for key in MEASURES if key in two[0]}
+        )
+    for name, values in ((MEAN_NAME, structures), (MEAN_OF_LABELS, dice)):
+        mean = mean_of_known(values.values())
+        rows.append({**whose, 'kind': 'mean', 'index': None, 'structure': name, 'dice': mean})
+    return [{column: row.get(column, float('nan')) for column in SCAN_COLUMNS} for row in rows]
+
+
+def _of_sides(measure: str, sides: Sequence[Mapping[str, Any]]) -> float:
+    """Add up the volumes of both sides, and average everything else."""
+    values = [float(side[measure]) for side in sides]
+    return sum(values) if measure.endswith('volume_mm3') else mean_of_known(values)
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
@@ -142,6 +164,44 @@ def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str
         values = (*key, len(known), mean_of_known(known), spread, low, high)
         summary.append(dict(zip(SUMMARY_COLUMNS, values, strict=True)))
     return summary
+
+
+def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Average what is known of each of the paper's structures, for each contrast and for all.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        From :func:`scan_rows`.
+
+    Returns
+    -------
+    list of dict
+        With the keys :data:`STRUCTURE_COLUMNS`: means over the scans whose reference has the
+        structure, the geometric mean of our volume divided by the reference's, and the intraclass
+        correlation ICC(2,1) of the two, which wants five scans.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row['kind'] == 'structure' and row['reference_volume_mm3'] > 0:
+            for contrast in (row['contrast'], ALL_CONTRASTS):
+                groups.setdefault((row['reference'], contrast, row['structure']), []).append(row)
+    order = [*PAPER_STRUCTURES]
+    found = []
+    for key in sorted(
+        groups, key=lambda k: (k[0], k[1] == ALL_CONTRASTS, k[1], order.index(k[2]))
+    ):
+        group = groups[key]
+        volumes = np.array([[row['volume_mm3'], row['reference_volume_mm3']] for row in group])
+        with np.errstate(divide='ignore'):
+            ratio = float(np.exp(np.log(volumes[:, 0] / volumes[:, 1]).mean()))
+        means = (
+            mean_of_known(float(row[name]) for row in group)
+            for name in ('dice', 'hd95_mm', 'surface_distance_mm')
+        )
+        values = (*key, len(group), *means, ratio, intraclass_correlations(volumes)[0])
+        found.append(dict(zip(STRUCTURE_COLUMNS, values, strict=True)))
+    return found
 
 
 def _summary_order(key: tuple[str, str, str, str]) -> tuple[str, bool, str, int]:
