@@ -61,6 +61,31 @@ def claim_device(
         time.sleep(poll_s)
 
 
+def device_for(use_gpu: bool, device: str = 'auto') -> str:
+    """Return where a node computes: on a GPU if it takes a GPU's slot, and only then.
+
+    Parameters
+    ----------
+    use_gpu : bool
+        The trait by which Nipype counts slots of GPUs.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns
+    -------
+    str
+        ``cpu`` without `use_gpu`; with it `device`, or ``cuda`` where that names no GPU.
+
+    Examples
+    --------
+    >>> device_for(False, 'cuda:1'), device_for(True), device_for(True, 'cuda:1')
+    ('cpu', 'cuda', 'cuda:1')
+    """
+    if not use_gpu:
+        return 'cpu'
+    return device if device.startswith('cuda') else 'cuda'
+
+
 def _lock_name(device: str) -> str:
     """Name a device as the user or Slurm does, since to PyTorch the first visible one is 0."""
     kind, _, number = device.partition(':')

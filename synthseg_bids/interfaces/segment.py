@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
 from synthseg_bids import __version__
 
 from .base import VersionedInputSpec
-from .gpu_slots import claim_device
+from .gpu_slots import claim_device, device_for
 
 
 class _InputSpec(VersionedInputSpec):
@@ -32,7 +32,12 @@ class _InputSpec(VersionedInputSpec):
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
     # Nipype's MultiProc recognises a GPU node by this very name.
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='take a GPU slot')
+    use_gpu = traits.Bool(
+        False,
+        usedefault=True,
+        nohash=True,
+        desc='take a GPU slot and compute there; otherwise on the CPU',
+    )
     devices = traits.List(
         traits.Str, ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
@@ -85,7 +90,7 @@ class SegmentImage(SimpleInterface):
         with (
             claim_device(inputs.devices, inputs.slots_per_device, inputs.lock_dir)
             if locked
-            else nullcontext(inputs.devices[0])
+            else nullcontext(device_for(inputs.use_gpu, inputs.devices[0]))
         ) as device:
             segmenter = cached_segmenter(
                 inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,

@@ -17,6 +17,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from .gpu_slots import device_for
+
 
 class _InputSpec(BaseInterfaceInputSpec):
     label_maps = InputMultiPath(File(exists=True), mandatory=True, desc='training label maps')
@@ -24,8 +26,13 @@ class _InputSpec(BaseInterfaceInputSpec):
     preset = traits.Str('synthseg-bids', usedefault=True, desc='generator settings by name')
     seed = traits.Int(0, usedefault=True, desc='seed of the random draws')
     size = traits.Int(desc='side of the cubic crop in voxels (default: the whole label map)')
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='take a GPU slot')
-    device = traits.Str('cpu', usedefault=True, nohash=True, desc='cpu, cuda or cuda:N')
+    use_gpu = traits.Bool(
+        False,
+        usedefault=True,
+        nohash=True,
+        desc='take a GPU slot and compute there; otherwise on the CPU',
+    )
+    device = traits.Str('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
 
 
 class _OutputSpec(TraitedSpec):
@@ -51,7 +58,7 @@ class SynthesizeImage(SimpleInterface):
             count=inputs.n_images,
             config=replace(PRESETS[inputs.preset], size=size),
             seed=inputs.seed,
-            device=inputs.device,
+            device=device_for(inputs.use_gpu, inputs.device),
         )
         self._results['out_images'] = [str(image) for image, _ in pairs]
         self._results['out_labels'] = [str(labels) for _, labels in pairs]

@@ -16,6 +16,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from .gpu_slots import device_for
+
 
 class _InputSpec(BaseInterfaceInputSpec):
     label_maps = InputMultiPath(File(exists=True), mandatory=True, desc='training label maps')
@@ -25,8 +27,13 @@ class _InputSpec(BaseInterfaceInputSpec):
     downsampling = traits.Int(1, usedefault=True, desc='voxels per output voxel')
     network = traits.Dict(usedefault=True, desc='fields of NetworkConfig to change')
     training = traits.Dict(usedefault=True, desc='fields of TrainingConfig to change')
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='take a GPU slot')
-    device = traits.Str('auto', usedefault=True, nohash=True, desc='auto, cpu, cuda or cuda:N')
+    use_gpu = traits.Bool(
+        False,
+        usedefault=True,
+        nohash=True,
+        desc='take a GPU slot and compute there; otherwise on the CPU',
+    )
+    device = traits.Str('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
 
 
 class _OutputSpec(TraitedSpec):
@@ -57,7 +64,7 @@ class TrainSynthSeg(SimpleInterface):
             config,
             [load_label_map(Path(path), generator.size) for path in inputs.label_maps],
             [load_label_map(Path(path), generator.size) for path in held_out],
-            resolve_device(inputs.device),
+            resolve_device(device_for(inputs.use_gpu, inputs.device)),
         )
         curve: list[dict[str, Any]] = []
         trainer.run(lambda _, progress: curve.append(progress.row()))
