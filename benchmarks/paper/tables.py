@@ -17,7 +17,6 @@ from synthseg_bids.hardware.device import resolve_device
 from synthseg_bids.labels import PAPER_STRUCTURES
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.summary import ALL_CONTRASTS, summarise
-from synthseg_bids.measure.summary import SCAN_COLUMNS as EVALUATION_COLUMNS
 from synthseg_bids.models.card import read_card
 from synthseg_bids.training.real_scans import Pair
 
@@ -133,10 +132,11 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Average over scans, for each contrast and, if there are several, for all of them."""
     contrast_of = {row['scan']: row['contrast'] for row in rows}
     averaged = [
-        ('', scan, contrast_of[scan], 'mean', None, MEAN_NAME, dice)
+        {'reference': '', 'contrast': contrast_of[scan], 'kind': 'mean'}
+        | {'structure': MEAN_NAME, 'dice': dice}
         for scan, dice in per_scan(rows).items()
     ]
-    found = summarise(dict(zip(EVALUATION_COLUMNS, row, strict=True)) for row in averaged)
+    found = summarise(averaged)
     several = len({*contrast_of.values()}) > 1
     return [mean for mean in found if several or mean['contrast'] != ALL_CONTRASTS]
 
