@@ -2,19 +2,91 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from app import GOOD, Run, launch, save_tiny_model, write_description, write_image
 
 from synthseg_bids.bids.validate import find_validator
 
 #: Programs, not modules.
 collect_ignore = ['stand_ins']
+#: Markers of tests that are not in the fast lane.
+APART = ('parity', 'containers', 'slurm', 'samseg', 'gpu', 'browser', 'slow')
+#: How many tests the chosen lane leaves out, by why.
+LEFT_OUT: dict[str, int] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as fast what no other marker sets apart; skip what needs a GPU where there is none."""
+    no_gpu = pytest.mark.skip(reason='no GPU here; tests/test_gpu.py pretends one')
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in APART):
+            item.add_marker('fast')
+        elif item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what is left out."""
+    for item in items:
+        why = next((name for name in APART if item.get_closest_marker(name)), 'not asked for')
+        LEFT_OUT[why] = LEFT_OUT.get(why, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of several report what it left out: the same as the others."""
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['left_out'] = LEFT_OUT
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker reports."""
+    LEFT_OUT.update(getattr(node, 'workeroutput', {}).get('left_out', {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which tests were not run, and why."""
+    markers = dict(line.split(': ', 1) for line in config.getini('markers') if ': ' in line)
+    why = {f'{name}: {markers[name]}' if name in markers else name: count
+           for name, count in LEFT_OUT.items()}  # fmt: skip
+    skipped = Counter(
+        report.longrepr[2] if isinstance(report.longrepr, (tuple, list)) else str(report.longrepr)
+        for report in terminalreporter.stats.get('skipped', [])
+    )
+    if why or skipped:
+        terminalreporter.section('tests that were not run')
+    for reason, count in [*why.items(), *skipped.items()]:
+        terminalreporter.write_line(f'{count:5} {reason.removeprefix("Skipped: ")}')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """While a test measures time, let no other worker run one."""
+    if 'PYTEST_XDIST_WORKER' not in os.environ:
+        return (yield)
+    alone = item.get_closest_marker('alone')
+    root = item.config.rootpath
+    # Whoever waits for the second holds the first, so that nobody goes before.
+    with (root / 'setup.py').open() as gate, (root / 'pyproject.toml').open() as work:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(work, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            # Not left to closing, since processes that were forked may hold it open.
+            fcntl.flock(work, fcntl.LOCK_UN)
 
 
 @pytest.fixture

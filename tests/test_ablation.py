@@ -11,6 +11,7 @@ from labelled_scans import write_dataset
 from synthseg_bids.files import read_table
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::ResourceWarning')
 def test_variants_are_trained_measured_and_kept(tmp_path, capsys):
     heads = tmp_path / 'heads'

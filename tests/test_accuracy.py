@@ -69,6 +69,7 @@ def test_wide_ventricles_are_wide(label_map):
     assert wide > 1.3 * usual > 50
 
 
+@pytest.mark.slow
 def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsys):
     docs = tmp_path / 'docs'
     absent = ['--bids', tmp_path / 'absent', '--references', tmp_path / 'absent']
@@ -91,6 +92,7 @@ def test_from_label_map_to_page(accuracy, label_map, tmp_path, tiny_model, capsy
     assert page == accuracy.page(docs / 'accuracy')
 
 
+@pytest.mark.slow
 def test_real_scans_with_and_without_the_mirrored_pass(
     accuracy, raw, references, tmp_path, tiny_model
 ):

@@ -123,6 +123,7 @@ def test_few_thick_slices(segmenter, shape, spacing, rng):
     assert found.volumes_mm3.sum() == pytest.approx(np.prod(shape) * np.prod(spacing), rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('shape', 'spacing'), [((256, 256, 256), (1, 1, 1)), ((512, 512, 300), (0.5, 0.5, 0.6))]
 )

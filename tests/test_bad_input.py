@@ -127,6 +127,7 @@ def test_full_disk_costs_no_other_image(runs):
         assert len(lines(result, GOOD[1])) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(tmp_path, tiny_model):
     first, second = run_twice(tmp_path, tiny_model)
     assert (first.code, first.stdout.splitlines()[-1]) == (0, '1 done, 0 skipped, 0 failed')

@@ -37,6 +37,7 @@ def statuses(out: Path) -> list[str]:
     return [row['status'] for row in read_table(out / 'group_status.tsv')]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
 def test_chunk_that_breaks_down_costs_its_own_images(
     dataset, tiny_model, tmp_path, capsys, caplog, monkeypatch

@@ -161,6 +161,7 @@ def test_options_are_documented(tmp_path, monkeypatch):
         assert not {*names.split(', ')} & options
 
 
+@pytest.mark.alone
 def test_help_is_complete_and_quick():
     command = [sys.executable, '-m', 'synthseg_bids.app.main', '--help']
     # Processor time, which another program's work does not change.

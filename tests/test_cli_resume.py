@@ -46,6 +46,7 @@ def planned(capsys, raw: Path, out: Path, model: Path, *more: object) -> dict[st
     return {name: reason for name, reason in rows if name in GOOD}
 
 
+@pytest.mark.slow
 def test_second_run_has_nothing_to_do(finished, raw, references, tiny_model):
     before = contents(finished.out)
     times = {path: path.stat().st_mtime_ns for path in finished.out.rglob('sub-*/**/*.*')}
@@ -93,6 +94,7 @@ def test_what_changes_is_done_again_and_nothing_else(copies, tiny_model, capsys)
     assert reasons[T1] == 'model and image changed'
 
 
+@pytest.mark.slow
 def test_changed_image_is_segmented_again(copies, tiny_model):
     raw, _, out = copies
     write_image(raw / T1, seed=7)
@@ -112,6 +114,7 @@ def test_changed_image_is_segmented_again(copies, tiny_model):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_result_is_the_same(
     finished, raw, references, tiny_model, tmp_path_factory
 ):
@@ -150,6 +153,7 @@ def _wait_for(out: Path, pattern: str):
     return lambda pid: wait_until(lambda: any(out.glob(pattern)), every_s=0.01)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(raw, tiny_model, tmp_path):
     arguments = options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
@@ -174,6 +178,7 @@ def test_parts_of_the_participants(raw, tiny_model, tmp_path, capsys):
     assert seen[2] == set()
 
 
+@pytest.mark.slow
 def test_tables_over_all_parts_are_made_at_the_level_group(finished, raw, references, tiny_model):
     # Beside the undisturbed outputs, so that links between the datasets are the same.
     out = raw.parent / 'parts' / 'synthseg-bids'

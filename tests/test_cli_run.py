@@ -121,6 +121,7 @@ def test_tree_is_valid_bids(finished, validator):
     assert {*description['DatasetLinks']} == {'raw', 'fs'}
 
 
+@pytest.mark.slow
 def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path):
     raw = tmp_path / 'raw'
     image = raw / 'sub-01/anat/sub-01_T1w.nii.gz'

@@ -154,6 +154,7 @@ def test_scans_without_contrast_are_refused(tmp_path, scan, tiny_model, capsys, 
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='address space is limited by Linux')
 def test_too_little_memory_is_one_line(tmp_path, scan, tiny_model):
     """What is left suffices to read the header; all modules are in memory by then."""

@@ -83,6 +83,7 @@ def test_a_second_run_computes_what_has_changed(tmp_path, scans, tiny_model):
     assert again['measure'] > first['measure']
 
 
+@pytest.mark.slow
 def test_example_with_multiproc_and_then_from_the_cache(tmp_path, scans, tiny_model):
     command = [sys.executable, '-W', 'ignore', str(EXAMPLE), *map(str, scans)]
     command += [str(tmp_path / 'out'), '--model', str(tiny_model)]

@@ -73,6 +73,7 @@ def distance(a: dict, b: dict) -> float:
     return sum(float((a[name] - b[name]).square().sum()) for name in a) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['adamw', 'muon', 'sub_voxels'])
 def test_two_processes_are_as_one_of_twice_the_batch(several, maps, name):
     with one_thread():
@@ -186,6 +187,7 @@ def workers(process: subprocess.Popen) -> dict[int, int]:
     return {int(rank): child for rank, child in found if rank}
 
 
+@pytest.mark.slow
 def test_death_and_termination_of_a_run(folder, tmp_path):
     out, log = tmp_path / 'run', tmp_path / 'log'
     command = [*TORCHRUN, *TRAIN, *options(folder, out)]
@@ -220,6 +222,7 @@ def test_death_and_termination_of_a_run(folder, tmp_path):
     assert (last['step'], last['samples']) == (steps, terminated['samples'] + 2)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_all_at_one_step(folder, tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -257,6 +260,7 @@ def test_a_signal_to_a_single_process_saves(folder, tmp_path, number):
     assert saved['step'] == saved['samples'] >= 5
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_ends_all(folder, tmp_path):
     """Errors of the user are one line, here as in a single process."""
     out = tmp_path / 'run'

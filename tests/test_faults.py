@@ -35,6 +35,7 @@ def complete(folder: Path, model: Path) -> Run:
     return launch(raw, folder / 'out', model, '--nprocs', 1, '-w', folder / 'work')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda fault: fault.what)
 def test_fault(fault, undisturbed, tiny_model, tmp_path):
     if fault.mounts and subprocess.run([*in_own_mounts(), 'true'], capture_output=True).returncode:
@@ -55,6 +56,7 @@ def test_fault(fault, undisturbed, tiny_model, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fault', [GPU_MEMORY, GPU_LOST, GPU_LOST_FOR_GOOD],
                          ids=lambda fault: fault.what)  # fmt: skip
 def test_gpu_fault(fault, undisturbed, tiny_model, tmp_path, monkeypatch, capsys, caplog):

@@ -32,6 +32,7 @@ def bfloat16(monkeypatch):
     monkeypatch.setenv('SYNTHSEG_BIDS_DTYPE', 'bfloat16')
 
 
+@pytest.mark.slow
 def test_a_run_takes_what_was_planned(tmp_path):
     """Large enough that the scan counts, not only the process."""
     torch.manual_seed(0)
@@ -108,6 +109,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_papers_network_takes_less_than_four_gigabytes(dtype):

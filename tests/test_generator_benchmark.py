@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from heads import write_heads
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'generator.py'
 
 
+@pytest.mark.slow
 def test_every_part_is_timed(tmp_path):
     path = write_heads(tmp_path, 1) / 'map-0_dseg.nii.gz'
     command = [sys.executable, str(SCRIPT), str(path), '--runs', '1', '--threads', '1']

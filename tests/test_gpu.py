@@ -167,6 +167,7 @@ def test_posteriors_are_those_of_the_cpu(gpu, rng, tmp_path, network, free_bytes
     assert far.mean() < (0.003 if free_bytes > 2**20 else 0.03) * np.ptp(here.posteriors)
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_reference(gpu, rng, tmp_path):
     path = model(PAPER, tmp_path / 'model.safetensors')
     data, affine = rng.random((20, 22, 24), dtype=np.float32), np.eye(4)

@@ -198,6 +198,7 @@ def test_a_file_of_another_type_is_no_model(tmp_path, monkeypatch):
         import_model(tmp_path / 'model.pt')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('release', ['1.0', '2.0'])
 def test_commands(tmp_path, release, capfd, monkeypatch):
     """Import weights of the published size; segment with them, and with the file by its name."""

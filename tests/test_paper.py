@@ -68,6 +68,7 @@ def options(data, docs, *more):
     return [*more, *named, '--samseg-tree', str(data / 'samseg'), '--docs', str(docs)]
 
 
+@pytest.mark.slow
 def test_from_data_to_page(data, tmp_path):
     assert main(options(data, tmp_path)) == 0
     tables = tmp_path / 'paper'

@@ -10,7 +10,10 @@ from test_reports import evil_tree, tree  # noqa: F401
 
 from synthseg_bids.reports import write_group_report, write_subject_report
 
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason='Chromium is not installed')
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(EXECUTABLE is None, reason='Chromium is not installed'),
+]
 
 CANVAS = 'document.querySelector(".pane canvas")'
 #: Pixels that are drawn on; read from a copy, which spares a warning about reading the original.
@@ -163,6 +166,7 @@ def test_elements_are_named_once_and_pictures_described(page, tree):  # noqa: F8
         assert page.run(named)
 
 
+@pytest.mark.alone
 def test_hundreds_of_participants_stay_quick(page, tmp_path):
     out = write_tree(tmp_path, [f'{i:03d}' for i in range(200)], label_maps=False)
     path = write_group_report(out)

@@ -254,6 +254,7 @@ def test_missing_program_is_wrong_usage(raw, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_freesurfer_segments_and_a_failure_is_told(raw, tmp_path):
     program = install_freesurfer(tmp_path / 'freesurfer')
     options = ['--participant-label', '01', '--fast']

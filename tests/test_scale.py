@@ -34,6 +34,7 @@ def test_descendants_are_measured_to_their_end():
     assert 200 < used.peak_mb < 400
 
 
+@pytest.mark.slow
 def test_large_dataset_is_planned_and_finished(tmp_path, capsys):
     docs = ['--docs', str(tmp_path / 'docs'), '--work', str(tmp_path)]
     scale.main(['--sizes', '4', '--whole', '1', '--rest', '1', '--scan', '/none', *docs])

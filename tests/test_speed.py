@@ -57,6 +57,7 @@ def test_a_gpu_has_a_roofline_of_its_own():
     assert facts['Share of the roofline, GPU'] == f'{2 * bound / 0.1:.0%}'.replace('%', ' %')
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_in_a_process_of_its_own():
     command = [sys.executable, SCRIPT.with_name('inference_rows.py'), 'network-ours-float32']
     command += ['--size', '16', '--threads', '1']

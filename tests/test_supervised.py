@@ -136,7 +136,7 @@ def test_coarse_voxels_average_the_scan(scans):
     torch.testing.assert_close(image, pooled, atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('preset', PRESETS)
 def test_cpu_and_gpu_agree(scans, preset):
     config = replace(PRESETS[preset], size=None)

@@ -332,6 +332,7 @@ def test_gpu_slots_are_shared_by_workers(tmp_path, tiny_model, rng):
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
+@pytest.mark.alone
 def test_stop_on_first_crash(tmp_path):
     start = time.monotonic()
     plugin = run_workflow(tmp_path, ['raise'] + ['pass'] * 6, stop_on_first_crash=True)

@@ -220,7 +220,7 @@ def test_a_flip_keeps_every_label_and_swaps_its_side(head):
     assert torch.equal(targets[1], torch.from_numpy(mirror_channels())[targets[0].flip(0)])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('preset', PRESETS)
 def test_cpu_and_gpu_agree(head, preset):
     config = replace(PRESETS[preset], size=None)
