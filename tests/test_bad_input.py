@@ -50,6 +50,7 @@ def lines(result: Run, name: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('image', IMAGES, ids=lambda image: image.what)
 def test_bad_image(images, image):
     if 'permission' in image.what and not possible(unprivileged()):
@@ -68,6 +69,7 @@ def test_bad_image(images, image):
     assert kinds == ({'dseg.nii.gz', 'morph.tsv', 'qc.tsv'} if image.status == 'done' else set())
 
 
+@pytest.mark.slow
 def test_the_others_are_not_touched(images):
     assert images.code == 1
     assert 'Traceback' not in images.stderr
@@ -87,6 +89,7 @@ def test_the_others_are_not_touched(images):
     assert all((images.out / crash).is_file() for crash in crashes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reference', REFERENCES, ids=lambda reference: reference.what)
 def test_bad_reference(images, reference):
     found = [line for line in lines(images, GOOD[0]) if f'/{reference.dataset}/' in line]
@@ -97,6 +100,7 @@ def test_bad_reference(images, reference):
     assert all(reference.says in line for line in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('run', RUNS, ids=lambda run: run.what)
 def test_bad_run(runs, run):
     if run.what not in runs:
@@ -111,6 +115,7 @@ def test_bad_run(runs, run):
         assert not (result.out / 'group_status.tsv').exists()
 
 
+@pytest.mark.slow
 def test_full_disk_costs_no_other_image(runs):
     for what in ('disk full on the way', 'disk of the work folder full'):
         if what not in runs:
@@ -148,6 +153,7 @@ def test_group_tables_wait_for_those_of_another_run(tmp_path):
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_documentation_is_up_to_date(results, folder):
     if len(results[1]) < len(RUNS) or not possible(unprivileged()):
         pytest.skip('needs setpriv and unshare')

@@ -215,6 +215,7 @@ def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     assert 'segment' in (log_dir / 'graph.dot').read_text()
 
 
+@pytest.mark.slow
 def test_resources_are_measured(raw, tiny_model, tmp_path):
     out = tmp_path / 'out'
     run = launch(raw, out, tiny_model, '--resource-monitor', '--output-grid', '1mm', '--fast',

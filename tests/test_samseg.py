@@ -141,6 +141,7 @@ def both(finished, raw, references, samseg, tmp_path_factory) -> Run:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_tree_holds_both_methods(both, finished):
     assert both.code == 1
     assert both.stdout.splitlines()[-1] == '3 done, 2 skipped, 2 failed'
@@ -162,6 +163,7 @@ def test_one_tree_holds_both_methods(both, finished):
     assert len((both.out.parent / 'calls').read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_group_tables_tell_the_methods_apart(both, finished):
     for kind in ('morph', 'qc', 'dice', 'agreement', 'status'):
         rows = read_table(both.out / f'group_{kind}.tsv')
@@ -175,6 +177,7 @@ def test_group_tables_tell_the_methods_apart(both, finished):
     assert all(float(row['seconds']) > 0 for row in done)
 
 
+@pytest.mark.slow
 def test_tables_of_an_image(both):
     stem = both.out / 'sub-01/anat/sub-01_seg-samseg_desc-T1w'
     labels = np.asarray(nib.load(f'{stem}_dseg.nii.gz').dataobj)
@@ -189,6 +192,7 @@ def test_tables_of_an_image(both):
     assert 0 < float(overlaps['Left-Cerebral-White-Matter']['dice']) < 1
 
 
+@pytest.mark.slow
 def test_reports_show_each_method(both):
     page = (both.out / 'sub-01.html').read_text()
     for anchor in ('sub-01_T1w', 'sub-01_T1w_seg-samseg', 'sub-01_T2w_seg-samseg'):
@@ -201,11 +205,13 @@ def test_reports_show_each_method(both):
     assert 'sub-01.html#sub-01_T1w_seg-samseg' in group
 
 
+@pytest.mark.slow
 def test_tree_of_both_methods_is_valid(both, validator):
     done = subprocess.run([validator, str(both.out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_resume_knows_version_and_options(
     both, raw, references, samseg, tmp_path, monkeypatch, capsys
 ):

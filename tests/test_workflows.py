@@ -263,6 +263,7 @@ def _no_telemetry():
             del os.environ[key]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
 def test_killed_worker_is_replaced_once_and_fails_its_own_node_only(tmp_path):
     plugin = run_workflow(tmp_path, ['pass', 'die', 'raise', 'die once', 'pass', 'pass'])
