@@ -1,5 +1,7 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
-# make test: set up, then lint, types and tests
+# make test: set up, then lint, types and tests; its end says which tests were not run, and why
+# make test-fast: the tests but for the slow ones, those in a browser and those on a GPU
+# make test-gpu: the tests that need a GPU
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
@@ -54,13 +56,19 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
-.PHONY: test-docker test-singularity test-slurm clean
+.PHONY: test-docker test-singularity test-slurm test-fast test-gpu clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -q
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m fast
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -v -rs -m gpu
 
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
