@@ -59,8 +59,6 @@ What is not there
 
 #: Options of other BIDS Apps, or of SynthSeg, and why there are none here.
 MISSING = {
-    '--bids-database-dir, --bids-database-wipe': 'There is no database to keep: planning reads '
-    'names of files and the first bytes of images alone, in seconds for ten thousand of them.',
     '--run-id, --task-id': '``--bids-filter-file`` chooses by any entity.',
     '--output-layout': 'There is one layout, that of BIDS derivatives.',
     '--subject-anatomical-reference': 'Images are never averaged or registered to each other.',

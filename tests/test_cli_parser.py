@@ -28,6 +28,7 @@ EVERYTHING = [
     *('--overwrite', '--verify', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
     *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
     *('--no-autocrop', '--low-mem', '--aggregate-session-reports', '1', '--debug', 'pdb'),
+    *('--bids-database-dir', 'index', '--bids-database-wipe'),
     *('--run-uuid', '20260101-120000_a'),
 ]
 
@@ -76,6 +77,7 @@ def test_memory(text, gigabytes):
         *('--mem 0', '--mem 8T', '--batch 0/2', '--batch 3/2', '--batch x', '--n-gpus -1'),
         *('--posteriors', '--level high', '--config-file nowhere.toml', '--random'),
         *('--run-uuid x', '--echo mean', '--aggregate-session-reports 0', '--debug all'),
+        *('--bids-database-wipe', '--verb'),
     ],
 )
 def test_wrong_arguments(wrong, capsys):

@@ -39,6 +39,8 @@ class RunConfig:
     session_label: tuple[str, ...] | None = None
     suffix: tuple[str, ...] = DEFAULT_SUFFIXES
     bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    bids_database_wipe: bool = False
     echo: str = 'all'
     batch: tuple[int, int] | None = None
     derivatives: tuple[tuple[str, Path], ...] = ()

@@ -77,6 +77,8 @@ def read_options(
         parser.error(f'-d/--derivatives: {", ".join(twice)} given twice')
     if 'run_uuid' in chosen and not chosen.get('reports_only'):
         parser.error('--run-uuid: only with --reports-only; every other run names itself')
+    if chosen.get('bids_database_wipe') and 'bids_database_dir' not in chosen:
+        parser.error('--bids-database-wipe: only with --bids-database-dir DIR')
     return chosen
 
 
@@ -187,6 +189,15 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         '--bids-filter-file', type=_path, metavar='FILE',
         help='JSON: entities that images of a suffix must have, such as {"t1w": {"acquisition": '
         '"hires", "run": [1, 2], "ceagent": null}}; null: the entity must be absent, "*": present',
+    )  # fmt: skip
+    group.add_argument(
+        '--bids-database-dir', type=_path, metavar='DIR',
+        help='keep the index of the images in this folder and take it from there the next time, '
+        'as fMRIPrep does; it is written by --dry-run, too',
+    )  # fmt: skip
+    group.add_argument(
+        '--bids-database-wipe', action='store_true',
+        help='write the index anew, since files were added to the dataset or removed',
     )  # fmt: skip
     group.add_argument(
         '--echo', choices=['all', 'first'],

@@ -121,12 +121,15 @@ def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> 
         if not participants:
             logger.info('batch %d of %d has no participants', number, of)
             return Plan()
+    # pybids need not look for names where all participants are wanted.
+    narrowed = bool(config.participant_label or config.exclude_participant_label or config.batch)
     filters = None
     if config.bids_filter_file:
         filters = read_filters(config.bids_filter_file, [*DEFAULT_SUFFIXES, *config.suffix])
     images, skipped = find_images(
-        config.bids_dir, participants, config.session_label, config.suffix, filters
-    )
+        config.bids_dir, participants if narrowed else None, config.session_label, config.suffix,
+        filters, config.bids_database_dir, config.bids_database_wipe,
+    )  # fmt: skip
     if config.echo == 'first':
         images, others = keep_first_echoes(images)
         skipped += others
@@ -143,7 +146,10 @@ def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> 
 
 def _nothing_left(config: RunConfig, skipped: Sequence[Skipped]) -> str:
     """Say why no image is left: the reasons of those that were left out, most frequent first."""
+    from synthseg_bids.bids.query import LITTER_REASON
+
     # That another suffix was asked for is no reason.
+    skipped = [entry for entry in skipped if entry.reason != LITTER_REASON]
     reasons = Counter(entry.reason for entry in skipped if not entry.reason.startswith('suffix '))
     if not reasons:
         return (
@@ -184,6 +190,7 @@ def why_pending(
 
 def print_plan(config: RunConfig, plan: Plan) -> None:
     """Print a table of every image."""
+    from synthseg_bids.bids.query import LITTER_REASON
     from synthseg_bids.bids.save import output_files
 
     rows = [('ACTION', 'IMAGE', 'REASON', 'OUTPUTS')]
@@ -192,26 +199,30 @@ def print_plan(config: RunConfig, plan: Plan) -> None:
         names = [file.rpartition('/')[2] for file in files if not file.endswith('.json')]
         rows.append(('segment', task.image.relative, plan.reasons[task.stem], ' '.join(names)))
     rows += [('none', task.image.relative, 'up to date', '') for task in plan.current]
-    for entry in plan.skipped:
+    litter = [entry for entry in plan.skipped if entry.reason == LITTER_REASON]
+    skipped = [entry for entry in plan.skipped if config.verbose or entry not in litter]
+    for entry in skipped:
         rows.append(('fail' if entry.failed else 'skip', entry.relative, entry.reason, ''))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         print('  '.join([*cells, row[-1]]).rstrip())
-    failed = sum(entry.failed for entry in plan.skipped)
+    failed = sum(entry.failed for entry in skipped)
     print(
         f'{len(plan.pending)} to segment, '
-        f'{len(plan.current) + len(plan.skipped) - failed} skipped, {failed} failed'
+        f'{len(plan.current) + len(skipped) - failed} skipped, {failed} failed'
     )
 
 
 def known_outcomes(plan: Plan) -> list[Outcome]:
     """List the outcomes that are certain before anything has run."""
+    from synthseg_bids.bids.query import LITTER_REASON
     from synthseg_bids.bids.status import Outcome
 
     return [
         Outcome(entry.relative, 'failed' if entry.failed else 'skipped', entry.reason)
         for entry in plan.skipped
+        if entry.reason != LITTER_REASON
     ] + [Outcome(task.image.relative, 'current', 'up to date') for task in plan.current]
 
 

@@ -2,13 +2,16 @@
 
 The file is JSON, as for fMRIPrep: ``{"t1w": {"acquisition": "hires", "ceagent": null}}``. Keys are
 suffixes in any case, with entities by their long or short names; a value is a label, a list of
-labels, ``null`` (the entity must be absent) or ``"*"`` (it must be present).
+labels, ``null`` (the entity must be absent) or ``"*"`` (it must be present). The enums of pybids
+may be spelled as fMRIPrep saves them, such as ``"<Query.NONE: 1>"``. pybids does the query, see
+:mod:`synthseg_bids.bids.layout`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +33,18 @@ _LONG_NAMES = {
     'modality': 'mod',
     'inversion': 'inv',
     'processing': 'proc',
+    'staining': 'stain',
+    'tracer': 'trc',
 }
 _SHORT_NAMES = (
-    *('task', 'run', 'echo', 'flip', 'inv', 'mt', 'part', 'chunk'),
+    *('task', 'run', 'echo', 'flip', 'inv', 'mt', 'part', 'chunk', 'sample', 'space'),
     *_LONG_NAMES.values(),
 )
 #: Not entities, but what pybids lets one ask for as well.
-_OTHER_KEYS = ('datatype', 'suffix', 'extension')
+_OTHER_KEYS = ('datatype', 'suffix', 'extension', 'regex_search')
+#: The enums of pybids, and how we write them; what is optional is not asked for.
+_ENUMS = {'NONE': None, 'ANY': '*', 'REQUIRED': '*'}
+_ENUM = re.compile(r'<?Query\.([A-Za-z]+)(?:: ?\d+>)?')
 
 #: For each suffix the wanted value of entities (and of the other keys).
 Filters = Mapping[str, Mapping[str, Any]]
@@ -78,10 +86,24 @@ def read_filters(path: Path, suffixes: Sequence[str]) -> Filters:
                 f'{path}: unknown query {key}; there are: {", ".join(sorted(by_lower))}'
             )
         else:
-            filters[by_lower[key.lower()]] = {
-                _short(entity, path): value for entity, value in query.items()
-            }
+            values = {_short(key, path): _value(value, path) for key, value in query.items()}
+            filters[by_lower[key.lower()]] = {k: v for k, v in values.items() if v != 'OPTIONAL'}
     return filters
+
+
+def _value(value: Any, path: Path) -> Any:
+    """Check a value and replace the enums of pybids in it."""
+    if isinstance(value, list):
+        choices = [_value(choice, path) for choice in value]
+        return 'OPTIONAL' if 'OPTIONAL' in choices else choices
+    if isinstance(value, dict | float):
+        raise QueryError(f'{path}: {json.dumps(value)} is not a label; give a text, or null')
+    enum = _ENUM.fullmatch(value) if isinstance(value, str) else None
+    if enum is None or enum[1] == 'OPTIONAL':
+        return enum[1] if enum else value
+    if enum[1] not in _ENUMS:
+        raise QueryError(f'{path}: unknown {value}; there are: NONE, ANY, REQUIRED, OPTIONAL')
+    return _ENUMS[enum[1]]
 
 
 def _short(entity: str, path: Path) -> str:
@@ -107,6 +129,8 @@ def mismatch(
     """
     present = {**entities, 'datatype': 'anat', 'suffix': suffix, 'extension': extension}
     for key, wanted in filters.get(suffix, {}).items():
+        if key == 'regex_search':
+            continue
         choices = wanted if isinstance(wanted, list) else [wanted]
         found = present.get(key)
         if not any(_fits(found, choice) for choice in choices):

@@ -1,7 +1,7 @@
 """Which images of a dataset are segmented, and why the others are not.
 
-The folders are scanned directly: only ``sub-*/[ses-*/]anat`` of the requested subjects is read,
-so that thousands of subjects take seconds, and no sidecar is needed.
+pybids finds the images and answers the filter file (:mod:`synthseg_bids.bids.layout`); why one of
+them is left out is decided here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from pathlib import Path
 from .errors import NotBidsError, QueryError
 from .filters import Filters, mismatch
 from .ignore import is_litter, read_bidsignore
+from .layout import Index, index_images
 from .names import IMAGE_EXTENSIONS, parse_name
 
 #: Suffixes segmented by default.
 DEFAULT_SUFFIXES = (
     'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2'
 )  # fmt: skip
+#: Why files are left out that are no part of the dataset, and of which nobody needs to hear.
+LITTER_REASON = 'left behind by a file system or an editor'
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ def find_images(
     sessions: Iterable[str] | None = None,
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     filters: Filters | None = None,
+    database: Path | None = None,
+    wipe: bool = False,
 ) -> tuple[list[ImageFile], list[Skipped]]:
     """Find the images to segment.
 
@@ -141,6 +146,8 @@ def find_images(
         Suffixes to segment.
     filters : mapping, optional
         From :func:`synthseg_bids.bids.filters.read_filters`.
+    database, wipe : Path and bool, optional
+        See :func:`synthseg_bids.bids.layout.index_images`.
 
     Returns
     -------
@@ -170,13 +177,17 @@ def find_images(
         every = sorted({session for labels in found.values() for session in labels})
         wanted = _select('session', every, {label.removeprefix('ses-') for label in sessions})
     ignored = read_bidsignore(bids_dir)
-    for path in _candidates(bids_dir, found, wanted, skipped):
-        relative = path.relative_to(bids_dir).as_posix()
-        if ignored(relative):
-            verdict: ImageFile | Skipped = Skipped(relative, 'named in .bidsignore')
+    everybody = participants is None
+    index = index_images(bids_dir, None if everybody else found, filters, database, wipe)
+    for relative in _candidates(bids_dir, index, found, wanted, skipped):
+        path = bids_dir / relative
+        if is_litter(path.name):
+            verdict: ImageFile | Skipped = Skipped(relative, LITTER_REASON)
+        elif ignored(relative):
+            verdict = Skipped(relative, 'named in .bidsignore')
         else:
             try:
-                verdict = _judge(path, relative, suffixes, filters or {})
+                verdict = _judge(path, relative, suffixes, filters or {}, index)
             except OSError as error:
                 verdict = _closed(relative, error)
         if isinstance(verdict, Skipped):
@@ -239,11 +250,20 @@ def _closed(relative: str, error: OSError) -> Skipped:
 
 def _candidates(
     bids_dir: Path,
+    index: Index,
     sessions: dict[str, list[str]],
     wanted: list[str] | None,
     skipped: list[Skipped],
-) -> Iterator[Path]:
-    """Yield every NIfTI file in the ``anat`` folders, in a stable order."""
+) -> Iterator[str]:
+    """Yield every NIfTI file in the ``anat`` folders, and litter, in a stable order.
+
+    The folders are listed beside the index, which has neither what pybids cannot read or hold nor,
+    if it comes from a database, what is newer.
+    """
+    indexed: dict[str, set[str]] = {}
+    for relative in index.files:
+        parent, _, name = relative.rpartition('/')
+        indexed.setdefault(parent, set()).add(name)
     for participant, labels in sessions.items():
         subject = bids_dir / f'sub-{participant}'
         folders = [subject] if wanted is None else []
@@ -251,23 +271,23 @@ def _candidates(
             subject / f'ses-{label}' for label in labels if wanted is None or label in wanted
         ]
         for folder in folders:
-            anat = folder / 'anat'
+            anat = (folder / 'anat').relative_to(bids_dir).as_posix()
             try:
-                names = sorted(os.listdir(anat))
+                names = {*os.listdir(bids_dir / anat)}
             except (FileNotFoundError, NotADirectoryError):
-                continue
+                names = set()
             except OSError as error:
-                skipped.append(_closed(anat.relative_to(bids_dir).as_posix(), error))
+                skipped.append(_closed(anat, error))
                 continue
-            yield from (anat / name for name in names if name.endswith(IMAGE_EXTENSIONS))
+            images = {name for name in names if name.endswith(IMAGE_EXTENSIONS)}
+            images |= {name for name in names if is_litter(name)}
+            yield from (f'{anat}/{name}' for name in sorted(images | indexed.get(anat, set())))
 
 
 def _judge(
-    path: Path, relative: str, suffixes: Sequence[str], filters: Filters
+    path: Path, relative: str, suffixes: Sequence[str], filters: Filters, index: Index
 ) -> ImageFile | Skipped:
     """Decide whether a file is segmented."""
-    if is_litter(path.name):
-        return Skipped(relative, 'left behind by a file system or an editor')
     parsed = parse_name(path.name)
     if parsed is None or path.name.startswith('.'):
         return Skipped(relative, 'not a BIDS file name; rename it', odd=True)
@@ -278,12 +298,20 @@ def _judge(
         return Skipped(relative, reason, odd=True)
     if suffix not in suffixes:
         return Skipped(relative, f'suffix {suffix} is not selected')
-    if difference := mismatch(filters, entities, suffix, extension):
+    indexed = relative in index.files
+    difference = mismatch(filters, entities, suffix, extension)
+    if indexed and suffix in index.selected:
+        passes = relative in index.selected[suffix]
+        difference = None if passes else difference or 'pybids does not select it'
+    if difference:
         return Skipped(relative, f'left out by the filter file: {difference}')
     if entities.get('part', 'mag') != 'mag':
         return Skipped(relative, f'part-{entities["part"]} is not a magnitude image')
     if extension == '.nii' and path.with_suffix('.nii.gz').exists():
         return Skipped(relative, 'the same image exists as .nii.gz')
+    if index.stored and indexed != os.path.lexists(path):
+        reason = 'no longer in the dataset' if indexed else 'not in the database'
+        return Skipped(relative, f'{reason}; use --bids-database-wipe', odd=True)
     if path.is_dir():
         return Skipped(relative, 'is a folder; give an image file', failed=True)
     if not path.exists():
