@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 class EncodingError(ValueError):
@@ -69,6 +72,26 @@ def read_text(path: Path) -> str:
             f'{path}: line {line} is neither UTF-8 nor UTF-16; save the file as UTF-8'
         ) from error
     return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read a JSON object that describes something, such as a sidecar.
+
+    Returns
+    -------
+    dict
+        Empty if the file is absent; if it cannot be used, with a warning that names it.
+    """
+    try:
+        content = json.loads(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError('not a JSON object')
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning('%s: cannot be read (%s); going on without it', path, error)
+        return {}
+    return content
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthseg_bids.app.config import ConfigError, read_config, read_plugin
+from synthseg_bids.bids.agreement import read_source
 from synthseg_bids.bids.errors import QueryError
 from synthseg_bids.bids.filters import read_filters
 from synthseg_bids.bids.ignore import is_litter, read_bidsignore
 from synthseg_bids.bids.metadata import read_description
+from synthseg_bids.cli.prepare_labels import _read_table as read_ages
 from synthseg_bids.files import EncodingError, read_table, read_text, write_table
+from synthseg_bids.files import read_description as read_sidecar
 
 #: What editors write: plain, Notepad's and PowerShell's.
 ENCODINGS = ('utf-8', 'utf-8-sig', 'utf-16')
@@ -84,6 +87,34 @@ def test_a_description_that_cannot_be_read_is_named(tmp_path, caplog):
     (tmp_path / 'dataset_description.json').write_bytes(b'{"Name": "' + LATIN_1 + b'"}')
     assert read_description(tmp_path) == {}
     assert 'dataset_description.json' in caplog.text
+
+
+@given(
+    content=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()),
+    encoding=st.sampled_from(ENCODINGS),
+)
+def test_sidecars_are_read_whatever_they_were_saved_as(tmp_path_factory, content, encoding):
+    path = tmp_path_factory.mktemp('text') / 'sidecar.json'
+    path.write_bytes(json.dumps(content, ensure_ascii=True, indent=1).encode(encoding))
+    assert read_sidecar(path) == content
+
+
+@pytest.mark.parametrize('content', [b'{"Sources": ["' + LATIN_1 + b'"]}', b'{', b'', b'[1]'])
+def test_a_sidecar_that_cannot_be_used_is_named(tmp_path, caplog, content):
+    path = tmp_path / 'sub-1_dseg.json'
+    assert read_source(path) is None
+    assert not caplog.text  # it is absent
+    path.write_bytes(content)
+    assert read_source(path) is None
+    assert 'sub-1_dseg.json: cannot be read' in caplog.text
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_tables_that_people_edited_are_read(tmp_path, encoding):
+    path = tmp_path / 'participants.tsv'
+    path.write_bytes('name\tage\r\nZoë\tinfant\r\n'.encode(encoding))
+    assert read_table(path) == [{'name': 'Zoë', 'age': 'infant'}]
+    assert read_ages(path) == {'Zoë': {'name': 'Zoë', 'age': 'infant'}}
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_environment(config.verbose)
     previous = signal.signal(signal.SIGTERM, _terminate)
     from synthseg_bids.bids.errors import NotBidsError
+    from synthseg_bids.files import EncodingError
 
     try:
         return run(config)
     except NotBidsError as error:
         return _complain(error, EXIT_NOT_BIDS)
-    except UsageError as error:
+    except (UsageError, EncodingError) as error:
         return _complain(error, EXIT_USAGE)
     except Terminated:
         return _complain('terminated; the same command resumes', EXIT_TERMINATED)

@@ -22,7 +22,7 @@ from synthseg_bids.files import sha256
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
-from ..files import read_text, write_json, write_table
+from ..files import read_description, read_text, write_json, write_table
 from .names import anat_folder, parse_name
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
@@ -115,8 +115,8 @@ def read_source(sidecar: Path) -> str | None:
         None if the sidecar is missing or does not say.
     """
     try:
-        return str(json.loads(read_text(sidecar))['Sources'][0])
-    except (OSError, ValueError, LookupError, TypeError):
+        return str(read_description(sidecar)['Sources'][0])
+    except (LookupError, TypeError):
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,8 @@ from synthseg_bids import __version__
 from synthseg_bids.external.methods import METHODS, OURS, Method
 from synthseg_bids.labels import segmentation_labels
 
-from ..files import read_text, write_json, write_table, write_text
+from .. import files
+from ..files import write_json, write_table, write_text
 from .errors import QueryError
 
 APP = 'synthseg-bids'
@@ -141,14 +141,7 @@ def refuse_foreign_dataset(out_dir: Path) -> None:
 def read_description(folder: Path) -> dict[str, Any] | None:
     """Read ``dataset_description.json``; None if it is absent, with a warning if it is broken."""
     path = folder / 'dataset_description.json'
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        logger.warning('%s: cannot be read (%s); going on without it', path, error)
-        return {}
-    return content if isinstance(content, dict) else {}
+    return files.read_description(path) if path.exists() else None
 
 
 def _generated_by() -> dict[str, Any]:

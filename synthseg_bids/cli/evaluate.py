@@ -10,7 +10,6 @@ of volumes of each structure) and, for each reference, the box plot dice_NAME.pn
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -194,12 +193,12 @@ def source_image(path: Path) -> ImageFile | None:
 
     from ..bids.names import DERIVATIVE_ENTITIES, parse_name
     from ..bids.query import DEFAULT_SUFFIXES, ImageFile
-    from ..files import read_text
+    from ..files import read_description
 
     try:
-        sidecar = json.loads(read_text(path.parent / f'{path.name.partition(".")[0]}.json'))
+        sidecar = read_description(path.parent / f'{path.name.partition(".")[0]}.json')
         source = unquote(sidecar['Sources'][0].rpartition(':')[2])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError):
         source = ''
     parsed = parse_name(source.rpartition('/')[2])
     if parsed:

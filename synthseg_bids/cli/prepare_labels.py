@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
     import pandas as pd
 
-    table = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
+    from ..files import read_text
+
+    table = pd.read_csv(StringIO(read_text(path)), sep='\t', dtype=str, keep_default_na=False)
     return {str(row['name']): row for row in table.to_dict('records')}
 
 

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import read_table
 from .estimate_priors import add_pair_options
 from .synthesize import PRESET_NAMES
 
@@ -330,8 +331,5 @@ def _save(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> None:
 
 def _read_curve(out: Path) -> list[dict[str, Any]]:
     path = out / 'learning_curve.tsv'
-    if not path.exists():
-        return []
-    with open(path, newline='', encoding='utf-8') as stream:
-        rows = csv.DictReader(stream, delimiter='\t')
-        return [{k: float(v) if k != 'step' else int(v) for k, v in r.items()} for r in rows]
+    rows = read_table(path)
+    return [{k: float(v) if k != 'step' else int(v) for k, v in r.items()} for r in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import isfinite
@@ -15,7 +14,7 @@ import numpy as np
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import OURS, title_of
-from synthseg_bids.files import read_table
+from synthseg_bids.files import read_description, read_table
 from synthseg_bids.files import read_text as read_file
 
 #: More of a file than this tells nobody anything.
@@ -210,12 +209,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent or broken one is empty."""
-    try:
-        content = json.loads(read_file(path))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Read a JSON object; an absent one is empty, a broken one too, with a warning."""
+    return read_description(path)
 
 
 def label_map_sidecar(out_dir: Path, image: Image) -> dict[str, Any]:
@@ -240,7 +235,7 @@ def run_settings(out_dir: Path, run_uuid: str = '') -> tuple[str, str]:
     Both are empty if there is none.
     """
     paths = sorted(out_dir.glob(f'logs/{run_uuid or "*"}/config.toml'))
-    return (paths[-1].parent.name, paths[-1].read_text(encoding='utf-8')) if paths else ('', '')
+    return (paths[-1].parent.name, read_file(paths[-1])) if paths else ('', '')
 
 
 def number(text: str | None) -> float | None:
