@@ -115,6 +115,17 @@ def test_paths_become_mounts(engines, raw, tmp_path):
     assert (tmp_path / 'work').is_dir()
 
 
+@pytest.mark.parametrize('more', [(), ('--dry-run',)])
+def test_database_is_written_in_the_container(engines, raw, tmp_path, more):
+    engines.add(info=DOCKER)
+    index = tmp_path / 'index'
+    _, command = engines.call(
+        raw, tmp_path / 'out', 'participant', '--bids-database-dir', index, *more, cwd=tmp_path
+    )
+    assert mounted(command)[str(index)] == 'rw'
+    assert index.is_dir()
+
+
 def test_container_is_shut_off(engines, raw, tmp_path):
     engines.add(info=DOCKER)
     _, command = engines.call(raw, tmp_path / 'out', 'participant', cwd=tmp_path)
