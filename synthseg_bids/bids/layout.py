@@ -98,12 +98,12 @@ def index_images(
             f'{name}: the path is not UTF-8; rename the folder or link to it'
         ) from None
     if database is None:
-        opened = _open(bids_dir, _unwanted(participants))
+        opened = _open(bids_dir, _unwanted(bids_dir, participants))
     else:
         if wipe or not (database / DATABASE_FILE).exists():
             _write_database(bids_dir, database)
         _check_database(bids_dir, database)
-        opened = _open(bids_dir, _unwanted(None), database)
+        opened = _open(bids_dir, _unwanted(bids_dir), database)
     with opened as layout:
         files = _relative(layout, {})
         selected = {
@@ -114,15 +114,30 @@ def index_images(
     return Index(files, selected, stored=database is not None)
 
 
-def _unwanted(participants: Iterable[str] | None) -> re.Pattern[str]:
+def _unwanted(bids_dir: Path, participants: Iterable[str] | None = None) -> re.Pattern[str]:
     """Return the pattern of the paths that pybids passes over.
 
-    Names that are not UTF-8 are among them, since its database cannot hold them.
+    Names that are not UTF-8 are among them, since its database cannot hold them, and folders
+    that may not be read, since the whole dataset would fail by one of them.
     """
     labels = '[^/]+' if participants is None else '|'.join(map(re.escape, participants))
     anat = r'anat(?:/[^/]*\.nii(?:\.gz)?)?'
     wanted = rf'sub-(?:{labels})(?:/ses-[^/]+)?(?:/{anat})?'
-    return re.compile(rf'^/(?!$|{wanted}$)|[\ud800-\udfff]')
+    closed = [f'^/{re.escape(path)}(?:/|$)' for path in _closed_folders(bids_dir)]
+    return re.compile('|'.join([rf'^/(?!$|{wanted}$)|[\ud800-\udfff]', *closed]))
+
+
+def _closed_folders(bids_dir: Path) -> Iterator[str]:
+    """Yield the folders on the way to images that may not be entered or listed."""
+    for subject in sorted(bids_dir.glob('sub-*')):
+        folders = [subject, subject / 'anat']
+        if os.access(subject, os.R_OK | os.X_OK):
+            sessions = [path for path in subject.iterdir() if path.name.startswith('ses-')]
+            folders += [place for path in sessions for place in (path, path / 'anat')]
+        for folder in folders:
+            # What is not there is not closed.
+            if os.path.lexists(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                yield folder.relative_to(bids_dir).as_posix()
 
 
 @contextmanager
@@ -171,7 +186,7 @@ def _write_database(bids_dir: Path, database: Path) -> None:
     temporary = database / f'.{os.getpid()}-{uuid.uuid4().hex[:8]}'
     try:
         temporary.mkdir(parents=True)
-        with _open(bids_dir, _unwanted(None), temporary):
+        with _open(bids_dir, _unwanted(bids_dir), temporary):
             pass
         os.replace(temporary / DATABASE_FILE, database / DATABASE_FILE)
     except OSError as error:
