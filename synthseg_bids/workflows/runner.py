@@ -21,6 +21,7 @@ from synthseg_bids.files import read_table, write_table
 
 from .crashes import Crash, PluginError
 from .dataset import init_synthseg_wf
+from .intermediate import drop_damaged, note_results
 from .multiproc import make_plugin
 from .resources import Resources
 
@@ -76,6 +77,9 @@ def execute(
         tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
     )  # fmt: skip
     workflow.base_dir = str(base_dir)
+    for task in tasks:
+        subject = f'sub-{task.image.entities["sub"]}'.replace('+', 'plus')
+        drop_damaged(base_dir / name / subject / task.name)
     if graph:
         _draw(workflow, log_dir)
     plugin_name, plugin_args = plugin
@@ -219,6 +223,8 @@ class Ledger:
         if status == 'killed':
             self._killed.add(task.name)
             logger.warning('%s: %s; again, with no other beside it', task.image.path, _KILLED)
+        if status == 'end':
+            note_results(Path(node.output_dir()))
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
