@@ -106,24 +106,34 @@ def write_tables(
     from filelock import FileLock
 
     from synthseg_bids.bids.agreement import write_agreement
+    from synthseg_bids.bids.damage import damaged_agreement, damaged_outputs
     from synthseg_bids.bids.group import write_group_tables
-    from synthseg_bids.bids.save import damaged_outputs
+
+    wrong: dict[str, str] = {}
+
+    def compare() -> None:
+        again = damaged_agreement(out_dir, verify) if group else {}
+        labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
+        for name, what in again.items():
+            logger.warning('%s: %s; written again', out_dir / name, what)
+            (out_dir / name).unlink(missing_ok=True)
+        write_agreement(out_dir, sorted({*participants} | labels))
 
     def gather() -> None:
         # Of several runs that end at once, the one that writes last must also be the one that
         # read last.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
-            write_group_tables(out_dir)
+            write_group_tables(out_dir, wrong)
 
     def check() -> None:
-        wrong = damaged_outputs(out_dir, verify)
+        wrong.update(damaged_outputs(out_dir, verify))
         if wrong:
             told = '; '.join(f'{out_dir / name} {what}' for name, what in wrong.items())
             raise DamagedError(f'{told}: run the participant level again')
 
     return _attempt(
+        ('agreement between contrasts', compare),
         *([('damaged outputs', check)] if group else []),
-        ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
         *([('group tables', gather)] if group else []),
     )
 
