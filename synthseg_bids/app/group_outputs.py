@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synthseg_bids.errors import describe
+
 if TYPE_CHECKING:
     from synthseg_bids.bids.plan import ImageTask
 
@@ -179,7 +181,7 @@ def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
             if isinstance(error, DamagedError):
                 logger.error('%s', error)
             else:
-                logger.error('%s: not written (%s: %s)', what, type(error).__name__, error)
+                logger.error('%s: not written (%s)', what, describe(error))
             logger.debug('%s', what, exc_info=True)
             complete = False
     return complete

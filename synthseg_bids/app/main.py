@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthseg_bids.errors import UsageError, explain
+from synthseg_bids.errors import UsageError, explain_error
 
 from ..hardware.allocator import keep_memory
 from .config import RunConfig, format_config, read_plugin
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         logger.debug('error of the system', exc_info=True)
         code = EXIT_USAGE if error.errno in _USAGE_ERRORS else EXIT_FAILED
-        return _complain(explain(error.errno or 0, error.filename), code)
+        return _complain(explain_error(error), code)
     except Exception as error:
         logger.debug('internal error', exc_info=True)
         return _complain(f'internal error: {type(error).__name__}: {error}', EXIT_INTERNAL)
@@ -298,8 +298,10 @@ def _without_shared_memory(
         return plugin
     try:
         multiprocessing.get_context('forkserver').Lock()
-    except OSError as error:
-        reason = f'/dev/shm: {error.strerror or error}'
+    # The latter where Python was built without it.
+    except (OSError, ImportError) as error:
+        missing = isinstance(error, ImportError)
+        reason = f'/dev/shm: {error if missing else os.strerror(error.errno or 0)}'
         if resources.n_segmentations > 1:
             raise UsageError(
                 f'{reason}: several processes need shared memory; make /dev/shm writable '

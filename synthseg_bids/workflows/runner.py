@@ -17,6 +17,7 @@ from nipype.pipeline.engine import Workflow
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.bids.status import Outcome
+from synthseg_bids.errors import describe
 from synthseg_bids.files import read_table, write_table
 
 from .crashes import Crash, PluginError
@@ -264,7 +265,7 @@ class Ledger:
     def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
         """Account for images whose workflow broke down as a whole."""
         left = [task for task in tasks if task.name not in self._outcomes]
-        reason = f'not finished: {type(error).__name__}: {error}'
+        reason = f'not finished: {describe(error)}'
         for task in left:
             self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
         logger.error('%d images %s', len(left), reason)
