@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import shlex
 import signal
@@ -21,6 +20,7 @@ from synthseg_bids.errors import UsageError, explain_error
 from ..hardware.allocator import keep_memory
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
+from .fit_memory import fit_memory
 from .group_outputs import (
     check_run,
     outdated_participants,
@@ -145,6 +145,8 @@ def _run_participants(config: RunConfig) -> int:
     checksums = Checksums(out_dir)
     plan = make_plan(config, segmenter, checksums)
     if config.dry_run:
+        if config.mem_gb:
+            fit_memory(config, plan.pending, segmenter)
         print_plan(config, plan)
         return 0
     if config.boilerplate_only:
@@ -277,15 +279,8 @@ def _divide_resources(
         gpu_fallback=config.gpu_fallback,
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
-    mem_gb = segmenter.mem_gb(config, plan.pending)
-    if plan.pending and config.mem_gb and mem_gb > config.mem_gb:
-        least = min(mem_gb, segmenter.mem_gb(replace(config, low_mem=True), plan.pending))
-        how = ', with --low-mem' if least < mem_gb else ''
-        raise UsageError(
-            f'--mem-gb {config.mem_gb:g}: an image takes {mem_gb:.1f} GB here; give at least '
-            f'{math.ceil(10 * least) / 10:.1f}{how}, and ask the batch system for as much'
-        )
-    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem)
+    mem_gb, low_memory = fit_memory(config, plan.pending, segmenter)
+    return replace(resources, mem_gb=mem_gb, low_memory=low_memory)
 
 
 def _without_shared_memory(

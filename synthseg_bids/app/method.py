@@ -95,6 +95,16 @@ class Segmenter:
             posteriors=config.posteriors,
         )
 
+    def is_exact(self, config: RunConfig, tasks: Iterable[ImageTask]) -> bool:
+        """Tell whether images that are kept small are segmented in one piece all the same."""
+        if self.model is None:
+            return True
+        from synthseg_bids.inference.memory_estimate import HEAD, describe_model, stays_whole
+
+        grids = {task.image.grid or HEAD for task in tasks}
+        card = describe_model(self.model)
+        return stays_whole(card, grids, flip=not config.fast, autocrop=config.autocrop)
+
 
 def choose_segmenter(config: RunConfig) -> Segmenter:
     """Find the weights or the program that the settings ask for.

@@ -163,7 +163,7 @@ def save_image_outputs(
                 # No figure is better than that of another label map.
                 (root / name).unlink(missing_ok=True)
                 records.pop(name, None)
-        for kind in sorted(files):
+        for kind in sorted(files, key=lambda kind: kind == _marker(files)):
             data, sidecar = (root / name for name in output_files(stem, [kind]))
             copy_file(Path(files[kind]), data)
             written.append(str(data))

@@ -13,7 +13,7 @@ from ..hardware.memory import GAPS, LOW_MEMORY_BYTES
 from ..models.card import ModelCard, read_card
 from ..models.registry import model_path
 from ..models.unet import NetworkConfig
-from .memory_plan import MAX_TILES, Plan, predicted_bytes
+from .memory_plan import MAX_TILES, Plan, predicted_bytes, works_by_rows
 from .postprocess import crop_box
 
 #: Sides in voxels and their spacing in mm.
@@ -67,20 +67,53 @@ def _scan_bytes(
     """Return the peak of what one scan takes beside the process itself."""
     shape, spacing = grid
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
-    whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
-    seen, locating = whole, 0
-    if autocrop and card.crop_mm:
-        nothing = tuple(slice(n // 2, n // 2) for n in whole)
-        multiple = card.network.size_multiple
-        box = crop_box(nothing, whole, card.crop_mm, card.spacing_mm, multiple)
-        seen = tuple(part.stop - part.start for part in box)
-        # Looking for the brain keeps what is outside of it: background, and the fluid around it.
-        locating = _forward_bytes(card.network, whole, False, low_memory, 2)
+    whole, seen = _network_shapes(card, grid, autocrop)
+    # Looking for the brain keeps what is outside of it: background, and the fluid around it.
+    locating = _forward_bytes(card.network, whole, False, low_memory, 2) if seen != whole else 0
     forward = max(locating, _forward_bytes(card.network, seen, flip, low_memory))
     written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
     per_channel = CLEANED_BYTES * math.prod(seen) + WRITTEN_BYTES * written
     finish = int(card.network.out_channels * per_channel)
     return SCAN_BYTES * math.prod(shape) + max(forward, finish)
+
+
+def _network_shapes(
+    card: ModelCard, grid: Grid, autocrop: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the size of a scan on the grid of the network, and that of what it segments."""
+    extent = [n * mm for n, mm in zip(*grid, strict=True)]
+    whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
+    if not (autocrop and card.crop_mm):
+        return whole, whole
+    nothing = tuple(slice(n // 2, n // 2) for n in whole)
+    multiple = card.network.size_multiple
+    box = crop_box(nothing, whole, card.crop_mm, card.spacing_mm, multiple)
+    return whole, tuple(part.stop - part.start for part in box)
+
+
+def stays_whole(
+    card: ModelCard, grids: Iterable[Grid], *, flip: bool = True, autocrop: bool = True
+) -> bool:
+    """Tell whether scans are segmented in one piece where memory is to be saved.
+
+    Parameters
+    ----------
+    card : ModelCard
+    grids : iterable of Grid
+        Of the scans.
+    flip, autocrop : bool
+        See :func:`worker_gb`.
+    """
+    itemsize = fast_dtype(torch.device('cpu')).itemsize
+    plan = Plan(torch.float16, by_rows=works_by_rows(card.network))
+    for grid in {*grids}:
+        whole, seen = _network_shapes(card, grid, autocrop)
+        passes = [(seen, flip, None)] + ([(whole, False, 2)] if seen != whole else [])
+        for shape, twice, channels in passes:
+            needed = predicted_bytes(card.network, shape, itemsize, twice, plan, channels)
+            if needed > LOW_MEMORY_BYTES:
+                return False
+    return True
 
 
 def _forward_bytes(

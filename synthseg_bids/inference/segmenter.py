@@ -194,7 +194,9 @@ class Segmenter:
         autocrop: bool = True,
         low_memory: bool = False,
     ) -> None:
-        self._settings = (str(model), str(device), flip, threads, fallback, autocrop, low_memory)
+        # Other processes may work in another folder, and other machines may have other ones.
+        source = str(Path(model).absolute() if Path(model).is_file() else model)
+        self._settings = (source, str(device), flip, threads, fallback, autocrop, low_memory)
         set_threads(threads)
         network, card = load_model(model)
         engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
@@ -422,7 +424,7 @@ def _restored(kind: type[Segmenter], *settings: Any) -> Segmenter:
 @lru_cache(maxsize=2)
 def cached_segmenter(
     model: str = DEFAULT_MODEL,
-    device: str = 'auto',
+    device: str | torch.device = 'auto',
     flip: bool = True,
     threads: int | None = None,
     fallback: bool = True,

@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 
 from synthseg_bids import __version__
 
-from .base import VersionedInputSpec
+from .base import DeviceName, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
@@ -39,7 +39,7 @@ class _InputSpec(VersionedInputSpec):
         desc='take a GPU slot and compute there; otherwise on the CPU',
     )
     devices = traits.List(
-        traits.Str, ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
+        DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
     slots_per_device = traits.Int(1, usedefault=True, nohash=True, desc='processes per device')
     lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
