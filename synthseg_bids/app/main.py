@@ -295,8 +295,8 @@ def _without_shared_memory(
         multiprocessing.get_context('forkserver').Lock()
     # The latter where Python was built without it.
     except (OSError, ImportError) as error:
-        missing = isinstance(error, ImportError)
-        reason = f'/dev/shm: {error if missing else os.strerror(error.errno or 0)}'
+        what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        reason = f'/dev/shm: {what}'
         if resources.n_segmentations > 1:
             raise UsageError(
                 f'{reason}: several processes need shared memory; make /dev/shm writable '
