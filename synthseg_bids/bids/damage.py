@@ -71,10 +71,14 @@ def _deleted(path: Path) -> bool:
 
 def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
     """Look for files of one image that cannot be whole."""
-    start = marker.name.removesuffix('dseg.json').replace('_res-1mm_', '_')
-    paths = [path for path in sorted(marker.parent.glob(f'{start}*')) if path.is_file()]
-    paths += [path for end in _ALWAYS if (path := marker.with_name(start + end)) not in paths]
-    found = {path.relative_to(out_dir).as_posix(): unreadable(path) for path in paths}
+    own = marker.name.removesuffix('dseg.json')
+    start = own.replace('_res-1mm_', '_')
+    paths = {path for some in (own, start) for path in marker.parent.glob(f'{some}*')}
+    paths |= {
+        marker.with_name(f'{own}dseg.nii.gz'),
+        *(marker.with_name(start + e) for e in _ALWAYS),
+    }
+    found = {path.relative_to(out_dir).as_posix(): unreadable(path) for path in sorted(paths)}
     return {name: what for name, what in found.items() if what}
 
 
