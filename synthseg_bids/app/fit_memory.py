@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def fit_memory(
     config: RunConfig, pending: Sequence[ImageTask], segmenter: Segmenter
-) -> tuple[float, bool]:
+) -> tuple[float, int | None]:
     """Choose how images are segmented within ``--mem-gb``.
 
     Parameters
@@ -34,9 +34,8 @@ def fit_memory(
     -------
     mem_gb : float
         What a process takes that segments them.
-    low_memory : bool
-        Whether they are kept small: because that was asked for, or because they fit then, are as
-        exact as otherwise, and do not fit without.
+    memory_limit : int or None
+        Bytes that a forward pass may plan with; none where as many as it takes are allowed.
 
     Raises
     ------
@@ -46,14 +45,19 @@ def fit_memory(
     usual = segmenter.mem_gb(config, pending)
     allowed = config.mem_gb
     if not pending or not allowed or usual <= allowed:
-        return usual, config.low_mem
-    small = replace(config, low_mem=True)
-    least = min(usual, segmenter.mem_gb(small, pending))
-    if least <= allowed and segmenter.is_exact(small, pending):
+        return usual, None
+    limit = None if config.low_mem else segmenter.least_pass_bytes(config, pending)
+    exact = min(usual, segmenter.mem_gb(config, pending, limit)) if limit else usual
+    if exact <= allowed:
         logger.info('--mem-gb %g: images are kept small, as exact and slower', allowed)
-        return least, True
-    how = ', with --low-mem' if least < usual and not segmenter.is_exact(small, pending) else ''
+        return exact, limit
+    small = segmenter.mem_gb(replace(config, low_mem=True), pending)
+    how = f' (or {_up(small)} with --low-mem)' if small < exact else ''
     raise UsageError(
         f'--mem-gb {allowed:g}: an image takes {usual:.1f} GB here; give at least '
-        f'{math.ceil(10 * least) / 10:.1f}{how}, and ask the batch system for as much'
+        f'{_up(exact)}{how}, and ask the batch system for as much'
     )
+
+
+def _up(gigabytes: float) -> str:
+    return f'{math.ceil(10 * gigabytes) / 10:.1f}'

@@ -279,8 +279,8 @@ def _divide_resources(
         gpu_fallback=config.gpu_fallback,
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
-    mem_gb, low_memory = fit_memory(config, plan.pending, segmenter)
-    return replace(resources, mem_gb=mem_gb, low_memory=low_memory)
+    mem_gb, limit = fit_memory(config, plan.pending, segmenter)
+    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem, memory_limit=limit)
 
 
 def _without_shared_memory(

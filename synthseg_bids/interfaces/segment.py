@@ -50,6 +50,9 @@ class _InputSpec(VersionedInputSpec):
     low_memory = traits.Bool(
         False, usedefault=True, nohash=True, desc='keep it small, if need be less accurate'
     )
+    memory_limit = traits.Int(
+        0, usedefault=True, nohash=True, desc='bytes a forward pass may plan with; 0: all free'
+    )
 
 
 class _OutputSpec(TraitedSpec):
@@ -94,7 +97,7 @@ class SegmentImage(SimpleInterface):
         ) as device:
             segmenter = cached_segmenter(
                 inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
-                inputs.autocrop, inputs.low_memory,
+                inputs.autocrop, inputs.low_memory, inputs.memory_limit or None,
             )  # fmt: skip
             with about(inputs.in_file):
                 found = segmenter.segment(

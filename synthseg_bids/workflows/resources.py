@@ -44,6 +44,8 @@ class Resources:
         Whether what does not fit into the memory of a GPU goes to the CPU.
     low_memory : bool
         Whether segmentations are kept small even where there is memory.
+    memory_limit : int or None
+        Bytes that a forward pass may plan with (None: all that are free).
     """
 
     devices: tuple[str, ...] = ('cpu',)
@@ -55,6 +57,7 @@ class Resources:
     total_mem_gb: float = float('inf')
     gpu_fallback: bool = True
     low_memory: bool = False
+    memory_limit: int | None = None
 
     @property
     def use_gpu(self) -> bool:
