@@ -144,10 +144,11 @@ def save_image_outputs(
     markers = {kind: root / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')}
     found = {kind: read_marker(marker) for kind, marker in markers.items() if marker.exists()}
     outdated = any(_changes(sidecar, provenance) for sidecar in found.values())
-    for kind in markers.keys() & ({*files} | {kind for kind in found if not found[kind]}):
+    for kind in markers.keys() & files.keys():
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = [*EXTENSIONS] if outdated else ['dice'] if tried else []
+    stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
     written: list[str] = []
