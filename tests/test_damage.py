@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,31 @@ def test_what_earlier_versions_wrote_is_believed_if_it_can_be_read(out):
     for kind in ('morph.tsv', 'dseg.nii.gz'):
         (out / f'{STEM}_{kind}').unlink()
         assert f'{STEM}_{kind}' in damaged_outputs(out)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from synthseg_bids.bids.locks import hold_participants
+
+with hold_participants(Path(sys.argv[1]), ['01']):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_run_is_writing_is_not_damaged(out, caplog):
+    (out / f'{STEM}_dseg.json').unlink()
+    table = out / 'sub-01/anat/sub-01_seg-synthseg_desc-T2w_morph.tsv'
+    table.write_bytes(table.read_bytes()[:100])
+    command = [sys.executable, '-c', HOLD, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b'held\n'
+        assert main(['/nowhere', str(out), 'group']) == 0
+        other.stdin.close()
+    assert 'sub-01: another run is writing its outputs' in caplog.text
+    assert not any('sub-01_T2w' in row['source'] for row in read_table(out / 'group_morph.tsv'))
+    assert main(['/nowhere', str(out), 'group']) == 1
 
 
 def test_posteriors_may_be_deleted_to_save_space(out):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,8 +130,10 @@ def write_tables(
 
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
-        if wrong:
-            told = '; '.join(f'{out_dir / name} {what}' for name, what in wrong.items())
+        # All of them are left out of the tables.
+        ours = _without_unfinished(out_dir, wrong)
+        if ours:
+            told = '; '.join(f'{out_dir / name} {what}' for name, what in ours.items())
             raise DamagedError(f'{told}: run the participant level again')
 
     return _attempt(
@@ -138,6 +141,17 @@ def write_tables(
         *([('damaged outputs', check)] if group else []),
         *([('group tables', gather)] if group else []),
     )
+
+
+def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what is not whole because another run is writing it."""
+    from synthseg_bids.bids.locks import held_by_others
+
+    label = {name: re.split('[/ ]', name)[0].removeprefix('sub-') for name in wrong}
+    held = held_by_others(out_dir, {*label.values()})
+    for participant in sorted(held):
+        logger.warning('sub-%s: another run is writing its outputs', participant)
+    return {name: what for name, what in wrong.items() if label[name] not in held}
 
 
 def write_reports(
