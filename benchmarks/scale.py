@@ -20,6 +20,7 @@ table and docs/throughput.tsv alone (--page-only does just that).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -38,6 +39,7 @@ from processes import Usage, watch  # noqa: E402
 from scale_page import COLUMNS, write_page  # noqa: E402
 
 from synthseg_bids import __version__  # noqa: E402
+from synthseg_bids.bids.records import record, seal  # noqa: E402
 from synthseg_bids.files import read_table, write_table  # noqa: E402
 
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
@@ -201,6 +203,14 @@ class Dataset:
                 place = Path(str(path).replace(first, name))
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content.replace(first.encode(), name.encode()))
+            for marker in (self.out / name).rglob('*_dseg.json'):
+                self.note_again(marker)
+
+    def note_again(self, marker: Path) -> None:
+        """Note the outputs of an image that were copied from another one."""
+        sidecar = json.loads(marker.read_text())
+        sidecar['Outputs'] = {name: record(self.out / name) for name in sidecar['Outputs']}
+        marker.write_text(seal(sidecar))
 
 
 def count_files(folder: Path) -> tuple[int, int]:

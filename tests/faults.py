@@ -292,7 +292,7 @@ FAULTS = (
         'a file system that is mounted read-only',
         2,
         '',
-        'Read-only file system; change its permissions or choose another folder',
+        'Read-only file system; mount it writable or choose another folder',
         NEITHER,
         read_only,
         mounts=True,

@@ -13,11 +13,18 @@ import numpy as np
 import pytest
 import torch
 from grids import oriented_affine
+from nipype.interfaces.base import TraitError
 
 from synthseg_bids import Segmenter
 from synthseg_bids.images.checks import InputImageError
+from synthseg_bids.inference.reference import reference_segmenter
+from synthseg_bids.inference.segmenter import cached_segmenter
+from synthseg_bids.interfaces import SegmentImage, SynthesizeImage, TrainSynthSeg
+from synthseg_bids.interfaces.gpu_slots import device_for
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.qc_measures import VERDICT
+from synthseg_bids.training.distributed import rank_device
+from synthseg_bids.workflows.resources import plan_resources
 
 AFFINE = oriented_affine('LIA', (3, 4, 5), 10)
 
@@ -155,8 +162,30 @@ def test_a_segmenter_and_its_results_travel(segment, image):
     np.testing.assert_array_equal(labels, result.segmentation.labels)
 
 
+def test_a_segmenter_of_a_relative_path_travels_to_other_folders(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_model.parent)
+    sent = pickle.dumps(Segmenter(tiny_model.name, 'cpu', threads=1))
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(sent).card.name == 'tiny'
+    # On another machine a shipped model lies elsewhere.
+    assert b'default.safetensors' not in pickle.dumps(Segmenter(device='cpu', threads=1))
+
+
 def test_devices_may_be_those_of_torch(tiny_model):
-    assert Segmenter(tiny_model, torch.device('cpu')).device.type == 'cpu'
+    cpu, gpu = torch.device('cpu'), torch.device('cuda:1')
+    assert Segmenter(tiny_model, cpu).device.type == 'cpu'
+    assert cached_segmenter(str(tiny_model), cpu).device == cpu
+    assert reference_segmenter(tiny_model, cpu).device == cpu
+    assert rank_device(cpu) == cpu
+    assert plan_resources(cpu).devices == ('cpu',)
+    assert device_for(True, gpu) == 'cuda:1'
+    assert SegmentImage(devices=[gpu, 'cpu']).inputs.devices == ['cuda:1', 'cpu']
+    for interface in (SynthesizeImage, TrainSynthSeg):
+        assert interface(device=gpu).inputs.device == 'cuda:1'
+        with pytest.raises(TraitError):
+            interface(device=1)
 
 
 FORK = """

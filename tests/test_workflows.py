@@ -187,7 +187,11 @@ def test_reason_is_one_line():
             'OSError: [Errno 28] No space left on device',
             'No space left on device; free some space, then run the same command again',
         ),
-        ("OSError: [Errno 5] Input/output error: '/a'", '/a: Input/output error'),
+        (
+            "OSError: [Errno 5] Input/output error: '/a'",
+            '/a: Input/output error; see to the disk or network file system, then run the same '
+            'command again',
+        ),
     ],
 )
 def test_reason_of_the_system_says_what_to_do(line, reason):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
-from synthseg_bids.errors import UsageError
+from synthseg_bids.errors import UsageError, explain_error
 
 from .parser import build_parser, read_options, write_options
 from .plan import default_work_dir
@@ -90,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete(options)
         make_folders(options)
         command = [*container_command(engine, mounts(options)), *gpu, image]
-    except (ContainerError, OSError) as error:
+    except OSError as error:
+        print(f'{PROG}: error: {explain_error(error)}', file=sys.stderr)
+        return EXIT_USAGE
+    except ContainerError as error:
         print(f'{PROG}: error: {error}', file=sys.stderr)
         return EXIT_USAGE
     if engine.memory_gb < NEEDED_GB:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from synthseg_bids.errors import describe
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.plan import ImageTask
@@ -106,26 +109,49 @@ def write_tables(
     from filelock import FileLock
 
     from synthseg_bids.bids.agreement import write_agreement
+    from synthseg_bids.bids.damage import damaged_agreement, damaged_outputs
     from synthseg_bids.bids.group import write_group_tables
-    from synthseg_bids.bids.save import damaged_outputs
+
+    wrong: dict[str, str] = {}
+
+    def compare() -> None:
+        again = damaged_agreement(out_dir, verify) if group else {}
+        labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
+        for name, what in again.items():
+            logger.warning('%s: %s; written again', out_dir / name, what)
+            (out_dir / name).unlink(missing_ok=True)
+        write_agreement(out_dir, sorted({*participants} | labels))
 
     def gather() -> None:
         # Of several runs that end at once, the one that writes last must also be the one that
         # read last.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
-            write_group_tables(out_dir)
+            write_group_tables(out_dir, wrong)
 
     def check() -> None:
-        wrong = damaged_outputs(out_dir, verify)
-        if wrong:
-            told = '; '.join(f'{out_dir / name} {what}' for name, what in wrong.items())
+        wrong.update(damaged_outputs(out_dir, verify))
+        # All of them are left out of the tables.
+        ours = _without_unfinished(out_dir, wrong)
+        if ours:
+            told = '; '.join(f'{out_dir / name} {what}' for name, what in ours.items())
             raise DamagedError(f'{told}: run the participant level again')
 
     return _attempt(
+        ('agreement between contrasts', compare),
         *([('damaged outputs', check)] if group else []),
-        ('agreement between contrasts', lambda: write_agreement(out_dir, participants)),
         *([('group tables', gather)] if group else []),
     )
+
+
+def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what is not whole because another run is writing it."""
+    from synthseg_bids.bids.locks import held_by_others
+
+    label = {name: re.split('[/ ]', name)[0].removeprefix('sub-') for name in wrong}
+    held = held_by_others(out_dir, {*label.values()})
+    for participant in sorted(held):
+        logger.warning('sub-%s: another run is writing its outputs', participant)
+    return {name: what for name, what in wrong.items() if label[name] not in held}
 
 
 def write_reports(
@@ -169,7 +195,7 @@ def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
             if isinstance(error, DamagedError):
                 logger.error('%s', error)
             else:
-                logger.error('%s: not written (%s: %s)', what, type(error).__name__, error)
+                logger.error('%s: not written (%s)', what, describe(error))
             logger.debug('%s', what, exc_info=True)
             complete = False
     return complete

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import shlex
 import signal
@@ -16,11 +15,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthseg_bids.errors import UsageError, explain
+from synthseg_bids.errors import UsageError, explain_error
 
 from ..hardware.allocator import keep_memory
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
+from .fit_memory import fit_memory
 from .group_outputs import (
     check_run,
     outdated_participants,
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         logger.debug('error of the system', exc_info=True)
         code = EXIT_USAGE if error.errno in _USAGE_ERRORS else EXIT_FAILED
-        return _complain(explain(error.errno or 0, error.filename), code)
+        return _complain(explain_error(error), code)
     except Exception as error:
         logger.debug('internal error', exc_info=True)
         return _complain(f'internal error: {type(error).__name__}: {error}', EXIT_INTERNAL)
@@ -146,6 +146,8 @@ def _run_participants(config: RunConfig) -> int:
     checksums = Checksums(out_dir)
     plan = make_plan(config, segmenter, checksums)
     if config.dry_run:
+        if config.mem_gb:
+            fit_memory(config, plan.pending, segmenter)
         print_plan(config, plan)
         return 0
     if config.boilerplate_only:
@@ -278,15 +280,8 @@ def _divide_resources(
         gpu_fallback=config.gpu_fallback,
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
-    mem_gb = segmenter.mem_gb(config, plan.pending)
-    if plan.pending and config.mem_gb and mem_gb > config.mem_gb:
-        least = min(mem_gb, segmenter.mem_gb(replace(config, low_mem=True), plan.pending))
-        how = ', with --low-mem' if least < mem_gb else ''
-        raise UsageError(
-            f'--mem-gb {config.mem_gb:g}: an image takes {mem_gb:.1f} GB here; give at least '
-            f'{math.ceil(10 * least) / 10:.1f}{how}, and ask the batch system for as much'
-        )
-    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem)
+    mem_gb, limit = fit_memory(config, plan.pending, segmenter)
+    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem, memory_limit=limit)
 
 
 def _without_shared_memory(
@@ -299,8 +294,10 @@ def _without_shared_memory(
         return plugin
     try:
         multiprocessing.get_context('forkserver').Lock()
-    except OSError as error:
-        reason = f'/dev/shm: {error.strerror or error}'
+    # The latter where Python was built without it.
+    except (OSError, ImportError) as error:
+        what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        reason = f'/dev/shm: {what}'
         if resources.n_segmentations > 1:
             raise UsageError(
                 f'{reason}: several processes need shared memory; make /dev/shm writable '

@@ -79,7 +79,9 @@ class Segmenter:
             'intensity_weight': card.intensity_weight,
         }
 
-    def mem_gb(self, config: RunConfig, tasks: Iterable[ImageTask]) -> float:
+    def mem_gb(
+        self, config: RunConfig, tasks: Iterable[ImageTask], memory_limit: int | None = None
+    ) -> float:
         """Return the memory of a process that segments some images."""
         if self.model is None:
             return self.method.mem_gb
@@ -93,7 +95,18 @@ class Segmenter:
             autocrop=config.autocrop,
             low_memory=config.low_mem,
             posteriors=config.posteriors,
+            memory_limit=memory_limit,
         )
+
+    def least_pass_bytes(self, config: RunConfig, tasks: Iterable[ImageTask]) -> int | None:
+        """Return the least that forward passes can do with and lose nothing, if that is known."""
+        if self.model is None:
+            return None
+        from synthseg_bids.inference.memory_estimate import HEAD, describe_model, least_pass_bytes
+
+        grids = {task.image.grid or HEAD for task in tasks}
+        card = describe_model(self.model)
+        return least_pass_bytes(card, grids, flip=not config.fast, autocrop=config.autocrop)
 
 
 def choose_segmenter(config: RunConfig) -> Segmenter:

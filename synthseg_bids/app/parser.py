@@ -312,7 +312,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--verify', action='store_true',
-        help='compare the checksums of outputs that exist, not only their sizes',
+        help='compare the checksums of outputs that exist, not only their sizes and ends',
     )  # fmt: skip
     group.add_argument(
         '--stop-on-first-crash', action='store_true', help='start no other image after a failure'

@@ -24,6 +24,7 @@ from synthseg_bids.measure.agreement import Outline, compare, outline
 
 from ..files import read_description, read_text, write_json, write_table
 from .names import anat_folder, parse_name
+from .records import fault, record, unreadable
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
             if not _is_current(path, origin):
                 rows = [row for pair in pairs for row in _compare(pair, outlines)]
                 write_table(path, AGREEMENT_COLUMNS, rows)
-                write_json(path.with_suffix('.json'), {**origin, **AGREEMENT_COLUMNS})
+                sidecar = {**origin, **AGREEMENT_COLUMNS, 'Table': record(path)}
+                write_json(path.with_suffix('.json'), sidecar)
                 written.append(path)
     return written
 
@@ -162,7 +164,8 @@ def _is_current(path: Path, origin: dict[str, Any]) -> bool:
         sidecar = json.loads(read_text(path.with_suffix('.json')))
     except (OSError, ValueError):
         return False
-    return path.exists() and all(sidecar.get(key) == value for key, value in origin.items())
+    whole = not (fault(path, sidecar.get('Table') or {}) or unreadable(path))
+    return whole and all(sidecar.get(key) == value for key, value in origin.items())
 
 
 def _outline(path: Path) -> Outline:

@@ -8,7 +8,8 @@ from filelock import FileLock
 
 from synthseg_bids.files import sha256
 
-from ..files import read_table, write_table
+from ..files import write_table
+from .records import read_known
 
 _COLUMNS = ('uri', 'bytes', 'mtime_ns', 'sha256')
 
@@ -25,7 +26,7 @@ class Checksums:
 
     def __init__(self, out_dir: Path) -> None:
         self._path = out_dir / 'logs' / 'checksums.tsv'
-        self._known = {row['uri']: row for row in read_table(self._path)}
+        self._known = {row['uri']: row for row in read_known(self._path, _COLUMNS)}
         self._new: dict[str, dict[str, str]] = {}
 
     def of(self, uri: str, path: Path) -> str:
@@ -54,7 +55,7 @@ class Checksums:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_name('.checksums.lock'), timeout=60):
-            rows = {row['uri']: row for row in read_table(self._path)} | self._new
+            rows = {row['uri']: row for row in read_known(self._path, _COLUMNS)} | self._new
             write_table(self._path, _COLUMNS, [rows[uri] for uri in sorted(rows)])
         self._new = {}
 

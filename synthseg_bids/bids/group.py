@@ -11,12 +11,12 @@ from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
-from ..files import read_table, write_json, write_table
+from ..files import write_json, write_table
 from .agreement import read_source
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import write_descriptions
 from .names import parse_name
-from .save import damaged_outputs
+from .records import read_whole_table
 from .tables import AGREEMENT_COLUMNS, METHOD, QC_COLUMNS, TOTAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _AGREEMENT_IDENTITY = {
 _STRUCTURES = [label.name for label in segmentation_labels() if label.index != 0]
 
 
-def write_group_tables(out_dir: Path) -> None:
+def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     """Gather the tables of all images, and what stands out in them.
 
     Writes ``group_morph.tsv``, ``group_dice.tsv``, ``group_qc.tsv``, ``group_agreement.tsv``,
@@ -67,8 +67,9 @@ def write_group_tables(out_dir: Path) -> None:
     ----------
     out_dir : Path
         The output dataset.
+    damaged : collection of str
+        Files that are left out, relative to it; see :func:`.damage.damaged_outputs`.
     """
-    damaged = damaged_outputs(out_dir)
     volumes = list(_gather(out_dir, 'morph', 'name', 'volume_mm3', damaged))
     names = [*_STRUCTURES, TOTAL_NAME]
     columns = {name: {'Description': f'Volume of {name}.', 'Units': 'mm^3'} for name in names}
@@ -84,7 +85,8 @@ def write_group_tables(out_dir: Path) -> None:
     _write(out_dir, 'qc', {**_IDENTITY, **_qc_columns()}, quality)
 
     columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
-    _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, _gather_agreement(out_dir))
+    agreement = _gather_agreement(out_dir, damaged)
+    _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
     compared = [measure.name for measure in MEASURES if measure.compared]
     outliers = [
@@ -155,9 +157,7 @@ def _widen(path: Path, key: str, value: str) -> list[Row]:
         'run_id': entities.get('run', ''),
     }
     wide: dict[str, Row] = {}
-    for row in read_table(path):
-        if key not in row or value not in row:
-            raise ValueError(f'{path}: its columns are not those of such a table; write it anew')
+    for row in read_whole_table(path, (key, value)):
         reference = row.get('reference', '')
         cells = wide.setdefault(reference, {**identity, 'reference': reference})
         cells[row[key]] = row[value]
@@ -173,14 +173,15 @@ def _whose(entities: Mapping[str, str]) -> Row:
     }
 
 
-def _gather_agreement(out_dir: Path) -> list[Row]:
+def _gather_agreement(out_dir: Path, damaged: Collection[str]) -> list[Row]:
     """Turn the long tables of agreement into two wide rows per pair of images."""
     wide: dict[tuple[str, ...], Row] = {}
-    for path in _tables(out_dir, 'agreement'):
+    for path in _tables(out_dir, 'agreement', damaged):
         parsed = parse_name(path.name)
         if parsed is None:
             continue
-        for row in read_table(path):
+        needed = ('source_1', 'source_2', 'name', 'dice', 'volume_difference')
+        for row in read_whole_table(path, needed):
             for statistic in ('dice', 'volume_difference'):
                 two = row['source_1'], row['source_2']
                 method = parsed[0]['seg']

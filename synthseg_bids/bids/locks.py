@@ -45,6 +45,25 @@ def hold_participants(out_dir: Path, participants: Iterable[str]) -> Iterator[No
         yield
 
 
+def held_by_others(out_dir: Path, participants: Iterable[str]) -> set[str]:
+    """Return the participants that other processes are at work on; see hold_participants."""
+    path = out_dir / 'logs' / '.participants.lock'
+    if not path.exists():
+        return set()
+    held = set()
+    with path.open('a') as file:
+        for label in participants:
+            byte = zlib.crc32(label.encode())
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
+            except OSError as error:
+                # Some network file systems know no locks.
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    held.add(label)
+    return held
+
+
 def _lock(file: int, byte: int, participant: str) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import copy_file, read_text, sha256, write_json
+from ..files import copy_file, write_json, write_text
+from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
+from .records import record, seal
 from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 
 EXTENSIONS = {
@@ -141,31 +142,43 @@ def save_image_outputs(
         'dice': {'Sources': [source, *compared], **DICE_COLUMNS},
     }
     markers = {kind: root / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')}
-    outdated = any(_changes(_read(m), provenance) for m in markers.values() if m.exists())
+    found = {kind: read_marker(marker) for kind, marker in markers.items() if marker.exists()}
+    outdated = any(_changes(sidecar, provenance) for sidecar in found.values())
     for kind in markers.keys() & files.keys():
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = [*EXTENSIONS] if outdated else ['dice'] if tried else []
+    stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
     written: list[str] = []
-    records: dict[str, dict[str, Any]] = {}
+    # What an earlier run has written and this one does not is still what it was.
+    records = _earlier(root, found)
     try:
         for kind, name in figure_files(stem).items():
             if figures and kind in figures:
                 copy_file(Path(figures[kind]), root / name)
                 written.append(str(root / name))
+                records[name] = record(Path(figures[kind]))
             else:
                 # No figure is better than that of another label map.
                 (root / name).unlink(missing_ok=True)
+                records.pop(name, None)
         for kind in sorted(files, key=lambda kind: kind == _marker(files)):
             data, sidecar = (root / name for name in output_files(stem, [kind]))
             copy_file(Path(files[kind]), data)
             written.append(str(data))
-            records[data.relative_to(root).as_posix()] = _record(Path(files[kind]))
-            last = {'Outputs': records} if kind == _marker(files) else {}
-            write_json(sidecar, {**sidecars[kind], **last})
-            written.append(str(sidecar))
+            # Of the source: a copy that came out short is noticed.
+            records[data.relative_to(root).as_posix()] = record(Path(files[kind]))
+            if kind not in markers:
+                write_json(sidecar, sidecars[kind])
+                written.append(str(sidecar))
+                records[sidecar.relative_to(root).as_posix()] = record(sidecar)
+        kept = {
+            kind: found[kind] for kind in found if kind not in files and markers[kind].exists()
+        }
+        told = {kind: sidecars[kind] for kind in files if kind in markers}
+        written += _write_markers(markers, {**kept, **told}, records, _marker(files))
     except OSError:
         # Half the files of an image would take the space of the status table on a full disk.
         for name in written:
@@ -174,47 +187,28 @@ def save_image_outputs(
     return written
 
 
-def _record(path: Path) -> dict[str, Any]:
-    return {'Bytes': path.stat().st_size, 'SHA256': sha256(path)}
+def _earlier(root: Path, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what earlier runs have noted of files that are still there."""
+    return {
+        name: noted
+        for sidecar in sidecars.values()
+        for name, noted in sidecar.get('Outputs', {}).items()
+        if (root / name).exists()
+    }
 
 
-def damage(out_dir: Path, sidecar: Mapping[str, Any], verify: bool = False) -> dict[str, str]:
-    """Compare the outputs of one image with what the run that wrote them has noted.
-
-    Parameters
-    ----------
-    out_dir : Path
-    sidecar : mapping
-        Of the label map; sidecars of earlier versions note nothing.
-    verify : bool
-        Whether to read the files; otherwise their sizes are compared.
-
-    Returns
-    -------
-    dict of str to str
-        What is wrong with each damaged output, by its path relative to the output dataset.
-    """
-    found = {}
-    for name, record in sidecar.get('Outputs', {}).items():
-        path = out_dir / name
-        try:
-            size = path.stat().st_size
-            if size != record['Bytes']:
-                found[name] = f'has {size:,} bytes, not {record["Bytes"]:,}'
-            elif verify and sha256(path) != record['SHA256']:
-                found[name] = 'is not what was written (its checksum differs)'
-        except OSError as error:
-            found[name] = f'cannot be read ({error.strerror})'
-    return found
-
-
-def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
-    """Return what is wrong with the outputs of all images; see :func:`damage`."""
-    found: dict[str, str] = {}
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json')):
-            found |= damage(out_dir, _read(path), verify)
-    return found
+def _write_markers(
+    markers: Mapping[str, Path],
+    sidecars: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, Any],
+    last: str,
+) -> list[str]:
+    """Write the sidecars that note what was written, a given one last; return their paths."""
+    noted = {'Outputs': dict(sorted(records.items()))}
+    kinds = sorted(sidecars, key=lambda kind: kind == last)
+    for kind in kinds:
+        write_text(markers[kind], seal({**sidecars[kind], **noted}))
+    return [str(markers[kind]) for kind in kinds]
 
 
 def has_outputs(out_dir: Path, stem: str, kinds: Collection[str]) -> bool:
@@ -245,9 +239,13 @@ def why_outdated(
     verify : bool
         Whether to read the outputs, and not only look at their sizes.
     """
-    marker = _read(out_dir / output_files(stem, [_marker(kinds)])[1])
+    path = out_dir / output_files(stem, [_marker(kinds)])[1]
+    marker = read_marker(path)
     if not marker:
-        return 'no outputs yet'
+        return f'{path.name} is damaged' if path.exists() else 'no outputs yet'
+    for other in (out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')):
+        if other.exists() and not read_marker(other):
+            return f'{other.name} is damaged'
     if changes := _changes(marker, expected):
         return changes
     tried = {entry['URI']: entry for entry in marker.get('References', [])}
@@ -260,8 +258,8 @@ def why_outdated(
     for name in output_files(stem, needed):
         if not (out_dir / name).is_file():
             return f'{name.rpartition("/")[2]} is missing'
-    wrong = damage(out_dir, marker, verify)
-    for name in output_files(stem, needed):
+    wrong = damage(out_dir, path, verify)
+    for name in [*output_files(stem, needed), *figure_files(stem).values()]:
         if name in wrong:
             return f'{name.rpartition("/")[2]} {wrong[name]}'
     return ''
@@ -270,11 +268,3 @@ def why_outdated(
 def _changes(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     changed = [what for key, what in _IDENTITY.items() if sidecar.get(key) != expected.get(key)]
     return f'{" and ".join(changed)} changed' if changed else ''
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

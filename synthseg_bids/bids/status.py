@@ -10,8 +10,9 @@ from filelock import FileLock
 
 from synthseg_bids.external.methods import OURS
 
-from ..files import read_table, write_json, write_table
+from ..files import write_json, write_table
 from .names import bids_uri, parse_name
+from .records import read_known
 from .tables import METHOD
 
 STATUS_COLUMNS = {
@@ -85,7 +86,7 @@ def write_status(out_dir: Path, outcomes: Iterable[Outcome], seg: str = OURS) ->
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, timeout=60):
         rows: dict[tuple[str, str], dict[str, object]] = {}
-        for row in read_table(path):
+        for row in read_known(path, ('source', 'status')):
             # Earlier versions knew one method.
             method = row.get('method', OURS)
             rows[row['source'], method] = {**row, 'method': method}

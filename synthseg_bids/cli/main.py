@@ -19,6 +19,7 @@ from ..cli import (
     synthesize,
     train,
 )
+from ..errors import explain_error
 from ..hardware.allocator import restart_with_settings
 
 COMMANDS = (
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError, FloatingPointError) as error:
+    except OSError as error:
+        print(f'synthseg: {explain_error(error)}', file=sys.stderr)
+        return 1
+    except (ValueError, FloatingPointError) as error:
         print(f'synthseg: {error}', file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:

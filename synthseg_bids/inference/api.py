@@ -145,6 +145,8 @@ class Segmenter(segmenter.Segmenter):
         Look for the brain first, where the network was trained on crops.
     low_memory : bool
         Keep forward passes below a gigabyte, if need be at the cost of accuracy.
+    memory_limit : int, optional
+        Bytes that a forward pass may plan with, instead of all that are free.
     """
 
     def __call__(self, image: Source, ct: bool = False) -> Result:

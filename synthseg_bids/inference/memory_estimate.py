@@ -13,7 +13,7 @@ from ..hardware.memory import GAPS, LOW_MEMORY_BYTES
 from ..models.card import ModelCard, read_card
 from ..models.registry import model_path
 from ..models.unet import NetworkConfig
-from .memory_plan import MAX_TILES, Plan, predicted_bytes
+from .memory_plan import MAX_TILES, Plan, predicted_bytes, works_by_rows
 from .postprocess import crop_box
 
 #: Sides in voxels and their spacing in mm.
@@ -23,6 +23,8 @@ Grid = tuple[tuple[int, ...], tuple[float, ...]]
 HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
 #: Resident memory of a worker before its first scan: Python, PyTorch, Nipype.
 PROCESS_BYTES = 280 * 2**20
+#: How much more than the smallest crop is seen of a large brain.
+CROPS = 1.3
 #: Bytes per voxel of a scan in float32, as read and in RAS; of posteriors in float32, those of
 #: the network and those that are cleaned; and of posteriors as they are written.
 SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
@@ -36,6 +38,7 @@ def worker_gb(
     autocrop: bool = True,
     low_memory: bool = False,
     posteriors: str = 'none',
+    memory_limit: int | None = None,
 ) -> float:
     """Predict the memory of a process that segments scans on the CPU, one after the other.
 
@@ -48,46 +51,88 @@ def worker_gb(
         See :class:`synthseg_bids.inference.segmenter.Segmenter`.
     posteriors : str
         Grid of the posterior maps that are written: ``none``, ``native`` or ``1mm``.
+    memory_limit : int, optional
+        Bytes that a forward pass may plan with; by default as many as it takes.
 
     Returns
     -------
     float
         In GB of 2**30 bytes; an upper bound where the memory suffices.
     """
+    limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
     largest = max(
-        (_scan_bytes(card, grid, flip, autocrop, low_memory, posteriors) for grid in {*grids}),
+        (_scan_bytes(card, grid, flip, autocrop, limit, posteriors) for grid in {*grids}),
         default=0,
     )
     return (PROCESS_BYTES + GAPS * largest) / 2**30
 
 
 def _scan_bytes(
-    card: ModelCard, grid: Grid, flip: bool, autocrop: bool, low_memory: bool, posteriors: str
+    card: ModelCard, grid: Grid, flip: bool, autocrop: bool, limit: int | None, posteriors: str
 ) -> int:
     """Return the peak of what one scan takes beside the process itself."""
     shape, spacing = grid
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
-    whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
-    seen, locating = whole, 0
-    if autocrop and card.crop_mm:
-        nothing = tuple(slice(n // 2, n // 2) for n in whole)
-        multiple = card.network.size_multiple
-        box = crop_box(nothing, whole, card.crop_mm, card.spacing_mm, multiple)
-        seen = tuple(part.stop - part.start for part in box)
-        # Looking for the brain keeps what is outside of it: background, and the fluid around it.
-        locating = _forward_bytes(card.network, whole, False, low_memory, 2)
-    forward = max(locating, _forward_bytes(card.network, seen, flip, low_memory))
+    whole, seen = _network_shapes(card, grid, autocrop)
+    # Looking for the brain keeps what is outside of it: background, and the fluid around it.
+    locating = _forward_bytes(card.network, whole, False, limit, 2) if seen != whole else 0
+    forward = max(locating, _forward_bytes(card.network, seen, flip, limit))
     written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
     per_channel = CLEANED_BYTES * math.prod(seen) + WRITTEN_BYTES * written
     finish = int(card.network.out_channels * per_channel)
     return SCAN_BYTES * math.prod(shape) + max(forward, finish)
 
 
+def _network_shapes(
+    card: ModelCard, grid: Grid, autocrop: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the size of a scan on the grid of the network, and that of what it segments."""
+    extent = [n * mm for n, mm in zip(*grid, strict=True)]
+    whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
+    if not (autocrop and card.crop_mm):
+        return whole, whole
+    nothing = tuple(slice(n // 2, n // 2) for n in whole)
+    multiple = card.network.size_multiple
+    box = crop_box(nothing, whole, card.crop_mm, card.spacing_mm, multiple)
+    return whole, tuple(part.stop - part.start for part in box)
+
+
+def least_pass_bytes(
+    card: ModelCard, grids: Iterable[Grid] = (HEAD,), *, flip: bool = True, autocrop: bool = True
+) -> int:
+    """Return the least that forward passes can do with and still see every scan as a whole.
+
+    Parameters
+    ----------
+    card : ModelCard
+    grids : iterable of Grid
+        Of the scans.
+    flip, autocrop : bool
+        See :func:`worker_gb`.
+    """
+    itemsize = fast_dtype(torch.device('cpu')).itemsize
+    plans = [Plan(), Plan(torch.float16)]
+    plans += [Plan(torch.float16, by_rows=True)] if works_by_rows(card.network) else []
+    most = 0
+    for grid in {*grids}:
+        whole, seen = _network_shapes(card, grid, autocrop)
+        passes = [(seen, flip, None)] + ([(whole, False, 2)] if seen != whole else [])
+        for case in passes:
+            shape, twice, channels = case
+            needed = [
+                predicted_bytes(card.network, shape, itemsize, twice, plan, channels)
+                for plan in plans
+            ]
+            # Of a large brain more is seen.
+            most = max(most, int(min(needed) * (CROPS if seen != whole else 1)))
+    return most
+
+
 def _forward_bytes(
     network: NetworkConfig,
     shape: tuple[int, ...],
     flip: bool,
-    low_memory: bool,
+    limit: int | None,
     n_channels: int | None = None,
 ) -> int:
     itemsize = fast_dtype(torch.device('cpu')).itemsize
@@ -95,7 +140,7 @@ def _forward_bytes(
         predicted_bytes(network, shape, itemsize, flip, plan, n_channels)
         for plan in (Plan(), Plan(torch.float16, MAX_TILES))
     )
-    return min(exact, max(smallest, LOW_MEMORY_BYTES)) if low_memory else exact
+    return min(exact, max(smallest, limit)) if limit else exact
 
 
 def describe_model(name_or_path: str | Path) -> ModelCard:

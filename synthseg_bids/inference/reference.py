@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..hardware.device import resolve_device, set_threads
+from ..hardware.device import check_threads, resolve_device, set_threads
 from ..images.geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
 from ..models.registry import load_model
 from .engine import Engine
@@ -61,14 +61,14 @@ class ReferenceSegmentation:
 
 
 def reference_segmenter(
-    model: str | Path, device: str = 'auto', threads: int | None = None
+    model: str | Path, device: str | torch.device = 'auto', threads: int | None = None
 ) -> Segmenter:
     """Load a network for :func:`segment_as_reference`: in float32, as the reference computes.
 
     Parameters
     ----------
     model : str or Path
-    device : str
+    device : str or torch.device
     threads : int, optional
         See :class:`~synthseg_bids.inference.segmenter.Segmenter`.
 
@@ -117,6 +117,7 @@ def segment_as_reference(
             f'{segmenter.card.name}: works at {segmenter.card.spacing_mm:g} mm; the reference '
             'implementation needs a network for 1 mm'
         )
+    check_threads()
     start = time.perf_counter()
     check_contrast(np.clip(data, *CT_RANGE) if ct else data, ct)
     image, new_affine = resample_as_reference(np.asarray(data, dtype=np.float32), affine)

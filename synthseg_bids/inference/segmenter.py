@@ -175,6 +175,8 @@ class Segmenter:
         of the scan.
     low_memory : bool
         Keep forward passes below a gigabyte, if need be at the cost of accuracy.
+    memory_limit : int, optional
+        Bytes that a forward pass may plan with, instead of all that are free.
 
     Raises
     ------
@@ -193,11 +195,16 @@ class Segmenter:
         fallback: bool = True,
         autocrop: bool = True,
         low_memory: bool = False,
+        memory_limit: int | None = None,
     ) -> None:
-        self._settings = (str(model), str(device), flip, threads, fallback, autocrop, low_memory)
+        # Other processes may work in another folder, and other machines may have other ones.
+        source = str(Path(model).absolute() if Path(model).is_file() else model)
+        options = (flip, threads, fallback, autocrop, low_memory, memory_limit)
+        self._settings = (source, str(device), *options)
         set_threads(threads)
         network, card = load_model(model)
-        engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
+        limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
+        engine_on = partial(Engine, network, memory_limit=limit)
         spare = partial(engine_on, CPU) if fallback else None
         where = resolve_device(device)
         self._use(Place(where, partial(engine_on, where), spare), card, flip, autocrop)
@@ -422,12 +429,14 @@ def _restored(kind: type[Segmenter], *settings: Any) -> Segmenter:
 @lru_cache(maxsize=2)
 def cached_segmenter(
     model: str = DEFAULT_MODEL,
-    device: str = 'auto',
+    device: str | torch.device = 'auto',
     flip: bool = True,
     threads: int | None = None,
     fallback: bool = True,
     autocrop: bool = True,
     low_memory: bool = False,
+    memory_limit: int | None = None,
 ) -> Segmenter:
     """Return the process's :class:`Segmenter` for these options, loading it on first use."""
-    return Segmenter(model, device, flip, threads, fallback, autocrop, low_memory)
+    settings = (model, device, flip, threads, fallback, autocrop, low_memory, memory_limit)
+    return Segmenter(*settings)

@@ -61,14 +61,14 @@ def claim_device(
         time.sleep(poll_s)
 
 
-def device_for(use_gpu: bool, device: str = 'auto') -> str:
+def device_for(use_gpu: bool, device: object = 'auto') -> str:
     """Return where a node computes: on a GPU if it takes a GPU's slot, and only then.
 
     Parameters
     ----------
     use_gpu : bool
         The trait by which Nipype counts slots of GPUs.
-    device : str
+    device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns
@@ -83,7 +83,8 @@ def device_for(use_gpu: bool, device: str = 'auto') -> str:
     """
     if not use_gpu:
         return 'cpu'
-    return device if device.startswith('cuda') else 'cuda'
+    name = str(device)
+    return name if name.startswith('cuda') else 'cuda'
 
 
 def _lock_name(device: str) -> str:

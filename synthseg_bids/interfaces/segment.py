@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 
 from synthseg_bids import __version__
 
-from .base import VersionedInputSpec
+from .base import DeviceName, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
@@ -39,7 +39,7 @@ class _InputSpec(VersionedInputSpec):
         desc='take a GPU slot and compute there; otherwise on the CPU',
     )
     devices = traits.List(
-        traits.Str, ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
+        DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
     slots_per_device = traits.Int(1, usedefault=True, nohash=True, desc='processes per device')
     lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
@@ -49,6 +49,9 @@ class _InputSpec(VersionedInputSpec):
     )
     low_memory = traits.Bool(
         False, usedefault=True, nohash=True, desc='keep it small, if need be less accurate'
+    )
+    memory_limit = traits.Int(
+        0, usedefault=True, nohash=True, desc='bytes a forward pass may plan with; 0: all free'
     )
 
 
@@ -94,7 +97,7 @@ class SegmentImage(SimpleInterface):
         ) as device:
             segmenter = cached_segmenter(
                 inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
-                inputs.autocrop, inputs.low_memory,
+                inputs.autocrop, inputs.low_memory, inputs.memory_limit or None,
             )  # fmt: skip
             with about(inputs.in_file):
                 found = segmenter.segment(

@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from .base import DeviceName
 from .gpu_slots import device_for
 
 
@@ -32,7 +33,7 @@ class _InputSpec(BaseInterfaceInputSpec):
         nohash=True,
         desc='take a GPU slot and compute there; otherwise on the CPU',
     )
-    device = traits.Str('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
+    device = DeviceName('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
 
 
 class _OutputSpec(TraitedSpec):

@@ -15,7 +15,7 @@ from .charts import dice_cell, difference_cell, format_number, variation_cell
 from .html import Html, column_heads, el, join, table
 from .page import section
 from .structures import Structure, structure_name, structures
-from .tree import Image, Row, number, read_rows
+from .tree import Image, Row, checked_rows, number
 
 _WHAT = {
     'contrasts': 'Contrasts of one session',
@@ -37,7 +37,7 @@ def agreement_section(out_dir: Path, participant: str, images: Sequence[Image]) 
     for path in sorted((out_dir / participant).glob('**/anat/*_seg-*_agreement.tsv')):
         parsed = parse_name(path.name)
         method = parsed[0]['seg'] if parsed else ''
-        for row in read_rows(path):
+        for row in checked_rows(path):
             first, second = (titles.get((row[f'source_{i}'], method), '') for i in (1, 2))
             pair = (first, second)
             # Of an image that is no longer there, nothing can be told.
@@ -101,7 +101,7 @@ def _all_volumes(out_dir: Path, images: Sequence[Image]) -> Html:
     """Tabulate the volumes of all images side by side, with how much they vary."""
     by_image = []
     for image in images:
-        rows = read_rows(out_dir / f'{image.stem}_morph.tsv')
+        rows = checked_rows(out_dir / f'{image.stem}_morph.tsv')
         by_image.append({row['name']: number(row['volume_mm3']) for row in rows})
     body = []
     for structure in structures():

@@ -9,14 +9,14 @@ from synthseg_bids.measure.qc import summarise
 from .charts import format_number
 from .html import Html, column_heads, el, join, table
 from .page import badge
-from .tree import Image, Row, group_table, number, read_json, read_rows
+from .tree import Image, Row, checked_rows, group_table, number, read_json
 
 _VERDICT = 'verdict'
 
 
 def read_quality(out_dir: Path, image: Image) -> tuple[str, list[Row]]:
     """Return the verdict (empty if there is none) and the measures that led to it."""
-    rows = read_rows(out_dir / f'{image.stem}_qc.tsv') if image.stem else []
+    rows = checked_rows(out_dir / f'{image.stem}_qc.tsv') if image.stem else []
     verdict = next((row['value'] for row in rows if row['measure'] == _VERDICT), '')
     return verdict, [row for row in rows if row['measure'] != _VERDICT]
 

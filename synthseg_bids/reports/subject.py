@@ -23,11 +23,11 @@ from .quality import quality_block, read_quality, short_note
 from .tree import (
     Image,
     Key,
+    checked_rows,
     label_map_sidecar,
     number,
     read_images,
     read_json,
-    read_rows,
     session_page,
 )
 from .volumes import overlap_block, volume_block
@@ -208,9 +208,9 @@ def _tiles(
 
 def _totals(out_dir: Path, image: Image) -> tuple[float | None, float | None]:
     """Return the intracranial volume in ml and the mean Dice with the first reference."""
-    morph = {row['name']: row for row in read_rows(out_dir / f'{image.stem}_morph.tsv')}
+    morph = {row['name']: row for row in checked_rows(out_dir / f'{image.stem}_morph.tsv')}
     total = number(morph.get(TOTAL_NAME, {}).get('volume_mm3'))
-    overlaps = read_rows(out_dir / f'{image.stem}_dice.tsv')
+    overlaps = checked_rows(out_dir / f'{image.stem}_dice.tsv')
     means = [number(row['dice']) for row in overlaps if row['name'] == MEAN_NAME]
     return None if total is None else total / 1000, means[0] if means else None
 

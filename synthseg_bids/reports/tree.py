@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from synthseg_bids.bids.damage import checked_rows as read_checked
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import OURS, title_of
@@ -206,6 +207,12 @@ def _read_once(path: Path, _state: tuple[int, int] | None) -> GroupTable:
 def read_rows(path: Path) -> list[Row]:
     """Read a table; cells that are n/a are empty, and a missing file has no rows."""
     return [{k: '' if v == 'n/a' else v for k, v in row.items()} for row in read_table(path)]
+
+
+def checked_rows(path: Path) -> list[Row]:
+    """Read a table of one image or session; see :func:`read_rows`. A damaged one has no rows."""
+    rows = read_checked(path)
+    return [{k: '' if v == 'n/a' else v for k, v in row.items()} for row in rows]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from synthseg_bids.measure.overlap import MEAN_NAME
 from .charts import FEWEST_FOR_BOX, FEWEST_TO_COMPARE, format_number, meter, strips
 from .html import Html, column_heads, el, join, table
 from .structures import Structure, structure_name, structures
-from .tree import Image, Row, group_table, number, read_rows
+from .tree import Image, Row, checked_rows, group_table, number
 
 
 def volume_block(out_dir: Path, image: Image) -> Html:
     """Tabulate the volumes, each drawn against the images of the same contrast."""
-    rows = {row['name']: row for row in read_rows(out_dir / f'{image.stem}_morph.tsv')}
+    rows = {row['name']: row for row in checked_rows(out_dir / f'{image.stem}_morph.tsv')}
     ml = {
         name: value / 1000
         for name, row in rows.items()
@@ -126,7 +126,7 @@ def _key(n: int) -> Html:
 def overlap_block(out_dir: Path, image: Image) -> Html:
     """Tabulate the Dice overlap with every reference."""
     by_reference: dict[str, dict[str, Row]] = {}
-    for row in read_rows(out_dir / f'{image.stem}_dice.tsv'):
+    for row in checked_rows(out_dir / f'{image.stem}_dice.tsv'):
         by_reference.setdefault(row['reference'], {})[row['name']] = row
     return join(_overlap(name, rows) for name, rows in by_reference.items())
 

@@ -267,7 +267,7 @@ def synthesize_files(
     count: int,
     config: GeneratorConfig,
     seed: int = 0,
-    device: str = 'cpu',
+    device: str | torch.device = 'cpu',
     on_scan: Callable[[Path, Mapping[str, np.ndarray]], None] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Write synthetic scans and their label maps as NIfTI.
@@ -281,7 +281,7 @@ def synthesize_files(
     config : GeneratorConfig
     seed : int
         Scan `i` depends on the seed and on `i` alone.
-    device : str
+    device : str or torch.device
     on_scan : callable, optional
         Is given each scan's path and the results of the steps that made it, by name.
 

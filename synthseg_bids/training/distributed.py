@@ -105,12 +105,12 @@ class Ranks:
             )
 
 
-def rank_device(name: str) -> torch.device:
+def rank_device(name: str | torch.device) -> torch.device:
     """Return the device of this process: with several on a computer, each has its own GPU.
 
     Parameters
     ----------
-    name : str
+    name : str or torch.device
         As for :func:`~synthseg_bids.hardware.device.resolve_device`.
 
     Returns
@@ -133,12 +133,12 @@ def rank_device(name: str) -> torch.device:
 
 
 @contextmanager
-def join(device_name: str) -> Iterator[Ranks]:
+def join(device_name: str | torch.device) -> Iterator[Ranks]:
     """Join the other processes of a run, if ``torchrun`` started several.
 
     Parameters
     ----------
-    device_name : str
+    device_name : str or torch.device
         See :func:`rank_device`.
 
     Yields

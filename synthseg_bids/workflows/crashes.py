@@ -74,15 +74,26 @@ class CrashReporter:
         except OSError as error:  # a full disk, probably what the crash is about as well
             logger.warning('no crash file of %s (%s)', node.fullname, error.strerror)
             crash_file = ''
-        crash = Crash(node.fullname, find_reason(traceback), crash_file)
+        crash = Crash(node.fullname, find_reason(traceback, _folder(node)), crash_file)
         self.crashes.append(crash)
         if on_crash := self.plugin_args.get('on_crash'):
             on_crash(crash)
         return crash_file
 
 
-def find_reason(traceback: str) -> str:
+def _folder(node: Any) -> str | None:
+    """Return where a node works, if it got that far."""
+    return str(node.output_dir()) if getattr(node, 'base_dir', None) else None
+
+
+def find_reason(traceback: str, folder: str | None = None) -> str:
     r"""Find the line of a traceback that says what went wrong.
+
+    Parameters
+    ----------
+    traceback : str
+    folder : str, optional
+        Named where the system does not say which file it is about.
 
     Examples
     --------
@@ -99,6 +110,6 @@ def find_reason(traceback: str) -> str:
     errors = [line for line in lines if _ERROR.match(line) and not line.endswith('.pklz')]
     last = errors[-1] if errors else lines[-1]
     if system := _SYSTEM_ERROR.match(last):
-        path = ast.literal_eval(system['path']) if system['path'] else None
+        path = ast.literal_eval(system['path']) if system['path'] else folder
         return explain(int(system['number']), path)
     return _OUR_ERRORS.sub('', last)

@@ -182,6 +182,7 @@ def _init_network(resources: Resources, **options: Any) -> Node:
         num_threads=resources.threads,
         gpu_fallback=resources.gpu_fallback,
         low_memory=resources.low_memory,
+        memory_limit=resources.memory_limit or 0,
     )
     return segment
 

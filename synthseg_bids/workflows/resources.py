@@ -6,8 +6,12 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synthseg_bids.hardware.memory import total_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ class Resources:
         Whether what does not fit into the memory of a GPU goes to the CPU.
     low_memory : bool
         Whether segmentations are kept small even where there is memory.
+    memory_limit : int or None
+        Bytes that a forward pass may plan with (None: all that are free).
     """
 
     devices: tuple[str, ...] = ('cpu',)
@@ -51,6 +57,7 @@ class Resources:
     total_mem_gb: float = float('inf')
     gpu_fallback: bool = True
     low_memory: bool = False
+    memory_limit: int | None = None
 
     @property
     def use_gpu(self) -> bool:
@@ -82,7 +89,7 @@ class Resources:
 
 
 def plan_resources(
-    device: str = 'auto',
+    device: str | torch.device = 'auto',
     n_gpus: int | None = None,
     procs_per_gpu: int = 1,
     nprocs: int | None = None,
@@ -96,7 +103,7 @@ def plan_resources(
 
     Parameters
     ----------
-    device : str
+    device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     n_gpus : int, optional
         GPUs to use at most (default: all that are visible).
@@ -125,6 +132,7 @@ def plan_resources(
     DeviceError
         If the device does not exist.
     """
+    device = str(device)
     devices = (device,) if elsewhere else _choose_devices(device, n_gpus)
     nprocs = nprocs or available_processors()
     slots = len(devices) * procs_per_gpu if devices[0] != 'cpu' else 1

@@ -17,10 +17,12 @@ from nipype.pipeline.engine import Workflow
 from synthseg_bids.bids.plan import ImageTask
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.bids.status import Outcome
+from synthseg_bids.errors import describe
 from synthseg_bids.files import read_table, write_table
 
 from .crashes import Crash, PluginError
 from .dataset import init_synthseg_wf
+from .intermediate import drop_damaged, note_results
 from .multiproc import make_plugin
 from .resources import Resources
 
@@ -76,6 +78,9 @@ def execute(
         tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
     )  # fmt: skip
     workflow.base_dir = str(base_dir)
+    for task in tasks:
+        subject = f'sub-{task.image.entities["sub"]}'.replace('+', 'plus')
+        drop_damaged(base_dir / name / subject / task.name)
     if graph:
         _draw(workflow, log_dir)
     plugin_name, plugin_args = plugin
@@ -219,6 +224,8 @@ class Ledger:
         if status == 'killed':
             self._killed.add(task.name)
             logger.warning('%s: %s; again, with no other beside it', task.image.path, _KILLED)
+        if status == 'end':
+            note_results(Path(node.output_dir()))
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
@@ -258,7 +265,7 @@ class Ledger:
     def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
         """Account for images whose workflow broke down as a whole."""
         left = [task for task in tasks if task.name not in self._outcomes]
-        reason = f'not finished: {type(error).__name__}: {error}'
+        reason = f'not finished: {describe(error)}'
         for task in left:
             self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
         logger.error('%d images %s', len(left), reason)

@@ -17,6 +17,7 @@ import pytest
 
 from synthseg_bids.bids.checksums import Checksums
 from synthseg_bids.bids.citation import write_citation
+from synthseg_bids.bids.damage import damaged_outputs
 from synthseg_bids.bids.errors import QueryError
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, posteriors_sidecar
@@ -190,6 +191,25 @@ def test_label_maps_on_both_grids(tmp_path, results):
         assert json.loads((tmp_path / name).read_text())['Resolution']
     save(tmp_path, results, 'dseg1mm morph', {**PROVENANCE, 'ModelSHA256': 'n'})
     assert not (tmp_path / f'{STEM}_dseg.json').exists()
+
+
+def test_all_sidecars_note_what_is_there(tmp_path, results):
+    """Also where label maps on two grids are of two runs, and a table is of the second."""
+    results |= dict.fromkeys(('dseg1mm', 'qc'), results['morph'])
+    save(tmp_path, results, 'dseg morph qc')
+    other = {**results, 'morph': results['dice']}
+    save(tmp_path, other, 'dseg1mm morph qc')
+    assert damaged_outputs(tmp_path, verify=True) == {}
+    broken = tmp_path / f'{STEM}_dseg.json'
+    broken.write_text('{')
+    assert list(damaged_outputs(tmp_path)) == [f'{STEM}_dseg.json']
+    assert why_outdated(tmp_path, STEM, ['dseg1mm', 'morph'], {}, PROVENANCE).endswith(
+        '_dseg.json is damaged'
+    )
+    save(tmp_path, other, 'dseg1mm morph qc')
+    assert not broken.exists()
+    assert not (tmp_path / f'{STEM}_dseg.nii.gz').exists()
+    assert damaged_outputs(tmp_path, verify=True) == {}
 
 
 def test_results_of_another_model_do_not_stay(tmp_path, results):

@@ -1,0 +1,163 @@
+"""Outputs that are no longer what the runs that wrote them have noted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import read_text
+from .names import parse_name
+from .records import TableError, fault, is_broken_seal, read_whole_table, unreadable
+
+logger = logging.getLogger(__name__)
+
+#: What is written with every label map.
+_ALWAYS = ('morph.tsv', 'morph.json', 'qc.tsv', 'qc.json')
+#: What may be deleted to save space, together with its sidecar.
+_OPTIONAL = 'probseg'
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """Read a sidecar that tells of the other files; an absent or broken one is empty."""
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def damage(out_dir: Path, marker: Path, verify: bool = False) -> dict[str, str]:
+    """Compare the outputs of one image with what the run that wrote them has noted.
+
+    Parameters
+    ----------
+    out_dir : Path
+    marker : Path
+        Sidecar of the label map that was written last. One of an earlier version notes nothing:
+        then the files are looked at for what cannot be whole.
+    verify : bool
+        Whether to read the files; otherwise their sizes and ends are compared.
+
+    Returns
+    -------
+    dict of str to str
+        What is wrong with each damaged output, by its path relative to the output dataset.
+    """
+    own = marker.relative_to(out_dir).as_posix()
+    content = read_marker(marker)
+    if not content:
+        return {own: 'is no sidecar of a label map'} if marker.exists() else {}
+    wrong = {}
+    if is_broken_seal(marker, content):
+        wrong[own] = 'is not what was written (its checksum differs)'
+    noted = content.get('Outputs')
+    if not isinstance(noted, Mapping):
+        return {**wrong, **_unnoted(out_dir, marker)}
+    for name, entry in noted.items():
+        if found := fault(out_dir / name, entry, verify):
+            wrong[name] = found
+    return {name: what for name, what in wrong.items() if not _deleted(out_dir / name)}
+
+
+def _deleted(path: Path) -> bool:
+    """Tell whether posteriors are gone with their sidecar, as people do to save space."""
+    stem = path.name.removesuffix('.json').removesuffix('.nii.gz')
+    both = (path.with_name(f'{stem}.nii.gz'), path.with_name(f'{stem}.json'))
+    return stem.endswith(_OPTIONAL) and not any(one.exists() for one in both)
+
+
+def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
+    """Look for files of one image that cannot be whole."""
+    own = marker.name.removesuffix('dseg.json')
+    start = own.replace('_res-1mm_', '_')
+    paths = {path for some in (own, start) for path in marker.parent.glob(f'{some}*')}
+    paths |= {
+        marker.with_name(f'{own}dseg.nii.gz'),
+        *(marker.with_name(start + e) for e in _ALWAYS),
+    }
+    found = {path.relative_to(out_dir).as_posix(): unreadable(path) for path in sorted(paths)}
+    return {name: what for name, what in found.items() if what}
+
+
+def markers(out_dir: Path) -> Iterator[Path]:
+    """List the sidecars of all label maps; see :func:`damage`."""
+    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
+        yield from sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json'))
+
+
+def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
+    """Return what is wrong with the outputs of all images; see :func:`damage`.
+
+    An image that counts as done in ``group_status.tsv`` and has no outputs in its participant's
+    folder counts as damaged, too.
+    """
+    found: dict[str, str] = {}
+    seen = set()
+    for path in markers(out_dir):
+        found |= damage(out_dir, path, verify)
+        parsed = parse_name(path.name)
+        sources = read_marker(path).get('Sources') or ['']
+        seen.add((sources[0], parsed[0].get('seg', '') if parsed else ''))
+    return found | damaged_agreement(out_dir, verify) | _lost(out_dir, seen)
+
+
+def damaged_agreement(out_dir: Path, verify: bool = False) -> dict[str, str]:
+    """Return what is wrong with the tables of agreement between images; see :func:`damage`."""
+    found = {}
+    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
+        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_agreement.tsv')):
+            noted = read_marker(path.with_suffix('.json')).get('Table') or {}
+            # Of those of earlier versions nothing is noted.
+            if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
+                found[path.relative_to(out_dir).as_posix()] = what
+    return found
+
+
+def _lost(out_dir: Path, seen: set[tuple[str, str]]) -> dict[str, str]:
+    """Look for images that count as done and whose label map nobody can tell of."""
+    path = out_dir / 'group_status.tsv'
+    if not path.exists():
+        return {}
+    try:
+        rows = read_whole_table(path, ['source', 'status', 'participant_id'])
+    except TableError as error:
+        return {path.name: str(error).removeprefix(f'{path}: ').partition(';')[0]}
+    found = {}
+    for row in rows:
+        key = row['source'], row.get('method', 'synthseg')
+        if row['status'] == 'done' and key not in seen:
+            folder = row['participant_id']
+            what = f'holds no outputs of {row["source"]}, which {path.name} says is done'
+            if (out_dir / folder).is_dir():
+                found[f'{folder} ({row["source"]}, {key[1]})'] = what
+            else:
+                logger.warning('%s: is gone, but %s says it is done', out_dir / folder, path.name)
+    return found
+
+
+def checked_rows(path: Path) -> list[dict[str, str]]:
+    """Read a table of one image or session; one that is damaged has no rows, and that is said."""
+    if not path.exists():
+        return []
+    kind = path.name.rpartition('_')[2]
+    stem = path.name.removesuffix(kind)
+    start, _, contrast = stem.rpartition('_desc-')
+    if kind == 'agreement.tsv':
+        noted = read_marker(path.with_suffix('.json')).get('Table') or {}
+    else:
+        sidecars = (f'{stem}dseg.json', f'{start}_res-1mm_desc-{contrast}dseg.json')
+        outputs = [read_marker(path.with_name(name)).get('Outputs') or {} for name in sidecars]
+        entries = {name: entry for some in outputs[::-1] for name, entry in some.items()}
+        noted = next((e for name, e in entries.items() if name.endswith(f'/{path.name}')), {})
+    what = fault(path, noted)
+    try:
+        rows = read_whole_table(path)
+    except TableError as error:
+        what, rows = what or str(error).removeprefix(f'{path}: '), []
+    if what:
+        logger.error('%s: %s; left out', path, what.partition(';')[0])
+        return []
+    return rows
