@@ -60,7 +60,7 @@ class Result:
     scan: Volume
     segmentation: segmenter.Segmentation
     _segmenter: segmenter.Segmenter
-    _found: segmenter.Found
+    _found: segmenter.NetworkPosteriors
 
     def __repr__(self) -> str:
         size = ' x '.join(map(str, self.scan.shape))

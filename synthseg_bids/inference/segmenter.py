@@ -32,7 +32,7 @@ from ..labels import CSF, mirror_channels, segmentation_labels
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
 from .engine import Engine
-from .fallback import CPU, Place
+from .fallback import CPU, DeviceWithFallback
 from .forward import Prediction, predict
 from .memory_plan import Plan
 from .postprocess import (
@@ -124,7 +124,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Found:
+class NetworkPosteriors:
     """Posteriors of a scan on the network grid, cleaned.
 
     Attributes
@@ -200,7 +200,9 @@ class Segmenter:
         engine_on = partial(Engine, network, memory_limit=LOW_MEMORY_BYTES if low_memory else None)
         spare = partial(engine_on, CPU) if fallback else None
         where = resolve_device(device)
-        self._use(Place(where, partial(engine_on, where), spare), card, flip, autocrop)
+        self._use(
+            DeviceWithFallback(where, partial(engine_on, where), spare), card, flip, autocrop
+        )
 
     @classmethod
     def from_engine(
@@ -223,10 +225,12 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._settings = None
-        segmenter._use(Place(engine.device, lambda: engine, spare), card, flip)
+        segmenter._use(DeviceWithFallback(engine.device, lambda: engine, spare), card, flip)
         return segmenter
 
-    def _use(self, place: Place, card: ModelCard, flip: bool, autocrop: bool = True) -> None:
+    def _use(
+        self, place: DeviceWithFallback, card: ModelCard, flip: bool, autocrop: bool = True
+    ) -> None:
         self._place = place
         self.card = card
         self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
@@ -290,7 +294,7 @@ class Segmenter:
         found = self.find(data, affine, ct)
         return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
 
-    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> Found:
+    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
         start = time.perf_counter()
@@ -315,7 +319,9 @@ class Segmenter:
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start, note)
+        return NetworkPosteriors(
+            prepared, posteriors, box, seen, prediction.flip_dice, device, start, note
+        )
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
@@ -331,7 +337,7 @@ class Segmenter:
 
     def finish(
         self,
-        found: Found,
+        found: NetworkPosteriors,
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
@@ -371,7 +377,7 @@ class Segmenter:
         )
 
     def _resample(
-        self, found: Found, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
+        self, found: NetworkPosteriors, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels and posteriors on another grid in RAS."""
         from_shape = found.prepared.image.shape
