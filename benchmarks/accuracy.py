@@ -31,7 +31,8 @@ from synthetic import CONDITIONS, SLICE_MM, SLICES, WIDE, Recipe, draw_worst, li
 from synthseg_bids.files import read_table, write_table, write_text
 from synthseg_bids.hardware.device import fast_dtype, resolve_device, set_threads
 from synthseg_bids.images.volume_io import write_image
-from synthseg_bids.inference.segmenter import Segmentation, Segmenter
+from synthseg_bids.inference.result import Segmentation
+from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import PAPER_STRUCTURES
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.summary import ALL_CONTRASTS, MEAN_OF_LABELS

@@ -31,7 +31,7 @@ from datetime import datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / 'tests')]
+sys.path[:0] = [str(HERE.parent / 'tests' / 'helpers')]
 
 from app import save_tiny_model, write_description, write_image  # noqa: E402
 from page import cpu_name  # noqa: E402

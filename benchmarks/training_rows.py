@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from synthseg_bids.models.registry import load_model
 from synthseg_bids.synth.label_maps import LabelMap
 from synthseg_bids.training.config import TrainingConfig
-from synthseg_bids.training.distributed import Ranks, join
+from synthseg_bids.training.distributed import ProcessGroup, join
 from synthseg_bids.training.trainer import Trainer
 
 PARTS = ('generator', 'forward', 'backward')
@@ -64,7 +64,7 @@ class Parts:
         return wrapper
 
 
-def make_trainer(args: argparse.Namespace, ranks: Ranks) -> Trainer:
+def make_trainer(args: argparse.Namespace, ranks: ProcessGroup) -> Trainer:
     """Train as a shipped network was, on one head of ellipsoids."""
     network, card = load_model(args.model)
     config = TrainingConfig(
@@ -92,7 +92,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / measure(multiply, repeats=8)['seconds']
 
 
-def run(args: argparse.Namespace, ranks: Ranks) -> dict[str, object]:
+def run(args: argparse.Namespace, ranks: ProcessGroup) -> dict[str, object]:
     device = ranks.device
     trainer = make_trainer(args, ranks)
 

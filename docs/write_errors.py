@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER.parent / 'tests'), str(FOLDER)]
+sys.path[:0] = [str(FOLDER.parent / 'tests' / 'helpers'), str(FOLDER)]
 
 from app import Run, save_tiny_model  # noqa: E402
 from bad_inputs import AWKWARD, IMAGES, REFERENCES  # noqa: E402

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER.parent / 'tests'), str(FOLDER)]
+sys.path[:0] = [str(FOLDER.parent / 'tests' / 'helpers'), str(FOLDER)]
 
 from faults import FAULTS, Observed  # noqa: E402
 from other_faults import ELSEWHERE  # noqa: E402
@@ -33,7 +33,7 @@ again, the image fails and the others go on.
 RUNS = """Runs of two images
 ------------------
 
-Each of these is brought about by ``tests/test_faults.py::test_fault``, on two images that are
+Each of these is brought about by ``tests/app/test_faults.py::test_fault``, on two images that are
 segmented one after the other. It then runs the same command again, which exits with 0 after the
 line under *Next run* (skipped are images that were done before), and compares all files with those
 of an undisturbed run: they are equal to the byte. *Last line* is that on stdout.
@@ -44,7 +44,7 @@ OTHERS = """Other faults
 
 Brought about by the test in the last column, which compares what it sees with this table. All
 processes killed three times while outputs are written, and too little space for the outputs of
-one image, have tests as well: in ``tests/test_cli_resume.py`` and ``tests/test_bad_input.py``.
+one image, have tests as well: in ``tests/app/test_resume.py`` and ``tests/app/test_bad_input.py``.
 """
 
 NOT_TESTED = """Not tested

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..inference.reference import ReferenceSegmentation
-    from ..inference.segmenter import Segmentation
+    from ..inference.result import Segmentation
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..synth.label_maps import LabelMap
-    from ..training.distributed import Ranks
+    from ..training.distributed import ProcessGroup
     from ..training.trainer import Progress, Trainer, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
         return _run(args, ranks)
 
 
-def _run(args: argparse.Namespace, ranks: Ranks) -> int:
+def _run(args: argparse.Namespace, ranks: ProcessGroup) -> int:
     from ..models.registry import load_model
     from ..synth.label_maps import LabelMapError, is_named
     from ..training.trainer import Trainer

@@ -1,7 +1,8 @@
 """Run a program that ends when whoever started it does, however that comes about.
 
-``python tether.py PROGRAM [ARGUMENT ...]`` with a pipe for its standard input: once the other end
-is closed, which the kernel does for a process that was killed, the program is killed, too.
+``python kill_with_parent.py PROGRAM [ARGUMENT ...]`` with a pipe for its standard input: once the
+other end is closed, which the kernel does for a process that was killed, the program is killed,
+too.
 """
 
 from __future__ import annotations

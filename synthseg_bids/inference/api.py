@@ -33,6 +33,7 @@ from ..images.volume_io import (
 from ..labels import channels_of, segmentation_labels
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from . import segmenter
+from .result import NetworkPosteriors, Segmentation
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -58,9 +59,9 @@ class Result:
     """
 
     scan: Volume
-    segmentation: segmenter.Segmentation
+    segmentation: Segmentation
     _segmenter: segmenter.Segmenter
-    _found: segmenter.Found
+    _found: NetworkPosteriors
 
     def __repr__(self) -> str:
         size = ' x '.join(map(str, self.scan.shape))

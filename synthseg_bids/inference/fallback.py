@@ -27,7 +27,7 @@ _SHORT_OF_MEMORY = re.compile('STATUS_ALLOC_FAILED|CUDA error: out of memory')
 Result = TypeVar('Result')
 
 
-class Place:
+class DeviceWithFallback:
     """Where a network runs: a device, or the CPU once that has failed or while it is full.
 
     Parameters

@@ -35,8 +35,8 @@ OUTLIER = 3.0
 #: Where a structure's posterior is lower it stays out of the question.
 LEAST_POSTERIOR = 1e-4
 #: Posteriors that count for the intensities of a structure, and how many of its voxels are needed.
-SURE = 0.3
-FEWEST = 50
+MIN_POSTERIOR = 0.3
+MIN_VOXELS = 50
 #: Distance over which a structure's mean intensity may drift, and the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
@@ -47,7 +47,7 @@ LEAST_STD = 0.02
 #: Second differences that count as none, as a share of the mean first one; and how many more of
 #: them than of first ones there are where a scan was interpolated: none to 0.1 in scans that were
 #: not, a third or more in those that were.
-STRAIGHT = 0.1
+FLATNESS_TOLERANCE = 0.1
 LEAST_STRAIGHT = 0.2
 
 
@@ -187,7 +187,7 @@ def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
         slopes = line.diff(dim=0)
         known = inside[1:] & inside[:-1]
         # More than rounding to integers makes of a straight line.
-        least = STRAIGHT * slopes[known].abs().mean()
+        least = FLATNESS_TOLERANCE * slopes[known].abs().mean()
         known = known[1:] & known[:-1]
         straight = slopes.diff(dim=0).abs() < least
         # Noise and few grey values give as many voxels without a slope.
@@ -233,9 +233,9 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
 
     What it keeps is on a coarse grid.
     """
-    sure = functional.threshold(probability, SURE, 0.0)
+    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
     amount = _sum(sure)
-    if amount < FEWEST:
+    if amount < MIN_VOXELS:
         return None
     weighted = sure * scan
     overall = _sum(weighted) / amount
@@ -256,7 +256,7 @@ def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: fl
     if mean is None:
         return torch.ones_like(scan)
     squares = (scan - mean()).square_()
-    sure = functional.threshold(probability, SURE, 0.0)
+    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
     variance = _sum(sure * squares) / _sum(sure) + LEAST_STD**2
     squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
     return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))

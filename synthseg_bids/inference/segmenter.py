@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from ..labels import CSF, mirror_channels, segmentation_labels
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
 from .engine import Engine
-from .fallback import CPU, Place
+from .fallback import CPU, DeviceWithFallback
 from .forward import Prediction, predict
 from .memory_plan import Plan
 from .postprocess import (
@@ -45,8 +44,9 @@ from .postprocess import (
     smooth,
     soft_volumes,
 )
-from .preprocess import Prepared, check_contrast, prepare
+from .preprocess import check_contrast, prepare
 from .refine import own_steps, refine
+from .result import IsotropicMaps, NetworkPosteriors, Segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -60,99 +60,6 @@ EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
 
 #: Of the brain in CT scans, in Hounsfield units.
 CT_RANGE = (0, 80)
-
-
-@dataclass(frozen=True)
-class IsotropicMaps:
-    """A segmentation on a grid of 1 mm over the scan's field of view, in RAS.
-
-    Attributes
-    ----------
-    labels : (x, y, z) int16 array
-    posteriors : (n_channels, x, y, z) uint8 array, or None
-        Probabilities times 255.
-    affine : (4, 4) float64 array
-    """
-
-    labels: np.ndarray
-    posteriors: np.ndarray | None
-    affine: np.ndarray
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """One segmented scan.
-
-    Attributes
-    ----------
-    labels : (x, y, z) int16 array
-        FreeSurfer numbers on the scan's grid.
-    volumes_mm3 : (n_channels,) float64 array
-        Soft volumes in channel order, background included.
-    posteriors : (n_channels, x, y, z) uint8 array, or None
-        Probabilities times 255 on the scan's grid.
-    grid_shape : (3,) tuple of int
-        Part of the network grid that was segmented.
-    device : str
-        Where the network ran.
-    seconds : float
-        Wall-clock time, model loading not counted.
-    confidence : (n_channels,) float32 array
-        Mean posterior of each label over its voxels; NaN where it has none, and for background.
-    flip_dice : (n_channels,) float32 array, or None
-        Dice of the labels of the straight and the mirrored pass on the network grid; NaN for
-        labels that neither has, None without the latter.
-    peak_gpu_mb : float or None
-        Most memory that was allocated on the GPU; None on the CPU.
-    isotropic : IsotropicMaps or None
-        The segmentation on a 1 mm grid, where asked for.
-    fallback : str
-        Why a GPU that has failed or was too small was not used as usual; empty if it was.
-    """
-
-    labels: np.ndarray
-    volumes_mm3: np.ndarray
-    posteriors: np.ndarray | None
-    grid_shape: tuple[int, ...]
-    device: str
-    seconds: float
-    confidence: np.ndarray
-    flip_dice: np.ndarray | None = None
-    peak_gpu_mb: float | None = None
-    isotropic: IsotropicMaps | None = None
-    fallback: str = ''
-
-
-@dataclass(frozen=True)
-class Found:
-    """Posteriors of a scan on the network grid, cleaned.
-
-    Attributes
-    ----------
-    prepared : Prepared
-    posteriors : (n_channels, x, y, z) float32 tensor
-        Inside the brain's bounding box.
-    box : tuple of slice
-        Where on the network grid that is.
-    seen : (3,) tuple of int
-        Size of what the network saw.
-    flip_dice : (n_channels,) float32 array, or None
-    device : torch.device
-        Where it ran.
-    start : float
-        When it began, by :func:`time.perf_counter`.
-    fallback : str
-        See :class:`Segmentation`.
-    """
-
-    prepared: Prepared
-    posteriors: Tensor
-    box: Box
-    seen: tuple[int, ...]
-    flip_dice: np.ndarray | None
-    device: torch.device
-    start: float
-    fallback: str
 
 
 class Segmenter:
@@ -207,7 +114,9 @@ class Segmenter:
         engine_on = partial(Engine, network, memory_limit=limit)
         spare = partial(engine_on, CPU) if fallback else None
         where = resolve_device(device)
-        self._use(Place(where, partial(engine_on, where), spare), card, flip, autocrop)
+        self._use(
+            DeviceWithFallback(where, partial(engine_on, where), spare), card, flip, autocrop
+        )
 
     @classmethod
     def from_engine(
@@ -230,10 +139,12 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._settings = None
-        segmenter._use(Place(engine.device, lambda: engine, spare), card, flip)
+        segmenter._use(DeviceWithFallback(engine.device, lambda: engine, spare), card, flip)
         return segmenter
 
-    def _use(self, place: Place, card: ModelCard, flip: bool, autocrop: bool = True) -> None:
+    def _use(
+        self, place: DeviceWithFallback, card: ModelCard, flip: bool, autocrop: bool = True
+    ) -> None:
         self._place = place
         self.card = card
         self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
@@ -297,7 +208,7 @@ class Segmenter:
         found = self.find(data, affine, ct)
         return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
 
-    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> Found:
+    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
         start = time.perf_counter()
@@ -322,7 +233,9 @@ class Segmenter:
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return Found(prepared, posteriors, box, seen, prediction.flip_dice, device, start, note)
+        return NetworkPosteriors(
+            prepared, posteriors, box, seen, prediction.flip_dice, device, start, note
+        )
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
@@ -338,7 +251,7 @@ class Segmenter:
 
     def finish(
         self,
-        found: Found,
+        found: NetworkPosteriors,
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
@@ -378,7 +291,7 @@ class Segmenter:
         )
 
     def _resample(
-        self, found: Found, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
+        self, found: NetworkPosteriors, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels and posteriors on another grid in RAS."""
         from_shape = found.prepared.image.shape

@@ -20,7 +20,7 @@ RARITY = 3.0
 
 
 @torch.no_grad()
-def grow(network: UNet3D, config: NetworkConfig) -> UNet3D:
+def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
     """Return a network that sees single voxels where another sees blocks of them.
 
     Parameters

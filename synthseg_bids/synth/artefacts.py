@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sampling import between
+from .sampling import uniform
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def draw_artefacts(
     """
     chance, cut, along, across, end = torch.rand(5, generator=generator).tolist()
     part = int(torch.randint(2, 5, (1,), generator=generator))
-    ghost = Ghost(float(between(config.ghost_share, generator, 1)), int(along * 3), part)
-    depth = float(between(config.cut_share, generator, 1))
+    ghost = Ghost(float(uniform(config.ghost_share, generator, 1)), int(along * 3), part)
+    depth = float(uniform(config.cut_share, generator, 1))
     scanned = [slice(0, n) for n in size]
     if cut < config.cut_probability:
         axis = int(across * 3)

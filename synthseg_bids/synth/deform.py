@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..linear import apply_along_axes, interpolation_matrix
-from .sampling import between
+from .sampling import uniform
 
 #: Scaling and squaring starts from v / 2**7 (reference implementation).
 SQUARINGS = 7
@@ -87,7 +87,7 @@ class Deformation:
     flip: bool
 
 
-def uniform(generator: torch.Generator, half_width: float, *shape: int) -> Tensor:
+def symmetric(generator: torch.Generator, half_width: float, *shape: int) -> Tensor:
     """Draw from U(-half_width, half_width)."""
     return (2 * torch.rand(*shape, generator=generator) - 1) * half_width
 
@@ -109,12 +109,12 @@ def draw_deformation(
     Deformation
     """
     matrix = affine_matrix(
-        rotation_rad=uniform(generator, math.radians(config.rotation_deg), 3),
-        scaling=1 + uniform(generator, config.scaling, 3),
-        shear=uniform(generator, config.shear, 3),
+        rotation_rad=symmetric(generator, math.radians(config.rotation_deg), 3),
+        scaling=1 + symmetric(generator, config.scaling, 3),
+        shear=symmetric(generator, config.shear, 3),
     )
-    translation = uniform(generator, config.translation, 3)
-    std = between(config.svf_std, generator, 1)
+    translation = symmetric(generator, config.translation, 3)
+    std = uniform(config.svf_std, generator, 1)
     grid = [max(2, math.ceil(n * config.svf_fraction)) for n in shape]
     svf = std * torch.randn(3, *grid, generator=generator)
     flip = bool(torch.rand(1, generator=generator) < config.flip_probability)

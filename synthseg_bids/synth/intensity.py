@@ -11,7 +11,7 @@ from torch import Tensor
 from ..labels import generation_labels, unsided_classes
 from ..linear import apply_along_axes, interpolation_matrix
 from .relaxometry import draw_realistic
-from .sampling import between
+from .sampling import uniform
 
 #: Of the intensities before normalisation.
 WHITE = 255
@@ -122,8 +122,8 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
     realistic = config.realistic_probability
     if realistic and float(torch.rand(1, generator=generator)) < realistic:
         return draw_realistic(generator, unmyelinated=config.unmyelinated)
-    means = between(config.mean, generator, len(labels))
-    stds = between(config.std, generator, len(labels))
+    means = uniform(config.mean, generator, len(labels))
+    stds = uniform(config.std, generator, len(labels))
     if config.share_classes:
         first: dict[int, int] = {}
         for row, label in enumerate(labels):
@@ -157,12 +157,12 @@ def draw_intensities(
         means, stds = means[rows], stds[rows]
     zero, noise = config.dark_background
     chance = float(torch.rand(1, generator=generator))
-    dark = between((0, 15), generator, 1), between((0, 5), generator, 1)
+    dark = uniform((0, 15), generator, 1), uniform((0, 5), generator, 1)
     if chance < zero:
         means[0], stds[0] = 0, 0
     elif chance < zero + noise:
         means[0], stds[0] = dark[0][0], dark[1][0]
-    std = between(config.bias_std, generator, 1)
+    std = uniform(config.bias_std, generator, 1)
     grid = [max(2, math.ceil(n * config.bias_fraction - 1e-6)) for n in size]
     log_bias = std * torch.randn(*grid, generator=generator)
     if torch.rand(1, generator=generator) >= config.bias_probability:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..labels import generation_labels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
-from .sampling import between
+from .sampling import uniform
 from .texture import draw_field, interpolated
 
 #: Label in which each label's lesions are drawn (FreeSurfer's numbers).
@@ -98,9 +98,9 @@ def draw_lesions(
     chance = float(torch.rand(1, generator=generator))
     field = draw_field(config.size_mm, size, spacing_mm, generator)
     low, high = (math.log(bound) for bound in config.share)
-    share = math.exp(float(between((low, high), generator, 1)))
+    share = math.exp(float(uniform((low, high), generator, 1)))
     near = (
-        float(between(bounds, generator, 1))
+        float(uniform(bounds, generator, 1))
         for bounds in (config.periventricular, config.juxtacortical)
     )
     return Lesions(field, share, *near) if chance < config.probability else None

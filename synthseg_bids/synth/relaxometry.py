@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..labels import generation_labels, unsided_classes
-from .sampling import between
+from .sampling import uniform
 
 #: T1 and T2 in ms at 3 T, and proton density relative to water. Wansapura et al. 1999, Gelman et
 #: al. 2001, Stanisz et al. 2005, Rooney et al. 2007, Bojorquez et al. 2017 (review).
@@ -196,7 +196,7 @@ def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
             tissues[row] = table[TISSUE_OF.get(label.index, OUTSIDE[which])]
     scatter = torch.randn(len(tissues), 3, generator=generator) * torch.tensor(SCATTER)
     drawn = torch.tensor(tissues) * scatter.exp_()
-    drawn[:, 0] *= between(FIELD_STRENGTH, generator, 1)
+    drawn[:, 0] *= uniform(FIELD_STRENGTH, generator, 1)
     return drawn
 
 
@@ -222,12 +222,12 @@ def draw_realistic(
     choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]
     shares = torch.tensor([one.share for one in choices])
     sequence = choices[int(torch.multinomial(shares, 1, generator=generator))]
-    parameters = [float(between(bounds, generator, 1)) for bounds in sequence.ranges]
+    parameters = [float(uniform(bounds, generator, 1)) for bounds in sequence.ranges]
     means = sequence.signal(*tissues.T, *parameters)
     brain = means[sorted({int(row) for row, label in zip(rows, generation_labels(), strict=True)
                           if label.target})]  # fmt: skip
-    scale = between(BRIGHTEST, generator, 1) / brain.max()
-    noise = between(NOISE, generator, 1) * scale * brain.median()
+    scale = uniform(BRIGHTEST, generator, 1) / brain.max()
+    noise = uniform(NOISE, generator, 1) * scale * brain.median()
     # Fat may outshine the brain, up to where scanners clip.
     means = (scale * means).clamp(max=300)
     within = HETEROGENEITY * means * torch.rand(len(means), generator=generator)

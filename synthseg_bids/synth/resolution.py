@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..linear import acquisition_matrices, apply_along_axes
-from .sampling import between
+from .sampling import uniform
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def draw_noise(config: NoiseConfig, generator: torch.Generator) -> Noise | None:
     """Draw how strong the noise of the acquired voxels is; None if there is none."""
     chance, kind = torch.rand(2, generator=generator).tolist()
     low, high = (math.log(bound / 250) for bound in config.std)
-    std = math.exp(float(between((low, high), generator, 1)))
+    std = math.exp(float(uniform((low, high), generator, 1)))
     return Noise(std, kind < config.rician_probability) if chance < config.probability else None
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def between(bounds: tuple[float, float], generator: torch.Generator, *shape: int) -> Tensor:
+def uniform(bounds: tuple[float, float], generator: torch.Generator, *shape: int) -> Tensor:
     """Draw a tensor of numbers between two bounds, all equally likely."""
     low, high = bounds
     return low + (high - low) * torch.rand(*shape, generator=generator)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linear import apply_along_axes, interpolation_matrix
-from .sampling import between
+from .sampling import uniform
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def draw_field(
 ) -> Tensor:
     """Draw standard normal values at a random distance from each other."""
     logarithms = (math.log(bounds_mm[0]), math.log(bounds_mm[1]))
-    distance = math.exp(float(between(logarithms, generator, 1)))
+    distance = math.exp(float(uniform(logarithms, generator, 1)))
     grid = [max(2, math.ceil(n * spacing_mm / distance)) for n in size]
     return torch.randn(*grid, generator=generator)
 
@@ -82,7 +82,7 @@ def draw_texture(
     -------
     Texture
     """
-    share = float(between(config.share, generator, 1))
+    share = float(uniform(config.share, generator, 1))
     return Texture(share, draw_field(config.size_mm, size, spacing_mm, generator))
 
 

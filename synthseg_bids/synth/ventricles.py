@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..labels import generation_labels
 from ..linear import apply_along_axes, blur_matrix
 from .deform import integrate
-from .sampling import between
+from .sampling import uniform
 
 #: Lateral, inferior lateral, third and fifth ventricles, choroid plexus (FreeSurfer's numbers).
 VENTRICLES = (4, 5, 43, 44, 14, 72, 136, 137, 163, 164)
@@ -60,7 +60,7 @@ def draw_growth(config: VentricleConfig, generator: torch.Generator) -> float:
         In voxels.
     """
     chance = float(torch.rand(1, generator=generator))
-    growth = float(between(config.growth, generator, 1))
+    growth = float(uniform(config.growth, generator, 1))
     return growth if chance < config.probability else 0.0
 
 

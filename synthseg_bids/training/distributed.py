@@ -32,7 +32,7 @@ class ProcessError(OSError):
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """The place of this process in a run; alone, nothing is exchanged or waited for.
 
     Attributes
@@ -133,7 +133,7 @@ def rank_device(name: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def join(device_name: str | torch.device) -> Iterator[Ranks]:
+def join(device_name: str | torch.device) -> Iterator[ProcessGroup]:
     """Join the other processes of a run, if ``torchrun`` started several.
 
     Parameters
@@ -143,7 +143,7 @@ def join(device_name: str | torch.device) -> Iterator[Ranks]:
 
     Yields
     ------
-    Ranks
+    ProcessGroup
 
     Raises
     ------
@@ -152,14 +152,14 @@ def join(device_name: str | torch.device) -> Iterator[Ranks]:
     """
     device = rank_device(device_name)
     if _size() == 1:
-        yield Ranks(device=device)
+        yield ProcessGroup(device=device)
         return
     gpu = device.type == 'cuda'
     if gpu:
         torch.cuda.set_device(device)
     # What is exchanged about a run is on the CPU, and never waits for a GPU.
     distributed.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo', timeout=PATIENCE)
-    ranks = Ranks(distributed.get_rank(), distributed.get_world_size(), device)
+    ranks = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
     try:
         yield ranks
         # torchrun ends all as soon as one has ended in another way than with success; the first

@@ -26,12 +26,12 @@ from ..labels import generation_labels, network_labels
 from ..measure.overlap import paper_dice
 from ..models.card import ModelCard
 from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
-from ..models.upscale import grow
+from ..models.upscale import upscale
 from ..synth.generator import GeneratorConfig
 from ..synth.label_maps import LabelMap, generate
 from ..synth.presets import VALIDATION_PRESETS, evaluation_config
 from .config import TrainingConfig, learning_rate
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .losses import merge_channels, segmentation_losses, wl2
 from .muon import Muon
 
@@ -110,7 +110,7 @@ class Trainer:
         Held out, to validate on.
     device : torch.device
         Generates and trains.
-    ranks : Ranks
+    ranks : ProcessGroup
         The processes of the run.
     """
 
@@ -120,14 +120,14 @@ class Trainer:
         label_maps: Sequence[LabelMap],
         validation: Sequence[LabelMap] = (),
         device: torch.device | None = None,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
         spacings = sorted({round(one.spacing_mm, 2) for one in (*label_maps, *validation)})
         if len(spacings) > 1:
             found = ', '.join(f'{mm:g}' for mm in spacings)
             raise UsageError(f'label maps of {found} mm: resample them to one spacing')
         self.config = config
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or ProcessGroup()
         self.device = device or torch.device('cpu')
         self.label_maps = [label_map.to(self.device) for label_map in label_maps]
         self.validation = list(validation)
@@ -170,7 +170,7 @@ class Trainer:
         """
         if network.config != self.config.network:
             try:
-                network = grow(network, self.config.network)
+                network = upscale(network, self.config.network)
             except ValueError as error:
                 raise CheckpointError(str(error)) from error
         self.network.load_state_dict(network.state_dict())

@@ -139,7 +139,7 @@ def test_the_program_is_killed_with_who_started_it(tmp_path):
 
 
 def test_page_of_methods_is_that_of_the_code(tmp_path, monkeypatch):
-    docs = Path(__file__).parents[1] / 'docs'
+    docs = Path(__file__).parents[2] / 'docs'
     monkeypatch.syspath_prepend(docs)
     script = runpy.run_path(str(docs / 'write_methods.py'))
     script['main'](tmp_path / 'methods.rst')

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from heads import write_heads
 
-SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'generator.py'
+SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'generator.py'
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from synthseg_bids.measure.overlap import (
     volumes_from_labels,
 )
 
-SHARED = Path(__file__).parents[2] / 'shared' / 'data'
+SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 AFFINE = np.array([[0, 0, -2, 30], [1.5, 0, 0, -20], [0, 1, 0, 10], [0, 0, 0, 1.0]])
 
 

@@ -19,7 +19,7 @@ from synthseg_bids.app.group_outputs import write_tables
 from synthseg_bids.bids.names import bids_uri
 from synthseg_bids.files import read_table
 
-DOCS = Path(__file__).parents[1] / 'docs'
+DOCS = Path(__file__).parents[2] / 'docs'
 
 
 @pytest.fixture(scope='module')

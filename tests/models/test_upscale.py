@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
-from synthseg_bids.models.upscale import grow
+from synthseg_bids.models.upscale import upscale
 
 COARSE = NetworkConfig(
     5, 4, levels=3, decoder_convs=1, norm='instance', norm_placement='conv', skip='add'
@@ -18,7 +18,7 @@ COARSE = NetworkConfig(
 def test_a_grown_network_does_what_the_coarse_one_did(output_features):
     torch.manual_seed(0)
     coarse = UNet3D(COARSE).eval()
-    fine = grow(coarse, replace(COARSE, sub_voxels=2, output_features=output_features)).eval()
+    fine = upscale(coarse, replace(COARSE, sub_voxels=2, output_features=output_features)).eval()
     x = torch.rand(1, 1, 16, 24, 32)
     expected = functional.interpolate(coarse(functional.avg_pool3d(x, 2)), scale_factor=2)
     torch.testing.assert_close(fine(x), expected, atol=1e-4, rtol=1e-4)
@@ -29,14 +29,14 @@ def test_statistics_grow_with_the_network(placement):
     config = replace(COARSE, norm='batch', norm_placement=placement)
     coarse = UNet3D(config)
     coarse(torch.rand(2, 1, 16, 16, 16))  # learns statistics
-    fine = grow(coarse.eval(), replace(config, sub_voxels=2)).eval()
+    fine = upscale(coarse.eval(), replace(config, sub_voxels=2)).eval()
     x = torch.rand(1, 1, 16, 24, 32)
     expected = functional.interpolate(coarse(functional.avg_pool3d(x, 2)), scale_factor=2)
     torch.testing.assert_close(fine(x), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_every_weight_of_a_grown_network_learns():
-    fine = grow(UNet3D(COARSE), replace(COARSE, sub_voxels=2, output_features=6))
+    fine = upscale(UNet3D(COARSE), replace(COARSE, sub_voxels=2, output_features=6))
     optimizer = torch.optim.SGD(fine.parameters(), lr=0.1)
     for _ in range(2):  # the new features are seen from the second step on
         optimizer.zero_grad()
@@ -50,7 +50,7 @@ def test_lesions_begin_as_rare_white_matter(sub_voxels):
     torch.manual_seed(1)
     config = replace(COARSE, out_channels=33, sub_voxels=sub_voxels)
     before = UNet3D(config).eval()
-    after = grow(before, replace(config, out_channels=34)).eval()
+    after = upscale(before, replace(config, out_channels=34)).eval()
     x = torch.rand(1, 1, 16, 16, 16)
     known, grown = before(x), after(x)
     torch.testing.assert_close(grown[:, :33], known)
@@ -59,4 +59,4 @@ def test_lesions_begin_as_rare_white_matter(sub_voxels):
 
 def test_only_voxels_and_output_features_may_differ():
     with pytest.raises(ValueError, match='cannot start from'):
-        grow(UNet3D(COARSE), replace(COARSE, features=8, sub_voxels=2))
+        upscale(UNet3D(COARSE), replace(COARSE, features=8, sub_voxels=2))

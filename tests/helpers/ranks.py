@@ -12,7 +12,7 @@ from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, load_label_map
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training.config import TrainingConfig
-from synthseg_bids.training.distributed import ProcessError, Ranks, join, leave
+from synthseg_bids.training.distributed import ProcessError, ProcessGroup, join, leave
 from synthseg_bids.training.trainer import Trainer
 
 #: Settings of the runs that are compared: name to configuration.
@@ -60,7 +60,9 @@ def load_maps(folder: Path) -> list[LabelMap]:
     return [load_label_map(path) for path in find_label_maps(folder)]
 
 
-def make(name: str, maps: list[LabelMap], ranks: Ranks | None = None, **changes) -> Recorder:
+def make(
+    name: str, maps: list[LabelMap], ranks: ProcessGroup | None = None, **changes
+) -> Recorder:
     """Prepare a run; two of the maps are validated on."""
     return Recorder(replace(RUNS[name], **changes), maps[:2], maps[1:], ranks=ranks)
 

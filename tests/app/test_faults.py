@@ -22,7 +22,7 @@ from synthseg_bids.bids.save import output_files
 from synthseg_bids.inference.engine import Engine
 from synthseg_bids.inference.segmenter import cached_segmenter
 
-DOCS = Path(__file__).parents[1] / 'docs'
+DOCS = Path(__file__).parents[2] / 'docs'
 
 
 @pytest.fixture(scope='module')

@@ -31,7 +31,7 @@ AFFINE = np.diag([4.0, 4, 4, 1])
 SHIPPED = MODEL_LIMITS['origin']['model_sha256']
 LABELS = segmentation_labels()
 N_CHANNELS = len(LABELS)
-DOCS = Path(__file__).parents[1] / 'docs'
+DOCS = Path(__file__).parents[2] / 'docs'
 
 #: Typical volumes in ml: between the limits of every structure.
 TYPICAL = {label: (low * high) ** 0.5 for label, (low, high) in VOLUME_RANGES_ML.items()}

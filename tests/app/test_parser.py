@@ -15,7 +15,7 @@ import pytest
 from synthseg_bids.app.config import ConfigError, RunConfig, format_config, read_plugin
 from synthseg_bids.app.parser import build_parser, parse_args
 
-DOCS = Path(__file__).parents[1] / 'docs'
+DOCS = Path(__file__).parents[2] / 'docs'
 PLACES = ['in', 'out', 'participant']
 EVERYTHING = [
     *('in', 'out', 'participant', 'group', '--participant-label', '01', 'x', '--batch', '2/3'),

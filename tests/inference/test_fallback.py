@@ -9,7 +9,7 @@ from stub_networks import SideStub, StubEngine, ball
 from torch import Tensor
 
 from synthseg_bids.inference.engine import Engine
-from synthseg_bids.inference.fallback import Place
+from synthseg_bids.inference.fallback import DeviceWithFallback
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.models.card import ModelCard
 from synthseg_bids.models.unet import NetworkConfig
@@ -81,11 +81,11 @@ def test_goes_on_without_a_gpu_that_fails_to_load_the_network(message):
         raise RuntimeError(message)
 
     spare = StubEngine(SideStub(), NetworkConfig(levels=3))
-    place = Place(torch.device('cuda:1'), fail, lambda: spare)
+    place = DeviceWithFallback(torch.device('cuda:1'), fail, lambda: spare)
     assert (place.engine, place.device) == (spare, torch.device('cpu'))
     assert place.run(lambda engine, _: engine, (1, 1, 1))[2].startswith(f'cuda:1: {message}; ')
     with pytest.raises(RuntimeError, match=message[:20]):
-        Place(torch.device('cuda:1'), fail)
+        DeviceWithFallback(torch.device('cuda:1'), fail)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded(kind, mes
         return StubEngine(SideStub(), NetworkConfig(levels=3))
 
     spare = StubEngine(SideStub(), NetworkConfig(levels=3))
-    place = Place(torch.device('cuda:1'), make, lambda: spare)
+    place = DeviceWithFallback(torch.device('cuda:1'), make, lambda: spare)
     engine, device, note = place.run(lambda engine, plan: engine, (1, 1, 1))
     assert engine is spare
     assert device.type == 'cpu'
@@ -120,7 +120,7 @@ def test_comes_back_to_a_gpu_that_was_full_when_the_network_was_loaded(kind, mes
 
 def test_libraries_short_of_memory_do_not_end_the_use_of_a_gpu():
     engines = [StubEngine(SideStub(), NetworkConfig(levels=3)) for _ in range(2)]
-    place = Place(torch.device('cuda:1'), lambda: engines[0], lambda: engines[1])
+    place = DeviceWithFallback(torch.device('cuda:1'), lambda: engines[0], lambda: engines[1])
     plans = []
 
     def infer(engine, plan):
@@ -138,7 +138,7 @@ def test_libraries_short_of_memory_do_not_end_the_use_of_a_gpu():
 
 def test_errors_of_others_are_not_those_of_a_gpu():
     spare = StubEngine(SideStub(), NetworkConfig(levels=3))
-    place = Place(torch.device('cpu'), lambda: spare, lambda: spare)
+    place = DeviceWithFallback(torch.device('cpu'), lambda: spare, lambda: spare)
     with pytest.raises(RuntimeError, match='shape'):
         place.run(lambda engine, _: torch.ones(2).reshape(3), (1, 1, 1))
 

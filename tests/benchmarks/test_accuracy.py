@@ -16,7 +16,7 @@ from synthseg_bids.models.card import read_card
 from synthseg_bids.models.registry import model_path
 from synthseg_bids.synth.label_maps import load_label_map
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')

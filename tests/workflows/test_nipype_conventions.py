@@ -19,7 +19,7 @@ from nipype.interfaces.base import BaseInterface, isdefined
 import synthseg_bids.interfaces
 import synthseg_bids.workflows
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'nipype_workflow.py'
+EXAMPLE = Path(__file__).parents[2] / 'examples' / 'nipype_workflow.py'
 METADATA = {
     *('desc', 'mandatory', 'usedefault', 'nohash', 'requires', 'xor', 'units', 'deprecated'),
     *('new_name', 'min_ver', 'max_ver', 'copyfile', 'hash_files', 'argstr'),

@@ -34,7 +34,7 @@ def weights():
 @pytest.fixture(scope='module')
 def recorded():
     """What Keras 2.15 made of these weights; ``make test-parity`` compares it anew."""
-    path = Path(__file__).parent / 'data' / 'keras_posteriors.npz'
+    path = Path(__file__).parents[1] / 'data' / 'keras_posteriors.npz'
     return np.load(path)['posteriors']
 
 

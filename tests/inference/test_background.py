@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from stub_networks import LabelStub
-from test_inference import segmenter
+from test_segmenter import segmenter
 
 from synthseg_bids.images.background import (
     constant_background,

@@ -18,7 +18,7 @@ FIRST_STARTED = f'{IMAGES[0]}: started'
 #: A worker has taken them up.
 FIRST_AT_WORK, SECOND_AT_WORK = 'sub-01_T1w.segment" in', 'sub-02_T2w.segment" in'
 FIRST_DONE = 'done (1 of 2 images)'
-PAUSING = [sys.executable, '-W', 'ignore', str(Path(__file__).parent / 'stand_ins/pausing.py')]
+PAUSING = [sys.executable, '-W', 'ignore', str(Path(__file__).parents[1] / 'stand_ins/pausing.py')]
 
 
 def make_dataset(folder: Path) -> Path:

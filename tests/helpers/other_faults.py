@@ -67,7 +67,7 @@ TWO_RUNS = Elsewhere(
     '0 done, 1 skipped, 0 failed',
     'sub-01: another run is at work on it',
     '0 done, 1 skipped, 0 failed',
-    'tests/test_bad_input.py::test_two_runs_at_once',
+    'tests/app/test_bad_input.py::test_two_runs_at_once',
 )
 GPU_MEMORY = Elsewhere(
     'GPU out of memory, whatever is tried',
@@ -77,7 +77,7 @@ GPU_MEMORY = Elsewhere(
     NEITHER,
     'out of memory for an image of 18 x 20 x 25 voxels; continuing on the CPU',
     NOTHING,
-    'tests/test_faults.py::test_gpu_fault',
+    'tests/app/test_faults.py::test_gpu_fault',
 )
 GPU_LOST = Elsewhere(
     'GPU lost',
@@ -87,7 +87,7 @@ GPU_LOST = Elsewhere(
     NEITHER,
     'CUDA error: unspecified launch failure; continuing on the CPU',
     NOTHING,
-    'tests/test_faults.py::test_gpu_fault',
+    'tests/app/test_faults.py::test_gpu_fault',
 )
 GPU_LOST_FOR_GOOD = Elsewhere(
     'GPU lost, with ``--no-gpu-fallback``',
@@ -96,7 +96,7 @@ GPU_LOST_FOR_GOOD = Elsewhere(
     HALF,
     'CUDA error: unspecified launch failure',
     '1 done, 1 skipped, 0 failed',
-    'tests/test_faults.py::test_gpu_fault',
+    'tests/app/test_faults.py::test_gpu_fault',
 )
 
 ELSEWHERE = (

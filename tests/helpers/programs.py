@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-STAND_INS = Path(__file__).parent / 'stand_ins'
+STAND_INS = Path(__file__).parents[1] / 'stand_ins'
 
 
 def install_samseg(root: Path, version: str = '0.4a0') -> Path:
