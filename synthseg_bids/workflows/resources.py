@@ -6,12 +6,8 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from synthseg_bids.hardware.memory import total_bytes
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +85,7 @@ class Resources:
 
 
 def plan_resources(
-    device: str | torch.device = 'auto',
+    device: object = 'auto',
     n_gpus: int | None = None,
     procs_per_gpu: int = 1,
     nprocs: int | None = None,
@@ -132,8 +128,8 @@ def plan_resources(
     DeviceError
         If the device does not exist.
     """
-    device = str(device)
-    devices = (device,) if elsewhere else _choose_devices(device, n_gpus)
+    name = str(device)
+    devices = (name,) if elsewhere else _choose_devices(name, n_gpus)
     nprocs = nprocs or available_processors()
     slots = len(devices) * procs_per_gpu if devices[0] != 'cpu' else 1
     threads = omp_nthreads or max(1, min(nprocs // slots, _MAX_THREADS))
