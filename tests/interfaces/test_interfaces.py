@@ -167,7 +167,7 @@ def test_save(tmp_path, labels):
 
 def test_synthesize(tmp_path, head, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    node = SynthesizeImage(label_maps=[str(head)], n_images=2, size=16, seed=3)
+    node = SynthesizeImage(label_maps=[str(head)], n_images=2, size=(16, 16, 16), seed=3)
     outputs = node.run().outputs
     assert [nib.load(path).shape for path in outputs.out_images] == [(16, 16, 16)] * 2
     known = {label.index for label in segmentation_labels()}
