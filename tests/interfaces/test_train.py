@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from synthseg_bids.models.registry import load_model
 from synthseg_bids.training.run_folder import CHECKPOINT
 from synthseg_bids.training.trainer import Trainer
 
-STEPS, EPOCH = 40, 4
+STEPS, EPOCH = 16, 2
 
 
 def training_node(maps: str, folder: str, seed: int = 0) -> Node:
@@ -52,7 +53,9 @@ def start_and_kill(maps: Path, folder: Path) -> int:
     checkpoint = folder / 'train' / CHECKPOINT
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
         wait_until(
-            lambda: child.poll() is not None or (checkpoint.exists() and step_of(checkpoint) > 4)
+            lambda: (
+                child.poll() is not None or (checkpoint.exists() and step_of(checkpoint) > EPOCH)
+            )
         )
         os.kill(child.pid, signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
@@ -71,10 +74,16 @@ def tensors(value: object) -> list[torch.Tensor]:
     return [value] if isinstance(value, torch.Tensor) else []
 
 
-@pytest.fixture
-def maps(tmp_path):
-    (tmp_path / 'maps').mkdir()
-    return write_heads(tmp_path / 'maps')
+@pytest.fixture(scope='module')
+def maps(tmp_path_factory):
+    return write_heads(tmp_path_factory.mktemp('maps'))
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory, maps):
+    """Return the folder of a node that was killed, and the step of its checkpoint."""
+    folder = tmp_path_factory.mktemp('killed')
+    return folder, start_and_kill(maps, folder)
 
 
 @pytest.fixture
@@ -91,15 +100,15 @@ def steps_made(monkeypatch):
     return made
 
 
-def test_a_killed_node_goes_on_to_the_same_weights(tmp_path, maps, steps_made):
+@pytest.mark.slow
+def test_a_killed_node_goes_on_to_the_same_weights(tmp_path, maps, killed, steps_made):
+    folder, reached = killed
+    assert EPOCH <= reached < STEPS
+    resumed = training_node(maps, shutil.copytree(folder, tmp_path / 'again')).run().outputs
+    assert steps_made == [*range(reached, STEPS)]
+    steps_made.clear()
     whole = training_node(maps, tmp_path / 'whole').run().outputs
     assert steps_made == [*range(STEPS)]
-    steps_made.clear()
-
-    reached = start_and_kill(maps, tmp_path / 'killed')
-    assert EPOCH <= reached < STEPS
-    resumed = training_node(maps, tmp_path / 'killed').run().outputs
-    assert steps_made == [*range(reached, STEPS)]
 
     one, other = load_file(resumed.out_model), load_file(whole.out_model)
     assert {*one} == {*other}
@@ -116,9 +125,9 @@ def test_a_killed_node_goes_on_to_the_same_weights(tmp_path, maps, steps_made):
     assert len(losses[0]) == STEPS // EPOCH
 
 
-def test_other_inputs_start_anew(tmp_path, maps, steps_made):
-    assert start_and_kill(maps, tmp_path) >= EPOCH
-    training_node(maps, tmp_path, seed=1).run()
+@pytest.mark.slow
+def test_other_inputs_start_anew(tmp_path, maps, killed, steps_made):
+    training_node(maps, shutil.copytree(killed[0], tmp_path / 'again'), seed=1).run()
     assert steps_made == [*range(STEPS)]
 
 

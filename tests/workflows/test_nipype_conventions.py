@@ -70,6 +70,7 @@ TRAITS = [
 ]
 WORKFLOWS = [
     (synthseg_bids.workflows.init_image_wf, {}),
+    (synthseg_bids.workflows.init_training_wf, {}),
     (load_example().init_structures_wf, {}),
 ]
 
@@ -128,7 +129,8 @@ def test_docstrings_list_the_fields_of_a_workflow(init, options):
 def test_building_a_workflow_imports_nothing_heavy():
     """Whoever forks workers must not have used CUDA, and a cluster's head node may lack it."""
     code = (
-        'import sys\nfrom synthseg_bids.workflows import init_image_wf\n'
+        'import sys\nfrom synthseg_bids.workflows import init_image_wf, init_training_wf\n'
+        'init_training_wf()\n'
         'init_image_wf(posteriors="native", compare=True)\n'
         'print(sorted({"torch", "matplotlib"} & {*sys.modules}))'
     )
