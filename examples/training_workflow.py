@@ -95,6 +95,7 @@ def parse() -> argparse.Namespace:
     add('--features', type=int, default=24)
     add('--levels', type=int, default=5)
     add('--samples', type=int, default=4, help='synthetic scans in the picture')
+    add('--scans', type=int, default=2, help='for the calibration, per label map and preset')
     add('--use-gpu', action='store_true')
     add('--plugin', default='MultiProc', help='any plugin of Nipype')
     add('--nprocs', type=int, default=2)
@@ -117,6 +118,7 @@ def main() -> None:
         network={'features': args.features, 'levels': args.levels},
         training={'steps': args.steps, 'epoch_steps': args.epoch_steps},
         n_samples=args.samples,
+        n_scans=args.scans,
         use_gpu=args.use_gpu,
     )
     paths = find_label_maps(args.label_maps.resolve())

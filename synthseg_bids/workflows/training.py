@@ -167,7 +167,7 @@ def _add_preparation(workflow: Workflow, age_group: str) -> list[Node]:
 
 
 def _numbers(paths: list[str]) -> list[int]:
-    """Number label maps, so that each gets the next donor."""
+    """Return a number for each label map, so that each gets the next donor."""
     return list(range(len(paths)))
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def start_and_kill(maps: Path, folder: Path) -> int:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / 'helpers')]
     command = [sys.executable, '-c', code, str(maps), str(folder), *paths]
     checkpoint = folder / 'train' / CHECKPOINT
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env) as child:
         wait_until(
             lambda: (
                 child.poll() is not None or (checkpoint.exists() and step_of(checkpoint) > EPOCH)
@@ -72,6 +74,15 @@ def tensors(value: object) -> list[torch.Tensor]:
     if isinstance(value, dict):
         return [found for key in value for found in tensors(value[key])]
     return [value] if isinstance(value, torch.Tensor) else []
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _one_thread() -> Iterator[None]:
+    """Sum in the same order as the process that is killed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,8 @@ from nipype.interfaces.base import BaseInterface, isdefined
 import synthseg_bids.interfaces
 import synthseg_bids.workflows
 
-EXAMPLE = Path(__file__).parents[2] / 'examples' / 'nipype_workflow.py'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+EXAMPLE = EXAMPLES / 'nipype_workflow.py'
 METADATA = {
     *('desc', 'mandatory', 'usedefault', 'nohash', 'requires', 'xor', 'units', 'deprecated'),
     *('new_name', 'min_ver', 'max_ver', 'copyfile', 'hash_files', 'argstr'),
@@ -38,8 +39,8 @@ HOW_NOT_WHAT = {
 
 
 @cache
-def load_example():
-    spec = importlib.util.spec_from_file_location('nipype_workflow', EXAMPLE)
+def load_example(path=EXAMPLE):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     # Nipype pickles the interfaces of a workflow by the name of their module.
     sys.modules[spec.name] = module
@@ -72,6 +73,7 @@ WORKFLOWS = [
     (synthseg_bids.workflows.init_image_wf, {}),
     (synthseg_bids.workflows.init_training_wf, {}),
     (load_example().init_structures_wf, {}),
+    (load_example(EXAMPLES / 'training_workflow.py').init_train_and_segment_wf, {}),
 ]
 
 
