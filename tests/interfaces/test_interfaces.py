@@ -229,7 +229,7 @@ def test_calibrate(tmp_path, tiny_model, monkeypatch):
     torch.testing.assert_close(
         network.likelihood.bias, before / outputs.temperature, atol=1e-3, rtol=1e-2
     )
-    with pytest.raises(LabelMapError, match='map-0_dseg.nii.gz.*name different ones'):
+    with pytest.raises(LabelMapError, match=r'map-0_dseg\.nii\.gz.*name different ones'):
         CalibrateModel(check_maps=maps, **inputs).run()
 
 
