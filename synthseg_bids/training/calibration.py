@@ -142,7 +142,7 @@ def foreground_logits(
     config = engine.config
     padded = pad_to_multiple(image[None, None], config.size_multiple)
     goal = pad_to_multiple(target[None, None], config.size_multiple)
-    goal = fold_voxels(goal, config.sub_voxels)[0]
+    goal = fold_voxels(goal, config.sub_voxels)[0].cpu()
     features = engine.features(padded), engine.features(padded.flip(2))
     parts: list[tuple[Tensor, ...]] = []
     for slab in slabs(features[0], config.positions):
@@ -174,7 +174,7 @@ def synthetic_logits(
     mirror = torch.as_tensor(mirror_channels(card.labels))
     lesions = LESION in card.labels
     parts = []
-    for number, label_map in enumerate(label_maps):
+    for number, label_map in enumerate(one.to(engine.device) for one in label_maps):
         factor = max(round(card.spacing_mm / label_map.spacing_mm), 1)
         own = replace(PRESETS['synthseg-bids'], downsampling=factor, lesion_label=lesions)
         for preset in VALIDATION_PRESETS:
