@@ -184,6 +184,7 @@ def _execute(
         program=setup.segmenter.program,
         flip=not config.fast,
         autocrop=config.autocrop,
+        ct=config.ct,
         posteriors=config.posteriors,
         output_grid=config.output_grid,
         overwrite=config.overwrite,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import METHODS, OURS, Method
+from synthseg_bids.images.ct import ct_setting, describe_ct
 
 from .config import RunConfig
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'model': ('--model', ('default',)),
     'autocrop': ('--no-autocrop', (True,)),
+    'ct': ('--ct', (None, False)),
     'output_grid': ('--output-grid (or --level full)', ('native',)),
     'posteriors': ('--posteriors (or --level full)', ('none',)),
     'device': ('--device', ('auto', 'cpu')),
@@ -56,6 +58,7 @@ class Segmenter:
             'ModelSHA256': self.model_sha256,
             'FlipAveraging': not config.fast,
             'Autocrop': config.autocrop,
+            'CT': describe_ct(ct_setting(config.ct, suffix)),
         }
 
     def used(self) -> dict[str, Any]:

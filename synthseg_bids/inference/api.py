@@ -79,13 +79,16 @@ class Result:
     def posteriors(self) -> nib.Nifti1Image:
         """Probability of every label on the grid of the scan, 4D; computed when first asked for.
 
-        The volumes are in the order of the model card's labels.
+        float32 in steps of about 1/255, which sum to 1 in every voxel. The volumes are in the
+        order of the model card's labels.
         """
         maps = self._segmenter.finish(self._found, posteriors=True).posteriors
         assert maps is not None
         # In memory no scale factor is applied to bytes, as it is when a file is read.
         as_bytes = posteriors_image(maps, self.scan.affine, self.scan)
-        values = np.asanyarray(as_bytes.dataobj) / np.float32(255)
+        values = np.asanyarray(as_bytes.dataobj).astype(np.float32)
+        # Rounded to bytes, the channels of a voxel sum to 253 to 257.
+        values /= values.sum(-1, keepdims=True)
         return type(as_bytes)(values, self.scan.affine)
 
     @cached_property
@@ -120,6 +123,9 @@ class Result:
             found.confidence.tolist(),
             None if found.flip_dice is None else found.flip_dice.tolist(),
             model_sha256=self._segmenter.card.sha256,
+            ct=found.ct,
+            unsure_mm3=found.unsure_mm3,
+            turned=(found.turned.code, found.turned.gain) if found.turned else None,
         )
         return pd.DataFrame(rows).set_index('measure')
 
@@ -150,14 +156,14 @@ class Segmenter(segmenter.Segmenter):
         Bytes that a forward pass may plan with, instead of all that are free.
     """
 
-    def __call__(self, image: Source, ct: bool = False) -> Result:
+    def __call__(self, image: Source, ct: bool | None = None) -> Result:
         """Segment a scan.
 
         Parameters
         ----------
         image : path-like, or nibabel.spatialimages.SpatialImage
-        ct : bool
-            Whether it is a CT scan, in Hounsfield units.
+        ct : bool, optional
+            Whether it is a CT scan, in Hounsfield units (default: where its intensities are).
 
         Returns
         -------
@@ -173,7 +179,7 @@ class Segmenter(segmenter.Segmenter):
         return self._segment(_read(image), ct)
 
     def batch(
-        self, images: Iterable[Source], ct: bool = False, prefetch: int = 2
+        self, images: Iterable[Source], ct: bool | None = None, prefetch: int = 2
     ) -> Iterator[tuple[Source, Result | ValueError]]:
         """Segment scans one after the other, reading ahead while the network runs.
 
@@ -181,7 +187,7 @@ class Segmenter(segmenter.Segmenter):
         ----------
         images : iterable of path-like or SpatialImage
             Taken one by one, so that it may be endless.
-        ct : bool
+        ct : bool, optional
         prefetch : int
             How many scans are read ahead.
 
@@ -204,7 +210,7 @@ class Segmenter(segmenter.Segmenter):
                 asked += ask(1)
                 yield image, self._try(scan, ct)
 
-    def _try(self, reading: Future[Volume], ct: bool) -> Result | ValueError:
+    def _try(self, reading: Future[Volume], ct: bool | None) -> Result | ValueError:
         """Segment a scan that is being read, or return why that cannot be done."""
         try:
             scan = reading.result()
@@ -217,7 +223,7 @@ class Segmenter(segmenter.Segmenter):
         except InputImageError as error:
             return error
 
-    def _segment(self, scan: Volume, ct: bool) -> Result:
+    def _segment(self, scan: Volume, ct: bool | None) -> Result:
         with about(scan.path):
             found = self.find(scan.data, scan.affine, ct)
         return Result(scan, self.finish(found), self, found)

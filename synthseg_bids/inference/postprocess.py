@@ -271,29 +271,6 @@ def soft_volumes(
 
 
 @torch.inference_mode()
-def mean_confidence(posteriors: Tensor) -> np.ndarray:
-    """Average, for each channel, the posterior of the voxels in which it is the most likely.
-
-    Parameters
-    ----------
-    posteriors : (n_channels, x, y, z) tensor
-        Inside the brain's bounding box.
-
-    Returns
-    -------
-    (n_channels,) float32 array
-        NaN where a channel is nowhere the most likely, and for background, most of which lies
-        outside the box.
-    """
-    n = len(posteriors)
-    best, winner = (part.flatten() for part in posteriors.max(0))
-    sums = torch.bincount(winner, best.double(), minlength=n)
-    means = (sums / torch.bincount(winner, minlength=n)).float().numpy()
-    means[0] = np.nan
-    return means
-
-
-@torch.inference_mode()
 def resample_labels(
     posteriors: Tensor,
     box: Box,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .axes import TurnedScan
 from .postprocess import Box
 from .preprocess import Prepared
 
@@ -58,6 +59,13 @@ class Segmentation:
         The segmentation on a 1 mm grid, where asked for.
     fallback : str
         Why a GPU that has failed or was too small was not used as usual; empty if it was.
+    ct : bool
+        Whether the scan was clipped to the window of the brain in CT.
+    unsure_mm3 : float
+        Volume of the largest region of brain in which the network is unsure; see
+        :func:`.confidence.unsure_mm3`.
+    turned : TurnedScan or None
+        Whether the network is surer of a turned copy; None if it is sure of the scan as it lies.
     """
 
     labels: np.ndarray
@@ -71,6 +79,9 @@ class Segmentation:
     peak_gpu_mb: float | None = None
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
+    ct: bool = False
+    unsure_mm3: float = 0.0
+    turned: TurnedScan | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,11 @@ class NetworkPosteriors:
         When it began, by :func:`time.perf_counter`.
     fallback : str
         See :class:`Segmentation`.
+    ct : bool
+    confidence : (n_channels,) float32 array
+    unsure_mm3 : float
+    turned : TurnedScan or None
+        See :class:`Segmentation`.
     """
 
     prepared: Prepared
@@ -103,3 +119,7 @@ class NetworkPosteriors:
     device: torch.device
     start: float
     fallback: str
+    ct: bool
+    confidence: np.ndarray
+    unsure_mm3: float
+    turned: TurnedScan | None

@@ -22,14 +22,18 @@ from torch import Tensor
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
+from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import (
     from_ras,
     resampled_grid,
     voxel_volume_mm3,
 )
 from ..labels import CSF, mirror_channels, segmentation_labels
+from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
+from .axes import SURE, TurnedScan, segment_turned
+from .confidence import mean_confidence, overall_confidence, unsure_mm3
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .forward import Prediction, predict
@@ -39,7 +43,6 @@ from .postprocess import (
     clean,
     crop_box,
     find_brain,
-    mean_confidence,
     resample_labels,
     smooth,
     soft_volumes,
@@ -57,9 +60,6 @@ LOCALISATIONS = 2
 #: Empty borders are cut off where what is left is less than this share of the scan, up to so many
 #: voxels from what is not empty.
 EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
-
-#: Of the brain in CT scans, in Hounsfield units.
-CT_RANGE = (0, 80)
 
 
 class Segmenter:
@@ -179,7 +179,7 @@ class Segmenter:
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
-        ct: bool = False,
+        ct: bool | None = None,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -193,8 +193,10 @@ class Segmenter:
             Whether to return the posteriors on the scan's grid (33 bytes per voxel).
         labels_1mm, posteriors_1mm : bool
             Whether to return labels, or labels and posteriors, on a 1 mm grid.
-        ct : bool
-            Clip to the range of the brain in CT scans, 0 to 80 Hounsfield units, first.
+        ct : bool, optional
+            Whether it is a CT scan, which is clipped to 0 to 80 Hounsfield units first (default:
+            where its intensities are Hounsfield units, see
+            :func:`~synthseg_bids.images.ct.is_hounsfield`).
 
         Returns
         -------
@@ -208,12 +210,18 @@ class Segmenter:
         found = self.find(data, affine, ct)
         return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
 
-    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> NetworkPosteriors:
+    def find(
+        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+    ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        if ct is None:
+            ct = is_hounsfield(data)
+            if ct:
+                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
         data, filled = without_far_background(data)
         if filled is not None:
             logger.info('its background is %g throughout; it takes no part in the scaling', filled)
@@ -232,10 +240,39 @@ class Segmenter:
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        seen = tuple(prediction.posteriors.shape[1:])
+        confidence = mean_confidence(posteriors)
         return NetworkPosteriors(
-            prepared, posteriors, box, seen, prediction.flip_dice, device, start, note
+            prepared,
+            posteriors,
+            box,
+            seen=tuple(prediction.posteriors.shape[1:]),
+            flip_dice=prediction.flip_dice,
+            device=device,
+            start=start,
+            fallback=note,
+            ct=ct,
+            confidence=confidence,
+            unsure_mm3=unsure_mm3(posteriors, self._outside, self.card.spacing_mm),
+            turned=self._turn(prepared.image[region], inner, confidence),
         )
+
+    def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
+        """Segment turned copies of what the network saw, if it was unsure of it."""
+        # How sure others are when all is well is not known.
+        shipped = self.card.sha256 == MODEL_LIMITS['origin']['model_sha256']
+        if not shipped or overall_confidence(confidence) >= SURE:
+            return None
+        if not all(part.stop > part.start for part in brain):
+            brain = tuple(slice(0, n) for n in image.shape)
+        segment = partial(segment_turned, image=image, brain=brain, card=self.card)
+        turned, *_ = self._place.run(lambda engine, plan: segment(engine, plan=plan), image.shape)
+        if turned.gain > MAX_AXES_GAIN:
+            logger.warning(
+                'the axes in its header are wrong: R, A and S seem to be %s (but for left and '
+                'right); correct them',
+                ', '.join(turned.code),
+            )
+        return turned
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
@@ -283,11 +320,14 @@ class Segmenter:
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
-            confidence=mean_confidence(found.posteriors),
+            confidence=found.confidence,
             flip_dice=found.flip_dice,
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
+            ct=found.ct,
+            unsure_mm3=found.unsure_mm3,
+            turned=found.turned,
         )
 
     def _resample(

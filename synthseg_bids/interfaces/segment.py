@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
     autocrop = traits.Bool(True, usedefault=True, desc='look for the brain first')
+    ct = traits.Bool(
+        desc='whether it is CT, clipped to 0 to 80 HU (undefined: if its intensities are HU)'
+    )
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
@@ -59,6 +63,14 @@ class _OutputSpec(TraitedSpec):
         traits.Float, desc='Dice of the straight and the mirrored pass, by channel; none without'
     )
     model_sha256 = traits.Str(desc='checksum of the weights')
+    ct = traits.Bool(desc='whether it was segmented as CT')
+    unsure_mm3 = traits.Float(desc='volume of the largest region that the network is unsure of')
+    turned = traits.Tuple(
+        traits.Str,
+        traits.Float,
+        desc='where the axes of the turned copy run to that it is surest of, and how much surer '
+        'it is; none where it is sure of the image as it lies',
+    )
     provenance = traits.Dict(desc='how the label map was made, for its sidecar')
 
 
@@ -75,12 +87,14 @@ class SegmentImage(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.errors import about
         from synthseg_bids.files import sha256
+        from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
         from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
+        ct = inputs.ct if isdefined(inputs.ct) else None
         threads = inputs.num_threads if isdefined(inputs.num_threads) else None
         locked = inputs.use_gpu and inputs.lock_dir
         with (
@@ -99,6 +113,7 @@ class SegmentImage(SimpleInterface):
                     posteriors=inputs.posteriors,
                     labels_1mm=inputs.labels_1mm,
                     posteriors_1mm=inputs.posteriors_1mm,
+                    ct=ct,
                 )
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
@@ -111,6 +126,10 @@ class SegmentImage(SimpleInterface):
         self._results['confidence'] = found.confidence.tolist()
         if found.flip_dice is not None:
             self._results['flip_dice'] = found.flip_dice.tolist()
+        self._results['ct'] = found.ct
+        self._results['unsure_mm3'] = found.unsure_mm3
+        if found.turned:
+            self._results['turned'] = astuple(found.turned)
         self._results['model_sha256'] = segmenter.card.sha256
         self._results['provenance'] = {
             'SoftwareVersion': __version__,
@@ -118,11 +137,14 @@ class SegmentImage(SimpleInterface):
             'ModelSHA256': segmenter.card.sha256,
             'FlipAveraging': inputs.flip,
             'Autocrop': inputs.autocrop,
+            'CT': describe_ct(ct),
             'InputSHA256': sha256(Path(inputs.in_file)),
             'NetworkInputShape': [int(n) for n in found.grid_shape],
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
+        if found.ct:
+            self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
         if LESION in segmenter.card.labels:
             self._results['provenance']['LesionLabel'] = True
         if found.fallback:
