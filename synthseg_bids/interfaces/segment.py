@@ -17,11 +17,11 @@ from nipype.interfaces.base import (
 
 from synthseg_bids import __version__
 
-from .base import DeviceName, VersionedInputSpec
+from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
-class _InputSpec(VersionedInputSpec):
+class _InputSpec(VersionedInputSpec, GpuInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image of any contrast')
     model = traits.Str('default', usedefault=True, desc='name or weights file')
     model_sha256 = traits.Str(
@@ -35,13 +35,6 @@ class _InputSpec(VersionedInputSpec):
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
-    # Nipype's MultiProc recognises a GPU node by this very name.
-    use_gpu = traits.Bool(
-        False,
-        usedefault=True,
-        nohash=True,
-        desc='take a GPU slot and compute there; otherwise on the CPU',
-    )
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )

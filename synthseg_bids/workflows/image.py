@@ -74,6 +74,8 @@ def init_image_wf(
         Image of any contrast and resolution.
     references : dict of str to str
         FreeSurfer-style label maps by name; used with `compare`.
+    model, model_sha256 : str
+        To be connected where another node makes the model; otherwise the parameters.
 
     Outputs
     -------
@@ -111,7 +113,10 @@ def init_image_wf(
         method = program.method if program else METHODS[OURS]
         resources = replace(resources, mem_gb=method.mem_gb)
     workflow = Workflow(name=name)
-    inputnode = Node(IdentityInterface(['in_file', 'references']), name='inputnode')
+    inputnode = Node(
+        IdentityInterface(['in_file', 'references', 'model', 'model_sha256']), name='inputnode'
+    )
+    inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
     outputs += ['out_volumes', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
@@ -124,8 +129,6 @@ def init_image_wf(
         if program
         else _init_network(
             resources,
-            model=model,
-            model_sha256=model_sha256,
             flip=flip,
             autocrop=autocrop,
             ct=ct_setting(ct, suffix),
@@ -154,7 +157,8 @@ def init_image_wf(
     ])  # fmt: skip
     if program is None:
         workflow.connect([
-            (inputnode, segment, [('in_file', 'in_file')]),
+            (inputnode, segment, [('in_file', 'in_file'), ('model', 'model'),
+                                  ('model_sha256', 'model_sha256')]),
             (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
                                ('model_sha256', 'model_sha256'), ('ct', 'ct'),
                                ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
