@@ -31,7 +31,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class ChosenMethod:
     """What segments the images.
 
     Attributes
@@ -112,7 +112,7 @@ class Segmenter:
         return least_pass_bytes(card, grids, flip=not config.fast, autocrop=config.autocrop)
 
 
-def choose_segmenter(config: RunConfig) -> Segmenter:
+def choose_method(config: RunConfig) -> ChosenMethod:
     """Find the weights or the program that the settings ask for.
 
     Parameters
@@ -121,7 +121,7 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
 
     Returns
     -------
-    Segmenter
+    ChosenMethod
 
     Raises
     ------
@@ -138,7 +138,7 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
                 raise UsageError(f'{option}: not with --method {config.method}; leave it out')
         if config.fast and config.method == 'samseg':
             raise UsageError('--fast: not with --method samseg, which has no such step')
-        return Segmenter(method, program=find_program(method))
+        return ChosenMethod(method, program=find_program(method))
 
     from synthseg_bids.models.card import check_card
     from synthseg_bids.models.registry import model_path
@@ -147,4 +147,4 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
     checksum = sha256(model)
     if model.suffix == '.safetensors':
         check_card(model, checksum)
-    return Segmenter(method, model, checksum)
+    return ChosenMethod(method, model, checksum)

@@ -17,8 +17,9 @@ from ..models.card import ModelCard
 from .confidence import mean_confidence, overall_confidence
 from .engine import Engine
 from .forward import predict
+from .localise import crop_box
 from .memory_plan import Plan
-from .postprocess import Box, crop_box
+from .postprocess import Box
 
 #: Scans that the shipped network is surer of than this are not looked at. Real adult scans have
 #: 0.82 to 0.90, infants 0.75 to 0.80, adults with two axes exchanged or one reversed 0.66 to 0.77.

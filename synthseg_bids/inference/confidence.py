@@ -9,9 +9,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-#: Entropy in bits above which a voxel is unsure: that of two labels that are equally likely.
-UNSURE_BITS = 1.0
-#: A posterior above this leaves less than that to any number of others.
+#: Entropy in bits above which a voxel is unsure. Two labels that are equally likely have 1 bit, as
+#: much of the grey matter has in T2w scans of low contrast; three have 1.6.
+UNSURE_BITS = 1.4
+#: A posterior above this leaves less than that to the others, however many they are.
 MAX_POSTERIOR = 0.85
 #: Borders between structures are unsure, too, but thin: twice this is the least width of a region.
 BORDER_MM = 2.0
@@ -75,7 +76,7 @@ def unsure_mm3(posteriors: Tensor, outside: Sequence[int], spacing_mm: float) ->
     -------
     float
         Volume in mm^3 of the largest connected component, after a morphological opening, of the
-        voxels whose entropy exceeds 1 bit.
+        voxels whose entropy exceeds 1.4 bits.
     """
     if not posteriors.numel():
         return 0.0

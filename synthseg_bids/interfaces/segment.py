@@ -89,6 +89,7 @@ class SegmentImage(SimpleInterface):
         from synthseg_bids.files import sha256
         from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
         from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
 
@@ -103,8 +104,11 @@ class SegmentImage(SimpleInterface):
             else nullcontext(device_for(inputs.use_gpu, inputs.devices[0]))
         ) as device:
             segmenter = cached_segmenter(
-                inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
-                inputs.autocrop, inputs.low_memory, inputs.memory_limit or None,
+                SegmentOptions(inputs.model, inputs.flip, inputs.autocrop),
+                ComputeOptions(
+                    str(device), threads, inputs.gpu_fallback, inputs.low_memory,
+                    inputs.memory_limit or None,
+                ),
             )  # fmt: skip
             with about(inputs.in_file):
                 found = segmenter.segment(

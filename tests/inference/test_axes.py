@@ -109,6 +109,6 @@ def test_regions_that_are_unsure_are_measured_borders_are_not():
     assert 0.75 * 12**3 < cube <= 12**3
     assert unsure_mm3(posteriors, [0], 2.0) == pytest.approx(8 * 12**3, rel=0.15)
     assert unsure_mm3(posteriors, [0, 1], 1.0) == 0
-    # Two labels between which it is nearly decided are less than a bit.
-    posteriors[:, 5:17, 5:17, 5:17] = torch.tensor([0, 0.8, 0.2, 0.0])[:, None, None, None]
+    # Two labels that are equally likely have a bit.
+    posteriors[:, 5:17, 5:17, 5:17] = torch.tensor([0, 0.5, 0.5, 0.0])[:, None, None, None]
     assert unsure_mm3(posteriors, [0], 1.0) == 0
