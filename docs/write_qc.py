@@ -72,15 +72,14 @@ them). Most structures of most heads differ by less than 0.1 of their mean.
 """
 
 ANOMALIES = """A network that was trained on whole brains gives every voxel the label of
-something that it knows. In adults with a cavity of 60 ml or a mass of 25 ml (bright, dark or
-with a bright rim) drawn into the white matter of one frontal lobe, it took up to half of
-them for a ventricle, and some of them for white matter. Each of these scans asks for a look
-by at least two of these measures, or one of them and the ventricles' asymmetry; none of the
-whole brains that were tried does: 22 scans of T1w, T2w and FLAIR contrast, of infants,
-adults, old people and patients with multiple sclerosis (their largest lesions have 1.4 ml of
-odd intensity). Anterior and posterior exchanged, inferior and superior exchanged, or the
-head turned by 90 degrees give an ``axes_gain`` of 0.3 to 0.4. Small or diffuse lesions are
-not found: this is no detection of pathology.
+something that it knows. In a T1w scan of an adult with a cavity of 60 ml or a mass of 25 ml
+(bright, dark, or with a bright rim) drawn into one frontal lobe, it took up to half of them
+for a ventricle, and some for white matter. They have 6 to 24 ml of odd intensity, and so has
+a cavity in another head (8 ml); none of 25 scans of whole brains has more than 1.5 ml: T1w,
+T2w and FLAIR scans of infants, adults, old people and patients with multiple sclerosis,
+whose largest lesions are what is odd there. Anterior and posterior exchanged, inferior and
+superior exchanged, or the head turned by 90 degrees give an ``axes_gain`` of 0.3 to 0.4.
+Small or diffuse lesions are not found: this is no detection of pathology.
 """
 
 GROUPS = """Groups of structures
