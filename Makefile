@@ -2,6 +2,8 @@
 # make test: set up, then lint, types and tests; its end says which tests were not run, and why
 # make test-fast: the tests but for the slow ones, those in a browser and those on a GPU
 # make test-gpu: the tests that need a GPU
+# make test-pythons: the fast tests on every Python from 3.10 to 3.13 that is installed, with the
+#     newest dependencies that it allows (constraints.txt pins those of 3.11, and torch)
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
@@ -24,6 +26,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
+PYTHONS ?= 3.10 3.11 3.12 3.13
 KERAS = $(VENV)/keras
 SAMSEG = $(VENV)/samseg
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
@@ -56,7 +59,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
-.PHONY: test-docker test-singularity test-slurm test-fast test-gpu clean
+.PHONY: test-docker test-singularity test-slurm test-fast test-gpu test-pythons clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -69,6 +72,13 @@ test-fast: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu
+
+test-pythons:
+	@for version in $(PYTHONS); do \
+		if ! command -v python$$version >/dev/null; then \
+			echo "python$$version: not installed, left out"; continue; fi; \
+		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || exit 1; \
+	done
 
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
