@@ -91,7 +91,7 @@ scale: $(INSTALLED)
 
 ACCURACY_OPTIONS ?=
 accuracy: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_OPTIONS)
+	PYTHONPATH=benchmarks $(BIN)/python -m accuracy $(ACCURACY_OPTIONS)
 
 ABLATION_OPTIONS ?=
 ablation: $(INSTALLED)
