@@ -10,7 +10,7 @@ from page import table
 from scipy.stats import spearmanr
 
 from synthseg_bids.files import read_table, write_table
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import LESION, channels_of
 
 MEASURES = {
     'confidence': 'Mean posterior of a structure',
@@ -20,12 +20,12 @@ MEASURES = {
 FEWEST = 10
 
 
-def write_sureness(path: Path, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write confidence and flip Dice (by channel) of each scan."""
+def write_sureness(path: Path, found: Mapping[str, np.ndarray]) -> None:
+    """Write confidence and flip Dice (by channel) of each scan; lesions are left out."""
     rows = []
     for scan, measures in found.items():
-        for label, values in zip(segmentation_labels(), zip(*measures, strict=True), strict=True):
-            if label.index != 0:
+        for label, values in zip(channels_of(len(measures.T)), measures.T, strict=True):
+            if label.index not in (0, LESION):
                 cells = {
                     name: 'n/a' if np.isnan(value) else f'{value:.4f}'
                     for name, value in zip(MEASURES, values, strict=True)

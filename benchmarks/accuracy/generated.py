@@ -6,11 +6,11 @@ import argparse
 import shlex
 from pathlib import Path
 
+import numpy as np
 from sureness import write_sureness
 from synthetic import Recipe, draw_worst, list_recipes
 
 from synthseg_bids.images.volume_io import write_image
-from synthseg_bids.inference.result import Segmentation
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.models.card import read_card
 from synthseg_bids.models.registry import model_path
@@ -31,12 +31,12 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     if seen := card.trained_on(paths):
         raise SystemExit(f'{", ".join(seen)}: the model was trained on it; hold out others')
     segmenter = Segmenter(args.model, args.device)
-    segmented = {}
     recipes = list_recipes(paths, args.scans)
-    for name, recipe in recipes.items():
-        print(recipe.path.name, recipe.condition, flush=True)
-        found = segment_recipe(segmenter, recipe, work)
-        segmented[name] = (found.confidence, found.flip_dice)
+    wanted = {work / 'derivatives' / recipe.segmentation_name for recipe in recipes.values()}
+    for path in (work / 'derivatives').rglob('*_dseg.nii.gz'):
+        if path not in wanted:
+            path.unlink()
+    segmented = {name: segment_recipe(segmenter, recipe, work) for name, recipe in recipes.items()}
     tables = args.docs / 'accuracy'
     tables.mkdir(parents=True, exist_ok=True)
     write_sureness(tables / 'generated_sureness.tsv', segmented)
@@ -53,17 +53,35 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     }
 
 
-def segment_recipe(segmenter: Segmenter, recipe: Recipe, work: Path) -> Segmentation:
-    """Make and segment one scan; write its labels and the segmentation as BIDS derivatives."""
+def segment_recipe(segmenter: Segmenter, recipe: Recipe, work: Path) -> np.ndarray:
+    """Make and segment one scan; write its labels and the segmentation as BIDS derivatives.
+
+    Returns
+    -------
+    (2, n_channels) float array
+        Mean posterior, and Dice of both passes, of each label; see
+        :class:`~synthseg_bids.inference.result.Segmentation`.
+    """
+    segmentation = work / 'derivatives' / recipe.segmentation_name
+    # Written last: it tells which model the segmentation is of.
+    record = work / 'measures' / f'{recipe.stem}.npz'
+    if record.exists() and segmentation.exists():
+        with np.load(record) as saved:
+            if saved['model'] == segmenter.card.sha256:
+                return saved['measures']
+    print(recipe.path.name, recipe.stem, flush=True)
     image, labels, affine = recipe.make()
     found = segmenter.segment(image, affine)
     for path, data in (
         (work / 'labels' / recipe.labels_name, labels),
-        (work / 'derivatives' / recipe.segmentation_name, found.labels),
+        (segmentation, found.labels),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, data, affine)
-    return found
+    measures = np.stack([found.confidence, found.flip_dice])
+    record.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(record, measures=measures, model=segmenter.card.sha256)
+    return measures
 
 
 def evaluate(work: Path) -> str:

@@ -130,7 +130,7 @@ def repeatability_tables(rows: Rows) -> list[str]:
     lines, changes = [], {}
     for name in names:
         own = [row for row in rows if row['condition'] == name]
-        changes[name] = {row['structure']: change(row) for row in own}
+        changes[name] = {row['structure']: change(row) for row in own if row['dice'] != UNKNOWN}
         worst = max(changes[name], key=lambda s: abs(changes[name][s]))
         mean = statistics.mean(abs(value) for value in changes[name].values())
         dice = statistics.mean(known(row['dice'] for row in own))
@@ -138,13 +138,17 @@ def repeatability_tables(rows: Rows) -> list[str]:
         lines.append([name, f'{dice:.3f}', f'{mean:.1f}', largest])
     header = ['Scan', 'Dice', 'Mean difference of volumes (%)', 'Largest difference (%)']
     each = [
-        [structure, *(f'{changes[name][structure]:+.1f}' for name in names)]
+        [structure, *(signed(changes[name].get(structure)) for name in names)]
         for structure in PAPER_STRUCTURES
     ]
     return [
         table('Agreement with the scan as it is, over the 12 structures', header, lines),
         table('Difference of volumes in %', ['Structure', *names], each),
     ]
+
+
+def signed(percent: float | None) -> str:
+    return UNKNOWN if percent is None else f'{percent:+.1f}'
 
 
 def change(row: Mapping[str, str]) -> float:
