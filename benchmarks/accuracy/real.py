@@ -14,16 +14,19 @@ import numpy as np
 import torch
 
 from synthseg_bids.cli.evaluate import source_image, write_results
-from synthseg_bids.files import read_table
+from synthseg_bids.files import read_table, read_text, write_text
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.overlap import compare_to_reference
 from synthseg_bids.measure.summary import scan_rows
 from synthseg_bids.models.card import read_card
 from synthseg_bids.models.registry import model_path
 
+from . import REPOSITORY
 from .lesions import LESION_REFERENCE, has_lesions, lesion_row, write_lesions
 from .steps import call
 
+#: Which scans there are, unless the folder of the page has a list of its own.
+SOURCES = REPOSITORY / 'docs' / 'accuracy' / 'real_sources.tsv'
 TEMPLATES = 'templates'
 #: Labels whose protocol is another in the references of a group: the amygdala of
 #: Neuromorphometrics is not FreeSurfer's.
@@ -69,10 +72,13 @@ def measure(
     flags: Sequence[str] = (),
 ) -> dict[str, str]:
     """Segment the wanted scans and compare them; return the facts of the run."""
-    sources = [s for s in read_sources(args.docs / 'accuracy' / 'real_sources.tsv') if wanted(s)]
+    listed = args.docs / 'accuracy' / SOURCES.name
+    if not listed.exists():
+        write_text(listed, read_text(SOURCES))
+    sources = [s for s in read_sources(listed) if wanted(s)]
     sources = [s for s in sources if (args.data / s.data_set / s.participant).is_dir()]
     if not sources:
-        print(f'{args.data}: no scan of {args.docs}/accuracy/real_sources.tsv here; skipped')
+        print(f'{args.data}: no scan of {listed} here; skipped')
         return {}
     commands, status = [], []
     for data_set in dict.fromkeys(source.data_set for source in sources):
