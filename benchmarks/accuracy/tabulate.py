@@ -29,14 +29,14 @@ def means_table(summary: Rows) -> str:
     """Tabulate the means over structures of each contrast."""
 
     def cell(row: dict[str, str]) -> str:
-        interval = f' [{short(row["ci_low"])} to {short(row["ci_high"])}]'
-        return short(row['mean']) + (interval if row['ci_low'] != UNKNOWN else '')
+        interval = f' [{rounded(row["ci_low"])} to {rounded(row["ci_high"])}]'
+        return rounded(row['mean']) + (interval if row['ci_low'] != UNKNOWN else '')
 
     by_key = {(row['contrast'], row['structure']): row for row in summary}
     lines = []
     for contrast in contrasts(summary):
         means = [by_key[contrast, name] for name in (MEAN_NAME, MEAN_OF_LABELS)]
-        cells = [text for row in means for text in (cell(row), short(row['sd']))]
+        cells = [text for row in means for text in (cell(row), rounded(row['sd']))]
         lines.append([contrast, means[0]['n'], *cells])
     return table(
         'Means over structures', ['Contrast', 'Scans', '12 structures', 'SD', '32 labels', 'SD'],
@@ -48,7 +48,7 @@ def structures_table(summary: Rows) -> str:
     """Tabulate mean and standard deviation of each structure and contrast."""
 
     def cell(row: dict[str, str]) -> str:
-        return short(row['mean']) + (f' ± {short(row["sd"])}' if row['sd'] != UNKNOWN else '')
+        return rounded(row['mean']) + (f' ± {rounded(row["sd"])}' if row['sd'] != UNKNOWN else '')
 
     cells: dict[str, dict[str, str]] = {}
     for row in summary:
@@ -64,13 +64,11 @@ def contrasts(summary: Rows) -> list[str]:
     return found if len(found) > 2 else [c for c in found if c != ALL_CONTRASTS]
 
 
-def short(number: str) -> str:
-    return number if number == UNKNOWN else f'{float(number):.3f}'
-
-
 def measure_tables(structures: Rows) -> Iterable[str]:
     """Tabulate everything but Dice of each structure and contrast: a table per measure."""
     columns = contrasts(structures)
+    if structures:
+        yield groups_table(structures)
     for measure, (title, decimals) in MEASURES.items():
         cells = {(row['structure'], row['contrast']): row[measure] for row in structures}
         if all(cell == UNKNOWN for cell in cells.values()):
@@ -82,7 +80,24 @@ def measure_tables(structures: Rows) -> Iterable[str]:
         yield table(title, ['Structure', *columns], lines)
 
 
-def rounded(number: str, decimals: int) -> str:
+def groups_table(structures: Rows) -> str:
+    """Tabulate the means over structures of all that is measured of each contrast."""
+    lines = []
+    columns = {'dice': 3} | {name: decimals for name, (_, decimals) in MEASURES.items()}
+    for contrast in contrasts(structures):
+        rows = [row for row in structures if row['contrast'] == contrast]
+        cells = [contrast, str(max(int(row['n']) for row in rows))]
+        for name, decimals in columns.items():
+            values = known(row[name] for row in rows)
+            average = geometric_mean if name == 'volume_ratio' else statistics.mean
+            cells.append(f'{average(values):.{decimals}f}' if values else UNKNOWN)
+        lines.append(cells)
+    header = ['Contrast', 'Scans', 'Dice', '95 % Hausdorff (mm)', 'Surface distance (mm)']
+    header += ['Volume ratio', 'ICC']
+    return table('Means over the 12 structures', header, lines)
+
+
+def rounded(number: str, decimals: int = 3) -> str:
     return number if number == UNKNOWN else f'{float(number):.{decimals}f}'
 
 
