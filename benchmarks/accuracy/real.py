@@ -164,5 +164,9 @@ def without(compared: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> lis
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """Average volume ratios, so that a half and a double cancel each other; NaN of none."""
-    return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) else math.nan
+    """Average volume ratios, so that a half and a double cancel each other; NaN of none.
+
+    With a ratio of 0, of a structure that was not found, so is the mean.
+    """
+    with np.errstate(divide='ignore'):
+        return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) else math.nan
