@@ -35,10 +35,12 @@ from synthetic import (
 
 from synthseg_bids.files import read_table, sha256, write_table
 from synthseg_bids.images.volume_io import read_label_map
+from synthseg_bids.labels import network_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.summary import SCAN_COLUMNS, STRUCTURE_COLUMNS
-from synthseg_bids.models.card import read_card
+from synthseg_bids.models.card import ModelCard, read_card, save_model
 from synthseg_bids.models.registry import model_path
+from synthseg_bids.models.unet import NetworkConfig, UNet3D
 from synthseg_bids.synth.label_maps import load_label_map
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,11 +102,26 @@ def test_noise_is_all_that_noisy_scans_differ_in(label_map):
     assert np.median(bends) < 0.5 * bends.max()
 
 
+@pytest.fixture(scope='module')
+def lesion_model(tmp_path_factory):
+    """A network of random weights that has a label of lesions."""
+    labels = network_labels(lesions=True)
+    config = NetworkConfig(
+        features=4, levels=3, norm='instance', norm_placement='conv', out_channels=len(labels)
+    )
+    path = tmp_path_factory.mktemp('lesions') / 'lesions.safetensors'
+    card = ModelCard(name='lesions', network=config, spacing_mm=4.0, labels=labels)
+    save_model(path, UNet3D(config), card)
+    return path
+
+
 @pytest.mark.slow
-def test_from_label_map_to_page(label_map, tmp_path, tiny_model, capsys):
+@pytest.mark.parametrize('kind', ['tiny_model', 'lesion_model'])
+def test_from_label_map_to_page(label_map, tmp_path, kind, request, capsys):
+    model = request.getfixturevalue(kind)
     docs = tmp_path / 'docs'
     arguments = ['--data', tmp_path / 'absent', '--label-maps', label_map.parent]
-    arguments += ['--model', tiny_model, '--scans', 2, '--threads', 1, '--docs', docs]
+    arguments += ['--model', model, '--scans', 2, '--threads', 1, '--docs', docs]
     assert main([str(argument) for argument in arguments]) == 0
     skipped = capsys.readouterr().out
     assert skipped.count('here; skipped') == 3
@@ -115,7 +132,7 @@ def test_from_label_map_to_page(label_map, tmp_path, tiny_model, capsys):
     text = (docs / 'accuracy.rst').read_text()
     assert 'Real scans' not in text
     assert f'{float(summary[0]["mean"]):.3f}' in text
-    assert sha256(tiny_model) in text
+    assert sha256(model) in text
     assert (docs / 'accuracy' / 'generated.png').exists()
     for condition in CONDITIONS:
         assert (docs / 'accuracy' / f'worst_{condition}.png').exists()
@@ -143,9 +160,9 @@ def data(raw, references, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_scans_templates_and_the_mirrored_pass(data, tmp_path, tiny_model):
+def test_real_scans_templates_and_the_mirrored_pass(data, tmp_path, lesion_model):
     docs = tmp_path / 'docs'
-    arguments = ['--data', data, '--model', tiny_model, '--threads', 1, '--docs', docs]
+    arguments = ['--data', data, '--model', lesion_model, '--threads', 1, '--docs', docs]
     arguments += ['--parts', 'real', 'templates', 'fast', '--work', tmp_path / 'work']
     assert main([str(argument) for argument in arguments]) == 0
     facts, dice = {}, {}
@@ -164,7 +181,11 @@ def test_real_scans_templates_and_the_mirrored_pass(data, tmp_path, tiny_model):
     assert {key[:2] for key in dice['templates']} == {('sub-01 T2w', 'templates, T2w')}
     assert dice['real'].keys() == dice['fast'].keys()
     assert dice['real'] != dice['fast']
+    lesions = read_table(docs / 'accuracy' / 'real_lesions.tsv')
+    assert [(row['scan'], row['dice']) for row in lesions] == [('sub-01 T1w', 'n/a')]
+    assert float(lesions[0]['volume_ml']) >= 0
     text = (docs / 'accuracy.rst').read_text()
+    assert 'Lesions of the white matter' in text
     assert 'Real scans with ``--fast``' in text
     assert 'Average templates' in text
     # What is segmented is not segmented again.
