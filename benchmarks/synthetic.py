@@ -74,12 +74,14 @@ def _label_map(path: Path) -> LabelMap:
     return load_label_map(path)
 
 
-def list_recipes(paths: Sequence[Path], scans: int) -> dict[str, Recipe]:
+def list_recipes(
+    paths: Sequence[Path], scans: int, conditions: Sequence[str] = CONDITIONS
+) -> dict[str, Recipe]:
     """Return the recipes of so many scans per label map and condition, by the scans' names."""
     recipes = {}
     for number, path in enumerate(paths):
         for i in range(scans):
-            for condition in CONDITIONS:
+            for condition in conditions:
                 # Entities tell the scans apart, so that each finds the labels it was made from.
                 stem = f'sub-{number + 1:02d}_acq-{condition}_run-{i + 1}'
                 seed = FIRST_SEED + 1000 * number + i
@@ -165,7 +167,7 @@ def draw_worst(recipes: Mapping[str, Recipe], scans: Path, segmentations: Path, 
         for row in read_table(scans)
         if row['structure'] == MEAN_NAME and row['dice'] != 'n/a'
     }
-    for condition in CONDITIONS:
+    for condition in dict.fromkeys(recipe.condition for recipe in recipes.values()):
         names = [name for name in dice if recipes[name].condition == condition]
         worst = min(names, key=dice.__getitem__)
         image, _, affine = recipes[worst].make()

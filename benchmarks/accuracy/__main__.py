@@ -18,6 +18,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from synthetic import CONDITIONS
+
 from synthseg_bids.files import write_text
 from synthseg_bids.hardware.device import set_threads
 
@@ -68,6 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--held-out', nargs='+', default=[f'sub-{i}' for i in range(13, 17)], metavar='NAME')
     add('--model', default='default', help='name of a shipped model, or a .safetensors file')
     add('--scans', type=int, default=5, help='generated scans per label map and condition')
+    add('--conditions', nargs='+', choices=CONDITIONS, default=CONDITIONS, metavar='NAME',
+        help=f'kinds of generated scans, of {", ".join(CONDITIONS)} (default: all)')  # fmt: skip
     add('--limit', type=int, help='at most this many participants per data set, and label maps')
     add('--device', default='cpu', help='auto, cpu, cuda or cuda:N')
     add('--threads', type=int, help='CPU threads')

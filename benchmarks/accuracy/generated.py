@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from sureness import write_sureness
-from synthetic import Recipe, draw_worst, list_recipes
+from synthetic import CONDITIONS, Recipe, draw_worst, list_recipes
 
 from synthseg_bids.images.volume_io import write_image
 from synthseg_bids.inference.segmenter import Segmenter
@@ -31,7 +31,7 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     if seen := card.trained_on(paths):
         raise SystemExit(f'{", ".join(seen)}: the model was trained on it; hold out others')
     segmenter = Segmenter(args.model, args.device)
-    recipes = list_recipes(paths, args.scans)
+    recipes = list_recipes(paths, args.scans, args.conditions)
     wanted = {work / 'derivatives' / recipe.segmentation_name for recipe in recipes.values()}
     for path in (work / 'derivatives').rglob('*_dseg.nii.gz'):
         if path not in wanted:
@@ -43,6 +43,8 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     options = ['--parts', 'generated', '--label-maps', folder, '--held-out', *args.held_out]
     options += ['--scans', args.scans, '--model', args.model, '--device', args.device]
     options += ['--limit', args.limit] if args.limit else []
+    if set(args.conditions) != {*CONDITIONS}:
+        options += ['--conditions', *args.conditions]
     evaluation = evaluate(work)
     draw_worst(recipes, work / 'evaluation' / 'dice_scans.tsv', work / 'derivatives', tables)
     return {
