@@ -149,9 +149,9 @@ def accuracy_blocks(tables: Path, name: str) -> Iterator[str]:
     measures = tables / f'{name}_sureness.tsv'
     if measures.exists():
         yield fill(WORST)
-        for condition in CONDITIONS:
-            if (tables / f'worst_{condition}.png').exists():
-                yield f'.. image:: accuracy/worst_{condition}.png\n'
+        measured = {row['contrast'] for row in summary}
+        for condition in (condition for condition in CONDITIONS if condition in measured):
+            yield f'.. image:: accuracy/worst_{condition}.png\n'
         yield fill(SURENESS)
         yield sureness_table(measures, tables / f'{name}_scans.tsv')
 
