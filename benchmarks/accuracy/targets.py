@@ -148,7 +148,7 @@ def real_volumes(scans: Rows, structures: Rows) -> Target:
     outside = {
         name: ratio
         for name, ratio in ratios.items()
-        if not abs(ratio - 1) <= (0.15 if name in DIFFICULT else 0.1)
+        if not abs(round(ratio - 1, 3)) <= (0.15 if name in DIFFICULT else 0.1)
     }
     reached = 'outside: ' + ', '.join(f'{name} {ratio:.3f}' for name, ratio in outside.items())
     return Target(text, wanted, reached if outside else 'all within', verdict(not outside))
