@@ -50,7 +50,7 @@ which is what is compared, so that 11 structures are left. Those of old age have
 another protocol, which is left out. The three contrasts of multiple sclerosis are compared with
 SAMSEG on the T1w scan of the same head. Seconds are those of the threads named below, on a machine
 that did other work as well; ``docs/speed.rst`` is the page for time. No real PDw, thick-slice or
-CT scan has a reference here; ``--ct`` was not evaluated.
+CT scan has a reference here; ``docs/ct.rst`` has generated CT scans.
 """
 NO_LESIONS = """
 This model has no label of lesions; nothing is known of how it would find them: n/a.
