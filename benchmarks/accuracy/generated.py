@@ -50,7 +50,7 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     return {
         'Label maps': ', '.join(path.name for path in paths),
         'Scans': f'{args.scans} per label map and condition',
-        'Command 1': shlex.join(['python', '-m', 'accuracy', *map(str, options)]),
+        'Command 1': f'PYTHONPATH=benchmarks python -m accuracy {shlex.join(map(str, options))}',
         'Command 2': evaluation,
     }
 
