@@ -76,7 +76,7 @@ test-gpu: $(INSTALLED)
 
 test-pythons:
 	@for version in $(PYTHONS); do \
-		if ! command -v python$$version >/dev/null; then \
+		if ! python$$version --version >/dev/null 2>&1; then \
 			echo "python$$version: not installed, left out"; continue; fi; \
 		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || exit 1; \
 	done
