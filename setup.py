@@ -43,6 +43,7 @@ setup(
         'numpy',
         'pandas',
         'pathspec',
+        'pillow>=10.4',
         'pybids>=0.16',
         'safetensors',
         'scipy',
