@@ -32,11 +32,14 @@ setup(
             'data/models/*',
             'reports/*.css',
             'reports/*.js',
+            'reports/templates/*',
         ]
     },
     install_requires=[
         'connected-components-3d',
         'filelock',
+        'jinja2',
+        'markupsafe',
         'matplotlib',
         'nibabel>=5',
         'nipype>=1.10',

@@ -63,6 +63,11 @@ class Image:
         return self.source, self.method
 
     @property
+    def state(self) -> str:
+        """What became of it; see ``group_status.tsv``."""
+        return self.status.get('status', 'done')
+
+    @property
     def series(self) -> str:
         """What it is compared with: images of its contrast, segmented by the same method."""
         return series_name(self.contrast, self.method)
