@@ -192,7 +192,9 @@ def test_subject_report_tells_everything(tree):
 
 def test_group_report_tells_everything(tree):
     path = write_group_report(tree)
-    page = Tags(path.read_text(encoding='utf-8'))
+    text = path.read_text(encoding='utf-8')
+    assert '"group":"Dice with manual","name":"Thalamus"' in text
+    page = Tags(text)
     assert {'images', 'distributions', 'reliability', 'errors', 'methods'} <= {*page.ids}
     assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
     assert 'OSError: CRC check failed' in page.text
