@@ -111,7 +111,7 @@ OTHERS = {
     '--resample FILE': '``synthseg-bids --output-grid both``',
     '--qc CSV': '``synthseg-bids`` always writes quality control; ``Segmenter()(scan).qc``',
     '--fast': '``--fast``, which leaves out the mirrored pass',
-    '--ct': '``synthseg segment --ct``',
+    '--ct': '``--ct``; without it where the intensities are Hounsfield units (``docs/ct.rst``)',
     '--threads N': '``synthseg segment --threads N``, ``synthseg-bids --omp-nthreads N``',
     '--cpu': '``--device cpu``',
     '--v1': '``--model synthseg_1.0``',

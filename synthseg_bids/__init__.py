@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference.api import Segmenter
+    from .inference.segmenter import Segmenter
 
 __version__ = '0.1.0'
 __all__ = ['Segmenter', '__version__']
@@ -12,7 +12,7 @@ __all__ = ['Segmenter', '__version__']
 def __getattr__(name: str) -> Any:
     # PyTorch takes a second to import: only for those who segment.
     if name == 'Segmenter':
-        from .inference.api import Segmenter
+        from .inference.segmenter import Segmenter
 
         return Segmenter
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

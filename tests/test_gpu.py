@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from synthseg_bids.cli.main import main
 from synthseg_bids.inference.engine import Engine
 from synthseg_bids.inference.reference import reference_segmenter, segment_as_reference
 from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.interfaces import CalibrateModel, SynthesizeImage, TrainSynthSeg
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.models.card import ModelCard, read_card, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
@@ -186,6 +189,25 @@ def test_calibration(gpu, tmp_path):
         assert main(command) == 0
     facts = read_card(tmp_path / 'out.safetensors').validation['calibration']
     assert facts['temperature'] > 0
+
+
+def test_interfaces_compute_there_with_use_gpu(gpu, tmp_path, monkeypatch):
+    (tmp_path / 'maps').mkdir()
+    first, second, third = (str(path) for path in find_label_maps(write_heads(tmp_path / 'maps')))
+    monkeypatch.chdir(tmp_path)
+    inputs = {'label_maps': [first], 'size': (16, 16, 16), 'use_gpu': True}
+    network, training = {'features': 2, 'levels': 2}, {'steps': 2, 'epoch_steps': 1}
+    with gpu():
+        samples = SynthesizeImage(**inputs).run().outputs
+        trained = TrainSynthSeg(network=network, training=training, **inputs).run().outputs
+        calibrated = CalibrateModel(
+            in_model=trained.out_model, fit_maps=[second], check_maps=[third], n_scans=1,
+            use_gpu=True,
+        ).run().outputs  # fmt: skip
+    assert nib.load(samples.out_images).shape == (16, 16, 16)
+    card = read_card(Path(calibrated.out_model))
+    assert card.training['device'] == 'cuda'
+    assert card.validation['calibration']['temperature'] == calibrated.temperature
 
 
 def test_the_network_in_full_precision_is_that_of_the_cpu(gpu):

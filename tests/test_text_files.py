@@ -16,9 +16,9 @@ from synthseg_bids.bids.errors import QueryError
 from synthseg_bids.bids.filters import read_filters
 from synthseg_bids.bids.ignore import is_litter, read_bidsignore
 from synthseg_bids.bids.metadata import read_description
-from synthseg_bids.cli.prepare_labels import _read_table as read_ages
 from synthseg_bids.files import EncodingError, read_table, read_text, write_table
 from synthseg_bids.files import read_description as read_sidecar
+from synthseg_bids.synth.prepared_files import read_facts
 
 #: What editors write: plain, Notepad's and PowerShell's.
 ENCODINGS = ('utf-8', 'utf-8-sig', 'utf-16')
@@ -114,7 +114,7 @@ def test_tables_that_people_edited_are_read(tmp_path, encoding):
     path = tmp_path / 'participants.tsv'
     path.write_bytes('name\tage\r\nZoë\tinfant\r\n'.encode(encoding))
     assert read_table(path) == [{'name': 'Zoë', 'age': 'infant'}]
-    assert read_ages(path) == {'Zoë': {'name': 'Zoë', 'age': 'infant'}}
+    assert read_facts(path) == {'Zoë': {'name': 'Zoë', 'age': 'infant'}}
 
 
 @pytest.mark.parametrize(

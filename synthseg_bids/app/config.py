@@ -52,6 +52,7 @@ class RunConfig:
     model_dir: Path | None = None
     fast: bool = False
     autocrop: bool = True
+    ct: bool | None = None
     level: str = 'minimal'
     output_grid: str = 'native'
     posteriors: str = 'none'

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .method import Segmenter
+from .method import ChosenMethod
 from .plan import Plan, why_pending
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Setup:
 
     Attributes
     ----------
-    segmenter : Segmenter
+    chosen : ChosenMethod
     resources : Resources
     plugin : tuple of str and dict
         Nipype plugin and its arguments.
@@ -41,7 +41,7 @@ class Setup:
     checksums : Checksums
     """
 
-    segmenter: Segmenter
+    chosen: ChosenMethod
     resources: Resources
     plugin: tuple[str, dict[str, Any]]
     work_dir: Path
@@ -95,7 +95,7 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
                 setup.checksums.note(task.source, task.image.path, checksum)
         setup.checksums.save()
         outcomes = ledger.finished()
-        write_status(out_dir, outcomes, setup.segmenter.method.seg)
+        write_status(out_dir, outcomes, setup.chosen.method.seg)
         if config.stop_on_first_crash and any(found.status == 'failed' for found in outcomes):
             break
     if failure:
@@ -128,7 +128,7 @@ def _still_pending(
     _remove_leftovers(config.output_dir.resolve(), chunk)
     tasks = []
     for task in chunk:
-        if why_pending(config, task, setup.segmenter, setup.checksums):
+        if why_pending(config, task, setup.chosen, setup.checksums):
             tasks.append(task)
         else:
             logger.info('%s: another run has segmented it', task.image.relative)
@@ -179,11 +179,12 @@ def _execute(
         stop_on_first_crash=config.stop_on_first_crash,
         graph=graph,
         monitor=config.resource_monitor,
-        model=str(setup.segmenter.model),
-        model_sha256=setup.segmenter.model_sha256,
-        program=setup.segmenter.program,
+        model=str(setup.chosen.model),
+        model_sha256=setup.chosen.model_sha256,
+        program=setup.chosen.program,
         flip=not config.fast,
         autocrop=config.autocrop,
+        ct=config.ct,
         posteriors=config.posteriors,
         output_grid=config.output_grid,
         overwrite=config.overwrite,

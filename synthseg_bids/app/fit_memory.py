@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from synthseg_bids.errors import UsageError
 
 from .config import RunConfig
-from .method import Segmenter
+from .method import ChosenMethod
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.plan import ImageTask
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_memory(
-    config: RunConfig, pending: Sequence[ImageTask], segmenter: Segmenter
+    config: RunConfig, pending: Sequence[ImageTask], chosen: ChosenMethod
 ) -> tuple[float, int | None]:
     """Choose how images are segmented within ``--mem-gb``.
 
@@ -28,7 +28,7 @@ def fit_memory(
     ----------
     config : RunConfig
     pending : sequence of ImageTask
-    segmenter : Segmenter
+    chosen : ChosenMethod
 
     Returns
     -------
@@ -42,16 +42,16 @@ def fit_memory(
     UsageError
         If they do not fit; the message names the least that suffices.
     """
-    usual = segmenter.mem_gb(config, pending)
+    usual = chosen.mem_gb(config, pending)
     allowed = config.mem_gb
     if not pending or not allowed or usual <= allowed:
         return usual, None
-    limit = None if config.low_mem else segmenter.least_pass_bytes(config, pending)
-    exact = min(usual, segmenter.mem_gb(config, pending, limit)) if limit else usual
+    limit = None if config.low_mem else chosen.least_pass_bytes(config, pending)
+    exact = min(usual, chosen.mem_gb(config, pending, limit)) if limit else usual
     if exact <= allowed:
         logger.info('--mem-gb %g: images are kept small, as exact and slower', allowed)
         return exact, limit
-    small = segmenter.mem_gb(replace(config, low_mem=True), pending)
+    small = chosen.mem_gb(replace(config, low_mem=True), pending)
     how = f' (or {_up(small)} with --low-mem)' if small < exact else ''
     raise UsageError(
         f'--mem-gb {allowed:g}: an image takes {usual:.1f} GB here; give at least '

@@ -28,7 +28,7 @@ from .group_outputs import (
     write_reports,
     write_tables,
 )
-from .method import Segmenter, choose_segmenter
+from .method import ChosenMethod, choose_method
 from .parser import PROG, parse_args
 from .plan import (
     Plan,
@@ -141,25 +141,25 @@ def _run_participants(config: RunConfig) -> int:
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     if config.debug:
         plugin = 'Linear', {'debug': True}
-    segmenter = choose_segmenter(config)
+    chosen = choose_method(config)
     out_dir = config.output_dir.resolve()
     checksums = Checksums(out_dir)
-    plan = make_plan(config, segmenter, checksums)
+    plan = make_plan(config, chosen, checksums)
     if config.dry_run:
         if config.mem_gb:
-            fit_memory(config, plan.pending, segmenter)
+            fit_memory(config, plan.pending, chosen)
         print_plan(config, plan)
         return 0
     if config.boilerplate_only:
-        print(_cite(config, segmenter, [task.stem for task in plan.tasks]))
+        print(_cite(config, chosen, [task.stem for task in plan.tasks]))
         return 0
-    resources = _divide_resources(config, plan, segmenter, plugin[0], work_dir)
+    resources = _divide_resources(config, plan, chosen, plugin[0], work_dir)
     plugin = _without_shared_memory(plugin, resources)
     # First of all, since a folder that cannot be written is better found out now.
     write_text(work_dir / '.writable', '')
-    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), segmenter.method)
-    log_dir = _start_log(config, segmenter, resources)
-    setup = Setup(segmenter, resources, plugin, work_dir, log_dir, checksums)
+    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method)
+    log_dir = _start_log(config, chosen, resources)
+    setup = Setup(chosen, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)
     if config.clean_workdir:
         clean_workdir(config, work_dir)
@@ -198,7 +198,7 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome
     finally:
         outcomes += ledger.close(out_dir, config.output_grid, config.posteriors)
         note_missing_references(outcomes, plan.pending, dict(config.derivatives))
-        write_status(out_dir, outcomes, setup.segmenter.method.seg)
+        write_status(out_dir, outcomes, setup.chosen.method.seg)
         setup.checksums.save()
         # Whoever interrupts us does not wait for tables over thousands of images.
         if not interrupted:
@@ -219,7 +219,7 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         return True
     participants = sorted(changed)
     complete = write_tables(out_dir, participants, group, config.verify)
-    _cite(config, setup.segmenter, image_stems(out_dir, setup.segmenter.method.seg))
+    _cite(config, setup.chosen, image_stems(out_dir, setup.chosen.method.seg))
     return _write_reports(config, participants, group) and complete
 
 
@@ -233,13 +233,13 @@ def _write_reports(config: RunConfig, participants: Sequence[str], group: bool =
     )
 
 
-def _cite(config: RunConfig, segmenter: Segmenter, stems: Iterable[str]) -> Path:
+def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path:
     from synthseg_bids.bids.citation import write_citation
 
     return write_citation(
         config.output_dir.resolve(),
         stems,
-        **segmenter.about(),
+        **chosen.about(),
         flip=not config.fast,
         autocrop=config.autocrop,
         output_grid=config.output_grid,
@@ -263,14 +263,14 @@ def _check_resources(config: RunConfig) -> None:
 
 
 def _divide_resources(
-    config: RunConfig, plan: Plan, segmenter: Segmenter, plugin: str, work_dir: Path
+    config: RunConfig, plan: Plan, chosen: ChosenMethod, plugin: str, work_dir: Path
 ) -> Resources:
     from synthseg_bids.workflows.multiproc import LOCAL_PLUGINS, check_plugin
     from synthseg_bids.workflows.resources import plan_resources
 
     check_plugin(plugin)
     resources = plan_resources(
-        'cpu' if segmenter.program else config.device,
+        'cpu' if chosen.program else config.device,
         config.n_gpus,
         config.procs_per_gpu,
         config.nprocs,
@@ -280,7 +280,7 @@ def _divide_resources(
         gpu_fallback=config.gpu_fallback,
         elsewhere=plugin not in LOCAL_PLUGINS,
     )
-    mem_gb, limit = fit_memory(config, plan.pending, segmenter)
+    mem_gb, limit = fit_memory(config, plan.pending, chosen)
     return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem, memory_limit=limit)
 
 
@@ -334,7 +334,7 @@ def _complain(problem: object, code: int) -> int:
     return code
 
 
-def _start_log(config: RunConfig, segmenter: Segmenter, resources: Resources) -> Path:
+def _start_log(config: RunConfig, chosen: ChosenMethod, resources: Resources) -> Path:
     """Make the folder of this run's logs and save its settings there."""
     from synthseg_bids import __version__
     from synthseg_bids.files import write_text
@@ -343,7 +343,7 @@ def _start_log(config: RunConfig, segmenter: Segmenter, resources: Resources) ->
     run_uuid = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
     log_dir = config.output_dir.resolve() / 'logs' / run_uuid
     about = {'version': __version__, 'uuid': run_uuid, 'command': shlex.join(sys.argv)}
-    used = {**segmenter.used(), **asdict(resources)}
+    used = {**chosen.used(), **asdict(resources)}
     write_text(log_dir / 'config.toml', format_config(config, run=about, resources=used))
     logging.getLogger().addHandler(log_handler(log_dir / 'synthseg-bids.log'))
     return log_dir

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import METHODS, OURS, Method
+from synthseg_bids.images.ct import ct_setting, describe_ct
 
 from .config import RunConfig
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'model': ('--model', ('default',)),
     'autocrop': ('--no-autocrop', (True,)),
+    'ct': ('--ct', (None, False)),
     'output_grid': ('--output-grid (or --level full)', ('native',)),
     'posteriors': ('--posteriors (or --level full)', ('none',)),
     'device': ('--device', ('auto', 'cpu')),
@@ -29,7 +31,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class ChosenMethod:
     """What segments the images.
 
     Attributes
@@ -56,6 +58,7 @@ class Segmenter:
             'ModelSHA256': self.model_sha256,
             'FlipAveraging': not config.fast,
             'Autocrop': config.autocrop,
+            'CT': describe_ct(ct_setting(config.ct, suffix)),
         }
 
     def used(self) -> dict[str, Any]:
@@ -109,7 +112,7 @@ class Segmenter:
         return least_pass_bytes(card, grids, flip=not config.fast, autocrop=config.autocrop)
 
 
-def choose_segmenter(config: RunConfig) -> Segmenter:
+def choose_method(config: RunConfig) -> ChosenMethod:
     """Find the weights or the program that the settings ask for.
 
     Parameters
@@ -118,7 +121,7 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
 
     Returns
     -------
-    Segmenter
+    ChosenMethod
 
     Raises
     ------
@@ -135,7 +138,7 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
                 raise UsageError(f'{option}: not with --method {config.method}; leave it out')
         if config.fast and config.method == 'samseg':
             raise UsageError('--fast: not with --method samseg, which has no such step')
-        return Segmenter(method, program=find_program(method))
+        return ChosenMethod(method, program=find_program(method))
 
     from synthseg_bids.models.card import check_card
     from synthseg_bids.models.registry import model_path
@@ -144,4 +147,4 @@ def choose_segmenter(config: RunConfig) -> Segmenter:
     checksum = sha256(model)
     if model.suffix == '.safetensors':
         check_card(model, checksum)
-    return Segmenter(method, model, checksum)
+    return ChosenMethod(method, model, checksum)

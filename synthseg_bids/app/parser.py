@@ -244,6 +244,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '(default: yes)',
     )  # fmt: skip
     group.add_argument(
+        '--ct', action=argparse.BooleanOptionalAction,
+        help='all images are CT, or none is: clip to 0 to 80 Hounsfield units first (default: '
+        'images with the suffix CT, and whole heads whose intensities are Hounsfield units)',
+    )  # fmt: skip
+    group.add_argument(
         '--level', choices=[*LEVELS],
         help='minimal: label maps on the grids of the images, tables, reports; full: label maps '
         'on 1 mm grids and posterior maps on those as well (default: minimal)',
@@ -254,7 +259,8 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--posteriors', choices=['none', 'native', '1mm'],
-        help='write posterior maps, and on which grid (default: by --level)',
+        help='write posterior maps, and on which grid (default: by --level); they have steps of '
+        '1/255, so that those of a voxel sum to 0.99 to 1.01',
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import RunConfig
-from .method import Segmenter
+from .method import ChosenMethod
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.checksums import Checksums
@@ -82,13 +82,13 @@ def default_work_dir(bids_dir: Path) -> Path:
     return Path.cwd() / 'work'
 
 
-def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> Plan:
+def make_plan(config: RunConfig, chosen: ChosenMethod, checksums: Checksums) -> Plan:
     """Find the images and tell which of them must be segmented.
 
     Parameters
     ----------
     config : RunConfig
-    segmenter : Segmenter
+    chosen : ChosenMethod
     checksums : Checksums
 
     Returns
@@ -133,12 +133,12 @@ def make_plan(config: RunConfig, segmenter: Segmenter, checksums: Checksums) -> 
     if config.echo == 'first':
         images, others = keep_first_echoes(images)
         skipped += others
-    tasks, clashes = plan_tasks(images, dict(config.derivatives), segmenter.method.seg)
+    tasks, clashes = plan_tasks(images, dict(config.derivatives), chosen.method.seg)
     plan = Plan(skipped=skipped + clashes)
     if not tasks and not config.batch and not any(entry.failed for entry in plan.skipped):
         raise QueryError(_nothing_left(config, plan.skipped))
     for task in tasks:
-        reason = why_pending(config, task, segmenter, checksums)
+        reason = why_pending(config, task, chosen, checksums)
         (plan.pending if reason else plan.current).append(task)
         plan.reasons[task.stem] = reason
     return plan
@@ -165,7 +165,7 @@ def _nothing_left(config: RunConfig, skipped: Sequence[Skipped]) -> str:
 
 
 def why_pending(
-    config: RunConfig, task: ImageTask, segmenter: Segmenter, checksums: Checksums
+    config: RunConfig, task: ImageTask, chosen: ChosenMethod, checksums: Checksums
 ) -> str:
     """Say why an image must be segmented; empty if its outputs are up to date."""
     from synthseg_bids import __version__
@@ -182,7 +182,7 @@ def why_pending(
     }
     expected = {
         'SoftwareVersion': __version__,
-        **segmenter.identity(config, task.image.suffix),
+        **chosen.identity(config, task.image.suffix),
         'InputSHA256': checksums.of(task.source, task.image.path),
     }
     return why_outdated(config.output_dir, task.stem, kinds, references, expected, config.verify)

@@ -164,7 +164,7 @@ def _open(
     except AttributeError as error:
         # pybids takes the description for a JSON object, whatever it is.
         raise QueryError(
-            f'{bids_dir}/dataset_description.json: not a JSON object ({error}); correct it'
+            f'{bids_dir}/dataset_description.json: not a JSON object; correct it'
         ) from error
     except (OSError, ValueError, SQLAlchemyError) as error:
         reason = ' '.join(str(error).split())

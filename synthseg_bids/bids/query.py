@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
 
+from ..images.ct import CT_SUFFIXES
 from .errors import NotBidsError, QueryError
 from .filters import Filters, mismatch
 from .ignore import is_litter, read_bidsignore
@@ -23,7 +24,7 @@ from .names import IMAGE_EXTENSIONS, parse_name
 
 #: Suffixes segmented by default.
 DEFAULT_SUFFIXES = (
-    'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2'
+    'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2', *CT_SUFFIXES
 )  # fmt: skip
 #: Why files are left out that are no part of the dataset, and of which nobody needs to hear.
 LITTER_REASON = 'left behind by a file system or an editor'

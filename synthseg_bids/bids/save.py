@@ -29,6 +29,7 @@ _IDENTITY = {
     'ModelSHA256': 'model',
     'FlipAveraging': '--fast',
     'Autocrop': '--autocrop',
+    'CT': '--ct',
     'MethodVersion': 'version of the method',
     'MethodOptions': 'options of the method',
     'InputSHA256': 'image',

@@ -8,11 +8,7 @@ temperature in its output layer; both errors are on the card beside it.
 from __future__ import annotations
 
 import argparse
-import logging
-from dataclasses import replace
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,17 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from ..hardware.device import resolve_device, set_threads
-    from ..inference.engine import Engine
-    from ..models.card import number_format, save_model
-    from ..models.registry import load_model
-    from ..synth.label_maps import LabelMapError, find_label_maps, is_named, load_label_map
-    from ..training.calibration import (
-        averaged,
-        calibration_error,
-        fit_temperature,
-        set_temperature,
-        synthetic_logits,
-    )
+    from ..synth.label_maps import find_label_maps, is_named
+    from ..training.calibration import calibrate_model
 
     if args.out.suffix != '.safetensors':
         raise ValueError(f'{args.out}: give a name that ends in .safetensors')
@@ -56,35 +43,6 @@ def run(args: argparse.Namespace) -> int:
     fit, check = (
         [p for p in paths if is_named(p, names)] for names in (args.fit_on, args.check_on)
     )
-    if not fit or not check or {*fit} & {*check}:
-        raise LabelMapError(
-            f'{args.label_maps}: --fit-on found {len(fit)} label maps, --check-on {len(check)}, '
-            'some of them the same or none; name different ones'
-        )
-    network, card = load_model(args.model)
-    if seen := card.trained_on([*fit, *check]):
-        raise LabelMapError(f'{", ".join(seen)}: {card.name} was trained on it')
     set_threads(args.threads)
-    engine = Engine(network, resolve_device(args.device))
-    *passes, target = synthetic_logits(engine, [load_label_map(p) for p in fit], card, args.scans)
-    temperature = fit_temperature(passes, target)
-    *passes, target = synthetic_logits(
-        engine, [load_label_map(p) for p in check], card, args.scans
-    )
-    before, after = (
-        calibration_error(averaged(passes, value), target) for value in (1.0, temperature)
-    )
-    logger.info('temperature %.3f', temperature)
-    logger.info('expected calibration error %.4f before, %.4f after', before, after)
-    dtype = number_format(network)
-    set_temperature(network, temperature)
-    facts = {
-        'temperature': temperature,
-        'fitted_on': [p.name for p in fit],
-        'checked_on': [p.name for p in check],
-        'calibration_error_before': before,
-        'calibration_error': after,
-    }
-    validation = {**card.validation, 'calibration': facts}
-    save_model(args.out, network, replace(card, validation=validation), dtype)
+    calibrate_model(args.model, fit, check, args.out, args.scans, resolve_device(args.device))
     return 0

@@ -8,19 +8,10 @@ the labels that it does not distinguish, and a picture.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..synth.prepare_labels import PreparedMap
 
 logger = logging.getLogger(__name__)
-
-#: Columns of the table that sidecars take up, by their key.
-COLUMNS = {'Source': 'dataset', 'License': 'licence', 'Remarks': 'remarks'}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,44 +41,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from ..reports.figures import label_map_picture
     from ..synth.label_maps import find_label_maps
     from ..synth.prepare_labels import find_donors, prepare_map
+    from ..synth.prepared_files import find_facts, read_facts, save_prepared
 
     paths = find_label_maps(args.source)
-    rows = _read_table(args.table) if args.table else {}
+    table = read_facts(args.table) if args.table else {}
     donors = find_donors(args.heads)
     args.out.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(paths):
-        name = path.name.partition('.')[0]
         prepared = prepare_map(path, donors, number)
-        row = next((rows[key] for key in rows if name in (key, f'{key}_dseg')), {})
-        _write(args.out / f'{name}.nii.gz', prepared, row, args.age_group)
+        facts = find_facts(table, path)
+        _, sidecar = save_prepared(args.out, path, prepared, facts, args.age_group)
+        label_map_picture(prepared.labels, sidecar.with_suffix('.png'))
         done = ', '.join(f'{key} {value}' for key, value in prepared.notes.items())
         logger.info('%s: %s; merged: %s', path.name, done, prepared.merged or 'none')
     return 0
-
-
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    import pandas as pd
-
-    from ..files import read_text
-
-    table = pd.read_csv(StringIO(read_text(path)), sep='\t', dtype=str, keep_default_na=False)
-    return {str(row['name']): row for row in table.to_dict('records')}
-
-
-def _write(path: Path, prepared: PreparedMap, row: dict[str, str], age_group: str) -> None:
-    """Write a map, its sidecar and its picture."""
-    from ..images.volume_io import write_image
-    from ..reports.figures import label_map_picture
-
-    write_image(path, prepared.labels, prepared.affine)
-    sidecar: dict[str, Any] = {
-        'AgeGroup': row.get('age') or age_group,
-        'MergedLabels': prepared.merged,
-        **{key: row[column] for key, column in COLUMNS.items() if row.get(column)},
-        'Preparation': prepared.notes,
-    }
-    stem = path.with_name(path.name.partition('.')[0])
-    stem.with_suffix('.json').write_text(json.dumps(sidecar, indent=2) + '\n', encoding='utf-8')
-    label_map_picture(prepared.labels, stem.with_suffix('.png'))

@@ -51,8 +51,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='do not average with the mirrored scan: the network runs once instead of twice',
     )
     parser.add_argument(
-        '--ct', action='store_true', help='a CT scan: clip to 0 to 80 Hounsfield units first'
-    )
+        '--ct', action=argparse.BooleanOptionalAction,
+        help='a CT scan, or none: clip to 0 to 80 Hounsfield units first (default: where its '
+        'intensities are Hounsfield units)',
+    )  # fmt: skip
     parser.add_argument(
         '--compat', action='store_true',
         help='go exactly the way of the reference implementation, for its published weights, in '
@@ -139,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
 
         segmenter = reference_segmenter(args.model, args.device, args.threads)
         with about(args.scan):
-            found = segment_as_reference(segmenter, scan.data, scan.affine, flip, args.ct)
+            found = segment_as_reference(segmenter, scan.data, scan.affine, flip, bool(args.ct))
         affine, like = found.affine, None
         write_image(args.out, found.labels, affine)
     else:

@@ -11,14 +11,12 @@ OUT receives ``checkpoint.pt`` (the same command resumes from it), the network a
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import read_table
 from .estimate_priors import add_pair_options
 from .synthesize import PRESET_NAMES
 
@@ -244,6 +242,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, ranks: ProcessGroup) -> int:
     from ..models.registry import load_model
     from ..synth.label_maps import LabelMapError, is_named
+    from ..training.run_folder import resume_run
     from ..training.trainer import Trainer
 
     config = _config(args)
@@ -259,15 +258,12 @@ def _run(args: argparse.Namespace, ranks: ProcessGroup) -> int:
     what = training[0].kind.replace('_', ' ')
     logger.info('%d %s to train on, %d to validate on', len(training), what, len(held_out))
     trainer = Trainer(config, training, held_out, ranks.device, ranks)
-    checkpoint = args.out / 'checkpoint.pt'
-    curve: list[dict[str, Any]] = []
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        curve = [row for row in _read_curve(args.out) if row['step'] <= trainer.step]
+    curve = resume_run(trainer, args.out)
+    if curve is not None:
         logger.info('resumed at step %d', trainer.step)
     elif args.start_from:
         trainer.start_from(*load_model(args.start_from))
-    return _train(trainer, args.out, curve)
+    return _train(trainer, args.out, curve or [])
 
 
 def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
@@ -314,22 +310,11 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
 
 def _save(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> None:
     """Let the first process write checkpoint, network, learning curve."""
-    from ..models.card import save_model
     from ..reports.figures import learning_curve
+    from ..training.run_folder import save_run
 
     if trainer.ranks.rank:
         return
-    trainer.save(out / 'checkpoint.pt')
-    save_model(out / 'model.safetensors', trainer.average, trainer.card(out.name, curve))
     if curve:
-        with open(out / 'learning_curve.tsv', 'w', newline='', encoding='utf-8') as stream:
-            writer = csv.DictWriter(stream, curve[0].keys(), delimiter='\t', lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(curve)
         learning_curve(curve, out / 'learning_curve.png')
-
-
-def _read_curve(out: Path) -> list[dict[str, Any]]:
-    path = out / 'learning_curve.tsv'
-    rows = read_table(path)
-    return [{k: float(v) if k != 'step' else int(v) for k, v in r.items()} for r in rows]
+    save_run(trainer, out, curve, out.name)

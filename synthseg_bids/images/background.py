@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Share of the border's voxels that has the background's value exactly.
-MIN_SHARE = 0.3
-#: Percentiles of all other voxels that it lies outside of.
-PERCENTILES = (0.5, 99.5)
+#: Share of the border's voxels that has the background's value exactly, where all of the outside
+#: is constant, and where only the corners of the field of view are (a circle leaves 21 % of its
+#: square, of two of three pairs of faces often nothing).
+MIN_SHARE, MIN_SHARE_OF_PADDING = 0.3, 0.02
+#: Percentiles of all other voxels that it lies outside of, padding of corners by this part of
+#: their distance.
+PERCENTILES, MIN_GAP = (0.5, 99.5), 0.1
 
 
-def constant_background(data: np.ndarray) -> float | None:
+def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float | None:
     """Return the value of a constant background; None if there is none.
 
     Parameters
     ----------
     data : (x, y, z) array
         Finite.
+    min_share : float
+        Share of the voxels on the faces of the volume that must have it exactly.
 
     Returns
     -------
@@ -39,11 +44,11 @@ def constant_background(data: np.ndarray) -> float | None:
     border = np.concatenate(faces)
     values, counts = np.unique(border, return_counts=True)
     most = int(counts.argmax())
-    return float(values[most]) if counts[most] >= MIN_SHARE * border.size else None
+    return float(values[most]) if counts[most] >= min_share * border.size else None
 
 
 def far_background(data: np.ndarray) -> float | None:
-    """Return the value of a constant background that lies outside of the range of the scan.
+    """Return the value of a constant background, or padding, outside of the range of the scan.
 
     Parameters
     ----------
@@ -55,14 +60,16 @@ def far_background(data: np.ndarray) -> float | None:
     float or None
         None if there is none, or if it is the 0 below values that are not negative, as usual.
     """
-    value = constant_background(data)
+    value = constant_background(data, MIN_SHARE_OF_PADDING)
     if value is None:
         return None
     others = data[data != value]
     if not others.size or (value == 0 and others.min() >= 0):
         return None
     low, high = np.percentile(others[:: max(1, others.size // 1_000_000)], PERCENTILES)
-    return None if low <= value <= high else value
+    everywhere = constant_background(data) is not None
+    gap = 0 if everywhere else MIN_GAP * (high - low)
+    return None if low - gap <= value <= high + gap else value
 
 
 def without_far_background(data: np.ndarray) -> tuple[np.ndarray, float | None]:

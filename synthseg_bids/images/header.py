@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel import imageglobals
+
+#: Set while what nibabel says of a header is nobody's concern, in this thread or task alone.
+_QUIET: ContextVar[bool] = ContextVar('_QUIET', default=False)
+
+
+def _let_pass(_: logging.LogRecord) -> bool:
+    return not _QUIET.get()
+
+
+imageglobals.logger.addFilter(_let_pass)
+
+
+@contextmanager
+def quiet_nibabel() -> Iterator[None]:
+    """Silence nibabel's own lines about headers, which it repairs and we check ourselves.
+
+    Its own ``LoggingOutputSuppressor`` takes the handlers away from all threads, and lets lines
+    pass to the root logger.
+    """
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
 
 
 @dataclass(frozen=True)

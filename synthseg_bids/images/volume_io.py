@@ -20,13 +20,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.nifti1 import Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 
 from .checks import COMPRESSED, InputImageError, check_file, check_image, damaged
 from .geometry import spacing_mm
-from .header import Header
+from .header import Header, quiet_nibabel
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ class Volume:
 def read_volume(path: str | Path) -> Volume:
     """Read an image.
 
-    Voxels that are not finite become 0, with a warning. Trailing axes of length 1 are dropped.
+    Voxels that are not finite become 0 or, where there are negative voxels, the lowest value,
+    with a warning. Trailing axes of length 1 are dropped.
 
     Parameters
     ----------
@@ -123,15 +123,17 @@ def volume_of(image: Any, name: str = 'image') -> Volume:
 
 
 def _scan(data: np.ndarray, image: Any, path: Path) -> Volume:
-    """Check the voxels of a scan; those that are not finite become 0."""
+    """Check the voxels of a scan; those that are not finite become background."""
     if 1 in data.shape:
         raise InputImageError(f'{path}: a single slice; give one whole volume')
     bad = ~np.isfinite(data)
     if bad.all():
         raise InputImageError(f'{path}: no voxel is finite; export it again')
     if bad.any():
-        logger.warning('%s: %d voxels are not finite; set to 0', path, int(bad.sum()))
-        data[bad] = 0
+        # In a standardised scan 0 is not dark, but grey matter.
+        dark = min(data[~bad].min(), np.float32(0))
+        logger.warning('%s: %d voxels are not finite; set to %g', path, int(bad.sum()), dark)
+        data[bad] = dark
     if data.min() == data.max():
         raise InputImageError(
             f'{path}: every voxel is {data.flat[0]:g}, so there is nothing to segment; check that '
@@ -215,7 +217,7 @@ def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.
     stored = labels.astype(dtype)
     if not np.array_equal(stored, labels):
         raise ValueError(f'{like.path}: labels do not fit {np.dtype(dtype).name}')
-    return nib.Nifti1Image(stored, *_affine_and_header(like, stored.dtype))
+    return _image_like(stored, like)
 
 
 def write_label_map(
@@ -296,7 +298,7 @@ def posteriors_image(
         image = nib.Nifti1Image(data, affine)
         _set_forms(image.header, affine)
     else:
-        image = nib.Nifti1Image(data, *_affine_and_header(like, data.dtype))
+        image = _image_like(data, like)
     image.header.set_xyzt_units('mm', 'sec')
     image.header.set_slope_inter(1 / 255, 0)
     return image
@@ -322,7 +324,7 @@ def _open(path: Path) -> Any:
     check_file(path)
     try:
         # What nibabel repairs on its way, we check ourselves.
-        with warnings.catch_warnings(), LoggingOutputSuppressor():
+        with warnings.catch_warnings(), quiet_nibabel():
             warnings.simplefilter('ignore')
             image: Any = nib.load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
@@ -334,7 +336,7 @@ def _open(path: Path) -> Any:
 def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
     """Read the voxels as a contiguous (x, y, z) array."""
     try:
-        with np.errstate(over='ignore', invalid='ignore'):
+        with np.errstate(over='ignore', invalid='ignore'), quiet_nibabel():
             if path.name.lower().endswith(COMPRESSED):
                 # Read on to the end, where the checksum is: nibabel stops at the last voxel.
                 with gzip.open(path) as stream:
@@ -354,8 +356,8 @@ def _volume(data: np.ndarray, image: Any, path: Path, n_not_finite: int = 0) -> 
     return Volume(data, affine, image.header.copy(), path, n_not_finite)
 
 
-def _affine_and_header(like: Volume, dtype: np.dtype) -> tuple[np.ndarray | None, Any]:
-    """Return what makes a NIfTI image share the grid of a volume, with nothing of its content."""
+def _image_like(data: np.ndarray, like: Volume) -> nib.Nifti1Image:
+    """Make a NIfTI image on the grid of a volume, with nothing of its content."""
     if not isinstance(like.header, nib.Nifti1Header):
         header = nib.Nifti1Header()
         _set_forms(header, like.affine)
@@ -365,10 +367,11 @@ def _affine_and_header(like: Volume, dtype: np.dtype) -> tuple[np.ndarray | None
         header.extensions = Nifti1Extensions()
         header['descrip'] = header['aux_file'] = header['intent_name'] = b''
         header['cal_min'] = header['cal_max'] = header['intent_code'] = 0
-    header.set_data_dtype(dtype)
+    header.set_data_dtype(data.dtype)
     header.set_slope_inter(None, None)
     # Without an affine nibabel leaves sform and qform as they are in the header.
-    return None, header
+    with quiet_nibabel():
+        return nib.Nifti1Image(data, None, header)
 
 
 def _save(path: str | Path, image: Any) -> None:

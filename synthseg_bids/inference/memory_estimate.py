@@ -13,8 +13,8 @@ from ..hardware.memory import GAPS, LOW_MEMORY_BYTES
 from ..models.card import ModelCard, read_card
 from ..models.registry import model_path
 from ..models.unet import NetworkConfig
+from .localise import crop_box
 from .memory_plan import MAX_TILES, Plan, predicted_bytes, works_by_rows
-from .postprocess import crop_box
 
 #: Sides in voxels and their spacing in mm.
 Grid = tuple[tuple[int, ...], tuple[float, ...]]

@@ -17,85 +17,18 @@ from torch.nn import functional
 
 from ..images.geometry import bounding_box, resample, resampling_matrix
 
-#: Foreground probability above which a voxel counts as brain when looking for the brain, and when
-#: choosing the connected body to keep (the reference implementation's threshold).
-FIND_THRESHOLD = 0.5
+#: Foreground probability above which a voxel counts as brain when choosing the connected body to
+#: keep (the reference implementation's threshold).
 KEEP_THRESHOLD = 0.25
 #: A voxel that has kept less of its probability is like its neighbours: what is left is rounding.
 LOST = 1e-3
 #: Such voxels whose neighbours are looked at at once.
 FILL_VOXELS = 2**16
-#: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
-MARGIN_MM = 4.0
-TRIM = 0.005
 #: Of each of the two neighbours along an axis, where posteriors are smoothed. On synthetic scans
 #: of held-out label maps 0.11 to 0.25 do equally well, better than none.
 NEIGHBOUR_WEIGHT = 0.18
 
 Box = tuple[slice, ...]
-
-
-def find_brain(outside: Tensor) -> Box | None:
-    """Return the box that holds nearly all of the largest body of brain.
-
-    Parameters
-    ----------
-    outside : (x, y, z) float32 tensor
-        Probability of background, or of the fluid around the brain.
-
-    Returns
-    -------
-    tuple of slice, or None
-        Stray voxels, up to 0.5 % at each side, may lie outside. None where no voxel is more
-        likely brain than not.
-    """
-    body = largest_body((outside < 1 - FIND_THRESHOLD).numpy())
-    if not body.any():
-        return None
-    box = []
-    for axis in range(3):
-        profile = body.sum(tuple(a for a in range(3) if a != axis)).cumsum()
-        first, last = np.searchsorted(profile, [TRIM * profile[-1], (1 - TRIM) * profile[-1]])
-        box.append(slice(int(first), int(last) + 1))
-    return tuple(box)
-
-
-def crop_box(
-    brain: Box, shape: tuple[int, ...], crop_mm: tuple[float, ...], spacing: float, multiple: int
-) -> Box:
-    """Return the part of the network grid that shows the brain as in training.
-
-    Parameters
-    ----------
-    brain : tuple of slice
-        From :func:`find_brain`.
-    shape : tuple of int
-        Of the network grid.
-    crop_mm : tuple of float
-        Field of view that the network was trained on.
-    spacing : float
-        Of the network grid, in mm.
-    multiple : int
-        Sides are rounded up to multiples of it where the grid is large enough.
-
-    Returns
-    -------
-    tuple of slice
-        Inside the grid, centred on the brain where the grid allows, with a margin on all sides.
-
-    Examples
-    --------
-    >>> crop_box((slice(40, 50),), (100,), (32.0,), 1.0, 16)
-    (slice(29, 61, None),)
-    """
-    margin = int(np.ceil(MARGIN_MM / spacing))
-    box = []
-    for found, n, extent in zip(brain, shape, crop_mm, strict=True):
-        needed = max(found.stop - found.start + 2 * margin, round(extent / spacing))
-        size = min(-(-needed // multiple) * multiple, n)
-        start = min(max((found.start + found.stop - size) // 2, 0), n - size)
-        box.append(slice(start, start + size))
-    return tuple(box)
 
 
 @torch.inference_mode()
@@ -268,29 +201,6 @@ def soft_volumes(
     volumes[0] += n_voxels - posteriors[0].numel()
     volumes[list(unknown)] = np.nan
     return volumes * voxel_volume_mm3
-
-
-@torch.inference_mode()
-def mean_confidence(posteriors: Tensor) -> np.ndarray:
-    """Average, for each channel, the posterior of the voxels in which it is the most likely.
-
-    Parameters
-    ----------
-    posteriors : (n_channels, x, y, z) tensor
-        Inside the brain's bounding box.
-
-    Returns
-    -------
-    (n_channels,) float32 array
-        NaN where a channel is nowhere the most likely, and for background, most of which lies
-        outside the box.
-    """
-    n = len(posteriors)
-    best, winner = (part.flatten() for part in posteriors.max(0))
-    sums = torch.bincount(winner, best.double(), minlength=n)
-    means = (sums / torch.bincount(winner, minlength=n)).float().numpy()
-    means[0] = np.nan
-    return means
 
 
 @torch.inference_mode()

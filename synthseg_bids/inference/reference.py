@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ..hardware.device import check_threads, resolve_device, set_threads
+from ..images.ct import CT_RANGE
 from ..images.geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
 from ..models.registry import load_model
 from .engine import Engine
 from .forward import infer
 from .postprocess import KEEP_THRESHOLD, largest_body, soft_volumes
 from .preprocess import check_contrast, rescale_intensities
-from .segmenter import CT_RANGE, Segmenter
+from .segmenter import Segmenter
 
 #: Spacing that the published networks were trained at, and how far a scan may be from it.
 SPACING_MM = 1.0

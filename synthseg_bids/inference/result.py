@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..images.volume_io import Volume, header_of, label_image, posteriors_image
+from ..labels import channels_of, segmentation_labels
+from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
+from ..models.card import ModelCard
+from .axes import TurnedScan
 from .postprocess import Box
 from .preprocess import Prepared
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,13 @@ class Segmentation:
         The segmentation on a 1 mm grid, where asked for.
     fallback : str
         Why a GPU that has failed or was too small was not used as usual; empty if it was.
+    ct : bool
+        Whether the scan was clipped to the window of the brain in CT.
+    unsure_mm3 : float
+        Volume of the largest region of brain in which the network is unsure; see
+        :func:`.confidence.unsure_mm3`.
+    turned : TurnedScan or None
+        Whether the network is surer of a turned copy; None if it is sure of the scan as it lies.
     """
 
     labels: np.ndarray
@@ -71,6 +90,9 @@ class Segmentation:
     peak_gpu_mb: float | None = None
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
+    ct: bool = False
+    unsure_mm3: float = 0.0
+    turned: TurnedScan | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,11 @@ class NetworkPosteriors:
         When it began, by :func:`time.perf_counter`.
     fallback : str
         See :class:`Segmentation`.
+    ct : bool
+    confidence : (n_channels,) float32 array
+    unsure_mm3 : float
+    turned : TurnedScan or None
+        See :class:`Segmentation`.
     """
 
     prepared: Prepared
@@ -103,3 +130,96 @@ class NetworkPosteriors:
     device: torch.device
     start: float
     fallback: str
+    ct: bool
+    confidence: np.ndarray
+    unsure_mm3: float
+    turned: TurnedScan | None
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What the segmentation of a scan gives.
+
+    It holds on to the network's posteriors, some 500 MB for a head at 1 mm, from which those on
+    the grid of the scan are computed: of many scans keep what you need, not the results.
+
+    Attributes
+    ----------
+    scan : Volume
+        The scan as read.
+    segmentation : Segmentation
+        The numbers behind everything else, as arrays.
+    card : ModelCard
+        Of the network.
+    """
+
+    scan: Volume
+    segmentation: Segmentation
+    card: ModelCard
+    _finish: Callable[..., Segmentation]
+
+    def __repr__(self) -> str:
+        size = ' x '.join(map(str, self.scan.shape))
+        found = self.segmentation
+        took = f'{found.seconds:.1f} s on {found.device}'
+        return f'<Result {self.scan.path.name}: {size} voxels segmented in {took}>'
+
+    @cached_property
+    def labels(self) -> nib.Nifti1Image:
+        """Label map on the grid of the scan, in FreeSurfer's numbers."""
+        image = label_image(self.segmentation.labels, self.scan)
+        return type(image)(image.dataobj, self.scan.affine, image.header)
+
+    @cached_property
+    def posteriors(self) -> nib.Nifti1Image:
+        """Probability of every label on the grid of the scan, 4D; computed when first asked for.
+
+        float32 in steps of about 1/255, which sum to 1 in every voxel. The volumes are in the
+        order of the model card's labels.
+        """
+        maps = self._finish(posteriors=True).posteriors
+        assert maps is not None
+        # In memory no scale factor is applied to bytes, as it is when a file is read.
+        as_bytes = posteriors_image(maps, self.scan.affine, self.scan)
+        values = np.asanyarray(as_bytes.dataobj).astype(np.float32)
+        # Rounded to bytes, the channels of a voxel sum to 253 to 257.
+        values /= values.sum(-1, keepdims=True)
+        return type(as_bytes)(values, self.scan.affine)
+
+    @cached_property
+    def volumes(self) -> pd.Series:
+        """Volume of every structure of the label map, and of all of them, in mm^3, by name."""
+        import pandas as pd
+
+        volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
+        by_name = {
+            label.name: volumes.get(label.index, (0, 0.0))[1]
+            for label in channels_of(len(self.card.labels))
+            if label.index
+        }
+        by_name[TOTAL_NAME] = total_intracranial(volumes)
+        for channel in self.card.unknown_channels:
+            by_name[segmentation_labels()[channel].name] = by_name[TOTAL_NAME] = np.nan
+        return pd.Series(by_name, name='volume_mm3')
+
+    @cached_property
+    def qc(self) -> pd.DataFrame:
+        """Quality control: a row per measure, the verdict last; see ``docs/qc.rst``."""
+        import pandas as pd
+
+        from ..measure.qc import assess
+
+        found = self.segmentation
+        rows = assess(
+            self.scan.data,
+            found.labels,
+            self.scan.affine,
+            header_of(self.scan),
+            found.confidence.tolist(),
+            None if found.flip_dice is None else found.flip_dice.tolist(),
+            model_sha256=self.card.sha256,
+            ct=found.ct,
+            unsure_mm3=found.unsure_mm3,
+            turned=(found.turned.code, found.turned.gain) if found.turned else None,
+        )
+        return pd.DataFrame(rows).set_index('measure')

@@ -1,97 +1,88 @@
-"""From a scan to its segmentation: prepare, forward, clean, back to the scan's own grid.
+"""From scans to their segmentations: prepare, forward, clean, refine, back to the scan's own grid.
 
-The network works on a RAS grid at its training spacing, the *network grid*. Where its model card
-says that it was trained on crops, a first pass over the whole scan finds the brain, a second one
-over the crop around it corrects its place, and the last one sees it in the field of view of
-training.
+>>> from synthseg_bids import Segmenter  # doctest: +SKIP
+>>> segment = Segmenter()  # doctest: +SKIP
+>>> result = segment(nibabel.load('scan.nii.gz'))  # doctest: +SKIP
+>>> result.labels.to_filename('dseg.nii.gz')  # doctest: +SKIP
+>>> result.volumes['Left-Hippocampus']  # doctest: +SKIP
+
+The network works on a RAS grid at its training spacing, the *network grid*, on the part of it that
+:mod:`.localise` finds.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
+from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
-from ..images.geometry import (
-    from_ras,
-    resampled_grid,
-    voxel_volume_mm3,
-)
-from ..labels import CSF, mirror_channels, segmentation_labels
+from ..images.ct import CT_RANGE, is_hounsfield
+from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
+from ..images.volume_io import Volume, read_volume, volume_of
+from ..labels import mirror_channels, segmentation_labels
+from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
+from .axes import SURE, TurnedScan, segment_turned
+from .confidence import mean_confidence, overall_confidence, unsure_mm3
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .forward import Prediction, predict
+from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
-from .postprocess import (
-    Box,
-    clean,
-    crop_box,
-    find_brain,
-    mean_confidence,
-    resample_labels,
-    smooth,
-    soft_volumes,
-)
+from .options import ComputeOptions, SegmentOptions
+from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
 from .preprocess import check_contrast, prepare
 from .refine import own_steps, refine
-from .result import IsotropicMaps, NetworkPosteriors, Segmentation
+from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
 
 logger = logging.getLogger(__name__)
 
-#: How often the brain is looked for: in the whole scan, then in the crop around what was found,
-#: which the network knows better.
-LOCALISATIONS = 2
-
-#: Empty borders are cut off where what is left is less than this share of the scan, up to so many
-#: voxels from what is not empty.
-EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
-
-#: Of the brain in CT scans, in Hounsfield units.
-CT_RANGE = (0, 80)
+#: A path, or an image of nibabel.
+Source: TypeAlias = str | os.PathLike[str] | SpatialImage
 
 
 class Segmenter:
     """A network, loaded once, that segments scans of any contrast and resolution.
 
+    One object serves one thread at a time. Several objects share nothing but the number of CPU
+    threads, which is that of the process.
+
     Parameters
     ----------
     model : str or Path
-        Name of a shipped model, or a ``.safetensors`` file.
     device : str or torch.device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     flip : bool
-        Average with the segmentation of the mirrored scan: better, and the network runs twice.
     threads : int, optional
-        CPU threads (default: as the process is set up).
-    fallback : bool
-        Go on on the CPU if a GPU fails or its memory is too small.
-    autocrop : bool
-        Look for the brain first, where the network was trained on crops; otherwise segment all
-        of the scan.
-    low_memory : bool
-        Keep forward passes below a gigabyte, if need be at the cost of accuracy.
+    gpu_fallback, autocrop, low_memory : bool
     memory_limit : int, optional
-        Bytes that a forward pass may plan with, instead of all that are free.
+        See :class:`.options.SegmentOptions` and :class:`.options.ComputeOptions`.
+
+    Attributes
+    ----------
+    card : ModelCard
+    options : SegmentOptions
+    compute : ComputeOptions
 
     Raises
     ------
     ModelFileError, DeviceError
     """
-
-    #: What it was made with; None for a network that was in memory.
-    _settings: tuple[Any, ...] | None
 
     def __init__(
         self,
@@ -99,24 +90,21 @@ class Segmenter:
         device: str | torch.device = 'auto',
         flip: bool = True,
         threads: int | None = None,
-        fallback: bool = True,
+        gpu_fallback: bool = True,
         autocrop: bool = True,
         low_memory: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        # Other processes may work in another folder, and other machines may have other ones.
-        source = str(Path(model).absolute() if Path(model).is_file() else model)
-        options = (flip, threads, fallback, autocrop, low_memory, memory_limit)
-        self._settings = (source, str(device), *options)
+        self._in_memory = False
+        self.options = SegmentOptions(str(model), flip, autocrop)
+        self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
-        network, card = load_model(model)
+        network, self.card = load_model(self.options.model)
         limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
         engine_on = partial(Engine, network, memory_limit=limit)
-        spare = partial(engine_on, CPU) if fallback else None
+        spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
-        self._use(
-            DeviceWithFallback(where, partial(engine_on, where), spare), card, flip, autocrop
-        )
+        self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
 
     @classmethod
     def from_engine(
@@ -138,29 +126,18 @@ class Segmenter:
             Makes an engine on the CPU, for scans that the device's memory does not suffice for.
         """
         segmenter = cls.__new__(cls)
-        segmenter._settings = None
-        segmenter._use(DeviceWithFallback(engine.device, lambda: engine, spare), card, flip)
+        segmenter._in_memory = True
+        segmenter.card = card
+        segmenter.options = SegmentOptions(card.name, flip)
+        segmenter.compute = ComputeOptions(str(engine.device))
+        segmenter._place = DeviceWithFallback(engine.device, lambda: engine, spare)
         return segmenter
-
-    def _use(
-        self, place: DeviceWithFallback, card: ModelCard, flip: bool, autocrop: bool = True
-    ) -> None:
-        self._place = place
-        self.card = card
-        self._localisations = LOCALISATIONS if autocrop and card.crop_mm else 0
-        self.mirror = mirror_channels(card.labels) if flip else None
-        group_of = {
-            label.index: label.topology_group for label in segmentation_labels(lesions=True)
-        }
-        self.groups = tuple(group_of[label] for label in card.labels)
-        # What is not brain: background, and the fluid around it that goes on down the spine.
-        self._outside = [i for i, label in enumerate(card.labels) if label in (0, CSF)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes by the settings; the network is loaded again there."""
-        if self._settings is None:
+        if self._in_memory:
             raise TypeError('this Segmenter was made of a network in memory: pickle that instead')
-        return _restored, (type(self), *self._settings)
+        return cached_segmenter, (self.options, self.compute)
 
     @property
     def engine(self) -> Engine:
@@ -172,6 +149,90 @@ class Segmenter:
         """Where it runs."""
         return self._place.device
 
+    @property
+    def mirror(self) -> np.ndarray | None:
+        """Channel permutation of a mirrored pass; None without."""
+        return mirror_channels(self.card.labels) if self.options.flip else None
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Topology group of each channel."""
+        labels = segmentation_labels(lesions=True)
+        group_of = {label.index: label.topology_group for label in labels}
+        return tuple(group_of[label] for label in self.card.labels)
+
+    def __call__(self, image: Source, ct: bool | None = None) -> Result:
+        """Segment a scan.
+
+        Parameters
+        ----------
+        image : path-like, or nibabel.spatialimages.SpatialImage
+        ct : bool, optional
+            Whether it is a CT scan, in Hounsfield units (default: where its intensities are).
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        InputImageError
+            If it cannot be read, or is not one 3D volume of real numbers that differ.
+        TypeError
+            If it is neither a path nor an image.
+        """
+        return self._segment(_read(image), ct)
+
+    def batch(
+        self, images: Iterable[Source], ct: bool | None = None, prefetch: int = 2
+    ) -> Iterator[tuple[Source, Result | ValueError]]:
+        """Segment scans one after the other, reading ahead while the network runs.
+
+        Parameters
+        ----------
+        images : iterable of path-like or SpatialImage
+            Taken one by one, so that it may be endless.
+        ct : bool, optional
+        prefetch : int
+            How many scans are read ahead.
+
+        Yields
+        ------
+        image
+            As given.
+        result : Result or InputImageError
+            A scan that cannot be used costs the others nothing.
+        """
+        waiting = iter(images)
+        with ThreadPoolExecutor(max_workers=max(prefetch, 1)) as pool:
+
+            def ask(n: int) -> list[tuple[Source, Future[Volume]]]:
+                return [(image, pool.submit(_read, image)) for image in islice(waiting, n)]
+
+            asked = ask(max(prefetch, 1))
+            while asked:
+                image, scan = asked.pop(0)
+                asked += ask(1)
+                yield image, self._try(scan, ct)
+
+    def _try(self, reading: Future[Volume], ct: bool | None) -> Result | ValueError:
+        """Segment a scan that is being read, or return why that cannot be done."""
+        try:
+            scan = reading.result()
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            return InputImageError(str(error))
+        try:
+            return self._segment(scan, ct)
+        except InputImageError as error:
+            return error
+
+    def _segment(self, scan: Volume, ct: bool | None) -> Result:
+        with about(scan.path):
+            found = self.find(scan.data, scan.affine, ct)
+        return Result(scan, self.finish(found), self.card, partial(self.finish, found))
+
     def segment(
         self,
         data: np.ndarray,
@@ -179,7 +240,7 @@ class Segmenter:
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
-        ct: bool = False,
+        ct: bool | None = None,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -193,8 +254,10 @@ class Segmenter:
             Whether to return the posteriors on the scan's grid (33 bytes per voxel).
         labels_1mm, posteriors_1mm : bool
             Whether to return labels, or labels and posteriors, on a 1 mm grid.
-        ct : bool
-            Clip to the range of the brain in CT scans, 0 to 80 Hounsfield units, first.
+        ct : bool, optional
+            Whether it is a CT scan, which is clipped to 0 to 80 Hounsfield units first (default:
+            where its intensities are Hounsfield units, see
+            :func:`~synthseg_bids.images.ct.is_hounsfield`).
 
         Returns
         -------
@@ -208,12 +271,18 @@ class Segmenter:
         found = self.find(data, affine, ct)
         return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
 
-    def find(self, data: np.ndarray, affine: np.ndarray, ct: bool = False) -> NetworkPosteriors:
+    def find(
+        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+    ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        if ct is None:
+            ct = is_hounsfield(data)
+            if ct:
+                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
         data, filled = without_far_background(data)
         if filled is not None:
             logger.info('its background is %g throughout; it takes no part in the scaling', filled)
@@ -232,10 +301,39 @@ class Segmenter:
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        seen = tuple(prediction.posteriors.shape[1:])
+        confidence = mean_confidence(posteriors)
         return NetworkPosteriors(
-            prepared, posteriors, box, seen, prediction.flip_dice, device, start, note
+            prepared,
+            posteriors,
+            box,
+            seen=tuple(prediction.posteriors.shape[1:]),
+            flip_dice=prediction.flip_dice,
+            device=device,
+            start=start,
+            fallback=note,
+            ct=ct,
+            confidence=confidence,
+            unsure_mm3=unsure_mm3(posteriors, self.card.outside_channels, self.card.spacing_mm),
+            turned=self._turn(prepared.image[region], inner, confidence),
         )
+
+    def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
+        """Segment turned copies of what the network saw, if it was unsure of it."""
+        # How sure others are when all is well is not known.
+        shipped = self.card.sha256 == MODEL_LIMITS['origin']['model_sha256']
+        if not shipped or overall_confidence(confidence) >= SURE:
+            return None
+        if not all(part.stop > part.start for part in brain):
+            brain = tuple(slice(0, n) for n in image.shape)
+        segment = partial(segment_turned, image=image, brain=brain, card=self.card)
+        turned, *_ = self._place.run(lambda engine, plan: segment(engine, plan=plan), image.shape)
+        if turned.gain > MAX_AXES_GAIN:
+            logger.warning(
+                'the axes in its header are wrong: R, A and S seem to be %s (but for left and '
+                'right); correct them',
+                ', '.join(turned.code),
+            )
+        return turned
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth what differs from voxel to voxel, then follow the borders in the image."""
@@ -283,11 +381,14 @@ class Segmenter:
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
-            confidence=mean_confidence(found.posteriors),
+            confidence=found.confidence,
             flip_dice=found.flip_dice,
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
+            ct=found.ct,
+            unsure_mm3=found.unsure_mm3,
+            turned=found.turned,
         )
 
     def _resample(
@@ -303,53 +404,22 @@ class Segmenter:
         self, image: np.ndarray, engine: Engine, plan: Plan | None
     ) -> tuple[Box, Prediction]:
         """Return the part of the network grid that was segmented, and its posteriors."""
-        region: Box = filled_box(image, EMPTY_MARGIN)
-        # What is empty costs nothing; small margins are left as they are.
-        if image[region].size > EMPTY_SHARE * image.size:
-            region = tuple(slice(0, n) for n in image.shape)
-        for _ in range(self._localisations):
-            closer = self._closer(image, region, engine, plan)
-            if closer == region:
-                break
-            region = closer
+        region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
         return region, predict(engine, image[region], self.mirror, plan)
 
-    def _closer(self, image: np.ndarray, region: Box, engine: Engine, plan: Plan | None) -> Box:
-        """Return the crop around the brain that the network sees in a region of the image."""
-        assert self.card.crop_mm is not None
-        multiple = self.card.network.size_multiple
-        grid = (image.shape, self.card.crop_mm, self.card.spacing_mm, multiple)
-        # A crop around nothing is the smallest; if that is the whole region, spare the pass.
-        smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
-        if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
-            return region
-        outside = predict(engine, image[region], plan=plan, channels=self._outside).posteriors
-        brain = find_brain(outside.sum(0, dtype=torch.float32))
-        if brain is None:
-            return region
-        placed = tuple(
-            slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, brain, strict=True)
+
+@lru_cache(maxsize=2)
+def cached_segmenter(options: SegmentOptions, compute: ComputeOptions) -> Segmenter:
+    """Return the process's :class:`Segmenter` for these settings, loading it on first use."""
+    return Segmenter(**vars(options), **vars(compute))
+
+
+def _read(image: Source) -> Volume:
+    if isinstance(image, SpatialImage):
+        return volume_of(image)
+    if not isinstance(image, str | os.PathLike):
+        raise TypeError(
+            f'{type(image).__name__}: give a path or a nibabel image (of an array: '
+            'nibabel.Nifti1Image(array, affine))'
         )
-        return crop_box(placed, *grid)
-
-
-@lru_cache(maxsize=2)
-def _restored(kind: type[Segmenter], *settings: Any) -> Segmenter:
-    """Make a Segmenter that was pickled; those of one process share the network."""
-    return kind(*settings)
-
-
-@lru_cache(maxsize=2)
-def cached_segmenter(
-    model: str = DEFAULT_MODEL,
-    device: str | torch.device = 'auto',
-    flip: bool = True,
-    threads: int | None = None,
-    fallback: bool = True,
-    autocrop: bool = True,
-    low_memory: bool = False,
-    memory_limit: int | None = None,
-) -> Segmenter:
-    """Return the process's :class:`Segmenter` for these options, loading it on first use."""
-    settings = (model, device, flip, threads, fallback, autocrop, low_memory, memory_limit)
-    return Segmenter(*settings)
+    return read_volume(Path(image))

@@ -6,9 +6,12 @@ import os
 os.environ.setdefault('NO_ET', '1')
 os.environ.setdefault('NIPYPE_NO_ET', '1')
 
+from .calibrate import CalibrateModel
 from .compare import CompareSegmentations
 from .measure import MeasureVolumes
 from .plot import PlotSegmentation
+from .plot_samples import PlotSamples
+from .prepare_labels import PrepareLabels
 from .qc import AssessQuality
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
@@ -18,10 +21,13 @@ from .train import TrainSynthSeg
 
 __all__ = [
     'AssessQuality',
+    'CalibrateModel',
     'CleanScan',
     'CompareSegmentations',
     'MeasureVolumes',
+    'PlotSamples',
     'PlotSegmentation',
+    'PrepareLabels',
     'RunMriSynthSeg',
     'RunSamseg',
     'SaveDerivatives',

@@ -27,6 +27,11 @@ class _InputSpec(VersionedInputSpec):
     flip_dice = traits.List(
         traits.Float, desc='overlap of each label with that of the mirrored image, by channel'
     )
+    unsure_mm3 = traits.Float(desc='volume of the largest region that the network is unsure of')
+    turned = traits.Tuple(
+        traits.Str, traits.Float, desc='axes of the copy that it is surest of, and how much surer'
+    )
+    ct = traits.Bool(False, usedefault=True, desc='whether it was segmented as CT')
     model_sha256 = traits.Str(
         '', usedefault=True,
         desc='checksum of the network; the limits of confidence hold for the shipped one alone',
@@ -64,13 +69,18 @@ class AssessQuality(SimpleInterface):
             inputs.flip_dice if isdefined(inputs.flip_dice) else None,
             named[1] if named else '',
             inputs.model_sha256,
+            inputs.ct,
+            inputs.unsure_mm3 if isdefined(inputs.unsure_mm3) else None,
+            inputs.turned if isdefined(inputs.turned) else None,
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)
         verdict, reasons = rows[-1]['value'], rows[-1]['reason']
         notes = [] if verdict == 'pass' else [f'{verdict}: {reasons}']
         if image.n_not_finite:
-            notes.append(f'{image.n_not_finite} voxels are not finite, and were read as 0')
+            notes.append(
+                f'{image.n_not_finite} voxels are not finite, and were read as background'
+            )
         self._results |= {
             'out_table': str(out_table),
             'verdict': verdict,

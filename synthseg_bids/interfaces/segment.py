@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from nipype.interfaces.base import (
 
 from synthseg_bids import __version__
 
-from .base import DeviceName, VersionedInputSpec
+from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
-class _InputSpec(VersionedInputSpec):
+class _InputSpec(VersionedInputSpec, GpuInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image of any contrast')
     model = traits.Str('default', usedefault=True, desc='name or weights file')
     model_sha256 = traits.Str(
@@ -28,16 +29,12 @@ class _InputSpec(VersionedInputSpec):
     )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
     autocrop = traits.Bool(True, usedefault=True, desc='look for the brain first')
+    ct = traits.Bool(
+        desc='whether it is CT, clipped to 0 to 80 HU (undefined: if its intensities are HU)'
+    )
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
-    # Nipype's MultiProc recognises a GPU node by this very name.
-    use_gpu = traits.Bool(
-        False,
-        usedefault=True,
-        nohash=True,
-        desc='take a GPU slot and compute there; otherwise on the CPU',
-    )
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
@@ -66,6 +63,14 @@ class _OutputSpec(TraitedSpec):
         traits.Float, desc='Dice of the straight and the mirrored pass, by channel; none without'
     )
     model_sha256 = traits.Str(desc='checksum of the weights')
+    ct = traits.Bool(desc='whether it was segmented as CT')
+    unsure_mm3 = traits.Float(desc='volume of the largest region that the network is unsure of')
+    turned = traits.Tuple(
+        traits.Str,
+        traits.Float,
+        desc='where the axes of the turned copy run to that it is surest of, and how much surer '
+        'it is; none where it is sure of the image as it lies',
+    )
     provenance = traits.Dict(desc='how the label map was made, for its sidecar')
 
 
@@ -82,12 +87,15 @@ class SegmentImage(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.errors import about
         from synthseg_bids.files import sha256
+        from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
         from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
+        ct = inputs.ct if isdefined(inputs.ct) else None
         threads = inputs.num_threads if isdefined(inputs.num_threads) else None
         locked = inputs.use_gpu and inputs.lock_dir
         with (
@@ -96,8 +104,11 @@ class SegmentImage(SimpleInterface):
             else nullcontext(device_for(inputs.use_gpu, inputs.devices[0]))
         ) as device:
             segmenter = cached_segmenter(
-                inputs.model, device, inputs.flip, threads, inputs.gpu_fallback,
-                inputs.autocrop, inputs.low_memory, inputs.memory_limit or None,
+                SegmentOptions(inputs.model, inputs.flip, inputs.autocrop),
+                ComputeOptions(
+                    str(device), threads, inputs.gpu_fallback, inputs.low_memory,
+                    inputs.memory_limit or None,
+                ),
             )  # fmt: skip
             with about(inputs.in_file):
                 found = segmenter.segment(
@@ -106,6 +117,7 @@ class SegmentImage(SimpleInterface):
                     posteriors=inputs.posteriors,
                     labels_1mm=inputs.labels_1mm,
                     posteriors_1mm=inputs.posteriors_1mm,
+                    ct=ct,
                 )
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
@@ -118,6 +130,10 @@ class SegmentImage(SimpleInterface):
         self._results['confidence'] = found.confidence.tolist()
         if found.flip_dice is not None:
             self._results['flip_dice'] = found.flip_dice.tolist()
+        self._results['ct'] = found.ct
+        self._results['unsure_mm3'] = found.unsure_mm3
+        if found.turned:
+            self._results['turned'] = astuple(found.turned)
         self._results['model_sha256'] = segmenter.card.sha256
         self._results['provenance'] = {
             'SoftwareVersion': __version__,
@@ -125,11 +141,14 @@ class SegmentImage(SimpleInterface):
             'ModelSHA256': segmenter.card.sha256,
             'FlipAveraging': inputs.flip,
             'Autocrop': inputs.autocrop,
+            'CT': describe_ct(ct),
             'InputSHA256': sha256(Path(inputs.in_file)),
             'NetworkInputShape': [int(n) for n in found.grid_shape],
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
+        if found.ct:
+            self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
         if LESION in segmenter.card.labels:
             self._results['provenance']['LesionLabel'] = True
         if found.fallback:

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
-    InputMultiPath,
     OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
@@ -17,23 +15,12 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from .base import DeviceName
+from .base import GeneratorInputSpec
 from .gpu_slots import device_for
 
 
-class _InputSpec(BaseInterfaceInputSpec):
-    label_maps = InputMultiPath(File(exists=True), mandatory=True, desc='training label maps')
+class _InputSpec(GeneratorInputSpec):
     n_images = traits.Int(1, usedefault=True, desc='number of images')
-    preset = traits.Str('synthseg-bids', usedefault=True, desc='generator settings by name')
-    seed = traits.Int(0, usedefault=True, desc='seed of the random draws')
-    size = traits.Int(desc='side of the cubic crop in voxels (default: the whole label map)')
-    use_gpu = traits.Bool(
-        False,
-        usedefault=True,
-        nohash=True,
-        desc='take a GPU slot and compute there; otherwise on the CPU',
-    )
-    device = DeviceName('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
 
 
 class _OutputSpec(TraitedSpec):
@@ -52,12 +39,14 @@ class SynthesizeImage(SimpleInterface):
         from synthseg_bids.synth.presets import PRESETS
 
         inputs = self.inputs
-        size = (inputs.size,) * 3 if isdefined(inputs.size) else None
+        config = PRESETS[inputs.preset]
+        if isdefined(inputs.size):
+            config = replace(config, size=inputs.size)
         pairs = synthesize_files(
             [Path(path) for path in inputs.label_maps],
             Path(runtime.cwd),
             count=inputs.n_images,
-            config=replace(PRESETS[inputs.preset], size=size),
+            config=config,
             seed=inputs.seed,
             device=device_for(inputs.use_gpu, inputs.device),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..images.background import far_background
+from ..images.ct import CT_RANGE
 from ..images.geometry import (
     bounding_box,
     largest_distance_mm,
@@ -21,12 +22,12 @@ from ..images.geometry import (
 )
 from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
+from .anomalies import measure_anomalies
 from .overlap import total_intracranial, volumes_from_labels
 from .qc_measures import (
     CONTRASTS_OF,
     FAIL,
     MAX_ASYMMETRY,
-    MAX_ASYMMETRY_VENTRICLES,
     MEASURES,
     MIN_CONTRAST,
     MODEL_LIMITS,
@@ -46,7 +47,7 @@ _MIN_VOXELS = 100
 #: Part of the tissue below 0 from which on 0 is not "no signal", as in standardised images.
 _MAX_NEGATIVE = 0.01
 
-UNCLEAR = 'unclear'
+UNCLEAR, CT = 'unclear', 'CT'
 
 Values = dict[str, Any]
 
@@ -60,6 +61,9 @@ def assess(
     flip_dice: Sequence[float] | None = None,
     suffix: str = '',
     model_sha256: str = '',
+    ct: bool = False,
+    unsure_mm3: float | None = None,
+    turned: tuple[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -80,6 +84,12 @@ def assess(
     model_sha256 : str
         Checksum of the network's weights. How sure it was is held against limits only if they
         were found for this very network (:data:`~synthseg_bids.measure.qc_measures.MODEL_LIMITS`).
+    ct : bool
+        Whether it was segmented as CT; its contrast is measured in the window of the brain then.
+    unsure_mm3 : float, optional
+        Volume of the largest region that the network is unsure of.
+    turned : (str, float), optional
+        Where the axes run to in the copy that it is surest of, and how much surer it is.
 
     Returns
     -------
@@ -92,16 +102,23 @@ def assess(
         **_header_values(header, labels.shape, affine),
         'n_negative': int((data < 0).sum()),
         **_cuts(to_ras(labels, orientation(affine))),
-        **_intensity_values(data, labels),
+        **_intensity_values(data, labels, ct),
         **confidence_values(confidence, flip_dice),
         **volumes,
+        **measure_anomalies(np.clip(data, *CT_RANGE) if ct else data, labels, affine),
+        'unsure_region_ml': None if unsure_mm3 is None else unsure_mm3 / 1000,
     }
+    if turned is not None:
+        code, values['axes_gain'] = turned
+        details['axes_gain'] = (
+            f'where it says R, A and S the scan runs to {", ".join(code)}, but for left and right'
+        )
     guess = values.get('contrast_guess', UNCLEAR)
     if suffix in CONTRASTS_OF and guess != UNCLEAR:
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     own = model_sha256 == MODEL_LIMITS['origin']['model_sha256']
-    return judge(values, details, () if own else MODEL_LIMITS['limits'])
+    return judge(values, details, () if own else (*MODEL_LIMITS['limits'], 'unsure_region_ml'))
 
 
 def summarise(reasons: str, most: int = 2) -> str:
@@ -193,9 +210,11 @@ def _cuts(labels: np.ndarray) -> Values:
     return values
 
 
-def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
+def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
     background = far_background(data)
     values: Values = {} if background is None else {'background_value': background}
+    if ct:
+        values['contrast_guess'] = CT
     box = bounding_box(labels > 0)
     if box is None:
         return values
@@ -204,6 +223,8 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
     if not tissue.size:
         return values
     values['zero_tissue'] = float((tissue == 0).mean())
+    if ct:
+        data, tissue = (np.clip(part, *CT_RANGE) for part in (data, tissue))
     white, grey, fluid = (
         data[_core(np.isin(labels, sides))] if sides != _CORTEX else data[np.isin(labels, sides)]
         for sides in (_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES)
@@ -231,7 +252,8 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray) -> Values:
             ('dark', 'dark'): 'FLAIR-like',
             ('dark', 'between'): 'PD-like',
         }
-        values['contrast_guess'] = kinds.get((values['white_matter'], values['csf']), UNCLEAR)
+        kind = kinds.get((values['white_matter'], values['csf']), UNCLEAR)
+        values.setdefault('contrast_guess', kind)
     return values
 
 
@@ -307,7 +329,7 @@ def _unusual(label: Label, ml: float) -> str:
 def _uneven(label: Label, ml: Mapping[int, float]) -> str:
     """Say how much more one side has than the other; empty if plausible or if one is missing."""
     left, right = ml[label.index], ml[label.mirror]
-    limit = MAX_ASYMMETRY_VENTRICLES if label.index in _FLUID else MAX_ASYMMETRY
+    limit = MAX_ASYMMETRY[label.index]
     if min(left, right) == 0 or abs(left - right) <= limit * (left + right) / 2:
         return ''
     return f'{label.name.removeprefix("Left-")} ({left:.3g} and {right:.3g} ml)'

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import read_text, sha256
-from ..labels import channel_labels
+from ..labels import CSF, channel_labels
 from .unet import NetworkConfig, UNet3D
 
 
@@ -65,6 +65,11 @@ class ModelCard:
         """Channels of labels that the network does not segment; see :mod:`.published`."""
         unknown = self.training.get('labels_not_segmented', [])
         return [i for i, label in enumerate(self.labels) if label in unknown]
+
+    @property
+    def outside_channels(self) -> list[int]:
+        """Channels that are no brain: background, and the fluid around it, down to the spine."""
+        return [i for i, label in enumerate(self.labels) if label in (0, CSF)]
 
     @property
     def total_steps(self) -> int:

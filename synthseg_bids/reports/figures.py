@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from ..labels import LESION, generation_labels, segmentation_labels
 
+#: Views of a volume, by the axis they are across.
+PLANES = ('sagittal', 'coronal', 'axial')
+
 
 def _save(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f'.{path.name}')
@@ -21,6 +24,32 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _rgb(color: str) -> list[float]:
     return [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def _middle(brain: np.ndarray) -> np.ndarray:
+    """Return the centre of a mask ``(x, y, z)`` in voxels, that of the volume if it is empty."""
+    places = np.argwhere(brain)
+    return places.mean(0) if len(places) else (np.array(brain.shape) - 1) / 2
+
+
+def _label_colors(labels: np.ndarray) -> np.ndarray:
+    """Return red, green, blue and opacity for each segmentation label up to the largest."""
+    colors = np.zeros((int(max(labels.max(), LESION)) + 1, 4))
+    for label in segmentation_labels(lesions=True)[1:]:
+        colors[label.index] = [*_rgb(label.color), 0.6]
+    return colors
+
+
+def _square_planes(volume: np.ndarray, middle: np.ndarray) -> list[np.ndarray]:
+    """Return the planes of :data:`PLANES` through a point, padded with zeros to squares."""
+    side = max(volume.shape)
+    planes = []
+    for axis in range(3):
+        plane = np.take(volume, int(middle[axis]), axis).T[::-1]
+        missing = [(side - n) // 2 for n in plane.shape]
+        around = [(m, side - n - m) for m, n in zip(missing, plane.shape, strict=True)]
+        planes.append(np.pad(plane, around))
+    return planes
 
 
 def learning_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -115,11 +144,8 @@ def overlay(
     spacing_mm : sequence of float
         Voxel size along each axis: thick slices are drawn thick.
     """
-    colors = np.zeros((int(max(labels.max(), LESION)) + 1, 4))
-    for label in segmentation_labels(lesions=True)[1:]:
-        colors[label.index] = [*_rgb(label.color), 0.6]
-    brain = np.argwhere(labels > 0)
-    centre = np.round(brain.mean(0)).astype(int) if len(brain) else np.array(image.shape) // 2
+    colors = _label_colors(labels)
+    centre = np.round(_middle(labels > 0)).astype(int)
     low, high = np.percentile(image, (0.5, 99.5))
     figure = Figure(figsize=(9, 6.4), dpi=100, facecolor='black', layout='constrained')
     axes = figure.subplots(2, 3)
@@ -151,8 +177,7 @@ def generation_steps(steps: Mapping[str, np.ndarray], path: Path) -> None:
     table = generation_labels()
     colors = np.array([_rgb(label.color) for label in table])
     brain = np.array([label.target != 0 for label in table])[steps['labels']]
-    places = np.argwhere(brain)
-    middle = places.mean(0) if len(places) else np.array(brain.shape) / 2
+    middle = _middle(brain)
     windows = {name: np.percentile(volume, (0.5, 99.5)) for name, volume in steps.items()}
     rows: list[list[np.ndarray]] = []
     for axis in range(3):
@@ -183,16 +208,34 @@ def label_map_picture(labels: np.ndarray, path: Path) -> None:
         color = [next(greys)] * 3 if label.extracerebral else _rgb(label.color)
         if label.index < len(colors):
             colors[label.index] = color
-    brain = np.isin(labels, [label.index for label in table if label.target])
-    middle = np.argwhere(brain).mean(0) if brain.any() else np.array(labels.shape) / 2
-    side = max(labels.shape)
-    planes = []
-    for axis in range(3):
-        plane = np.take(labels, int(middle[axis]), axis).T[::-1]
-        missing = [(side - n) // 2 for n in plane.shape]
-        planes.append(colors[np.pad(plane, [(m, side - n - m) for m, n in zip(
-            missing, plane.shape, strict=True)])])  # fmt: skip
-    picture_grid([planes], ['sagittal', 'coronal', 'axial'], path)
+    middle = _middle(np.isin(labels, [label.index for label in table if label.target]))
+    planes = [colors[plane] for plane in _square_planes(labels, middle)]
+    picture_grid([planes], PLANES, path)
+
+
+def sample_grid(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], path: Path) -> None:
+    """Draw scans in three planes through their brains, without and with their labels.
+
+    Parameters
+    ----------
+    images : sequence of (x, y, z) array
+        In RAS orientation, voxels isotropic; a row each.
+    labels : sequence of (x, y, z) integer array
+        Their segmentation labels, on the same grids.
+    path : Path
+        PNG file to write.
+    """
+    rows = []
+    for image, segmentation in zip(images, labels, strict=True):
+        middle, colors = _middle(segmentation > 0), _label_colors(segmentation)
+        low, high = np.percentile(image, (0.5, 99.5))
+        grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+        row = [np.repeat(plane[..., None], 3, -1) for plane in _square_planes(grey, middle)]
+        for plane, drawn in zip(row[:3], _square_planes(segmentation, middle), strict=True):
+            color, opacity = colors[drawn][..., :3], colors[drawn][..., 3:]
+            row.append(plane * (1 - opacity) + color * opacity)
+        rows.append(row)
+    picture_grid(rows, (*PLANES, *(f'{plane}, labels' for plane in PLANES)), path)
 
 
 def picture_grid(

@@ -7,19 +7,25 @@ changes no label of a single forward pass.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..inference.engine import Engine, slabs
 from ..labels import LESION, mirror_channels
-from ..models.card import ModelCard
+from ..models.card import ModelCard, number_format, save_model
+from ..models.registry import load_model
 from ..models.unet import UNet3D, fold_voxels, pad_to_multiple
-from ..synth.label_maps import LabelMap, generate
+from ..synth.label_maps import LabelMap, LabelMapError, generate, load_label_map
 from ..synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
+
+logger = logging.getLogger(__name__)
 
 #: Bins of the expected calibration error (Guo et al., section 2).
 BINS = 15
@@ -136,7 +142,7 @@ def foreground_logits(
     config = engine.config
     padded = pad_to_multiple(image[None, None], config.size_multiple)
     goal = pad_to_multiple(target[None, None], config.size_multiple)
-    goal = fold_voxels(goal, config.sub_voxels)[0]
+    goal = fold_voxels(goal, config.sub_voxels)[0].cpu()
     features = engine.features(padded), engine.features(padded.flip(2))
     parts: list[tuple[Tensor, ...]] = []
     for slab in slabs(features[0], config.positions):
@@ -168,7 +174,7 @@ def synthetic_logits(
     mirror = torch.as_tensor(mirror_channels(card.labels))
     lesions = LESION in card.labels
     parts = []
-    for number, label_map in enumerate(label_maps):
+    for number, label_map in enumerate(one.to(engine.device) for one in label_maps):
         factor = max(round(card.spacing_mm / label_map.spacing_mm), 1)
         own = replace(PRESETS['synthseg-bids'], downsampling=factor, lesion_label=lesions)
         for preset in VALIDATION_PRESETS:
@@ -186,3 +192,75 @@ def set_temperature(network: UNet3D, temperature: float) -> None:
     """Divide a network's logits by a temperature, once and for all, in its output layer."""
     for parameter in network.likelihood.parameters():
         parameter.div_(temperature)
+
+
+def calibrate_model(
+    model: str | Path,
+    fit: Sequence[Path],
+    check: Sequence[Path],
+    out: Path,
+    scans: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Fit the temperature of a network and write the network with it.
+
+    Parameters
+    ----------
+    model : str or Path
+        Shipped model or weights file.
+    fit, check : sequence of Path
+        Label maps to fit on, and to measure the calibration error on.
+    out : Path
+        Weights file to write, the card beside it; may be `model` itself.
+    scans : int
+        Per label map and preset of validation.
+    device : torch.device
+
+    Returns
+    -------
+    dict
+        ``temperature``, ``fitted_on``, ``checked_on``, ``calibration_error_before`` and
+        ``calibration_error``, as on the card.
+
+    Raises
+    ------
+    LabelMapError
+        If the network was trained on one of the label maps, or if they are not apart.
+    """
+    names = [sorted(p.name for p in paths) for paths in (fit, check)]
+    if not all(names) or {*names[0]} & {*names[1]}:
+        on, off = (', '.join(found) or 'none' for found in names)
+        raise LabelMapError(
+            f'label maps to fit on ({on}) and to check on ({off}) are not apart; '
+            'name different ones'
+        )
+    network, card = load_model(model)
+    if seen := card.trained_on([*fit, *check]):
+        raise LabelMapError(f'{", ".join(seen)}: {card.name} was trained on it; name others')
+    facts = _fit_and_check(Engine(network, device), card, fit, check, scans)
+    dtype = number_format(network)
+    set_temperature(network, facts['temperature'])
+    validation = {**card.validation, 'calibration': facts}
+    save_model(out, network, replace(card, validation=validation), dtype)
+    return facts
+
+
+def _fit_and_check(
+    engine: Engine, card: ModelCard, fit: Sequence[Path], check: Sequence[Path], scans: int
+) -> dict[str, Any]:
+    """Return the temperature, the calibration error without and with it, and the label maps."""
+    *passes, target = synthetic_logits(engine, [load_label_map(p) for p in fit], card, scans)
+    temperature = fit_temperature(passes, target)
+    *passes, target = synthetic_logits(engine, [load_label_map(p) for p in check], card, scans)
+    before, after = (
+        calibration_error(averaged(passes, value), target) for value in (1.0, temperature)
+    )
+    logger.info('temperature %.3f', temperature)
+    logger.info('expected calibration error %.4f before, %.4f after', before, after)
+    return {
+        'temperature': temperature,
+        'fitted_on': [p.name for p in fit],
+        'checked_on': [p.name for p in check],
+        'calibration_error_before': before,
+        'calibration_error': after,
+    }

@@ -1,4 +1,4 @@
-"""Nipype workflows: one image, or all images of a dataset."""
+"""Nipype workflows: one image, all images of a dataset, or the training of a network."""
 
 import os
 
@@ -9,5 +9,6 @@ os.environ.setdefault('NIPYPE_NO_ET', '1')
 from .dataset import init_synthseg_wf
 from .image import init_image_wf
 from .resources import Resources
+from .training import init_training_wf
 
-__all__ = ['Resources', 'init_image_wf', 'init_synthseg_wf']
+__all__ = ['Resources', 'init_image_wf', 'init_synthseg_wf', 'init_training_wf']

@@ -26,6 +26,7 @@ def init_synthseg_wf(
     model_sha256: str = '',
     flip: bool = True,
     autocrop: bool = True,
+    ct: bool | None = None,
     program: Program | None = None,
     posteriors: str = 'none',
     output_grid: str = 'native',
@@ -48,6 +49,8 @@ def init_synthseg_wf(
         Average with the segmentation of the mirrored image.
     autocrop : bool
         Look for the brain first, where the network was trained on crops.
+    ct : bool, optional
+        Whether the images are CT; see :func:`.image.init_image_wf`.
     program : Program, optional
         Segments instead of our network.
     posteriors : str
@@ -83,6 +86,7 @@ def init_synthseg_wf(
         'model_sha256': model_sha256,
         'flip': flip,
         'autocrop': autocrop,
+        'ct': ct,
         'program': program,
         'posteriors': posteriors,
         'output_grid': output_grid,

@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.external.methods import METHODS, OURS, Program
+from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.interfaces import (
     AssessQuality,
     CompareSegmentations,
@@ -27,6 +28,7 @@ def init_image_wf(
     model_sha256: str = '',
     flip: bool = True,
     autocrop: bool = True,
+    ct: bool | None = None,
     program: Program | None = None,
     suffix: str = '',
     posteriors: str = 'none',
@@ -48,6 +50,9 @@ def init_image_wf(
         Average with the segmentation of the mirrored image.
     autocrop : bool
         Look for the brain first, where the network was trained on crops.
+    ct : bool, optional
+        Whether the image is CT (default: by its suffix, or where its intensities are Hounsfield
+        units).
     program : Program, optional
         Segments instead of our network, for which alone are `posteriors`, `output_grid` and what
         is above.
@@ -69,6 +74,8 @@ def init_image_wf(
         Image of any contrast and resolution.
     references : dict of str to str
         FreeSurfer-style label maps by name; used with `compare`.
+    model, model_sha256 : str
+        To be connected where another node makes the model; otherwise the parameters.
 
     Outputs
     -------
@@ -106,7 +113,10 @@ def init_image_wf(
         method = program.method if program else METHODS[OURS]
         resources = replace(resources, mem_gb=method.mem_gb)
     workflow = Workflow(name=name)
-    inputnode = Node(IdentityInterface(['in_file', 'references']), name='inputnode')
+    inputnode = Node(
+        IdentityInterface(['in_file', 'references', 'model', 'model_sha256']), name='inputnode'
+    )
+    inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
     outputs += ['out_volumes', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
@@ -119,10 +129,9 @@ def init_image_wf(
         if program
         else _init_network(
             resources,
-            model=model,
-            model_sha256=model_sha256,
             flip=flip,
             autocrop=autocrop,
+            ct=ct_setting(ct, suffix),
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
@@ -148,9 +157,11 @@ def init_image_wf(
     ])  # fmt: skip
     if program is None:
         workflow.connect([
-            (inputnode, segment, [('in_file', 'in_file')]),
+            (inputnode, segment, [('in_file', 'in_file'), ('model', 'model'),
+                                  ('model_sha256', 'model_sha256')]),
             (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
-                               ('model_sha256', 'model_sha256')]),
+                               ('model_sha256', 'model_sha256'), ('ct', 'ct'),
+                               ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
         ])  # fmt: skip
     for name in optional_maps(posteriors, output_grid):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
@@ -165,8 +176,10 @@ def init_image_wf(
     return workflow
 
 
-def _init_network(resources: Resources, **options: Any) -> Node:
+def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node:
     """Build the node of our network."""
+    if ct is not None:
+        options['ct'] = ct
     # A GPU node takes n_procs GPU slots, hence 1 even where it uses more CPU threads.
     segment = Node(
         SegmentImage(**options),

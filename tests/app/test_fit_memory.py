@@ -20,6 +20,7 @@ from synthseg_bids.errors import UsageError
 from synthseg_bids.hardware.device import DTYPES
 from synthseg_bids.inference.memory_estimate import least_pass_bytes, worker_gb
 from synthseg_bids.inference.memory_plan import choose_plan, predicted_bytes
+from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
 from synthseg_bids.inference.segmenter import cached_segmenter
 from synthseg_bids.models.card import ModelCard
 from synthseg_bids.models.unet import NetworkConfig
@@ -93,7 +94,9 @@ def test_the_limit_reaches_the_network(tiny_model):
     workflow = init_image_wf(resources=Resources(memory_limit=12345), model=str(tiny_model))
     inputs = workflow.get_node('segment').inputs
     assert inputs.memory_limit == 12345
-    segmenter = cached_segmenter(inputs.model, 'cpu', memory_limit=inputs.memory_limit)
+    segmenter = cached_segmenter(
+        SegmentOptions(inputs.model), ComputeOptions('cpu', memory_limit=inputs.memory_limit)
+    )
     assert segmenter.engine.memory_limit == 12345
     assert pickle.loads(pickle.dumps(segmenter)).engine.memory_limit == 12345
 

@@ -163,7 +163,7 @@ def test_filter_file(touch, tmp_path, query, names):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('{"t1": {}}', 'unknown query t1; there are: flair, inplanet1'),
+        ('{"t1": {}}', 'unknown query t1; there are: ct, flair, inplanet1'),
         ('{"t1w": {"colour": 1}}', 'unknown entity colour; there are: acq, acquisition'),
         ('{"t1w": 1}', 'give {"SUFFIX": {"ENTITY": VALUE}}'),
         ('{', 'not JSON'),

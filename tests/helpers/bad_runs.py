@@ -130,6 +130,8 @@ class BadRun:
         Makes what is there before, returns input, output and options.
     prefix : function of the output folder
         How the app is started if it does not end before anything is segmented.
+    damage : function of the output folder
+        What becomes of the outputs of a good run before the level group makes tables of them.
     """
 
     what: str
@@ -137,11 +139,16 @@ class BadRun:
     says: str
     arrange: Callable[[Path], tuple[Path, Path, list[object]]]
     prefix: Callable[[Path], list[str]] | None = None
+    damage: Callable[[Path], object] | None = None
 
     def launch(self, folder: Path, model: Path) -> Run:
         """Run it in an empty folder."""
         raw, out, more = self.arrange(folder)
         argv = options(raw, out, model, '-w', folder / 'work', *more)
+        if self.damage:
+            start([], argv, out)
+            self.damage(out)
+            return start([], [str(raw), str(out), 'group'], out)
         return refuse(argv, out) if self.prefix is None else start(self.prefix(out), argv, out)
 
 
@@ -178,6 +185,39 @@ def _options(
     return arrange
 
 
+def _text(name: str, content: bytes) -> Callable[[Path], tuple[Path, Path, list[object]]]:
+    """Arrange a good data set with a text file in it."""
+
+    def arrange(folder: Path) -> tuple[Path, Path, list[object]]:
+        raw = dataset(folder)
+        (raw / name).write_bytes(content)
+        return raw, folder / 'out', []
+
+    return arrange
+
+
+def _only_4d(raw: Path) -> None:
+    write_description(raw, 'Bad inputs')
+    save(raw / GOOD[0], noise((10, 11, 12, 3)))
+
+
+def _cut(ending: str) -> Callable[[Path], object]:
+    """Cut the only output with some ending to half of its length."""
+
+    def damage(out: Path) -> None:
+        (path,) = out.glob(f'sub-*/anat/*{ending}')
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def _without_shared_memory(out: Path) -> list[str]:
+    """Start a program that may not write to /dev/shm, as in containers that are closed up."""
+    user = ['--map-root-user'] if os.geteuid() else []
+    script = 'mount -t tmpfs -o ro tmpfs /dev/shm || exit 99; exec "$0" "$@"'
+    return ['unshare', '--mount', *user, 'sh', '-c', script]
+
+
 def _foreign(out: Path) -> None:
     out.mkdir()
     description = '{"Name": "fMRIPrep", "GeneratedBy": [{"Name": "fMRIPrep"}]}'
@@ -199,6 +239,46 @@ RUNS = (
         2,
         'no image matched',
         _raw(lambda raw: save(raw / 'sub-01/func/sub-01_bold.nii.gz', noise())),
+    ),
+    BadRun('no image that is 3D', 2, 'no image is left to segment', _raw(_only_4d)),
+    BadRun(
+        'rules that are no text',
+        2,
+        '.bidsignore',
+        _text('.bidsignore', b'sub-\xe9t\xe9/\n'),
+    ),
+    BadRun(
+        'a description that is no text',
+        2,
+        'dataset_description.json',
+        _text('dataset_description.json', b'["a list"]'),
+    ),
+    BadRun(
+        'memory that does not suffice',
+        2,
+        'give at least',
+        _options(lambda folder: '--mem-gb', lambda folder: '0.01'),
+    ),
+    BadRun(
+        'no shared memory for several processes',
+        2,
+        '/dev/shm',
+        lambda folder: (dataset(folder), folder / 'out', []),
+        _without_shared_memory,
+    ),
+    BadRun(
+        'a label map cut short, then group',
+        1,
+        'dseg.nii.gz has',
+        lambda folder: (dataset(folder), folder / 'out', []),
+        damage=_cut('_dseg.nii.gz'),
+    ),
+    BadRun(
+        'a table cut short, then group',
+        1,
+        'morph.tsv has',
+        lambda folder: (dataset(folder), folder / 'out', []),
+        damage=_cut('_morph.tsv'),
     ),
     BadRun(
         'output is the input',
@@ -295,8 +375,12 @@ def run_all(folder: Path, model: Path) -> tuple[Run, dict[str, Run]]:
         started = {
             run.what: pool.submit(run.launch, folders[run.what], model)
             for run in RUNS
-            if run.prefix and possible(run.prefix(folders[run.what] / 'probe'))
+            if run.damage or (run.prefix and possible(run.prefix(folders[run.what] / 'probe')))
         }
     # In this process, whose standard output is diverted meanwhile.
-    runs = {run.what: run.launch(folders[run.what], model) for run in RUNS if run.prefix is None}
+    runs = {
+        run.what: run.launch(folders[run.what], model)
+        for run in RUNS
+        if not (run.prefix or run.damage)
+    }
     return images.result(), runs | {what: future.result() for what, future in started.items()}

@@ -106,12 +106,37 @@ def test_refuses_a_single_slice_but_not_of_labels(tmp_path, data):
     assert read_label_map(save(path, np.ones((4, 5, 1), 'i2'))).shape == (4, 5, 1)
 
 
-def test_non_finite_voxels_become_zero_with_a_warning(tmp_path, data, caplog):
+@pytest.mark.parametrize(('lowest', 'dark'), [(0, 0), (2, 0), (-3, -3)])
+def test_non_finite_voxels_become_background_with_a_warning(tmp_path, data, caplog, lowest, dark):
+    """In a standardised scan the background is not 0, which is grey matter there."""
+    data += lowest - data.min()
     data[0, 0, :3] = (np.nan, np.inf, -np.inf)
+    data[1, 1, 1] = lowest
     volume = read_volume(save(tmp_path / 'a.nii', data))
-    np.testing.assert_array_equal(volume.data[0, 0, :3], 0)
+    np.testing.assert_array_equal(volume.data[0, 0, :3], dark)
     assert volume.n_not_finite == 3
-    assert f'{tmp_path / "a.nii"}: 3 voxels are not finite' in caplog.text
+    assert f'{tmp_path / "a.nii"}: 3 voxels are not finite; set to {dark}' in caplog.text
+
+
+@pytest.mark.parametrize('kind', [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
+def test_nibabel_itself_is_silent(tmp_path, data, capfd, caplog, kind, name):
+    """It has its say about qfac 0, and about NIfTI-2 headers that become NIfTI-1."""
+    caplog.set_level(logging.INFO, 'nibabel.global')
+    plain = tmp_path / 'plain.nii'
+    nib.save(kind(data, AFFINE), plain)
+    content = bytearray(plain.read_bytes())
+    start, width = (76, 4) if kind is nib.Nifti1Image else (104, 8)
+    content[start : start + width] = bytes(width)
+    plain.write_bytes(content)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith('.gz') else content)
+    volume = read_volume(tmp_path / name)
+    write_label_map(tmp_path / 'labels.nii', np.ones(volume.shape, int), volume)
+    assert capfd.readouterr() == ('', '')
+    assert not caplog.text
+    # What others read is theirs to hear of.
+    nib.load(tmp_path / name)
+    assert 'pixdim[0]' in caplog.text
 
 
 def test_warns_of_a_guessed_orientation(tmp_path, data, caplog):

@@ -18,7 +18,6 @@ from nipype.interfaces.base import TraitError
 from synthseg_bids import Segmenter
 from synthseg_bids.images.checks import InputImageError
 from synthseg_bids.inference.reference import reference_segmenter
-from synthseg_bids.inference.segmenter import cached_segmenter
 from synthseg_bids.interfaces import SegmentImage, SynthesizeImage, TrainSynthSeg
 from synthseg_bids.interfaces.gpu_slots import device_for
 from synthseg_bids.labels import segmentation_labels
@@ -176,7 +175,6 @@ def test_a_segmenter_of_a_relative_path_travels_to_other_folders(
 def test_devices_may_be_those_of_torch(tiny_model):
     cpu, gpu = torch.device('cpu'), torch.device('cuda:1')
     assert Segmenter(tiny_model, cpu).device.type == 'cpu'
-    assert cached_segmenter(str(tiny_model), cpu).device == cpu
     assert reference_segmenter(tiny_model, cpu).device == cpu
     assert rank_device(cpu) == cpu
     assert plan_resources(cpu).devices == ('cpu',)

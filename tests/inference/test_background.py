@@ -56,6 +56,21 @@ def test_padding_beside_air_is_found(brain, rng):
     np.testing.assert_array_equal(found[8:-8, 8:-8, 8:-8], scan)
 
 
+def test_padded_corners_beside_air_are_found(brain, rng):
+    """A circular field of view, as scanners pad it: most of the border is air with noise."""
+    scan = brain + np.abs(rng.normal(0, 2, brain.shape)).astype(np.float32)
+    x, y = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 36), indexing='ij')
+    corners = np.broadcast_to(((x**2 + y**2) > 1)[..., None], scan.shape)
+    for value in (-2000, 32767):
+        found, was = without_far_background(np.where(corners, np.float32(value), scan))
+        assert was == value
+        np.testing.assert_array_equal(found, np.where(corners, 0, scan))
+    # Little further from the rest than that is from itself: no padding, but noise.
+    few = np.broadcast_to(((x**2 + y**2) > 1.5)[..., None], scan.shape)
+    assert far_background(np.where(few, np.float32(-1), scan)) is None
+    assert far_background(np.where(few, np.float32(-100), scan)) == -100
+
+
 def test_negative_scans_keep_their_lowest_value(brain):
     scan = np.where(brain == 0, -1024, brain - 60).astype(np.float32)
     found, _ = without_far_background(scan)

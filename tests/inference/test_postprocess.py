@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from synthseg_bids.images.geometry import resample, resampling_matrix
 from synthseg_bids.inference import postprocess
+from synthseg_bids.inference.localise import crop_box, find_brain
 from synthseg_bids.inference.postprocess import (
     NEIGHBOUR_WEIGHT,
     clean,
-    crop_box,
     fill,
-    find_brain,
     resample_labels,
     smooth,
     soft_volumes,

@@ -6,6 +6,7 @@ where a structure is in mm is known exactly.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from synthseg_bids.hardware.memory import LOW_MEMORY_BYTES
 from synthseg_bids.inference.engine import Engine
+from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
 from synthseg_bids.inference.preprocess import prepare
 from synthseg_bids.inference.refine import independence
 from synthseg_bids.inference.segmenter import Segmenter, cached_segmenter
@@ -237,7 +239,7 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
     scan = rng.normal(size=(20, 22, 24)), np.diag([4.0, 4, 4, 1])
     # A network that was not trained finds brain everywhere.
     monkeypatch.setattr(
-        'synthseg_bids.inference.segmenter.find_brain', lambda _: (slice(8, 12),) * 3
+        'synthseg_bids.inference.localise.find_brain', lambda _: (slice(8, 12),) * 3
     )
     whole = Segmenter(path, 'cpu', autocrop=False, low_memory=True)
     assert whole.segment(*scan).grid_shape == (20, 22, 24)
@@ -264,9 +266,10 @@ def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
 
 
 def test_segmenters_are_cached(tiny_model):
-    first = cached_segmenter(str(tiny_model), 'cpu', True, None)
-    assert cached_segmenter(str(tiny_model), 'cpu', True, None) is first
-    assert cached_segmenter(str(tiny_model), 'cpu', False, None) is not first
+    options, compute = SegmentOptions(str(tiny_model)), ComputeOptions('cpu')
+    first = cached_segmenter(options, compute)
+    assert cached_segmenter(SegmentOptions(str(tiny_model)), compute) is first
+    assert cached_segmenter(replace(options, flip=False), compute) is not first
     cached_segmenter.cache_clear()
 
 

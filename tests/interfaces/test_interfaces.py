@@ -6,12 +6,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
+from heads import write_heads
+from matplotlib.image import imread
 
+from synthseg_bids.cli.main import main
 from synthseg_bids.files import read_table
 from synthseg_bids.interfaces import (
+    CalibrateModel,
     CompareSegmentations,
     MeasureVolumes,
+    PlotSamples,
+    PrepareLabels,
     SaveDerivatives,
     SegmentImage,
     SynthesizeImage,
@@ -20,6 +27,8 @@ from synthseg_bids.interfaces import (
 from synthseg_bids.interfaces.gpu_slots import claim_device
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.models.registry import load_model
+from synthseg_bids.synth.label_maps import LabelMapError, load_label_map
 
 
 def write(path: Path, data: np.ndarray, spacing: float = 8.0) -> Path:
@@ -167,16 +176,64 @@ def test_save(tmp_path, labels):
 
 def test_synthesize(tmp_path, head, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    node = SynthesizeImage(label_maps=[str(head)], n_images=2, size=16, seed=3)
+    node = SynthesizeImage(label_maps=[str(head)], n_images=2, size=(16, 16, 16), seed=3)
     outputs = node.run().outputs
     assert [nib.load(path).shape for path in outputs.out_images] == [(16, 16, 16)] * 2
     known = {label.index for label in segmentation_labels()}
     assert {*np.unique(nib.load(outputs.out_labels[0]).dataobj)} <= known
 
 
-def test_train(tmp_path, head, tiny_model, monkeypatch):
-    from synthseg_bids.models.registry import load_model
+@pytest.mark.parametrize('name', ['size', 'device', 'use_gpu', 'seed'])
+def test_traits_of_one_name_are_the_same(name):
+    interfaces = (SegmentImage, SynthesizeImage, TrainSynthSeg, CalibrateModel)
+    found = [i.input_spec().traits(transient=None).get(name) for i in interfaces]
+    assert len([trait for trait in found if trait]) > 1
+    assert len({(type(trait.trait_type), trait.desc) for trait in found if trait}) == 1
 
+
+def test_samples_are_drawn(tmp_path, head, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = SynthesizeImage(label_maps=[str(head)], n_images=2, size=(16, 16, 16)).run().outputs
+    figure = PlotSamples(in_images=made.out_images, in_labels=made.out_labels).run().outputs
+    assert imread(figure.out_figure).std() > 0.05
+
+
+def test_prepare_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'in').mkdir()
+    source = write_heads(tmp_path / 'in', count=1) / 'map-0_dseg.nii.gz'
+    (tmp_path / 'table.tsv').write_text('name\tage\tlicence\nmap-0\tinfant\tCC0\n')
+    outputs = PrepareLabels(in_file=str(source), table='table.tsv').run().outputs
+    assert main(['prepare-labels', str(source), 'cli', '--table', 'table.tsv']) == 0
+    for path in (outputs.out_labels, outputs.out_sidecar, outputs.out_figure):
+        assert (tmp_path / 'cli' / Path(path).name).read_bytes() == Path(path).read_bytes()
+    found = load_label_map(Path(outputs.out_labels))
+    assert found.age_group == 'infant'
+    assert found.merged
+
+
+def test_calibrate(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'in').mkdir()
+    maps = sorted(str(path) for path in write_heads(tmp_path / 'in', count=2).iterdir())
+    inputs = {'in_model': str(tiny_model), 'fit_maps': maps[:1], 'n_scans': 1}
+    outputs = CalibrateModel(check_maps=maps[1:], **inputs).run().outputs
+    network, card = load_model(outputs.out_model)
+    assert card.sha256 == outputs.out_sha256
+    facts = card.validation['calibration']
+    assert (facts['temperature'], facts['calibration_error']) == (
+        outputs.temperature,
+        outputs.error,
+    )
+    before = load_model(tiny_model)[0].likelihood.bias
+    torch.testing.assert_close(
+        network.likelihood.bias, before / outputs.temperature, atol=1e-3, rtol=1e-2
+    )
+    with pytest.raises(LabelMapError, match=r'map-0_dseg\.nii\.gz.*name different ones'):
+        CalibrateModel(check_maps=maps, **inputs).run()
+
+
+def test_train(tmp_path, head, tiny_model, monkeypatch):
     monkeypatch.chdir(tmp_path)
     node = TrainSynthSeg(
         label_maps=[str(head)],

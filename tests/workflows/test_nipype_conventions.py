@@ -19,7 +19,8 @@ from nipype.interfaces.base import BaseInterface, isdefined
 import synthseg_bids.interfaces
 import synthseg_bids.workflows
 
-EXAMPLE = Path(__file__).parents[2] / 'examples' / 'nipype_workflow.py'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+EXAMPLE = EXAMPLES / 'nipype_workflow.py'
 METADATA = {
     *('desc', 'mandatory', 'usedefault', 'nohash', 'requires', 'xor', 'units', 'deprecated'),
     *('new_name', 'min_ver', 'max_ver', 'copyfile', 'hash_files', 'argstr'),
@@ -38,8 +39,8 @@ HOW_NOT_WHAT = {
 
 
 @cache
-def load_example():
-    spec = importlib.util.spec_from_file_location('nipype_workflow', EXAMPLE)
+def load_example(path=EXAMPLE):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     # Nipype pickles the interfaces of a workflow by the name of their module.
     sys.modules[spec.name] = module
@@ -70,7 +71,9 @@ TRAITS = [
 ]
 WORKFLOWS = [
     (synthseg_bids.workflows.init_image_wf, {}),
+    (synthseg_bids.workflows.init_training_wf, {}),
     (load_example().init_structures_wf, {}),
+    (load_example(EXAMPLES / 'training_workflow.py').init_train_and_segment_wf, {}),
 ]
 
 
@@ -128,7 +131,8 @@ def test_docstrings_list_the_fields_of_a_workflow(init, options):
 def test_building_a_workflow_imports_nothing_heavy():
     """Whoever forks workers must not have used CUDA, and a cluster's head node may lack it."""
     code = (
-        'import sys\nfrom synthseg_bids.workflows import init_image_wf\n'
+        'import sys\nfrom synthseg_bids.workflows import init_image_wf, init_training_wf\n'
+        'init_training_wf()\n'
         'init_image_wf(posteriors="native", compare=True)\n'
         'print(sorted({"torch", "matplotlib"} & {*sys.modules}))'
     )

@@ -1,0 +1,94 @@
+"""How sure the network is: of each structure, of a scan as a whole, and where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+#: Entropy in bits above which a voxel is unsure. Two labels that are equally likely have 1 bit, as
+#: much of the grey matter has in T2w scans of low contrast; three have 1.6.
+UNSURE_BITS = 1.4
+#: A posterior above this leaves less than that to the others, however many they are.
+MAX_POSTERIOR = 0.85
+#: Borders between structures are unsure, too, but thin: twice this is the least width of a region.
+BORDER_MM = 2.0
+
+
+@torch.inference_mode()
+def mean_confidence(posteriors: Tensor) -> np.ndarray:
+    """Average, for each channel, the posterior of the voxels in which it is the most likely.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Inside the brain's bounding box.
+
+    Returns
+    -------
+    (n_channels,) float32 array
+        NaN where a channel is nowhere the most likely, and for background, most of which lies
+        outside the box.
+    """
+    n = len(posteriors)
+    best, winner = (part.flatten() for part in posteriors.max(0))
+    sums = torch.bincount(winner, best.double(), minlength=n)
+    means = (sums / torch.bincount(winner, minlength=n)).float().numpy()
+    means[0] = np.nan
+    return means
+
+
+def overall_confidence(confidence: np.ndarray) -> float:
+    """Average the confidence over all structures; those that are missing count 0.
+
+    Parameters
+    ----------
+    confidence : (n_channels,) array
+        From :func:`mean_confidence`.
+
+    Examples
+    --------
+    >>> overall_confidence(np.array([np.nan, 0.9, np.nan]))
+    0.45
+    """
+    return float(np.nan_to_num(confidence[1:]).mean())
+
+
+@torch.inference_mode()
+def unsure_mm3(posteriors: Tensor, outside: Sequence[int], spacing_mm: float) -> float:
+    """Measure the largest region of brain in which the network does not know what it sees.
+
+    Borders are unsure in every scan; cavities and masses, which it has never seen, are throughout.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        They sum to 1.
+    outside : sequence of int
+        Channels that are no brain: background, and the fluid around it.
+    spacing_mm : float
+        Of their grid.
+
+    Returns
+    -------
+    float
+        Volume in mm^3 of the largest connected component, after a morphological opening, of the
+        voxels whose entropy exceeds 1.4 bits.
+    """
+    if not posteriors.numel():
+        return 0.0
+    best, winner = posteriors.max(0)
+    candidates = best < MAX_POSTERIOR
+    for channel in outside:
+        candidates &= winner != channel
+    probabilities = posteriors[:, candidates].float().clamp_(min=1e-9)
+    entropy = -(probabilities * probabilities.log2()).sum(0)
+    unsure = candidates.numpy()
+    unsure[unsure] = (entropy > UNSURE_BITS).numpy()
+    opened = ndimage.binary_opening(unsure, iterations=max(1, round(BORDER_MM / spacing_mm)))
+    components, n = ndimage.label(opened)
+    largest = np.bincount(components.ravel())[1:].max() if n else 0
+    return float(largest * spacing_mm**3)
