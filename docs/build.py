@@ -13,15 +13,14 @@ import re
 import signal
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent / 'tests' / 'helpers'))
+sys.path[:0] = [str(FOLDER.parent / 'benchmarks'), str(FOLDER.parent / 'tests' / 'helpers')]
+
+from page import render  # noqa: E402
 
 from synthseg_bids.app.method import OF_OURS  # noqa: E402
 from synthseg_bids.app.parser import build_parser  # noqa: E402
@@ -42,16 +41,7 @@ Content = dict[str, Any]
 
 def page(name: str, content: Content | None = None) -> str:
     """Return the text of a page, by default with what :data:`PAGES` has for it."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER / 'templates'),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters['fill'] = lambda text, width: textwrap.fill(text.strip(), width)
-    template = environment.get_template(f'{name}.rst.j2')
-    return template.render(PAGES[name]() if content is None else content)
+    return render(name, **(PAGES[name]() if content is None else content))
 
 
 def options() -> Content:
