@@ -2,6 +2,8 @@
 # make test: set up, then lint, types and tests; its end says which tests were not run, and why
 # make test-fast: the tests but for the slow ones, those in a browser and those on a GPU
 # make test-gpu: the tests that need a GPU
+# make test-pythons: the fast tests on every Python from 3.10 to 3.13 that is installed, with the
+#     newest dependencies that it allows (constraints.txt pins those of 3.11, and torch)
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
@@ -13,17 +15,19 @@
 # make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
-# make accuracy: segment and evaluate scans, then rewrite docs/accuracy.rst
+# make accuracy: segment and evaluate scans, then rewrite docs/accuracy.rst; with
+#     ACCURACY_OPTIONS='--parts real repeatability', '--model FILE --docs DIR', ...
 # make ablation: train small networks on variants of the generative model, ten to twenty
 #     minutes each
 # make paper: train and compare the four systems of the paper, then rewrite docs/paper.rst; with
 #     PAPER_OPTIONS='--steps 5000', '--size paper --device cuda', '--samseg-tree DIR', ...
-# These three read ../shared/data; elsewhere the data are named in ACCURACY_OPTIONS,
-#     ABLATION_OPTIONS and PAPER_OPTIONS: '--bids DIR --references DIR --label-maps DIR'
+# These three read ../shared/data; elsewhere the data are named in ACCURACY_OPTIONS, '--data DIR',
+#     ABLATION_OPTIONS and PAPER_OPTIONS, '--bids DIR --references DIR --label-maps DIR'
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
+PYTHONS ?= 3.10 3.11 3.12 3.13
 KERAS = $(VENV)/keras
 SAMSEG = $(VENV)/samseg
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
@@ -56,7 +60,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
-.PHONY: test-docker test-singularity test-slurm test-fast test-gpu clean
+.PHONY: test-docker test-singularity test-slurm test-fast test-gpu test-pythons clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -69,6 +73,13 @@ test-fast: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu
+
+test-pythons:
+	@failed=; for version in $(PYTHONS); do \
+		if ! python$$version --version >/dev/null 2>&1; then \
+			echo "python$$version: not installed, left out"; continue; fi; \
+		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || failed="$$failed $$version"; \
+	done; [ -z "$$failed" ] || { echo "failed with Python$$failed"; exit 1; }
 
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
@@ -91,7 +102,7 @@ scale: $(INSTALLED)
 
 ACCURACY_OPTIONS ?=
 accuracy: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_OPTIONS)
+	PYTHONPATH=benchmarks $(BIN)/python -m accuracy $(ACCURACY_OPTIONS)
 
 ABLATION_OPTIONS ?=
 ablation: $(INSTALLED)

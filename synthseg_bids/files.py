@@ -24,8 +24,20 @@ class EncodingError(ValueError):
     """A text file is in an encoding that cannot be told."""
 
 
-def _write(path: Path, fill: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
+    """Write a file that appears under its name only once it is complete.
+
+    Parameters
+    ----------
+    path : Path
+    fill : function of a path
+        Writes the content under a temporary name, which ends as the other, in the same folder.
+
+    Raises
+    ------
+    OSError
+        Of a full disk, or a folder that is not there or cannot be written; it names `path`.
+    """
     # A leading dot: readers of BIDS datasets ignore it should we be killed half-way. The number
     # of a process is not enough, since every container has its own process 1.
     temporary = path.with_name(f'.{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}')
@@ -36,7 +48,7 @@ def _write(path: Path, fill: Callable[[Path], object]) -> None:
         if error.filename2 is None and error.filename not in (None, str(temporary)):
             raise  # about the source
         # Of a full disk the system does not say which.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -105,7 +117,8 @@ def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name in the same folder, then rename it."""
     # File names need not be text.
     content = text.encode(errors='backslashreplace')
-    _write(path, lambda temporary: temporary.write_bytes(content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -153,7 +166,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file's content; see :func:`write_text`."""
-    _write(path, lambda temporary: shutil.copyfile(source, temporary))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def sha256(path: Path) -> str:

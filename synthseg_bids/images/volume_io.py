@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
-import uuid
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 
+from ..files import write_whole
 from .checks import COMPRESSED, InputImageError, check_file, check_image, damaged
 from .geometry import spacing_mm
 from .header import Header, quiet_nibabel
@@ -377,15 +376,6 @@ def _image_like(data: np.ndarray, like: Volume) -> nib.Nifti1Image:
 def _save(path: str | Path, image: Any) -> None:
     """Write under a temporary name in the same folder, then rename."""
     path = Path(path)
-    ending = next((e for e in reversed(WRITABLE) if path.name.endswith(e)), None)
-    if ending is None:
+    if not path.name.endswith(WRITABLE):
         raise ValueError(f'{path}: cannot be written; give a name that ends in .nii.gz or .nii')
-    temporary = path.with_name(f'.{uuid.uuid4().hex}{ending}')
-    try:
-        nib.save(image, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        # Of a full disk the system does not say which.
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: nib.save(image, temporary))

@@ -9,6 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ..labels import segmentation_labels
+
 #: Entropy in bits above which a voxel is unsure. Two labels that are equally likely have 1 bit, as
 #: much of the grey matter has in T2w scans of low contrast; three have 1.6.
 UNSURE_BITS = 1.4
@@ -58,37 +60,39 @@ def overall_confidence(confidence: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def unsure_mm3(posteriors: Tensor, outside: Sequence[int], spacing_mm: float) -> float:
-    """Measure the largest region of brain in which the network does not know what it sees.
+def unsure_sides(
+    posteriors: Tensor, labels: Sequence[int], spacing_mm: float
+) -> tuple[float, float]:
+    """Measure, on either side, the regions in which the network does not know what it sees.
 
-    Borders are unsure in every scan; cavities and masses, which it has never seen, are throughout.
+    Borders are unsure in every scan, and so is all grey matter where its contrast is low, on both
+    sides alike. Cavities and masses, which the network has never seen, are unsure throughout.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
         They sum to 1.
-    outside : sequence of int
-        Channels that are no brain: background, and the fluid around it.
+    labels : (n_channels,) sequence of int
     spacing_mm : float
         Of their grid.
 
     Returns
     -------
-    float
-        Volume in mm^3 of the largest connected component, after a morphological opening, of the
-        voxels whose entropy exceeds 1.4 bits.
+    left, right : float
+        Volume in mm^3, after a morphological opening, of the voxels of structures of this side
+        whose entropy exceeds 1.4 bits.
     """
     if not posteriors.numel():
-        return 0.0
+        return 0.0, 0.0
+    side_of = {label.index: label.side for label in segmentation_labels(lesions=True)}
     best, winner = posteriors.max(0)
     candidates = best < MAX_POSTERIOR
-    for channel in outside:
-        candidates &= winner != channel
     probabilities = posteriors[:, candidates].float().clamp_(min=1e-9)
-    entropy = -(probabilities * probabilities.log2()).sum(0)
     unsure = candidates.numpy()
-    unsure[unsure] = (entropy > UNSURE_BITS).numpy()
+    unsure[unsure] = (-(probabilities * probabilities.log2()).sum(0) > UNSURE_BITS).numpy()
+    sided = np.array([side_of[label] in ('left', 'right') for label in labels])
+    unsure &= sided[winner.numpy()]
     opened = ndimage.binary_opening(unsure, iterations=max(1, round(BORDER_MM / spacing_mm)))
-    components, n = ndimage.label(opened)
-    largest = np.bincount(components.ravel())[1:].max() if n else 0
-    return float(largest * spacing_mm**3)
+    sides = np.array([side_of[label] for label in labels])[winner.numpy()[opened]]
+    voxel_mm3 = spacing_mm**3
+    return float((sides == 'left').sum() * voxel_mm3), float((sides == 'right').sum() * voxel_mm3)

@@ -72,9 +72,9 @@ class Segmentation:
         Why a GPU that has failed or was too small was not used as usual; empty if it was.
     ct : bool
         Whether the scan was clipped to the window of the brain in CT.
-    unsure_mm3 : float
-        Volume of the largest region of brain in which the network is unsure; see
-        :func:`.confidence.unsure_mm3`.
+    unsure_mm3 : (float, float)
+        Volume of left and of right structures in which the network is unsure; see
+        :func:`.confidence.unsure_sides`.
     turned : TurnedScan or None
         Whether the network is surer of a turned copy; None if it is sure of the scan as it lies.
     """
@@ -91,7 +91,7 @@ class Segmentation:
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
     ct: bool = False
-    unsure_mm3: float = 0.0
+    unsure_mm3: tuple[float, float] = (0.0, 0.0)
     turned: TurnedScan | None = None
 
 
@@ -117,7 +117,7 @@ class NetworkPosteriors:
         See :class:`Segmentation`.
     ct : bool
     confidence : (n_channels,) float32 array
-    unsure_mm3 : float
+    unsure_mm3 : (float, float)
     turned : TurnedScan or None
         See :class:`Segmentation`.
     """
@@ -132,7 +132,7 @@ class NetworkPosteriors:
     fallback: str
     ct: bool
     confidence: np.ndarray
-    unsure_mm3: float
+    unsure_mm3: tuple[float, float]
     turned: TurnedScan | None
 
 

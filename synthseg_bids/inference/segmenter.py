@@ -39,7 +39,7 @@ from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
 from .axes import SURE, TurnedScan, segment_turned
-from .confidence import mean_confidence, overall_confidence, unsure_mm3
+from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .forward import Prediction, predict
@@ -313,7 +313,7 @@ class Segmenter:
             fallback=note,
             ct=ct,
             confidence=confidence,
-            unsure_mm3=unsure_mm3(posteriors, self.card.outside_channels, self.card.spacing_mm),
+            unsure_mm3=unsure_sides(posteriors, self.card.labels, self.card.spacing_mm),
             turned=self._turn(prepared.image[region], inner, confidence),
         )
 

@@ -27,7 +27,11 @@ class _InputSpec(VersionedInputSpec):
     flip_dice = traits.List(
         traits.Float, desc='overlap of each label with that of the mirrored image, by channel'
     )
-    unsure_mm3 = traits.Float(desc='volume of the largest region that the network is unsure of')
+    unsure_mm3 = traits.Tuple(
+        traits.Float,
+        traits.Float,
+        desc='volume of left and of right structures that the network is unsure of',
+    )
     turned = traits.Tuple(
         traits.Str, traits.Float, desc='axes of the copy that it is surest of, and how much surer'
     )

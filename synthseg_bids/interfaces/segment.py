@@ -64,7 +64,11 @@ class _OutputSpec(TraitedSpec):
     )
     model_sha256 = traits.Str(desc='checksum of the weights')
     ct = traits.Bool(desc='whether it was segmented as CT')
-    unsure_mm3 = traits.Float(desc='volume of the largest region that the network is unsure of')
+    unsure_mm3 = traits.Tuple(
+        traits.Float,
+        traits.Float,
+        desc='volume of left and of right structures that the network is unsure of',
+    )
     turned = traits.Tuple(
         traits.Str,
         traits.Float,

@@ -18,7 +18,7 @@ from .stats import median_and_deviation
 GRID_MM = 1.5
 #: Robust standard deviations from the median of its tissue beyond which a voxel is an outlier, and
 #: width of a region's narrowest part in mm: borders hold partial volumes, and are thinner.
-MAX_DEVIATIONS, MIN_WIDTH_MM = 4.0, 6.0
+MAX_DEVIATIONS, MIN_WIDTH_MM = 4.0, 4.0
 #: A tissue's standard deviation is taken for at least this part of the intensity of white matter.
 MIN_DEVIATION = 0.05
 #: Radius in mm of a ball that fits into what is no sulcus and no cistern.

@@ -62,7 +62,7 @@ def assess(
     suffix: str = '',
     model_sha256: str = '',
     ct: bool = False,
-    unsure_mm3: float | None = None,
+    unsure_mm3: tuple[float, float] | None = None,
     turned: tuple[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
@@ -86,8 +86,8 @@ def assess(
         were found for this very network (:data:`~synthseg_bids.measure.qc_measures.MODEL_LIMITS`).
     ct : bool
         Whether it was segmented as CT; its contrast is measured in the window of the brain then.
-    unsure_mm3 : float, optional
-        Volume of the largest region that the network is unsure of.
+    unsure_mm3 : (float, float), optional
+        Volume of left and of right structures that the network is unsure of.
     turned : (str, float), optional
         Where the axes run to in the copy that it is surest of, and how much surer it is.
 
@@ -106,8 +106,11 @@ def assess(
         **confidence_values(confidence, flip_dice),
         **volumes,
         **measure_anomalies(np.clip(data, *CT_RANGE) if ct else data, labels, affine),
-        'unsure_region_ml': None if unsure_mm3 is None else unsure_mm3 / 1000,
     }
+    if unsure_mm3 is not None:
+        left, right = unsure_mm3
+        values['unsure_difference_ml'] = abs(left - right) / 1000
+        details['unsure_difference_ml'] = 'left' if left > right else 'right'
     if turned is not None:
         code, values['axes_gain'] = turned
         details['axes_gain'] = (
@@ -118,7 +121,7 @@ def assess(
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     own = model_sha256 == MODEL_LIMITS['origin']['model_sha256']
-    return judge(values, details, () if own else (*MODEL_LIMITS['limits'], 'unsure_region_ml'))
+    return judge(values, details, () if own else (*MODEL_LIMITS['limits'], 'unsure_difference_ml'))
 
 
 def summarise(reasons: str, most: int = 2) -> str:

@@ -89,9 +89,10 @@ MODEL_LIMITS: dict[str, Any] = json.loads(
     files('synthseg_bids').joinpath('data/qc_limits.json').read_text(encoding='utf-8')
 )
 
-#: Largest plausible region that the shipped model is unsure of, in ml: up to 0.7 in real scans of
-#: whole brains (T2w), up to 0.1 in T1w; 17 in one with a cavity of 60 ml.
-MAX_UNSURE_ML = 1.5
+#: By how much more, in ml, the shipped model may be unsure on one side than on the other: up to
+#: 0.4 in real scans of whole brains (T1w, T2w, FLAIR); 2 to 18 in one with a bright or dark mass
+#: of 25 ml, and with a cavity of 60 ml.
+MAX_UNSURE_ML = 1.0
 
 #: How much surer of a turned copy the network may be: it is 0.3 to 0.4 where axes are wrong.
 MAX_AXES_GAIN = 0.05
@@ -415,8 +416,8 @@ _ANOMALIES = (
         'odd_intensity_ml',
         'Volume of the largest region whose intensity is more than four robust standard '
         'deviations from the median of the tissue that its label belongs to, after a quadratic '
-        'bias field, and which is at least 6 mm and two voxels wide. Such regions are masses, '
-        'cavities and bleedings, or the segmentation missed. Up to 1.4 in healthy scans and in '
+        'bias field, and which is at least 4 mm and two voxels wide. Such regions are masses, '
+        'cavities and bleedings, or the segmentation missed. Up to 1.5 in healthy scans and in '
         'multiple sclerosis.',
         'ml',
         review=(-inf, 2),
@@ -431,13 +432,13 @@ _ANOMALIES = (
         high='a pocket of {value} ml in the fluid around the brain (cavity, cyst?)',
     ),
     Measure(
-        'unsure_region_ml',
-        'Volume of the largest region of brain, at least 4 mm wide, whose posteriors have an '
-        'entropy above 1.4 bits, between that of two and of three labels that are '
-        'equally likely.',
+        'unsure_difference_ml',
+        'Difference of left and right in the volume of regions, at least 4 mm wide, whose '
+        'posteriors have an entropy above 1.4 bits, between that of two and of three labels that '
+        'are equally likely.',
         'ml',
         review=(-inf, MAX_UNSURE_ML),
-        high='unsure of a region of {value} ml (mass, cavity?)',
+        high='unsure of {value} ml more on the {detail} (mass, cavity?)',
         note=_NOTE,
     ),
     Measure(
@@ -459,7 +460,7 @@ SECTIONS: dict[str, tuple[Measure, ...]] = {
     'Intensities': _INTENSITIES,
     'Confidence': _CONFIDENCE,
     'Volumes': _VOLUMES,
-    'Whole brains the right way up': _ANOMALIES,
+    'Anomalies': _ANOMALIES,
 }
 
 #: All measures in the order of the table.

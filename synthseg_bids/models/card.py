@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import read_text, sha256
+from ..files import read_text, sha256, write_json, write_whole
 from ..labels import CSF, channel_labels
 from .unet import NetworkConfig, UNet3D
 
@@ -148,18 +149,14 @@ def save_model(
     ModelCard
         The card as written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         key: _in_format(value, dtype).cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    temporary = path.with_suffix('.tmp')
     # Not save_file, whose files only their owner may read.
-    temporary.write_bytes(save(state))
-    card = ModelCard(**{**vars(card), 'sha256': sha256(temporary)})
-    text = json.dumps(asdict(card), indent=2)
-    card_temporary = path.with_suffix('.json.tmp')
-    card_temporary.write_text(text + '\n', encoding='utf-8')
-    temporary.replace(path)
-    card_temporary.replace(path.with_suffix('.json'))
+    content = save(state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    card = replace(card, sha256=hashlib.sha256(content).hexdigest())
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+    write_json(path.with_suffix('.json'), asdict(card))
     return card

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..files import write_whole
 from ..labels import LESION, generation_labels, segmentation_labels
 
 #: Views of a volume, by the axis they are across.
@@ -17,9 +18,8 @@ PLANES = ('sagittal', 'coronal', 'axial')
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f'.{path.name}')
-    FigureCanvasAgg(figure).print_png(str(temporary))
-    temporary.replace(path)
+    canvas = FigureCanvasAgg(figure)
+    write_whole(path, lambda temporary: canvas.print_png(str(temporary)))
 
 
 def _rgb(color: str) -> list[float]:
@@ -119,7 +119,7 @@ def dice_boxes(
     axes.set_xticks(range(len(structures)), structures, rotation=30, ha='right')
     axes.grid(axis='y', color='0.9')
     axes.set_axisbelow(True)
-    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=6, frameon=False)
+    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=4, frameon=False)
     _save(figure, path)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import write_whole
 from ..hardware.device import fast_dtype
 from ..labels import generation_labels, network_labels
 from ..measure.overlap import paper_dice
@@ -368,9 +369,7 @@ class Trainer:
             'optimizer_name': self.config.optimizer,
             'started_from': self.started_from,
         }
-        temporary = path.with_suffix('.tmp')
-        torch.save(state, temporary)
-        temporary.replace(path)
+        write_whole(path, lambda temporary: torch.save(state, temporary))
 
     def resume(self, path: Path) -> None:
         """Take up a run where a checkpoint left it.

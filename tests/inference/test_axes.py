@@ -11,7 +11,7 @@ from stub_networks import LABELS, StubEngine
 from torch import nn
 
 from synthseg_bids.inference.axes import Turn, list_turns, segment_turned, symmetric_axis
-from synthseg_bids.inference.confidence import mean_confidence, overall_confidence, unsure_mm3
+from synthseg_bids.inference.confidence import mean_confidence, overall_confidence, unsure_sides
 from synthseg_bids.models.card import ModelCard
 from synthseg_bids.models.unet import NetworkConfig
 
@@ -99,16 +99,24 @@ def test_confidence_counts_missing_structures():
     assert overall_confidence(confidence) == pytest.approx(0.8 / 3)
 
 
-def test_regions_that_are_unsure_are_measured_borders_are_not():
-    posteriors = torch.zeros(4, 40, 40, 40)
-    posteriors[1] = 1
-    posteriors[:, 20:22] = torch.tensor([0, 0.5, 0.49, 0.01])[:, None, None, None]
-    assert unsure_mm3(posteriors, [0], 1.0) == 0
-    posteriors[:, 5:17, 5:17, 5:17] = torch.tensor([0, 0.4, 0.3, 0.3])[:, None, None, None]
-    cube = unsure_mm3(posteriors, [0], 1.0)
-    assert 0.75 * 12**3 < cube <= 12**3
-    assert unsure_mm3(posteriors, [0], 2.0) == pytest.approx(8 * 12**3, rel=0.15)
-    assert unsure_mm3(posteriors, [0, 1], 1.0) == 0
-    # Two labels that are equally likely have a bit.
-    posteriors[:, 5:17, 5:17, 5:17] = torch.tensor([0, 0.5, 0.5, 0.0])[:, None, None, None]
-    assert unsure_mm3(posteriors, [0], 1.0) == 0
+def test_regions_that_are_unsure_are_measured_by_side_borders_are_not():
+    labels = [0, 2, 41, 3, 16]
+    posteriors = torch.zeros(5, 40, 40, 40)
+    posteriors[1, :20] = posteriors[2, 20:] = 1
+    sure = posteriors.clone()
+
+    def fill(where: slice, *values: float) -> tuple[float, float]:
+        posteriors.copy_(sure)
+        posteriors[:, where, 5:17, 5:17] = torch.tensor(values)[:, None, None, None]
+        return unsure_sides(posteriors, labels, 1.0)
+
+    assert unsure_sides(posteriors, labels, 1.0) == (0, 0)
+    left, right = fill(slice(5, 17), 0, 0.4, 0, 0.3, 0.3)
+    assert 0.75 * 12**3 < left <= 12**3
+    assert right == 0
+    assert unsure_sides(posteriors, labels, 2.0)[0] == pytest.approx(8 * 12**3, rel=0.15)
+    assert fill(slice(24, 36), 0, 0, 0.4, 0.3, 0.3) == (0, left)
+    # The brainstem has no side, a border is thin, two labels that are equally likely have a bit.
+    assert fill(slice(5, 17), 0, 0.3, 0, 0.3, 0.4) == (0, 0)
+    assert fill(slice(5, 8), 0, 0.4, 0, 0.3, 0.3) == (0, 0)
+    assert fill(slice(5, 17), 0, 0.5, 0, 0.5, 0) == (0, 0)

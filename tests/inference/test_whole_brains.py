@@ -41,8 +41,8 @@ def test_a_cavity_asks_for_a_look(segment, head, rng):
     qc = result.qc
     assert qc.loc[VERDICT, 'value'] == 'review'
     flagged = set(qc.index[qc['flag'] == 'review'])
-    assert {'unsure_region_ml', 'odd_intensity_ml'} <= flagged
-    assert qc.loc['unsure_region_ml', 'value'] > 5
+    assert {'unsure_difference_ml', 'odd_intensity_ml'} <= flagged
+    assert qc.loc['unsure_difference_ml', 'value'] > 5
 
 
 def test_a_header_that_exchanges_front_and_back_fails(segment, head):

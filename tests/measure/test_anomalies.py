@@ -80,7 +80,7 @@ def test_a_bright_rim_is_measured(rng):
 
 def test_thin_lesions_and_borders_are_not(rng):
     scan, labels, affine, place = make_brain(rng)
-    scan[ball(place, 18) & (abs(place[2] - 15) < 2)] = 180
+    scan[ball(place, 18) & (abs(place[2] - 15) < 1)] = 180
     assert measure_anomalies(scan, labels, affine)['odd_intensity_ml'] < 0.2
 
 
