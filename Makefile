@@ -75,11 +75,11 @@ test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu
 
 test-pythons:
-	@for version in $(PYTHONS); do \
+	@failed=; for version in $(PYTHONS); do \
 		if ! python$$version --version >/dev/null 2>&1; then \
 			echo "python$$version: not installed, left out"; continue; fi; \
-		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || exit 1; \
-	done
+		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || failed="$$failed $$version"; \
+	done; [ -z "$$failed" ] || { echo "failed with Python$$failed"; exit 1; }
 
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'

@@ -8,6 +8,7 @@ it (:mod:`.heads`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -143,7 +144,10 @@ def resampled(
             shift = first + (np.round(boxes) % 2 == 0) * 0.5
         else:
             shift = first
-        share = ndimage.affine_transform(share, step, shift, tuple(size), order=1)
+        with warnings.catch_warnings():
+            # Until SciPy 1.16 every call with one factor per axis warned of a change in 0.18.
+            warnings.filterwarnings('ignore', 'The behavior of affine_transform')
+            share = ndimage.affine_transform(share, step, shift, tuple(size), order=1)
         better = share > best
         best[better], result[better] = share[better], value
     new_affine = affine.copy()
