@@ -94,17 +94,15 @@ AGREEMENT_COLUMNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write_morph_table(
-    path: Path,
+def morph_rows(
     volumes: Mapping[int, tuple[int, float]],
     total_mm3: float,
     soft_volumes_mm3: Sequence[float] | None = None,
-) -> None:
-    """Write the volumes of one image, a row per structure and a last one for their total.
+) -> list[dict[str, Any]]:
+    """List the volumes of one image, a row per structure and a last one for their total.
 
     Parameters
     ----------
-    path : Path
     volumes : mapping of int to (int, float)
         Number of voxels and volume in mm^3 by label; absent labels have none.
     total_mm3 : float
@@ -112,6 +110,11 @@ def write_morph_table(
     soft_volumes_mm3 : sequence of float, optional
         Soft volume of every segmentation label in channel order, background included; NaN for
         labels that the network does not segment. They have no volumes then, nor has the total.
+
+    Returns
+    -------
+    list of dict
+        By column of :data:`MORPH_COLUMNS`.
     """
     soft = list(soft_volumes_mm3 or [])
     labels = channels_of(len(soft)) if soft else segmentation_labels(LESION in volumes)
@@ -133,7 +136,17 @@ def write_morph_table(
         total['n_voxels'] = sum(row['n_voxels'] for row in rows)
         if soft:
             total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
-    write_table(path, MORPH_COLUMNS, [*rows, total])
+    return [*rows, total]
+
+
+def write_morph_table(
+    path: Path,
+    volumes: Mapping[int, tuple[int, float]],
+    total_mm3: float,
+    soft_volumes_mm3: Sequence[float] | None = None,
+) -> None:
+    """Write the volumes of one image; see :func:`morph_rows`."""
+    write_table(path, MORPH_COLUMNS, morph_rows(volumes, total_mm3, soft_volumes_mm3))
 
 
 def write_dice_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
