@@ -178,7 +178,9 @@ def test_refusals(tmp_path, scans, run, capsys):
     assert 'empty: holds no scan' in refused(tmp_path / 'empty', tmp_path / 'out')
     assert 'is no folder' in refused(scans / 'b.nii', tmp_path / 'o.nii', '--recursive')
     assert 'o.nii: give a folder' in refused(scans, tmp_path / 'o.nii')
-    assert 'a list of paths' in refused(scans, scans / 'x.txt', '--lut', scans / 'x.txt')
+    listed = tmp_path / 'in.txt'
+    listed.write_text(f'{scans}/b.nii')
+    assert 'overwrite a list of paths' in refused(listed, tmp_path / 'out', '--lut', listed)
     (scans / 'b.mgz').write_bytes((scans / 'c.mgz').read_bytes())
     assert 'its output b_synthseg.nii.gz is that of' in refused(scans, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
