@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _BIDSIGNORE = """*.html
 sub-*/figures
 *_morph.*
+*_aseg.*
 *_dice.*
 *_qc.*
 *_agreement.*
@@ -55,6 +56,8 @@ Every image of the source dataset has its own files, named after it:
 - `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
   `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
   sensitive to large voxels.
+- `*_aseg.stats` (on request): the same as `volume_mm3`, with the intensities of the image, in
+  the format of FreeSurfer: `asegstats2table --inputs` joins those of many images.
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.

@@ -31,6 +31,10 @@ MORPH_COLUMNS: dict[str, dict[str, str]] = {
         'Units': 'mm^3',
     },
 }
+ASEG_STATS = (
+    'Volumes as in the morph table, and intensities of the image, in the format of the aseg.stats '
+    'of FreeSurfer; eTIV is the sum of all structures.'
+)
 DICE_COLUMNS: dict[str, dict[str, str]] = {
     'reference': {'Description': 'Dataset of the reference, a key of DatasetLinks.'},
     'index': {'Description': 'Value in the label map.'},
@@ -139,14 +143,9 @@ def morph_rows(
     return [*rows, total]
 
 
-def write_morph_table(
-    path: Path,
-    volumes: Mapping[int, tuple[int, float]],
-    total_mm3: float,
-    soft_volumes_mm3: Sequence[float] | None = None,
-) -> None:
+def write_morph_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the volumes of one image; see :func:`morph_rows`."""
-    write_table(path, MORPH_COLUMNS, morph_rows(volumes, total_mm3, soft_volumes_mm3))
+    write_table(path, MORPH_COLUMNS, rows)
 
 
 def write_dice_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -157,14 +157,13 @@ def _run_single(args: argparse.Namespace) -> int:
 
     scan = read_volume(args.scan)
 
-    from ..bids.tables import MORPH_COLUMNS
-    from ..files import write_table
+    from ..bids.tables import write_morph_table
     from .segment_scan import load, measure, segment, write_maps
 
     segmenter = load(args)
     found = segment(segmenter, scan, args)
     write_maps(found, scan, args.out, args.posteriors, segmenter.card.labels)
     if args.volumes is not None:
-        write_table(args.volumes, MORPH_COLUMNS, measure(found, scan))
+        write_morph_table(args.volumes, measure(found, scan))
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
     return 0

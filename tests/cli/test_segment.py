@@ -123,7 +123,7 @@ def test_refusals_are_one_line(tmp_path, scan, tiny_model, capsys):
     other = ('--posteriors', tmp_path / 'scan.nii')
     assert 'scan.json: would overwrite' in refused(capsys, scan, out, *other, *model)
     assert 'is a folder' in refused(capsys, scan, out, '--volumes', tmp_path, *model)
-    assert 'is a folder' in refused(capsys, '.', out, *model)
+    assert 'give a folder for' in refused(capsys, tmp_path, out, *model)
     assert '.nii.gz or .nii as its end' in refused(capsys, scan, tmp_path / '.nii.gz', *model)
     assert 'share one name' in refused(capsys, scan, out, '--posteriors', out, *model)
     assert 'no such model' in refused(capsys, scan, out, '--model', 'wrong')
