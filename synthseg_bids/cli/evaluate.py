@@ -253,9 +253,9 @@ def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
     """Translate the segmentation of another program; ours is left as it is."""
     import numpy as np
 
-    from ..labels import channel_labels, fold_reference
+    from ..labels import fold_reference, network_labels
 
-    ours = np.isin(np.unique(labels), channel_labels()).all()
+    ours = np.isin(np.unique(labels), network_labels(lesions=True)).all()
     return labels if ours else fold_reference(labels, source)
 
 

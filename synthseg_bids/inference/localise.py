@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.background import filled_box
+from ..images.background import EMPTY_SHARE, filled_box
 from ..models.card import ModelCard
 from .engine import Engine
 from .forward import predict
@@ -25,9 +25,8 @@ FIND_THRESHOLD = 0.5
 #: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Empty borders are cut off where what is left is less than this share of the scan, up to so many
-#: voxels from what is not empty.
-EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
+#: Empty borders are cut off up to so many voxels from what is not empty.
+EMPTY_MARGIN = 8
 
 
 def region_to_segment(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputImageError
+from ..images.background import EMPTY_SHARE, constant_background, filled_box
 from ..images.geometry import (
     Orientation,
     orientation,
@@ -75,7 +77,28 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
         resampling_matrix(n_in, n_out, 1 / step)
         for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
     ]
-    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
+    image = _resample(scan, matrices)
+    return Prepared(image, network_affine, orient, scan.shape, affine, steps)
+
+
+def _resample(scan: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Resample a scan; a constant background that fills most of it stays as it is."""
+    background, box = constant_background(scan), filled_box(scan, 0)
+    if background is None or scan[box].size > EMPTY_SHARE * scan.size:
+        return resample(scan, matrices)
+    # What sees anything but background, and all that this sees.
+    rows = [_range(m[:, part].sum(1)) for m, part in zip(matrices, box, strict=True)]
+    columns = [_range(m[part].sum(0)) for m, part in zip(matrices, rows, strict=True)]
+    image = np.full([len(matrix) for matrix in matrices], background, dtype=np.float32)
+    parts = [m[r, c] for m, r, c in zip(matrices, rows, columns, strict=True)]
+    image[tuple(rows)] = resample(np.ascontiguousarray(scan[tuple(columns)]), parts)
+    return image
+
+
+def _range(weights: np.ndarray) -> slice:
+    """Return the slice from the first to the last element that is not 0."""
+    where = np.flatnonzero(weights)
+    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)
 
 
 def check_contrast(image: np.ndarray, ct: bool = False) -> None:

@@ -167,6 +167,7 @@ def init_image_wf(
             (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
                                ('model_sha256', 'model_sha256'), ('ct', 'ct'),
                                ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
+            (segment, plot, [('ct', 'ct')]),
         ])  # fmt: skip
     if aseg_stats:
         workflow.connect(inputnode, 'in_file', measure, 'in_file')
