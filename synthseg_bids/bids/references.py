@@ -12,8 +12,8 @@ from .query import DEFAULT_SUFFIXES, ImageFile
 NATIVE_SPACES = ('orig', 'native', 'scanner', 'individual', 'T1w', 'T2w', 'FLAIR')
 # All echoes and parts of one acquisition show the same head in the same place.
 _SAME_HEAD = ('echo', 'part', 'inv', 'flip', 'mt')
-#: Label maps of FreeSurfer, the best first: both fold to the same labels, and the parcels of the
-#: first one can be told from them, too.
+#: Label maps of FreeSurfer, both of which fold to our labels; in the order of desc-aparcaseg and
+#: desc-aseg below.
 _RECONSTRUCTED = ('aparc+aseg.mgz', 'aseg.mgz')
 
 
@@ -58,8 +58,10 @@ def _reconstruction(image: ImageFile, subjects_dir: Path) -> Path | None:
     """Find the label map that FreeSurfer made of the head of an image."""
     subject, session = f'sub-{image.entities["sub"]}', image.entities.get('ses')
     folders = [subject] if session is None else [f'{subject}_ses-{session}']
-    if session is not None and len(list(image.path.parents[2].glob('ses-*'))) <= 1:
-        folders.append(subject)
+    # The path may be that of a label map that lies anywhere (synthseg evaluate).
+    anat = image.path.absolute().parent
+    if anat.parts[-3:] == (subject, f'ses-{session}', 'anat'):
+        folders += [subject] * (len(list(anat.parents[1].glob('ses-*'))) <= 1)
     paths = (subjects_dir / folder / 'mri' / name for folder in folders for name in _RECONSTRUCTED)
     return next((path for path in paths if path.is_file()), None)
 

@@ -108,6 +108,8 @@ def test_an_average_of_several_sessions_lies_elsewhere(touch, tmp_path):
     scan = image('sub-1_ses-a_T1w.nii')
     scan = replace(scan, path=tmp_path / 'raw' / scan.relative)
     assert find_reference(scan, {'fs': root}) == {}
+    loose = replace(scan, path=Path('sub-1_ses-a_desc-T1w_dseg.nii'))
+    assert find_reference(loose, {'fs': root}) == {}
     shutil.rmtree(tmp_path / 'raw/sub-1/ses-b')
     assert find_reference(scan, {'fs': root}) == {'fs': root / 'sub-1/mri/aseg.mgz'}
 
