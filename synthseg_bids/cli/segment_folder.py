@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
                 try:
                     volumes[job], note = _segment_one(segmenter, job, reading, args, made_by)
                 except (ValueError, MemoryError, RuntimeError) as error:
-                    note = _why(error, job)
+                    note = f'failed: {_why(error, job)}'
                     failed.append(note)
                 tell(job, note)
     finally:
@@ -111,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
             _write_volumes(args.volumes, jobs, volumes, len(segmenter.card.labels))
     done = len(jobs) - len(failed)
     logger.info('%d of %d scans are segmented, %d failed', done, len(jobs), len(failed))
-    for reason in failed:
-        logger.error('failed: %s', reason)
+    for note in failed:
+        logger.error('%s', note)
     return 1 if failed else 0
 
 
@@ -239,9 +240,12 @@ def _why(error: Exception, job: Job) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Job, str], None]]:
-    """Show a bar on a terminal, otherwise write a line per scan."""
+    """Show a bar, with the time left, on a terminal; otherwise write a line per scan."""
     start, at_terminal = time.monotonic(), sys.stderr.isatty()
-    with logging_redirect_tqdm(), tqdm(total=total, unit='scan', disable=not at_terminal) as bar:
+    # Of a terminal that reports no width tqdm would make a bar of none.
+    width = shutil.get_terminal_size().columns
+    bar = tqdm(total=total, unit='scan', disable=not at_terminal, ncols=width)
+    with logging_redirect_tqdm(), bar:
         n_done = 0
 
         def tell(job: Job, note: str) -> None:

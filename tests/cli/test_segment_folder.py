@@ -72,6 +72,7 @@ def test_a_folder(tmp_path, scans, run, caplog):
     # The damaged one is named at the end, and has a row without volumes.
     assert caplog.messages[-1].startswith(f'failed: {scans / "damaged.nii.gz"}: ')
     assert '4 of 5 scans are segmented, 1 failed' in caplog.messages
+    assert any(line.startswith('5/5 failed: ') for line in caplog.messages)
     assert sum('segmented in' in message for message in caplog.messages) == 4
     rows = rows_of(table)
     assert [*rows] == ['a.nii.gz', 'b.nii', 'c.mgz', 'd.img', 'damaged.nii.gz']
