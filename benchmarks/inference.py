@@ -187,7 +187,7 @@ def main() -> None:
         facts |= machine_facts(args.size, peaks, found)
         text = page(lines, facts, ideas)
         write_text(args.out.with_suffix('.rst'), text)
-        print(text)
+        print(text[text.index('.. csv-table') : text.index('What makes the difference')])
 
 
 def machine_facts(

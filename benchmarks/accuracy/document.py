@@ -152,8 +152,9 @@ def accuracy_blocks(tables: Path, name: str) -> Iterator[str]:
         measured = {row['contrast'] for row in summary}
         for condition in (condition for condition in CONDITIONS if condition in measured):
             yield f'.. image:: accuracy/worst_{condition}.png\n'
-        yield fill(SURENESS)
-        yield sureness_table(measures, tables / f'{name}_scans.tsv')
+        if correlations := sureness_table(measures, tables / f'{name}_scans.tsv'):
+            yield fill(SURENESS)
+            yield correlations
 
 
 def sources(tables: Path, name: str) -> list[str]:
