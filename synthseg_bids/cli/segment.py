@@ -34,6 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'model and options (default: only the others); the output of a single scan is always '
         'overwritten',
     )  # fmt: skip
+    parser.set_defaults(run=run)
+    _add_more_outputs(parser)
+    _add_method(parser)
+
+
+def _add_more_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--volumes', type=Path, metavar='TABLE',
         help='table of volumes, a row per structure, of a folder or list a row per scan: tabs in '
@@ -49,6 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='names and colours of the labels: .ctab or .txt for freeview, .label for ITK-SNAP, '
         '.ctbl for 3D Slicer',
     )  # fmt: skip
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
@@ -75,7 +84,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='go exactly the way of the reference implementation, for its published weights, in '
         'float32; the outputs lie on its grid of 1 mm (see docs/compat.rst)',
     )  # fmt: skip
-    parser.set_defaults(run=run)
 
 
 def _check_names(args: argparse.Namespace, several: bool) -> None:
