@@ -279,15 +279,15 @@ class Ledger:
         """List what is known so far."""
         return [self._outcomes[task.name] for task in self.tasks if task.name in self._outcomes]
 
-    def close(self, out_dir: Path, output_grid: str, posteriors: str) -> list[Outcome]:
+    def close(self, out_dir: Path, **outputs: Any) -> list[Outcome]:
         """Check that what should be there is, and account for images never reached.
 
         Parameters
         ----------
         out_dir : Path
             Root of the output dataset.
-        output_grid, posteriors : str
-            What was asked for; see :func:`init_synthseg_wf`.
+        **outputs
+            What was asked for; see :meth:`~synthseg_bids.bids.plan.ImageTask.kinds`.
 
         Returns
         -------
@@ -303,7 +303,7 @@ class Ledger:
                 never += 1
             elif outcome.status == 'done':
                 # Whether references could be used, the notes say.
-                kinds = [kind for kind in task.kinds(output_grid, posteriors) if kind != 'dice']
+                kinds = [kind for kind in task.kinds(**outputs) if kind != 'dice']
                 missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
                 if missing:
                     outcome.status, outcome.reason = 'failed', f'missing: {", ".join(missing)}'
