@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import pickle
 import pkgutil
@@ -121,8 +122,9 @@ def test_interfaces_explain_themselves(interface):
 def test_docstrings_list_the_fields_of_a_workflow(init, options):
     workflow = init(**options)
     for section, node in (('Inputs', 'inputnode'), ('Outputs', 'outputnode')):
-        text = re.search(rf'\n {{4}}{section}\n {{4}}-+\n(.*?)\n\n', init.__doc__, re.DOTALL)[1]
-        named = re.findall(r'^ {4}(\w[\w, ]*) : ', text, re.MULTILINE)
+        pattern = rf'\n{section}\n-+\n(.*?)\n\n'
+        text = re.search(pattern, inspect.getdoc(init), re.DOTALL)[1]
+        named = re.findall(r'^(\w[\w, ]*) : ', text, re.MULTILINE)
         fields = [field for names in named for field in names.split(', ')]
         assert sorted(fields) == sorted(workflow.get_node(node).interface._fields)
     assert init(name='other', **options).name == 'other'

@@ -300,7 +300,7 @@ def test_the_end_of_a_node_is_not_waited_for_by_polling(tmp_path):
     assert not plugin.crashes
     assert len(list(tmp_path.glob('wf/second*/result_*.pklz'))) == 2
     # What the garbage collector was told to leave alone is its business again.
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
