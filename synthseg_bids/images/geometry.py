@@ -289,6 +289,20 @@ def resample(volume: Any, matrices: Sequence[Any]) -> Any:
     return (along_y @ volume) @ along_z.T
 
 
+def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Add a margin to all sides of a box, inside a volume of a shape.
+
+    Examples
+    --------
+    >>> widen_box([slice(1, 3), slice(4, 6)], 2, (9, 7))
+    (slice(0, 5, None), slice(2, 7, None))
+    """
+    return tuple(
+        slice(max(part.start - margin, 0), min(part.stop + margin, n))
+        for part, n in zip(box, shape, strict=True)
+    )
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     """Return the slices that just hold every non-zero voxel.
 

@@ -1,4 +1,4 @@
-"""Bringing a scan to the network grid: RAS, and the spacing that the network was trained at."""
+"""Resample a scan to the network grid (RAS, training spacing) and scale its intensities."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from ..images.geometry import (
     to_ras,
 )
 
-#: Of intensities, what is clipped before the network sees them.
+#: Intensities are clipped to these percentiles.
 PERCENTILES = (0.5, 99.5)
-#: Of intensities: their differences are still numbers in float32.
+#: Largest intensity whose differences do not overflow float32.
 LARGEST = 1e38
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan on the network grid, and the way back.
+    """A scan on the network grid, and the geometry of the scan itself.
 
     Attributes
     ----------
     image : (x, y, z) float32 array
         In RAS at the network's spacing; intensities as in the scan.
     affine : (4, 4) float64 array
-        Of the network grid.
+        Affine of the network grid.
     orient : Orientation
-        Of the scan.
+        Orientation of the scan.
     scan_shape : (3,) tuple of int
-        Of the scan in RAS.
+        Shape of the scan in RAS.
     scan_affine : (4, 4) float64 array
-        Of the scan in RAS.
+        Affine of the scan in RAS.
     steps : (3,) float64 array
         Spacing of the scan in RAS divided by the network's.
     """
@@ -53,14 +53,14 @@ class Prepared:
 
 
 def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
-    """Bring a scan to RAS and to the network's spacing.
+    """Resample a scan to RAS at the network's spacing.
 
     Parameters
     ----------
     data : (i, j, k) array
     affine : (4, 4) array
     spacing : float
-        Of the network grid, in mm.
+        Voxel size of the network grid, in mm.
 
     Returns
     -------
@@ -79,20 +79,20 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
 
 
 def check_contrast(image: np.ndarray, ct: bool = False) -> None:
-    """Refuse a scan of which nearly all voxels have one value: networks see a brain in nothing.
+    """Refuse a scan nearly all of whose voxels have one value: networks would find a brain in it.
 
     Parameters
     ----------
     image : (x, y, z) array
     ct : bool
-        Whether it was clipped to the range of the brain in CT scans.
+        Whether it was clipped to the brain window of CT.
 
     Raises
     ------
     InputImageError
     """
     for part in (image[::3, ::3, ::3], image):
-        # Of existing values: between large ones there may be none.
+        # No interpolation, which loses precision between very large values.
         low, high = np.percentile(part, PERCENTILES, method='nearest')
         if high > low:
             return
@@ -101,7 +101,7 @@ def check_contrast(image: np.ndarray, ct: bool = False) -> None:
 
 
 def rescale_intensities(image: np.ndarray) -> np.ndarray:
-    """Clip to the 0.5th and 99.5th percentile, then stretch to [0, 1].
+    """Clip to the 0.5th and 99.5th percentile, then rescale to [0, 1].
 
     Parameters
     ----------
@@ -110,9 +110,9 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
     Returns
     -------
     (x, y, z) float32 array
-        Zeros where the percentiles coincide.
+        Zeros if the percentiles are equal.
     """
-    # Percentiles are interpolated from differences, which must not exceed the largest number.
+    # Percentiles are interpolated from differences, which must not overflow.
     largest = max(float(image.max(initial=0)), -float(image.min(initial=0)))
     if largest > LARGEST:
         image = image * np.float32(LARGEST / largest)

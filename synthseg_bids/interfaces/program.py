@@ -53,7 +53,7 @@ class ProgramOutputSpec(TraitedSpec):
     seconds = traits.Float(desc='time that it took')
 
 
-class TetheredCommand(_Command):
+class ExternalCommand(_Command):
     """To be mixed into a CommandLine that takes minutes: it ends when its worker does.
 
     Nipype would leave the program running where a worker is stopped or killed; the same command

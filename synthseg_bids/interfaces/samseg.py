@@ -23,7 +23,7 @@ from nipype.interfaces.base import (
 from synthseg_bids import __version__
 
 from .base import VersionedInputSpec
-from .program import ProgramInputSpec, ProgramOutputSpec, TetheredCommand
+from .program import ExternalCommand, ProgramInputSpec, ProgramOutputSpec
 
 
 class _SamsegInputSpec(ProgramInputSpec):
@@ -44,7 +44,7 @@ class _SamsegOutputSpec(ProgramOutputSpec):
     out_stats = File(exists=True, desc='volumes, in the format of FreeSurfer')
 
 
-class RunSamseg(TetheredCommand, CommandLine):
+class RunSamseg(ExternalCommand, CommandLine):
     """Segment a head with SAMSEG (Puonti et al., NeuroImage 2016).
 
     Of the Python package samseg, or of FreeSurfer 7 and later: ``command`` may be the path of
@@ -83,7 +83,7 @@ class _MriSynthSegInputSpec(ProgramInputSpec):
     )
 
 
-class RunMriSynthSeg(TetheredCommand, CommandLine):
+class RunMriSynthSeg(ExternalCommand, CommandLine):
     """Segment a head with FreeSurfer's own SynthSeg (Billot et al., Medical Image Analysis 2023).
 
     ``command`` may be the path of ``mri_synthseg``, of FreeSurfer 7.3.2 and later.
