@@ -135,7 +135,7 @@ def spin_echo(t1: Tensor, t2: Tensor, pd: Tensor, period: float, echo: float) ->
 def flair(
     t1: Tensor, t2: Tensor, pd: Tensor, period: float, nulling: float, echo: float
 ) -> Tensor:
-    """Return the signal of FLAIR; `nulling` is relative to the inversion time that nulls CSF. In ms."""
+    """Return the signal of FLAIR; `nulling` scales the inversion time that nulls CSF. In ms."""
     csf = TISSUES['fluid'][0]
     inversion = nulling * csf * (math.log(2) - math.log1p(math.exp(-period / csf)))
     recovered = 1 - 2 * torch.exp(-inversion / t1) + torch.exp(-period / t1)

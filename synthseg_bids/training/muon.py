@@ -1,9 +1,9 @@
-"""Muon: steps of equal size in every direction of a weight matrix.
+"""The Muon optimiser: updates with equal singular values.
 
-For the weights of convolutions the momentum is orthogonalised before it is applied (Jordan et
-al. 2024, https://kellerjordan.github.io/posts/muon): a quintic Newton-Schulz iteration moves all
-singular values of the update close to 1. Whatever is no matrix (biases, normalisations) and the
-output layer are left to Adam.
+For the weights of convolutions the momentum is orthogonalised (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon): a quintic Newton-Schulz iteration moves all singular
+values of the update close to 1. Biases, normalisations and the output layer are left to Adam.
+PyTorch's own Muon refuses 5D weights.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Coefficients of the iteration, and how often it is repeated.
+#: Coefficients and number of the iterations.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -44,17 +44,17 @@ class Muon(torch.optim.Optimizer):
     Parameters
     ----------
     network : Module
-        Its parameters of five dimensions, but those of its output layer, are given to Muon.
+        Its 5D parameters, except those of the output layer, are given to Muon.
     lr : float
-        Adam's step. A Muon step changes a weight by `muon_factor` times as much, relative to its
-        size at the start.
+        Adam's step. A Muon step is `muon_factor` times as large, relative to the initial size of
+        a weight.
     output_layer : Module
         Left to Adam.
     muon_factor : float
     momentum : float
-        Of Muon; Nesterov's.
+        Nesterov momentum of Muon.
     betas : (float, float)
-        Of Adam.
+        Decay rates of Adam.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state['momentum'] = torch.zeros_like(weight)
-            # Of an orthogonal matrix as large as the weights are now.
+            # Singular values of an orthogonal matrix with the norm of the initial weights.
             rank = min(len(weight), weight[0].numel())
             state['size'] = weight.norm() / rank**0.5
         average = state['momentum'].lerp_(gradient, 1 - self.momentum)
