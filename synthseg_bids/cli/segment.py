@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import about
+from ..files import write_json
+
 if TYPE_CHECKING:
     from ..inference.reference import ReferenceSegmentation
     from ..inference.result import Segmentation
@@ -18,9 +21,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the subcommand."""
     parser = subparsers.add_parser('segment', help='segment one scan', description=__doc__)
     parser.add_argument(
-        'scan', type=Path, metavar='IN',
+        'scan',
+        type=Path,
+        metavar='IN',
         help='.nii, .nii.gz, .mgz, .mgh, or either file of a pair .img and .hdr',
-    )  # fmt: skip
+    )
     parser.add_argument(
         'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
     )
@@ -31,40 +36,45 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='table of volumes, a row per structure: tabs in .tsv, commas in .csv',
     )
     parser.add_argument(
-        '--posteriors', type=Path, metavar='NII',
+        '--posteriors',
+        type=Path,
+        metavar='NII',
         help='4D probabilities on the grid of IN; a JSON file beside it names the volumes',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
     parser.add_argument(
-        '--model', default='default',
-        help='name of a shipped model, or of published weights such as synthseg_2.0 that are '
-        'installed; or weights file (default: %(default)s)',
-    )  # fmt: skip
+        '--model',
+        default='default',
+        help='name of a shipped model or of installed published weights such as synthseg_2.0, or '
+        'a weights file (default: the best shipped model)',
+    )
     parser.add_argument(
         '--threads', type=int, metavar='N', help="CPU threads (default: PyTorch's choice)"
     )
     parser.add_argument(
         '--fast',
         action='store_true',
-        help='do not average with the mirrored scan: the network runs once instead of twice',
+        help='do not average with the mirrored scan: one pass of the network instead of two',
     )
     parser.add_argument(
-        '--ct', action=argparse.BooleanOptionalAction,
-        help='a CT scan, or none: clip to 0 to 80 Hounsfield units first (default: where its '
-        'intensities are Hounsfield units)',
-    )  # fmt: skip
+        '--ct',
+        action=argparse.BooleanOptionalAction,
+        help='whether the scan is CT, to be clipped to 0 to 80 Hounsfield units (default: '
+        'detected by its intensities)',
+    )
     parser.add_argument(
-        '--compat', action='store_true',
-        help='go exactly the way of the reference implementation, for its published weights, in '
-        'float32; the outputs lie on its grid of 1 mm (see docs/compat.rst)',
-    )  # fmt: skip
+        '--compat',
+        action='store_true',
+        help='do exactly as the reference implementation, with its published weights, in float32; '
+        'outputs are on its grid of 1 mm (see docs/compat.rst)',
+    )
     parser.set_defaults(run=run)
 
 
 def _check_names(args: argparse.Namespace) -> None:
-    """Refuse names before any time is spent."""
+    """Check file names and numbers before the computation."""
     if args.scan.is_dir():
         raise ValueError(f'{args.scan}: is a folder; give an image file')
     for path in (args.out, args.posteriors):
@@ -100,34 +110,15 @@ def _describe(labels: tuple[int, ...]) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        0; whatever goes wrong is raised, with a message of one line.
-
-    Raises
-    ------
-    ValueError
-        If the scan, the model or an option cannot be used (InputImageError, ModelFileError and
-        DeviceError are ValueErrors).
-    OSError
-        If an output cannot be written.
-    """
+    """Run the subcommand."""
     _check_names(args)
 
     from ..images.volume_io import read_volume, write_image, write_label_map, write_posteriors
 
+    # Before importing PyTorch, so that errors are immediate.
     scan = read_volume(args.scan)
 
     from ..bids.tables import write_morph_table
-    from ..errors import about
-    from ..files import write_json
     from ..inference.segmenter import Segmenter
     from ..measure.overlap import total_intracranial, volumes_from_labels
 
