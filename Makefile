@@ -15,13 +15,14 @@
 # make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
-# make accuracy: segment and evaluate scans, then rewrite docs/accuracy.rst
+# make accuracy: segment and evaluate scans, then rewrite docs/accuracy.rst; with
+#     ACCURACY_OPTIONS='--parts real repeatability', '--model FILE --docs DIR', ...
 # make ablation: train small networks on variants of the generative model, ten to twenty
 #     minutes each
 # make paper: train and compare the four systems of the paper, then rewrite docs/paper.rst; with
 #     PAPER_OPTIONS='--steps 5000', '--size paper --device cuda', '--samseg-tree DIR', ...
-# These three read ../shared/data; elsewhere the data are named in ACCURACY_OPTIONS,
-#     ABLATION_OPTIONS and PAPER_OPTIONS: '--bids DIR --references DIR --label-maps DIR'
+# These three read ../shared/data; elsewhere the data are named in ACCURACY_OPTIONS, '--data DIR',
+#     ABLATION_OPTIONS and PAPER_OPTIONS, '--bids DIR --references DIR --label-maps DIR'
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -74,11 +75,11 @@ test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu
 
 test-pythons:
-	@for version in $(PYTHONS); do \
-		if ! command -v python$$version >/dev/null; then \
+	@failed=; for version in $(PYTHONS); do \
+		if ! python$$version --version >/dev/null 2>&1; then \
 			echo "python$$version: not installed, left out"; continue; fi; \
-		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || exit 1; \
-	done
+		$(MAKE) PYTHON=python$$version VENV=$(VENV)/python$$version test-fast || failed="$$failed $$version"; \
+	done; [ -z "$$failed" ] || { echo "failed with Python$$failed"; exit 1; }
 
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
@@ -101,7 +102,7 @@ scale: $(INSTALLED)
 
 ACCURACY_OPTIONS ?=
 accuracy: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_OPTIONS)
+	PYTHONPATH=benchmarks $(BIN)/python -m accuracy $(ACCURACY_OPTIONS)
 
 ABLATION_OPTIONS ?=
 ablation: $(INSTALLED)

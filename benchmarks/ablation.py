@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import DATA, REPOSITORY
-from page import cpu_name, table
+from page import cpu_name, render
 
 from synthseg_bids.files import read_table, write_table, write_text
 from synthseg_bids.hardware.device import set_threads
@@ -79,22 +79,6 @@ VARIANTS = {
 }
 CONDITIONS = (*VALIDATION_PRESETS, REAL)
 COLUMNS = ('variant', 'steps', *CONDITIONS, 'T1w', 'T2w', 'seconds', 'cpu')
-
-HEADER = """\
-What the parts of the generative model are worth
-================================================
-
-.. This page is written by benchmarks/ablation.py; do not edit.
-
-Networks with 16 features at 2 mm are trained for {steps} steps each (Muon, one scan a step, one
-run each, {minutes} minutes on a core of {cpu}, which did other work as well) on label
-maps 01 to 12. Mean Dice over the 12 structures of the paper, of the networks as they are, without
-refinement: on {count} generated scans of the held-out maps 13 to 16 of each kind, the same for
-all, and on the real scans with references (4 T1w, 1 T2w), which nothing was chosen by. Training is
-short; what is learnt late shows little here, and differences below that between the two seeds mean
-nothing.
-
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,13 +168,12 @@ def page(rows: Sequence[dict[str, str]]) -> str:
     header = ['Generated scans', *CONDITIONS, 'real T1w', 'real T2w']
     took = [round(float(row['seconds']) / 60) for row in rows]
     minutes = f'{min(took)} to {max(took)}' if min(took) < max(took) else f'{took[0]}'
-    text = HEADER.format(
-        steps=first['steps'], minutes=minutes, cpu=first['cpu'], count=4 * REPEATS
-    )
     measured = [row['variant'] for row in rows]
-    missing = [variant.text for name, variant in VARIANTS.items() if name not in measured]
-    note = f'\nNot measured yet: {"; ".join(missing)}.\n' if missing else ''
-    return text + table('Mean Dice', header, lines) + note
+    return render(
+        'ablation', head=header, rows=lines, steps=first['steps'], minutes=minutes,
+        cpu=first['cpu'], count=4 * REPEATS,
+        missing=[v.text for name, v in VARIANTS.items() if name not in measured],
+    )  # fmt: skip
 
 
 if __name__ == '__main__':

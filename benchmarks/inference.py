@@ -19,7 +19,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from page import cpu_name, table
+from page import cpu_name, render
 
 from synthseg_bids.files import write_table, write_text
 from synthseg_bids.hardware.allocator import VARIABLE, keep_memory
@@ -70,63 +70,6 @@ COLUMNS = (
     *('what', 'implementation', 'seconds', 'first_seconds', 'peak_gb', 'times_faster'),
     *('cpu', 'threads', 'settings'),
 )
-
-
-HEADER = """\
-Speed and memory
-================
-
-.. Written by benchmarks/inference.py (make bench); do not edit.
-
-Every row was measured in a process of its own, one after the other, on the CPU below. *Seconds*
-is the fastest of the calls after the first one (DIPY: of one call; synthetic scans, each of which
-is another: the median). *Times faster* compares with TensorFlow for the network and the synthetic
-scans, and with DIPY for the whole scan. Weights are random, but for the shipped model: time and
-memory do not depend on what was learnt. The command line's first call reads its files from the
-disk. TensorFlow's generator was written from the description of the reference's
-(``benchmarks/keras_generator.py``).
-
-Passes without ideas were timed in turn, in one process. The roofline is the longer of the times
-that the arithmetic takes at the speed of large matrices, and that every layer takes to read its
-input and write its output once at the speed of copying; Winograd's transform may go beyond it.
-"""
-IDEAS = """
-What makes the difference
--------------------------
-
-- **Number format.** Where the CPU computes bfloat16 natively (AVX512-bf16 or AMX), convolutions
-  run in it and sum in float32; else in float32. The output layer and the softmax are always in
-  float32, slab by slab.
-- **Sub-pixel decoder.** A 3x3x3 convolution of a tensor that was up-sampled by repetition is
-  computed on the coarse grid, as 2x2x2 convolutions for each of the 8 fine voxels; the skip
-  connection has a convolution of its own, and the concatenated tensor is never made. The result
-  is the same but for rounding; the count of operations above shows what is saved.
-- **In-place activations and weights converted once.** The plain network in bfloat16 (autocast)
-  loses most of what the number format gains to conversions and copies. ELU is computed in float32,
-  a piece at a time that fits into the caches, with ``exp2`` instead of ``expm1``.
-- **Winograd's transform along x**, for bfloat16 layers of 24 features and more: two voxels with
-  four products instead of six, at the price of rounding the inputs once more. The count of
-  operations does not know of it.
-- **Layers at 2 mm for a scan at 1 mm** (the shipped model): the 2x2x2 voxels of the scan in one of
-  the network's are channels of its input and of its output.
-- **Memory that is kept.** By default the C library gives the memory of every large tensor back to
-  the system, which clears it page by page when it is asked for again. ``synthseg segment`` and
-  ``synthseg train`` restart with other settings of glibc
-  (``synthseg_bids/hardware/allocator.py``), and ``synthseg-bids`` starts its workers with them. A
-  row has the time without.
-- **Posteriors by slabs.** Logits of all labels never stand in memory at once. Before it starts, a
-  pass predicts the memory it takes and compares it with what is free (the limit of a container or
-  batch job included). If need be what earlier scans have left is given back, the posteriors are
-  kept in half precision, and the finest level of the paper's network is computed by slabs of 32
-  rows with what they see around them, its skip connection twice: exact, where no normalisation
-  needs the whole scan. Only then is the image cut into tiles, which the log says.
-
-Tried and left: OpenVINO in bfloat16, which took about as long with the same sub-pixel decoder;
-features padded to multiples of 16 or 32. Not tried: 8-bit numbers. On a CPU with AVX512-bf16 but
-no AMX the arithmetic bounds what can be gained over TensorFlow. Layers of 24 features, 40 % of
-it, reach three quarters of the speed of the others: 24 results fill one and a half of the CPU's
-vectors of 16, and take as long as 32.
-"""
 
 
 def measure(row: str, args: argparse.Namespace, scan: Path) -> dict[str, float] | None:
@@ -244,7 +187,7 @@ def main() -> None:
         facts |= machine_facts(args.size, peaks, found)
         text = page(lines, facts, ideas)
         write_text(args.out.with_suffix('.rst'), text)
-        print(text.removeprefix(HEADER).removesuffix(IDEAS))
+        print(text[text.index('.. csv-table') : text.index('What makes the difference')])
 
 
 def machine_facts(
@@ -274,22 +217,13 @@ def machine_facts(
 
 def page(lines: list[dict[str, object]], facts: dict[str, str], ideas: dict[str, float]) -> str:
     """Return the page of documentation with what was measured."""
-    parts = [HEADER]
-    for what in dict.fromkeys(str(line['what']) for line in lines):
-        rows = []
-        for line in lines:
-            if line['what'] == what:
-                cells = (
-                    line.get(c) for c in ('seconds', 'first_seconds', 'peak_gb', 'times_faster')
-                )
-                rows.append([line['implementation'], *('' if c is None else c for c in cells)])
-        header = ['Implementation', 'Seconds', 'First call', 'Peak memory, GB', 'Times faster']
-        parts.append(table(what.capitalize(), header, rows))
-    if ideas:
-        rows = [[name, f'{seconds:.2f}'] for name, seconds in ideas.items()]
-        parts.append(table('The pass in bfloat16 without ideas', ['Pass', 'Seconds'], rows))
-    parts.append(''.join(f':{name}: {value}\n' for name, value in facts.items()))
-    return '\n'.join([*parts, IDEAS])
+    tables: dict[str, list[list[object]]] = {}
+    for line in lines:
+        cells = (line.get(c) for c in ('seconds', 'first_seconds', 'peak_gb', 'times_faster'))
+        row = [line['implementation'], *('' if c is None else c for c in cells)]
+        tables.setdefault(str(line['what']), []).append(row)
+    passes = [(name, f'{seconds:.2f}') for name, seconds in ideas.items()]
+    return render('speed', tables=tables, facts=facts, ideas=passes)
 
 
 if __name__ == '__main__':

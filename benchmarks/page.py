@@ -1,9 +1,38 @@
-"""What the pages that benchmarks write have in common."""
+"""What the pages that are written have in common: those of docs/build.py, too."""
 
 from __future__ import annotations
 
 import platform
+import textwrap
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+
+def render(name: str, **content: object) -> str:
+    """Fill a template of ``docs/templates``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the page.
+    **content : object
+        What its template shows.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1] / 'docs' / 'templates'),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters['fill'] = fill
+    return environment.get_template(f'{name}.rst.j2').render(content)
+
+
+def fill(text: str, width: int, indent: str = '') -> str:
+    """Break a paragraph into lines, the later ones indented."""
+    return textwrap.fill(' '.join(text.split()), width, subsequent_indent=indent) + '\n'
 
 
 def cpu_name() -> str:

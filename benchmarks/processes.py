@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import re
 import resource
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 _INTERVAL_S = 0.1
@@ -33,7 +33,7 @@ class Usage:
     peak_mb : float
         Most memory of the program itself, without its descendants.
     open_files : int
-        Most file handles of the program itself, looked at ten times a second.
+        Most file handles of the program itself. Both are looked at ten times a second.
     load : float
         Load average of the machine at the end.
     """
@@ -53,7 +53,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
     # Descendants whose parents end before them become our children, whose times we are told.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     before, start = _children_cpu(), time.monotonic()
-    peak_kb = open_files = 0
+    peak_bytes = open_files = 0
     with (
         os.fdopen(os.memfd_create('stdout'), 'w+b') as stdout,
         os.fdopen(os.memfd_create('stderr'), 'w+b') as stderr,
@@ -61,12 +61,13 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
         for stream in (stdout, stderr):
             # Descendants that write at the same moment do not overwrite each other.
             fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
-        process = subprocess.Popen(
+        process = psutil.Popen(
             command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True
         )
         while process.poll() is None:
-            peak_kb = max(peak_kb, _peak_kb(process.pid))
-            open_files = max(open_files, _open_files(process.pid))
+            with suppress(psutil.Error):
+                peak_bytes = max(peak_bytes, process.memory_info().rss)
+                open_files = max(open_files, process.num_fds())
             time.sleep(_INTERVAL_S)
         seconds = time.monotonic() - start
         _wait_for_group(process.pid)
@@ -77,7 +78,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
     cpu = _children_cpu() - before
     load = os.getloadavg()[0]
     return Usage(
-        process.returncode, *texts, seconds, cpu, peak_kb / 1024, open_files, load
+        process.returncode, *texts, seconds, cpu, peak_bytes / 2**20, open_files, load
     )  # fmt: skip
 
 
@@ -93,20 +94,3 @@ def _wait_for_group(leader: int) -> None:
             os.waitpid(-leader, 0)
         except ChildProcessError:
             return
-
-
-def _peak_kb(pid: int) -> int:
-    # Not what wait4 tells: a program starts with the peak of the process that it was forked from.
-    try:
-        status = Path(f'/proc/{pid}/status').read_text()
-    except OSError:
-        return 0
-    found = re.search(r'VmHWM:\s+(\d+) kB', status)
-    return int(found[1]) if found else 0
-
-
-def _open_files(pid: int) -> int:
-    try:
-        return len(os.listdir(f'/proc/{pid}/fd'))
-    except OSError:
-        return 0

@@ -6,7 +6,7 @@ Scans are made from label maps that the model was not trained on. Some are then 
 there is nothing left to segment: turned upside down, or their blocks shuffled. A value that few
 good scans have asks for a look; one that is usual in spoiled scans and hardly ever occurs in good
 ones fails. The limits go to synthseg_bids/data/qc_limits.json with how they were found, from
-where quality control takes them; run docs/write_qc.py afterwards. Under five minutes on 2 cores.
+where quality control takes them; run docs/build.py qc afterwards. Under five minutes on 2 cores.
 """
 
 from __future__ import annotations

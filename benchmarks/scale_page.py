@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from page import table
+from page import render
 
+from synthseg_bids.app.execute import CHUNK
 from synthseg_bids.files import read_table, write_text
 
 COLUMNS = (
@@ -26,49 +26,21 @@ NOT_MEASURED = 'not measured: no GPU'
 MOST_OVERHEAD_S, MOST_MB = 0.5, 1000
 BIOBANK, OF_A_TASK = 100_000, 200
 
-HEADER = """\
-Scale
-=====
-
-.. Written by benchmarks/scale.py and benchmarks/throughput.py from scale.tsv and throughput.tsv;
-   do not edit.
-
-How time, memory and files grow with the number of scans. The scans are tiny (9 x 10 x 11 voxels)
-and so is the network: what is measured is the workflow around it. *CPU seconds* are those of all
-processes together, start included; they depend little on what else the machine does, unlike
-*seconds*, which passed on the clock while the machine had the *load* given. Memory and open files
-are the most that the main process had; workers have their own, whatever the number of scans.
-*Seconds per scan* are counted from the start of the first one to the end of the last one.
-"""
-PLAN = """
-``--dry-run``: all images are found and judged, and the table is printed.
-"""
-RUN = """
-All scans are segmented, a participant each; tables and reports included. Images are handed to
-Nipype {chunk} at a time, since the time to build one of its graphs grows with the square of its
-nodes. Should such a chunk break down, the others are segmented all the same.
-"""
-REST = """
-Datasets in which only the scans under *segmented* had no outputs. Those of the others were copied
-from one scan under their names, so that planning, tables, reports and memory are those of the
-whole dataset. The time of the segmentations is that of the few.
-"""
-GROUP = """
-``group``: tables and reports of all participants are written anew. Then the same command as at
-first, which finds that there is nothing to do.
-"""
-
 
 def write_page(docs: Path) -> None:
     """Write the page; parts of which nothing was measured are left out."""
     rows = [Measured(row) for row in read_table(docs / 'scale.tsv')]
     throughput = read_table(docs / 'throughput.tsv')
-    blocks = [HEADER]
-    if rows:
-        blocks += [*growth(rows), *verdicts(rows), *biobank(rows, throughput)]
-    if throughput:
-        blocks += throughput_section(throughput)
-    write_text(docs / 'scale.rst', '\n'.join(blocks))
+    page = render(
+        'scale',
+        chunk=CHUNK,
+        growth=growth(rows),
+        machines=sorted({f'{row["cpu"]}, {row["nprocs"]} processors used' for row in rows}),
+        verdicts=verdicts(rows) if rows else [],
+        biobank=biobank(rows, throughput),
+        throughput=of_throughput(throughput),
+    )
+    write_text(docs / 'scale.rst', page)
 
 
 class Measured(dict[str, str]):
@@ -99,10 +71,8 @@ def at_size(rows: Sequence[Measured], column: str, size: int) -> float:
     return rows[-1].number(column) + (size - rows[-1].size) * slope(rows, column)
 
 
-def growth(rows: list[Measured]) -> list[str]:
+def growth(rows: list[Measured]) -> dict[str, object]:
     """Tabulate every kind of run over the sizes."""
-    from synthseg_bids.app.execute import CHUNK
-
     cells: dict[str, Callable[[Measured], object]] = {
         'Scans': lambda row: f'{row.size:,}',
         'Segmented': lambda row: f'{row.number("segmented"):,.0f}',
@@ -119,21 +89,12 @@ def growth(rows: list[Measured]) -> list[str]:
     }
     of_runs = ('Segmented', 'Seconds per scan', 'Output files', 'Work files')
     short = [name for name in cells if name not in of_runs]
-    parts = [
-        ('Planning', PLAN, 'plan', short),
-        ('Runs', RUN.format(chunk=CHUNK), 'run', list(cells)),
-        ('Large datasets that are nearly done', REST, 'rest', list(cells)),
-        ('Tables and reports', GROUP, 'group', short),
-        ('Nothing to do', '', 'again', short),
-    ]
-    blocks = []
-    for title, text, what, columns in parts:
-        found = of_kind(rows, what)
-        if found:
-            lines = [[str(cells[name](row)) for name in columns] for row in found]
-            blocks += [f'{title}\n{"-" * len(title)}\n{text}', table('', columns, lines)]
-    machines = sorted({f'{row["cpu"]}, {row["nprocs"]} processors used' for row in rows})
-    return [*blocks, ''.join(f':CPU: {name}\n' for name in machines)]
+    tables = {}
+    for what in ('plan', 'run', 'rest', 'group', 'again'):
+        head = list(cells) if what in ('run', 'rest') else short
+        lines = [[cells[name](row) for name in head] for row in of_kind(rows, what)]
+        tables[what] = {'head': head, 'rows': lines} if lines else None
+    return tables
 
 
 def verdicts(rows: list[Measured]) -> list[str]:
@@ -171,24 +132,18 @@ def verdicts(rows: list[Measured]) -> list[str]:
             f'{memory:.0f} MB ({met(memory, MOST_MB)} {MOST_MB:,}), should memory grow as it does '
             f'from {runs[-2].size:,} to {runs[-1].size:,} scans, graphs of Nipype included.'
         )
-    title = 'What it comes to'
-    return [f'{title}\n{"-" * len(title)}\n', *(fill(line, '  ') for line in lines)]
-
-
-def fill(text: str, indent: str = '') -> str:
-    """Break a paragraph into lines."""
-    return textwrap.fill(text, 99, subsequent_indent=indent) + '\n'
+    return lines
 
 
 def met(value: float, limit: float) -> str:
     return 'as wanted: below' if value < limit else 'too much: wanted is less than'
 
 
-def biobank(rows: list[Measured], throughput: list[dict[str, str]]) -> list[str]:
+def biobank(rows: list[Measured], throughput: list[dict[str, str]]) -> dict[str, object]:
     """Compute what a hundred thousand scans take, from runs of the shipped model."""
     shipped, groups = of_kind(rows, 'shipped'), of_kind(rows, 'group')
     if len(shipped) < 2:
-        return []
+        return {}
     cpu, start = slope(shipped, 'cpu_seconds'), shipped[0].number('cpu_seconds')
     tasks = BIOBANK // OF_A_TASK
     hours = (BIOBANK * cpu + tasks * max(0.0, start - cpu)) / 3600
@@ -218,35 +173,19 @@ def biobank(rows: list[Measured], throughput: list[dict[str, str]]) -> list[str]
             ['Memory for them', f'{memory / 1e3:.1f} GB',
              f'{slope(groups, "peak_mb") * 1e3:.0f} kB'],
         ]  # fmt: skip
-    title = f'On paper: {BIOBANK:,} scans on a cluster'
-    text = (
-        'About as many as UK Biobank has. Computed, not measured: by an array of '
-        f'{tasks} jobs of {OF_A_TASK} scans each (``docs/slurm.rst``), extrapolated from runs of '
-        f'{" and of ".join(str(row.size) for row in shipped)} scans with the shipped model. The '
-        'difference of these runs is what one more scan takes. The working directory may lie '
-        'on the disk of the node; nothing in it is needed once a job has ended.'
-    )
-    return [
-        f'{title}\n{"-" * len(title)}\n\n{fill(text)}',
-        table('', ['What', f'For {BIOBANK:,} scans', 'For one more scan'], lines),
-    ]
+    return {
+        'size': f'{BIOBANK:,}',
+        'tasks': tasks,
+        'of_a_task': OF_A_TASK,
+        'runs': [row.size for row in shipped],
+        'rows': lines,
+    }
 
 
-def throughput_section(rows: list[dict[str, str]]) -> list[str]:
-    """Tabulate scans per minute."""
+def of_throughput(rows: list[dict[str, str]]) -> dict[str, object]:
+    """Tabulate scans per minute; empty if nothing was measured."""
+    if not rows:
+        return {}
+    columns = ('device', 'workers', 'scans_per_minute', 'cpu_seconds_per_scan', 'scans', 'load')
     first = next((row for row in rows if row['scan'] != 'n/a'), rows[0])
-    title = 'Throughput'
-    text = (
-        f'Scans per minute by processes beside each device, model {first["model"]}, scan of '
-        f'{first["scan"]} voxels. One segmentation is on the device at a time; the other '
-        'processes measure, draw and save meanwhile. Counted from the end of the first scan to '
-        'that of the last, so that loading the network is left out. *CPU* is a stand-in for a '
-        f'GPU: one thread of {first["cpu"]}, which has {first["cpus"]} for all.'
-    )
-    head = ['Device', 'Processes', 'Scans per minute', 'CPU seconds per scan', 'Scans', 'Load']
-    lines = [
-        [row[c] for c in ('device', 'workers', 'scans_per_minute', 'cpu_seconds_per_scan',
-                          'scans', 'load')]
-        for row in rows
-    ]  # fmt: skip
-    return [f'{title}\n{"-" * len(title)}\n\n{fill(text)}', table('', head, lines)]
+    return {'of': first, 'rows': [[row[column] for column in columns] for row in rows]}

@@ -10,7 +10,7 @@ from page import table
 from scipy.stats import spearmanr
 
 from synthseg_bids.files import read_table, write_table
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import LESION, channels_of
 
 MEASURES = {
     'confidence': 'Mean posterior of a structure',
@@ -20,12 +20,12 @@ MEASURES = {
 FEWEST = 10
 
 
-def write_sureness(path: Path, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write confidence and flip Dice (by channel) of each scan."""
+def write_sureness(path: Path, found: Mapping[str, np.ndarray]) -> None:
+    """Write confidence and flip Dice (by channel) of each scan; lesions are left out."""
     rows = []
     for scan, measures in found.items():
-        for label, values in zip(segmentation_labels(), zip(*measures, strict=True), strict=True):
-            if label.index != 0:
+        for label, values in zip(channels_of(len(measures.T)), measures.T, strict=True):
+            if label.index not in (0, LESION):
                 cells = {
                     name: 'n/a' if np.isnan(value) else f'{value:.4f}'
                     for name, value in zip(MEASURES, values, strict=True)
@@ -68,21 +68,26 @@ def sureness_table(measures: Path, scans: Path) -> str:
         by_scan = [_column(pairs, 0, scan) for scan in sorted({scan for scan, _ in pairs})]
         means = np.array([np.mean(values, 0) for values in by_scan])
         within = [
-            float(spearmanr(*np.transpose(values)).statistic)
+            _correlation(np.array(values))
             for index in sorted({index for _, index in pairs})
             if len(values := _column(pairs, 1, index)) >= FEWEST
         ]
         lines.append([
             title,
             str(len(means)),
-            f'{spearmanr(*means.T).statistic:.2f}',
-            f'{np.median(within):.2f}',
+            f'{_correlation(means):.2f}',
+            f'{np.median([value for value in within if not np.isnan(value)] or np.nan):.2f}',
         ])  # fmt: skip
     return table(
         'Rank correlation (Spearman) with the true Dice',
         ['Measure', 'Scans', 'means over structures', 'each structure (median)'],
         lines,
     )
+
+
+def _correlation(pairs: np.ndarray) -> float:
+    """Return Spearman's correlation of (n, 2) pairs; NaN where either is constant."""
+    return float(spearmanr(*pairs.T).statistic) if np.ptp(pairs, 0).all() else float('nan')
 
 
 def _column(

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
+from torch import Tensor
 
 from synthseg_bids.files import read_table
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.reports.figures import overlay
+from synthseg_bids.synth.generator import GeneratorConfig, draw
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.label_maps import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
-from synthseg_bids.synth.resolution import Resolution, acquire
+from synthseg_bids.synth.resolution import Noise, Resolution, acquire
 from synthseg_bids.synth.ventricles import VentricleConfig
 
 #: Far from the seeds of training and of its validation scans, which count from 0.
@@ -25,9 +28,15 @@ FIRST_SEED = 2**40
 SLICE_MM = 5
 SLICES = f'slices{SLICE_MM}mm'
 WIDE = 'ventricles'
-CONDITIONS = ('midl2020', 'synthseg2023', SLICES, WIDE)
-#: Presets of the conditions that are not presets themselves.
-PRESET_OF = {SLICES: 'synthseg2023', WIDE: 'midl2020'}
+NOISY = 'snr'
+LOW_FIELD = 'lowfield'
+CONDITIONS = ('midl2020', 'synthseg2023', SLICES, WIDE, NOISY, LOW_FIELD)
+#: Conditions that are acquired here, and the presets of those that are not presets themselves.
+ACQUIRED = (SLICES, NOISY, LOW_FIELD)
+PRESET_OF = {WIDE: 'midl2020'} | dict.fromkeys(ACQUIRED, 'synthseg2023')
+#: Mean intensity of the brain by the standard deviation of the noise of acquired voxels.
+SNR = {NOISY: (8, 15), LOW_FIELD: (10, 10)}
+LOW_FIELD_MM = 3
 #: Lateral ventricles of 1.5 to 4 times their volume.
 WIDENED = VentricleConfig(probability=1, growth=(4, 10))
 
@@ -65,12 +74,14 @@ def _label_map(path: Path) -> LabelMap:
     return load_label_map(path)
 
 
-def list_recipes(paths: Sequence[Path], scans: int) -> dict[str, Recipe]:
+def list_recipes(
+    paths: Sequence[Path], scans: int, conditions: Sequence[str] = CONDITIONS
+) -> dict[str, Recipe]:
     """Return the recipes of so many scans per label map and condition, by the scans' names."""
     recipes = {}
     for number, path in enumerate(paths):
         for i in range(scans):
-            for condition in CONDITIONS:
+            for condition in conditions:
                 # Entities tell the scans apart, so that each finds the labels it was made from.
                 stem = f'sub-{number + 1:02d}_acq-{condition}_run-{i + 1}'
                 seed = FIRST_SEED + 1000 * number + i
@@ -92,14 +103,42 @@ def synthetic_scan(
     config = evaluation_config(PRESET_OF.get(condition, condition), PRESETS['synthseg-bids'])
     if condition == WIDE:
         config = replace(config, ventricles=WIDENED)
-    if condition == SLICES:
-        config = replace(config, resolution=None, rescale=False)
-    image, target, affine = synthesize(label_map, config, seed)
-    if condition == SLICES:
-        axis = int(np.random.default_rng(seed).integers(3))
-        image = rescale_percentiles(acquire(image, thick_slices(axis, label_map.spacing_mm)))
     values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
-    return image.numpy(), values[target.numpy()], affine
+    if condition not in ACQUIRED:
+        image, target, affine = synthesize(label_map, config, seed)
+        return image.numpy(), values[target.numpy()], affine
+    # Scans with noise are those of their preset in all else, resolution included.
+    if condition != NOISY:
+        config = replace(config, resolution=None)
+    image, target, affine, resolution = _before_acquisition(label_map, config, seed)
+    labels = values[target.numpy()]
+    rng = np.random.default_rng(seed)
+    if condition == SLICES:
+        resolution = thick_slices(int(rng.integers(3)), label_map.spacing_mm)
+    elif condition == LOW_FIELD:
+        step = LOW_FIELD_MM / label_map.spacing_mm
+        resolution = Resolution((0.75 * step,) * 3, (step,) * 3)
+    noise = None
+    if condition in SNR:
+        signal = float(image.numpy()[~np.isin(labels, (0, CSF))].mean())
+        noise = Noise(signal / rng.uniform(*SNR[condition]), rician=True)
+    assert resolution is not None
+    image = acquire(image, resolution, noise, torch.Generator().manual_seed(seed))
+    return rescale_percentiles(image).numpy(), labels, affine
+
+
+def _before_acquisition(
+    label_map: LabelMap, config: GeneratorConfig, seed: int
+) -> tuple[Tensor, Tensor, np.ndarray, Resolution | None]:
+    """Make a scan at full resolution; return the resolution drawn for it, too."""
+    x, y, z = label_map.indices.shape
+    source = torch.Generator().manual_seed(seed)
+    parameters = draw(config, (x, y, z), source, label_map.centre, label_map.spacing_mm)
+    fine = replace(parameters, resolution=None)
+    image, target = label_map.make(fine, replace(config, rescale=False))
+    affine = label_map.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ parameters.start
+    return image, target, affine, parameters.resolution
 
 
 def thick_slices(axis: int, spacing_mm: float) -> Resolution:
@@ -128,7 +167,7 @@ def draw_worst(recipes: Mapping[str, Recipe], scans: Path, segmentations: Path, 
         for row in read_table(scans)
         if row['structure'] == MEAN_NAME and row['dice'] != 'n/a'
     }
-    for condition in CONDITIONS:
+    for condition in dict.fromkeys(recipe.condition for recipe in recipes.values()):
         names = [name for name in dice if recipes[name].condition == condition]
         worst = min(names, key=dice.__getitem__)
         image, _, affine = recipes[worst].make()

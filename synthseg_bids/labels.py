@@ -46,6 +46,11 @@ CSF = 24
 LESION = 77
 #: Generation labels of lesions.
 DRAWN_LESIONS = (25, 57)
+#: Left and right labels of codes without a side: white matter (corpus callosum, ...), vermis.
+UNSIDED = {-1: (2, 41), -2: (8, 47)}
+#: What an absent label is part of where a map does not distinguish it: cerebellar white matter of
+#: the cerebellar cortex, the inferior horn of the lateral ventricle, accumbens of the putamen.
+PART_OF = {7: 8, 46: 47, 5: 4, 44: 43, 26: 12, 58: 51}
 
 
 class LabelSchemeError(ValueError):
@@ -238,13 +243,13 @@ def generation_indices(label_map: np.ndarray, source: str = 'label map') -> np.n
 def reference_table() -> dict[int, int]:
     """Map the FreeSurfer labels that references use to segmentation labels.
 
-    Values of -1 stand for midline white matter (corpus callosum, unsided hypointensities), which
-    :func:`fold_reference` gives to the side it lies on.
+    Negative values (:data:`UNSIDED`) stand for midline white matter (corpus callosum, unsided
+    hypointensities) and vermis, which :func:`fold_reference` gives to the side they lie on.
     """
     table = {label.index: label.target for label in generation_labels()}
     table |= {1: 0, 40: 0, 6: 0, 45: 0, 29: 0, 61: 0, 80: 0, 165: 0, 258: 0, 259: 0}
     table |= {31: 4, 63: 43, 78: 2, 79: 41, 19: 3, 20: 3, 55: 42, 56: 42, 9: 10, 48: 49}
-    table |= {27: 28, 59: 60, 77: -1, 192: -1, **dict.fromkeys(range(250, 256), -1)}
+    table |= {27: 28, 59: 60, 172: -2, 77: -1, 192: -1, **dict.fromkeys(range(250, 256), -1)}
     table |= {5001: 2, 5002: 41}
     for first, last, target in (
         (1000, 1035, 3), (2000, 2035, 42),  # Desikan-Killiany cortex
@@ -261,8 +266,8 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
 
     Cortical parcels become cortex, parcelled white matter becomes white matter, the choroid
     plexus joins its ventricle, tissue outside the brain becomes background. The corpus callosum
-    and unsided hypointensities join the white matter of the nearest side along the first axis
-    that separates the two hemispheres best.
+    and unsided hypointensities join the white matter of the side they lie on, the vermis joins
+    the cerebellar cortex.
 
     Parameters
     ----------
@@ -297,9 +302,10 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
     lookup = np.zeros(int(values.max()) + 1, dtype=np.int16)
     lookup[values] = [table[int(v)] for v in values]
     folded = lookup[reference]
-    midline = folded == -1
-    if midline.any():
-        folded[midline] = nearest_side(folded, midline)
+    for code, (left, right) in UNSIDED.items():
+        midline = folded == code
+        if midline.any():
+            folded[midline] = np.where(nearest_side(folded, midline) == 2, left, right)
     return folded
 
 

@@ -109,6 +109,11 @@ def test_fold_reference_gives_the_midline_to_the_nearest_side():
     assert fold_reference(reference).ravel().tolist() == [41, 41, 41, 2, 2, 2, 2, 0]
 
 
+def test_fold_reference_gives_the_vermis_to_the_cerebellum():
+    reference = np.array([[[47, 172, 41, 2, 172, 8]]])
+    assert fold_reference(reference).ravel().tolist() == [47, 47, 41, 2, 8, 8]
+
+
 def test_fold_reference_keeps_segmentation_labels():
     labels = np.array(CHANNELS).reshape(3, 11, 1)
     np.testing.assert_array_equal(fold_reference(labels), labels)

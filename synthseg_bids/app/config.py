@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import OURS
@@ -136,30 +138,21 @@ def format_config(config: RunConfig, **tables: dict[str, Any]) -> str:
     **tables : dict
         Further tables, for people to read.
     """
-    settings: dict[str, Any] = asdict(config)
-    settings['derivatives'] = dict(config.derivatives)
+    settings: dict[str, Any] = {**asdict(config), 'derivatives': dict(config.derivatives)}
     if config.batch:
         settings['batch'] = '{}/{}'.format(*config.batch)
-    blocks = [_lines(settings)]
-    blocks += [f'[{name}]\n{_lines(table)}' for name, table in tables.items()]
-    return '\n'.join(blocks)
+    return tomli_w.dumps(_as_toml({**settings, **tables}))
 
 
-def _lines(settings: dict[str, Any]) -> str:
-    return ''.join(f'{k} = {_value(v)}\n' for k, v in settings.items() if v is not None)
-
-
-def _value(entry: Any) -> str:
-    if isinstance(entry, bool):
-        return str(entry).lower()
-    if isinstance(entry, int | float):
-        return str(entry)
-    if isinstance(entry, list | tuple):
-        return f'[{", ".join(_value(item) for item in entry)}]'
-    if isinstance(entry, dict):
-        return f'{{{", ".join(f"{key} = {_value(item)}" for key, item in entry.items())}}}'
-    # The escapes of JSON are escapes of TOML, too; only DEL must be escaped there alone.
-    return json.dumps(str(entry), ensure_ascii=False).replace('\x7f', '\\u007f')
+def _as_toml(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is not set, which TOML has no word for, and spell out paths."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found[key] = _as_toml(value)
+        elif value is not None:
+            found[key] = str(value) if isinstance(value, Path) else value
+    return found
 
 
 def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
@@ -70,7 +72,7 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     damaged : collection of str
         Files that are left out, relative to it; see :func:`.damage.damaged_outputs`.
     """
-    volumes = list(_gather(out_dir, 'morph', 'name', 'volume_mm3', damaged))
+    volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
     names = [*_STRUCTURES, TOTAL_NAME]
     columns = {name: {'Description': f'Volume of {name}.', 'Units': 'mm^3'} for name in names}
     _write(out_dir, 'morph', {**_IDENTITY, **columns}, volumes)
@@ -81,7 +83,7 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     }
     _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
 
-    quality = list(_gather(out_dir, 'qc', 'measure', 'value', damaged))
+    quality = _gather(out_dir, 'qc', 'measure', 'value', damaged)
     _write(out_dir, 'qc', {**_IDENTITY, **_qc_columns()}, quality)
 
     columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
@@ -89,12 +91,13 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
     compared = [measure.name for measure in MEASURES if measure.compared]
+    images = pd.DataFrame(volumes, columns=[*_IDENTITY, *names])
     outliers = [
-        *find_outliers(volumes, names, 'morph', logarithmic=True),
-        *find_outliers(quality, compared, 'qc'),
+        *find_outliers(images, names, 'morph', logarithmic=True),
+        *find_outliers(pd.DataFrame(quality, columns=[*_IDENTITY, *compared]), compared, 'qc'),
     ]
     _write(out_dir, 'outliers', {**_IDENTITY, **OUTLIER_COLUMNS}, outliers)
-    _write(out_dir, 'reliability', RELIABILITY_COLUMNS, reliability(volumes, names))
+    _write(out_dir, 'reliability', RELIABILITY_COLUMNS, reliability(images, names))
     write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
 
 

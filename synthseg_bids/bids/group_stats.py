@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 
 from synthseg_bids.measure.stats import (
     MIN_VALUES,
     intraclass_correlations,
-    robust_spread,
     robust_z,
     within_target_cv,
 )
@@ -64,10 +63,7 @@ RELIABILITY_COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def find_outliers(
-    rows: Sequence[Mapping[str, str]],
-    names: Sequence[str],
-    table: str,
-    logarithmic: bool = False,
+    images: pd.DataFrame, names: Sequence[str], table: str, logarithmic: bool = False
 ) -> list[dict[str, Any]]:
     """Find the images whose values are far from those of other images of their contrast.
 
@@ -75,8 +71,8 @@ def find_outliers(
 
     Parameters
     ----------
-    rows : sequence of mapping
-        Wide rows of a group table, one per image.
+    images : DataFrame of str
+        Group table, a row per image.
     names : sequence of str
         Columns to look at.
     table : str
@@ -90,36 +86,34 @@ def find_outliers(
         One per image and column in which it stands out: the image's identity and
         :data:`OUTLIER_COLUMNS`, sorted by image, then by how far out it is.
     """
-    values = _matrix(rows, names)
-    by_contrast: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        by_contrast[row['contrast'], row['method']].append(i)
-    found = []
-    for members in by_contrast.values():
-        for column, name in enumerate(names):
-            known = values[members, column]
-            scores = robust_z(np.log1p(known) if logarithmic else known)
-            for i in map(int, np.flatnonzero(abs(scores) > MAX_Z)):
-                typical, _, n = robust_spread(known)
-                found.append({
-                    **rows[members[i]],
-                    'statistic': name,
-                    'table': table,
-                    'value': float(known[i]),
-                    'typical': typical,
-                    'robust_z': float(scores[i]),
-                    'n_images': n,
-                })  # fmt: skip
-    return sorted(found, key=lambda row: (row['source'], row['method'], -abs(row['robust_z'])))
+    if images.empty:
+        return []
+    values = _numbers(images, names)
+    by_contrast = [images['contrast'], images['method']]
+    scores = np.log1p(values) if logarithmic else values
+    robust = scores.groupby(by_contrast).transform(lambda known: robust_z(known.to_numpy()))
+    groups = values.groupby(by_contrast)
+    rows, columns = np.nonzero(robust.abs().to_numpy() > MAX_Z)
+    found = images.iloc[rows].assign(
+        statistic=values.columns[columns],
+        table=table,
+        value=values.to_numpy()[rows, columns],
+        typical=groups.transform('median').to_numpy()[rows, columns],
+        robust_z=robust.to_numpy()[rows, columns],
+        n_images=groups.transform('count').to_numpy()[rows, columns],
+    )
+    by_distance = found.assign(distance=-found['robust_z'].abs())
+    by_distance = by_distance.sort_values(['source', 'method', 'distance'], kind='stable')
+    return cast(list[dict[str, Any]], by_distance.to_dict('records'))
 
 
-def reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, Any]]:
+def reliability(images: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     """Compare the volumes of pairs of images that should have the same.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        Wide rows of the table of volumes, one per image.
+    images : DataFrame of str
+        Table of volumes, a row per image.
     names : sequence of str
         Structures.
 
@@ -128,20 +122,19 @@ def reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list
     list of dict
         With the keys :data:`RELIABILITY_COLUMNS`.
     """
-    methods = sorted({row['method'] for row in rows})
     return [
         {'method': method, **found}
-        for method in methods
-        for found in _reliability([row for row in rows if row['method'] == method], names)
+        for method, segmented in images.groupby('method')
+        for found in _reliability(segmented.reset_index(drop=True), names)
     ]
 
 
-def _reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, Any]]:
+def _reliability(images: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     """Compare pairs of images that one method segmented."""
-    values = _matrix(rows, names)
+    values = _numbers(images, names).to_numpy()
     found = []
-    for comparison, contrasts, pairs in _pairs(rows):
-        both = values[np.array(pairs)]
+    for comparison, contrasts, pairs in _pairs(images):
+        both = values[pairs]
         for column, name in enumerate(names):
             scores = both[:, :, column]
             scores = scores[~np.isnan(scores).any(axis=1)]
@@ -162,33 +155,24 @@ def _reliability(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> lis
     return found
 
 
-def _pairs(
-    rows: Sequence[Mapping[str, str]],
-) -> Iterator[tuple[str, tuple[str, str], list[tuple[int, int]]]]:
+def _pairs(images: pd.DataFrame) -> Iterator[tuple[str, tuple[str, str], np.ndarray]]:
     """Yield the pairs of rows of every two contrasts, then those of the visits of each."""
+    session = ['participant_id', 'session_id']
     # The first image of each contrast in each session.
-    sessions: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for i in sorted(range(len(rows)), key=lambda i: rows[i]['source']):
-        session = rows[i]['participant_id'], rows[i]['session_id']
-        sessions[session].setdefault(rows[i]['contrast'], i)
-    contrasts = sorted({contrast for images in sessions.values() for contrast in images})
-    for one, other in combinations(contrasts, 2):
-        pairs = [(s[one], s[other]) for s in sessions.values() if one in s and other in s]
-        if pairs:
-            yield 'contrasts', (one, other), pairs
-    for contrast in contrasts:
-        visits: dict[str, list[int]] = defaultdict(list)
-        for (participant, _), images in sorted(sessions.items()):
-            if contrast in images:
-                visits[participant].append(images[contrast])
-        pairs = [(images[0], images[1]) for images in visits.values() if len(images) > 1]
-        if pairs:
-            yield 'visits', (contrast, contrast), pairs
+    first = images.sort_values('source').drop_duplicates([*session, 'contrast'])
+    rows = first.assign(row=first.index).pivot(index=session, columns='contrast', values='row')
+    for one, other in combinations(rows, 2):
+        pairs = rows[[one, other]].dropna()
+        if len(pairs):
+            yield 'contrasts', (one, other), pairs.to_numpy(int)
+    for contrast in rows:
+        visits = rows[contrast].dropna().groupby('participant_id')
+        two = [visits.nth(i).droplevel('session_id') for i in (0, 1)]
+        pairs = pd.concat(two, axis=1, join='inner')
+        if len(pairs):
+            yield 'visits', (contrast, contrast), pairs.to_numpy(int)
 
 
-def _matrix(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> np.ndarray:
+def _numbers(images: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return the numbers of some columns, NaN where there is none."""
-    cells = ((row.get(name, 'n/a') for name in names) for row in rows)
-    return np.array(
-        [[np.nan if cell == 'n/a' else float(cell) for cell in row] for row in cells]
-    ).reshape(len(rows), len(names))
+    return images.reindex(columns=list(names)).replace('n/a', np.nan).astype(float)

@@ -59,6 +59,8 @@ def _rank(path: Path, image: ImageFile) -> tuple[int, ...] | None:
     contrast = next((s for s in DEFAULT_SUFFIXES if description.startswith(s)), None)
     preferred = ('aparcaseg', 'aseg')
     return (
+        # A mask of lesions is no segmentation of a head.
+        int('lesion' in description.lower()),
         0 if contrast == image.suffix else 1 if contrast is None else 2,
         preferred.index(description) if description in preferred else len(preferred),
         int('res' in entities),

@@ -241,9 +241,9 @@ def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
     """Translate the labels of another program to ours."""
     import numpy as np
 
-    from ..labels import channel_labels, fold_reference
+    from ..labels import fold_reference, network_labels
 
-    ours = np.isin(np.unique(labels), channel_labels()).all()
+    ours = np.isin(np.unique(labels), network_labels(lesions=True)).all()
     return labels if ours else fold_reference(labels, source)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+import psutil
 
 #: Memory of a forward pass in low-memory mode: the paper's network then needs tiles, one on a 2 mm
 #: grid hardly ever.
@@ -70,7 +71,7 @@ def control_groups(
 
 def machine_bytes() -> int:
     """Return the memory of the machine."""
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return psutil.virtual_memory().total
 
 
 def total_bytes() -> int:
@@ -97,12 +98,7 @@ def release() -> None:
 
 def free_bytes() -> int:
     """Return the available memory of the system or, if less, of our control groups."""
-    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if 'MemAvailable' in line)
-    except (OSError, ValueError, StopIteration):
-        pass
+    free = psutil.virtual_memory().available
     for group, files in control_groups():
         left = group_bytes(group, files)
         free = free if left is None else min(free, left)

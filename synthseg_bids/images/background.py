@@ -19,6 +19,9 @@ MIN_SHARE, MIN_SHARE_OF_PADDING = 0.3, 0.02
 #: fraction of the distance between them.
 PERCENTILES, MIN_GAP = (0.5, 99.5), 0.1
 
+#: Constant borders are skipped if the rest is less than this share of the scan.
+EMPTY_SHARE = 0.25
+
 
 def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float | None:
     """Return the value of a constant background; None if there is none.

@@ -289,6 +289,40 @@ def resample(volume: Any, matrices: Sequence[Any]) -> Any:
     return (along_y @ volume) @ along_z.T
 
 
+def resample_box(
+    volume: Any, box: Sequence[slice], matrices: Sequence[Any]
+) -> tuple[tuple[slice, ...], Any]:
+    """Resample only the output voxels that depend on a box in a volume.
+
+    Parameters
+    ----------
+    volume, matrices
+        See :func:`resample`.
+    box : three slices
+
+    Returns
+    -------
+    box : tuple of slice
+        Smallest box around these output voxels; empty if there are none.
+    part : array or tensor
+        The values in it.
+    """
+    nothing = (slice(0, 0),) * 3
+    rows: list[slice] = []
+    columns: list[slice] = []
+    parts = []
+    for matrix, span in zip(matrices, box, strict=True):
+        weights: Any = np.asarray(matrix)
+        row = bounding_box(weights[:, span].any(axis=1))
+        if row is None:  # narrower than the output's spacing, between two voxels
+            return nothing, volume[nothing]
+        column = bounding_box(weights[row].any(axis=0)) or (slice(0, 0),)
+        rows += row
+        columns += column
+        parts.append(matrix[row + column])
+    return tuple(rows), resample(volume[tuple(columns)], parts)
+
+
 def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
     """Add a margin to all sides of a box, inside a volume of a shape.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.background import filled_box
+from ..images.background import EMPTY_SHARE, filled_box
 from ..models.card import ModelCard
 from .engine import Engine
 from .forward import predict
@@ -24,8 +24,8 @@ FIND_THRESHOLD = 0.5
 #: Margin around the brain in a crop, and fraction of its voxels that is trimmed at each side.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Empty borders are cropped if less than this share of the scan is left, with a margin in voxels.
-EMPTY_SHARE, EMPTY_MARGIN = 0.25, 8
+#: Margin in voxels that is kept when empty borders are cropped.
+EMPTY_MARGIN = 8
 
 
 def region_to_segment(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.geometry import bounding_box, resample, resampling_matrix, widen_box
+from ..images.geometry import bounding_box, resample_box, resampling_matrix, widen_box
 
 #: Probability above which a voxel counts for the connected component to keep (the reference
 #: implementation's threshold).
@@ -266,20 +266,8 @@ def _resample_support(
     probability: Tensor, matrices: list[Tensor], floor: float
 ) -> tuple[Box, Tensor]:
     """Resample a volume only where it exceeds a floor; return that box and the values in it."""
-    nothing = (slice(0, 0),) * 3, probability[:0, :0, :0]
-    support = bounding_box((probability > floor).numpy())
-    if support is None:
-        return nothing
-    rows, columns, parts = [], [], []
-    for matrix, span in zip(matrices, support, strict=True):
-        reached = torch.nonzero(matrix[:, span].sum(1))[:, 0]
-        if len(reached) == 0:  # narrower than the output's spacing, between two voxels
-            return nothing
-        rows.append(slice(int(reached[0]), int(reached[-1]) + 1))
-        used = torch.nonzero(matrix[rows[-1]].sum(0))[:, 0]
-        columns.append(slice(int(used[0]), int(used[-1]) + 1))
-        parts.append(matrix[rows[-1], columns[-1]])
-    return tuple(rows), resample(probability[tuple(columns)].contiguous(), parts)
+    support = bounding_box((probability > floor).numpy()) or (slice(0, 0),) * 3
+    return resample_box(probability, support, matrices)
 
 
 def _to_byte(probability: Tensor) -> np.ndarray:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputImageError
+from ..images.background import EMPTY_SHARE, constant_background, filled_box
 from ..images.geometry import (
     Orientation,
     orientation,
     ras_affine,
     resample,
+    resample_box,
     resampled_grid,
     resampling_matrix,
     spacing_mm,
@@ -75,7 +78,19 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
         resampling_matrix(n_in, n_out, 1 / step)
         for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
     ]
-    return Prepared(resample(scan, matrices), network_affine, orient, scan.shape, affine, steps)
+    image = _resample(scan, matrices)
+    return Prepared(image, network_affine, orient, scan.shape, affine, steps)
+
+
+def _resample(scan: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Resample a scan; a constant background that fills most of it is not interpolated."""
+    background, box = constant_background(scan), filled_box(scan, 0)
+    if background is None or scan[box].size > EMPTY_SHARE * scan.size:
+        return resample(scan, matrices)
+    image = np.full([len(matrix) for matrix in matrices], background, dtype=np.float32)
+    reached, part = resample_box(scan, box, matrices)
+    image[reached] = part
+    return image
 
 
 def check_contrast(image: np.ndarray, ct: bool = False) -> None:

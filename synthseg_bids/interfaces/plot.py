@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nipype import logging
 from nipype.interfaces.base import (
     File,
@@ -21,6 +22,7 @@ logger = logging.getLogger('nipype.interface')
 class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image')
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+    ct = traits.Bool(False, usedefault=True, desc='draw the window of the brain in CT')
 
 
 class _OutputSpec(TraitedSpec):
@@ -39,6 +41,8 @@ class PlotSegmentation(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.images.background import without_far_background
+        from synthseg_bids.images.ct import CT_RANGE
         from synthseg_bids.images.volume_io import read_label_map, read_volume
         from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
         from synthseg_bids.reports.png import write_grey, write_indexed
@@ -48,7 +52,9 @@ class PlotSegmentation(SimpleInterface):
         try:
             volume = read_volume(self.inputs.in_file)
             labels = read_label_map(self.inputs.in_labels)
-            scan, overlay = draw_mosaic(volume.data, labels.data, labels.affine)
+            data, _ = without_far_background(volume.data)
+            data = np.clip(data, *CT_RANGE) if self.inputs.ct else data
+            scan, overlay = draw_mosaic(data, labels.data, labels.affine)
             write_grey(out / 'scan.png', scan)
             write_indexed(out / 'dseg.png', overlay, list(label_palette().values()))
         # A failed figure must not fail the segmentation.

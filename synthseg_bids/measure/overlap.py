@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..images.geometry import spacing_mm, voxel_volume_mm3
-from ..labels import PAPER_STRUCTURES, channel_labels, fold_reference, segmentation_labels
+from ..labels import (
+    LESION,
+    PAPER_STRUCTURES,
+    PART_OF,
+    channel_labels,
+    fold_reference,
+    nearest_side,
+    segmentation_labels,
+)
 from .surface import surface_distances
 
 #: Name of the sum of all structures, the volume inside the skull.
@@ -203,6 +211,38 @@ def share_in_view(
     return float(inside.mean()) if len(inside) else 0.0
 
 
+def as_distinguished(segmentation: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Give a segmentation the labels that a reference distinguishes.
+
+    Parameters
+    ----------
+    segmentation, reference : (x, y, z) integer array
+        Segmentation labels.
+
+    Returns
+    -------
+    (x, y, z) integer array
+        Lesions count as white matter. What the reference lacks on both sides because, as
+        :data:`synthseg_bids.labels.PART_OF` says, it is part of a larger structure there, such as
+        the white matter of a cerebellum in one piece, is that structure.
+
+    Examples
+    --------
+    >>> as_distinguished(np.array([7, 8, 77, 2]), np.array([8, 8, 2, 2]))
+    array([8, 8, 2, 2])
+    """
+    lesions = segmentation == LESION
+    if lesions.any():
+        segmentation = segmentation.copy()
+        segmentation[lesions] = nearest_side(segmentation, lesions)
+    present = {*_counts(reference)}
+    mirror = {label.index: label.mirror for label in segmentation_labels()}
+    for part, whole in PART_OF.items():
+        if whole in present and not {part, mirror[part]} & present:
+            segmentation = np.where(segmentation == part, whole, segmentation)
+    return segmentation
+
+
 def compare_to_reference(
     segmentation: np.ndarray,
     affine: np.ndarray,
@@ -219,7 +259,8 @@ def compare_to_reference(
         Segmentation labels.
     affine : (4, 4) array
     reference : (x', y', z') integer array
-        FreeSurfer or SAMSEG labels; see :func:`synthseg_bids.labels.fold_reference`.
+        FreeSurfer or SAMSEG labels; see :func:`synthseg_bids.labels.fold_reference`. What it does
+        not distinguish is not compared; see :func:`as_distinguished`.
     reference_affine : (4, 4) array
     source : str
         What to call the reference in an error message.
@@ -251,6 +292,7 @@ def compare_to_reference(
     same_grid = segmentation.shape == folded.shape and np.allclose(affine, reference_affine)
     if not same_grid:
         segmentation = resample_nearest(segmentation, affine, folded.shape, reference_affine)
+    segmentation = as_distinguished(segmentation, folded)
     ours = volumes_from_labels(segmentation, reference_affine)
     theirs = volumes_from_labels(folded, reference_affine)
     structures = [label for label in segmentation_labels() if label.index != 0]

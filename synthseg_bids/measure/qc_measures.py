@@ -460,7 +460,7 @@ SECTIONS: dict[str, tuple[Measure, ...]] = {
     'Intensities': _INTENSITIES,
     'Confidence': _CONFIDENCE,
     'Volumes': _VOLUMES,
-    'Whole brains the right way up': _ANOMALIES,
+    'Anomalies': _ANOMALIES,
 }
 
 #: All measures in the order of the table.

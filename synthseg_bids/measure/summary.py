@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..labels import PAPER_STRUCTURES, segmentation_labels
 from .overlap import MEAN_NAME
@@ -149,21 +150,15 @@ def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str
         number of scans in which the structure is known, mean over them, standard deviation
         (n - 1 in the denominator) and 95 % confidence interval of the mean.
     """
-    found: dict[tuple[str, str, str, str], list[float]] = {}
-    for row in rows:
-        if row['kind'] == 'label':
-            continue
-        for contrast in (row['contrast'], ALL_CONTRASTS):
-            key = row['reference'], contrast, row['kind'], row['structure']
-            found.setdefault(key, []).append(float(row['dice']))
+    table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
+    table = _with_all(table[table['kind'] != 'label'])
     summary = []
-    for key in sorted(found, key=_summary_order):
-        known = [value for value in found[key] if not np.isnan(value)]
-        low, high = bootstrap_interval(known, seed=seed)
-        spread = float(np.std(known, ddof=1)) if len(known) > 1 else float('nan')
-        values = (*key, len(known), mean_of_known(known), spread, low, high)
+    for key, dice in table.groupby(['reference', 'contrast', 'kind', 'structure'])['dice']:
+        known = dice.dropna()
+        low, high = bootstrap_interval(known.to_list(), seed=seed)
+        values = (*key, len(known), mean_of_known(known), float(known.std()), low, high)
         summary.append(dict(zip(SUMMARY_COLUMNS, values, strict=True)))
-    return summary
+    return sorted(summary, key=_summary_order)
 
 
 def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -181,34 +176,30 @@ def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, An
         structure, the geometric mean of our volume divided by the reference's, and the intraclass
         correlation ICC(2,1) of the two, which wants five scans.
     """
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row['kind'] == 'structure' and row['reference_volume_mm3'] > 0:
-            for contrast in (row['contrast'], ALL_CONTRASTS):
-                groups.setdefault((row['reference'], contrast, row['structure']), []).append(row)
-    order = [*PAPER_STRUCTURES]
+    table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
+    table = _with_all(table[(table['kind'] == 'structure') & (table['reference_volume_mm3'] > 0)])
     found = []
-    for key in sorted(
-        groups, key=lambda k: (k[0], k[1] == ALL_CONTRASTS, k[1], order.index(k[2]))
-    ):
-        group = groups[key]
-        volumes = np.array([[row['volume_mm3'], row['reference_volume_mm3']] for row in group])
+    for key, group in table.groupby(['reference', 'contrast', 'structure']):
+        volumes = group[['volume_mm3', 'reference_volume_mm3']].to_numpy()
         with np.errstate(divide='ignore'):
             ratio = float(np.exp(np.log(volumes[:, 0] / volumes[:, 1]).mean()))
-        means = (
-            mean_of_known(float(row[name]) for row in group)
-            for name in ('dice', 'hd95_mm', 'surface_distance_mm')
-        )
+        means = group[['dice', 'hd95_mm', 'surface_distance_mm']].mean()
         values = (*key, len(group), *means, ratio, intraclass_correlations(volumes)[0])
         found.append(dict(zip(STRUCTURE_COLUMNS, values, strict=True)))
-    return found
+    return sorted(found, key=_summary_order)
 
 
-def _summary_order(key: tuple[str, str, str, str]) -> tuple[str, bool, str, int]:
+def _with_all(table: pd.DataFrame) -> pd.DataFrame:
+    """Repeat the rows, for all contrasts together."""
+    return pd.concat([table, table.assign(contrast=ALL_CONTRASTS)])
+
+
+def _summary_order(row: Mapping[str, Any]) -> tuple[str, bool, str, int]:
     """Sort by reference, then contrast with all of them last, then as in the table of a scan."""
-    reference, contrast, _, structure = key
     structures = [MEAN_NAME, MEAN_OF_LABELS, *PAPER_STRUCTURES]
-    return reference, contrast == ALL_CONTRASTS, contrast, structures.index(structure)
+    contrast = row['contrast']
+    last = contrast == ALL_CONTRASTS
+    return row['reference'], last, contrast, structures.index(row['structure'])
 
 
 def structure_values(
@@ -227,12 +218,12 @@ def structure_values(
     dict of str to dict of str to list of float
         Contrast, then structure, then one value per scan; NaN left out.
     """
-    values: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if row['kind'] == 'structure' and row['reference'] == reference:
-            of_contrast = values.setdefault(
-                row['contrast'], {name: [] for name in PAPER_STRUCTURES}
-            )
-            if not np.isnan(row['dice']):
-                of_contrast[row['structure']].append(float(row['dice']))
-    return dict(sorted(values.items()))
+    table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
+    table = table[(table['kind'] == 'structure') & (table['reference'] == reference)]
+    return {
+        str(contrast): {
+            name: group.loc[group['structure'] == name, 'dice'].dropna().to_list()
+            for name in PAPER_STRUCTURES
+        }
+        for contrast, group in table.groupby('contrast')
+    }

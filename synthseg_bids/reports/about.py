@@ -1,4 +1,4 @@
-"""How the segmentations were made: methods, versions and settings."""
+"""How the segmentations were made: methods, versions and settings; and what was not segmented."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .html import Html, el, join, markdown, table
-from .page import section
 from .tree import Image, label_map_sidecar, read_json, read_text, run_settings
 
-#: Fields of a label map's sidecar that are shown, in this order, with their names there.
+#: Fields of a label map's sidecar that are shown, in this order.
 _SHOWN = (
     'SoftwareVersion',
     'ModelName',
@@ -19,36 +17,80 @@ _SHOWN = (
     'Seconds',
     'NetworkInputShape',
 )
-_SHORT = 12
+#: Of more failures than this the crash is named but not shown.
+_MOST_CRASHES = 50
 
 
-def methods_section(out_dir: Path) -> Html:
-    """Show the text for a paper's methods."""
-    # The section has this heading already.
+def read_about(
+    out_dir: Path, images: Sequence[Image], segmented: Sequence[Image] = (), run_uuid: str = ''
+) -> dict[str, Any]:
+    """Gather what ``about.html.j2`` shows.
+
+    Parameters
+    ----------
+    out_dir : Path
+    images : sequence of Image
+        Those that may have failed.
+    segmented : sequence of Image
+        Those whose label map's origin is shown.
+    run_uuid : str
+        Run whose settings and crashes are shown, mended since or not (default: settings of the
+        last one).
+
+    Returns
+    -------
+    dict
+        ``errors``, ``methods`` and ``provenance``, empty where there is nothing to show.
+    """
     texts = [
+        # The section has this heading already.
         read_text(out_dir, f'logs/{path.name}').removeprefix('# Methods\n')
         for path in sorted((out_dir / 'logs').glob('CITATION*.md'))
     ]
-    return section('methods', 'Methods', [markdown(text) for text in texts if text])
+    return {
+        'errors': _errors(out_dir, images, run_uuid),
+        'methods': [text for text in texts if text],
+        'provenance': _provenance(out_dir, segmented, run_uuid),
+    }
 
 
-def provenance_section(out_dir: Path, images: Sequence[Image] = (), run_uuid: str = '') -> Html:
-    """Show versions, models, checksums and the settings of a run, by default the last one."""
-    description = read_json(out_dir / 'dataset_description.json')
+def _errors(out_dir: Path, images: Sequence[Image], run_uuid: str) -> dict[str, Any]:
+    """List the images that failed, those left out on purpose, and the crashes of a run."""
+    failed = [image for image in images if image.state == 'failed']
+    skipped = [image for image in images if image.state == 'skipped']
+    if not (failed or skipped or run_uuid):
+        return {}
+    participants = {image.participant for image in images}
+    crashes = [
+        path.relative_to(out_dir).as_posix()
+        for path in sorted((out_dir / 'logs' / run_uuid).glob('sub-*/*.txt'))
+        if run_uuid and path.parent.name in participants
+    ]
+    return {
+        'failed': [
+            (image, read_text(out_dir, image.status['crash_file']) if i < _MOST_CRASHES else '')
+            for i, image in enumerate(failed)
+        ],
+        'skipped': skipped,
+        'run': run_uuid,
+        'n_crashes': len(crashes),
+        'crashes': [(file, read_text(out_dir, file)) for file in crashes[:_MOST_CRASHES]],
+    }
+
+
+def _provenance(out_dir: Path, images: Sequence[Image], run_uuid: str) -> dict[str, Any]:
+    """Read versions, models and checksums, and the settings of a run."""
     which = 'Run' if run_uuid else 'Last run'
     run, settings = run_settings(out_dir, run_uuid)
-    facts = {**_software(description), which: run}
-    shown = [
-        [el('dt', name), el('dd', value)] for name, value in facts.items() if value
-    ]  # fmt: skip
-    return section(
-        'provenance',
-        'Versions and settings',
-        el('dl', shown, class_='facts') if shown else None,
-        _sidecars(out_dir, images),
-        el('details', el('summary', f'Settings of the {which.lower()} (logs/{run}/config.toml)'),
-           el('pre', settings, tabindex='0')) if settings else None,
-    )  # fmt: skip
+    facts = {**_software(read_json(out_dir / 'dataset_description.json')), which: run}
+    made = []
+    for image in images:
+        sidecar = label_map_sidecar(out_dir, image)
+        checksums = [str(sidecar.get(name) or '') for name in ('ModelSHA256', 'InputSHA256')]
+        made.append((image, [_text(sidecar.get(name)) for name in _SHOWN], checksums))
+    if not (made or any(facts.values())):
+        return {}
+    return {'which': which, 'run': run, 'settings': settings, 'facts': facts, 'images': made}
 
 
 def _software(description: dict[str, Any]) -> dict[str, str]:
@@ -64,25 +106,5 @@ def _software(description: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _sidecars(out_dir: Path, images: Sequence[Image]) -> Html:
-    """Tabulate how every label map was made."""
-    rows = []
-    for image in images:
-        sidecar = label_map_sidecar(out_dir, image)
-        rows.append([
-            el('th', image.title, scope='row'),
-            *(_text(sidecar.get(name)) for name in _SHOWN),
-            *(_checksum(sidecar.get(name)) for name in ('ModelSHA256', 'InputSHA256')),
-        ])  # fmt: skip
-    head = ['Image', 'Version', 'Model', 'Method', 'Device', 'Time, s', 'Network grid',
-            'Model SHA-256', 'Image SHA-256']  # fmt: skip
-    return table(head, rows) if rows else join([])
-
-
 def _text(value: object) -> str:
     return ' by '.join(map(str, value)) if isinstance(value, list) else str(value or '')
-
-
-def _checksum(value: object) -> Html:
-    text = str(value or '')
-    return el('code', text[:_SHORT], title=text)

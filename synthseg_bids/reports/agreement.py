@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,7 @@ from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
-from .charts import dice_cell, difference_cell, format_number, variation_cell
-from .html import Html, column_heads, el, join, table
-from .page import section
-from .structures import Structure, structure_name, structures
+from .structures import mean_by_structure, structures
 from .tree import Image, Row, checked_rows, number
 
 _WHAT = {
@@ -22,16 +20,14 @@ _WHAT = {
     'repeats': 'Repeated scans of one session',
     'visits': 'Visits',
 }
-_LEAD = (
-    'Images are segmented one by one and never see each other. Here the label maps of two images '
-    'are aligned rigidly by the centroids of their structures and compared. Between visits the '
-    'brain itself may change.'
-)
 Pair = tuple[str, str]
 
 
-def agreement_section(out_dir: Path, participant: str, images: Sequence[Image]) -> Html:
-    """Compare the participant's images: overlap and volumes of every pair, then all volumes."""
+def read_agreement(out_dir: Path, participant: str, images: Sequence[Image]) -> dict[str, Any]:
+    """Gather what ``agreement.html.j2`` shows: every pair of images, and all volumes.
+
+    Empty if there is nothing to compare.
+    """
     titles = {image.key: image.title for image in images}
     found: dict[str, dict[Pair, dict[str, Row]]] = {}
     for path in sorted((out_dir / participant).glob('**/anat/*_seg-*_agreement.tsv')):
@@ -44,66 +40,43 @@ def agreement_section(out_dir: Path, participant: str, images: Sequence[Image]) 
             if all(pair):
                 pairs = found.setdefault(row['comparison'], {})
                 pairs.setdefault(pair, {})[row['name']] = row
-    blocks = [_comparison(title, found[kind]) for kind, title in _WHAT.items() if kind in found]
-    volumes = _all_volumes(out_dir, images) if len(images) > 1 else None
-    return section('agreement', 'Agreement between images', blocks, volumes, lead=_LEAD)
+    if not found and len(images) < 2:
+        return {}
+    return {
+        'comparisons': [
+            {'title': title, **_comparison(found[kind])}
+            for kind, title in _WHAT.items()
+            if kind in found
+        ],
+        'titles': list(titles.values()),
+        'volumes': _all_volumes(out_dir, images) if len(images) > 1 else [],
+    }
 
 
-def _comparison(title: str, pairs: dict[Pair, dict[str, Row]]) -> Html:
-    rows = []
-    for (first, second), by_name in pairs.items():
+def _comparison(pairs: dict[Pair, dict[str, Row]]) -> dict[str, Any]:
+    shown = []
+    for names, by_name in pairs.items():
         mean, total = by_name.get(MEAN_NAME, {}), by_name.get(TOTAL_NAME, {})
-        rows.append([
-            el('th', first, ' ↔ ', second, scope='row'),
-            dice_cell(number(mean.get('dice'))),
-            difference_cell(number(total.get('volume_difference'))),
-            *(el('td', format_number(number(mean.get(name))), class_='num')
-              for name in ('rotation', 'shift', 'residual')),
-        ])  # fmt: skip
-    shaded = ('Mean Dice', 'Intracranial volume, %')
-    numbers = ('Rotation, °', 'Shift, mm', 'Residual, mm')
-    head = ['Images', *column_heads(shaded, 'cell'), *column_heads(numbers)]
-    names = [f'{first} ↔ {second}' for first, second in pairs]
-    return join([
-        el('h3', title),
-        table(head, rows, class_='heat'),
-        _by_structure('Dice of every structure', names, list(pairs.values()), 'dice', dice_cell),
-        _by_structure('Volume difference of every structure, second minus first, %', names,
-                      list(pairs.values()), 'volume_difference', difference_cell),
-    ])  # fmt: skip
+        shown.append({
+            'name': ' ↔ '.join(names),
+            'dice': number(mean.get('dice')),
+            'difference': number(total.get('volume_difference')),
+            'motion': [number(mean.get(name)) for name in ('rotation', 'shift', 'residual')],
+        })  # fmt: skip
+    columns = ('dice', 'volume_difference')
+    return {
+        'pairs': shown,
+        'structures': {column: mean_by_structure(pairs.values(), column) for column in columns},
+    }
 
 
-def _by_structure(
-    title: str,
-    names: list[str],
-    pairs: list[dict[str, Row]],
-    column: str,
-    cell: Callable[[float | None], Html],
-) -> Html:
-    rows = [
-        [
-            structure_name(structure),
-            *(cell(_mean_of_sides(by_name, structure, column)) for by_name in pairs),
-        ]
-        for structure in structures()
-    ]
-    head = ['Structure', *column_heads(names, 'cell')]
-    return el('details', el('summary', title), table(head, rows, class_='heat'))
-
-
-def _mean_of_sides(by_name: dict[str, Row], structure: Structure, column: str) -> float | None:
-    values = [number(by_name.get(label.name, {}).get(column)) for label in structure.labels]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _all_volumes(out_dir: Path, images: Sequence[Image]) -> Html:
-    """Tabulate the volumes of all images side by side, with how much they vary."""
+def _all_volumes(out_dir: Path, images: Sequence[Image]) -> list[tuple[Any, ...]]:
+    """List each structure with its volumes in ml in all images, and how much they vary."""
     by_image = []
     for image in images:
         rows = checked_rows(out_dir / f'{image.stem}_morph.tsv')
         by_image.append({row['name']: number(row['volume_mm3']) for row in rows})
-    body = []
+    found = []
     for structure in structures():
         names = [label.name for label in structure.labels]
         values = [
@@ -113,15 +86,5 @@ def _all_volumes(out_dir: Path, images: Sequence[Image]) -> Html:
         known = [value for value in values if value is not None]
         mean = float(np.mean(known)) if known else 0
         spread = 100 * float(np.std(known, ddof=1)) / mean if len(known) > 1 and mean else None
-        cells = [el('td', format_number(value), class_='num') for value in values]
-        body.append([structure_name(structure), *cells, variation_cell(spread)])
-    head = [
-        'Structure',
-        *column_heads([image.title for image in images]),
-        *column_heads(['Coefficient of variation, %'], 'cell'),
-    ]
-    return el(
-        'details',
-        el('summary', 'Volumes of all images, ml (left and right together)'),
-        table(head, body, class_='heat'),
-    )
+        found.append((structure, values, spread))
+    return found

@@ -119,7 +119,7 @@ def dice_boxes(
     axes.set_xticks(range(len(structures)), structures, rotation=30, ha='right')
     axes.grid(axis='y', color='0.9')
     axes.set_axisbelow(True)
-    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=6, frameon=False)
+    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=4, frameon=False)
     _save(figure, path)
 
 

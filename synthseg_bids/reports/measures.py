@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .structures import structures
-from .tree import IDENTITY, Image, Key, Row, group_table, key_of, number, read_json
+from .tree import Image, group_table, read_json
 
-_VOLUMES, _QUALITY = 'Volumes', 'Quality control'
+#: What a measure is called, and its values by image.
+Measure = tuple[dict[str, Any], pd.Series]
 
 
 def plotted_measures(out_dir: Path, images: Sequence[Image]) -> list[dict[str, Any]]:
@@ -30,77 +35,43 @@ def plotted_measures(out_dir: Path, images: Sequence[Image]) -> list[dict[str, A
         With the keys ``group``, ``name``, ``unit``, ``color``, ``total`` (whether it is the
         intracranial volume) and ``values``; measures that no image has are left out.
     """
-    order = {image.key: i for i, image in enumerate(images)}
-    measures = [*_volumes(out_dir, order), *_quality(out_dir, order), *_overlaps(out_dir, order)]
-    return [one for one in measures if any(value is not None for value in one['values'])]
+    keys = [image.key for image in images]
+    found = []
+    for entries, values in (*_volumes(out_dir), *_quality(out_dir), *_overlaps(out_dir)):
+        ordered = values.reindex(keys)
+        if ordered.notna().any():
+            shown = [None if isnan(value) else value for value in ordered]
+            found.append({**entries, 'values': shown})
+    return found
 
 
-def _measure(
-    order: dict[Key, int],
-    rows: Sequence[Row],
-    value: Callable[[Row], float | None],
-    digits: int,
-    **entries: Any,
-) -> dict[str, Any]:
-    values: list[float | None] = [None] * len(order)
-    for row in rows:
-        found = value(row)
-        if found is not None and key_of(row) in order:
-            values[order[key_of(row)]] = round(found, digits)
-    return {**entries, 'values': values}
-
-
-def _volumes(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
-    rows = group_table(out_dir, 'morph').rows
-    total = {'group': _VOLUMES, 'name': 'Total intracranial', 'unit': 'ml', 'total': True}
-    measures = [_measure(order, rows, _volume([TOTAL_NAME]), 3, color='#8899aa', **total)]
+def _volumes(out_dir: Path) -> Iterator[Measure]:
+    ml = group_table(out_dir, 'morph').numbers / 1000
+    entries: dict[str, Any] = {'group': 'Volumes', 'unit': 'ml'}
+    total = {'name': 'Total intracranial', 'total': True, 'color': '#8899aa'}
+    yield {**entries, **total}, ml.reindex(columns=[TOTAL_NAME])[TOTAL_NAME].round(3)
     for structure in structures():
-        names = [label.name for label in structure.labels]
-        entries = {'name': structure.title, 'unit': 'ml', 'color': structure.color}
-        measures.append(_measure(order, rows, _volume(names), 3, group=_VOLUMES, **entries))
-    return measures
+        sides = ml.reindex(columns=[label.name for label in structure.labels])
+        about = {'name': structure.title, 'color': structure.color}
+        yield {**entries, **about}, sides.sum(axis=1, skipna=False).round(3)
 
 
-def _volume(names: list[str]) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        known = [v for name in names if (v := number(row.get(name))) is not None]
-        return sum(known) / 1000 if len(known) == len(names) else None
-
-    return value
-
-
-def _quality(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
-    rows = group_table(out_dir, 'qc').rows
+def _quality(out_dir: Path) -> Iterator[Measure]:
     dictionary = read_json(out_dir / 'group_qc.json')
-    names = [name for name in (rows[0] if rows else ()) if name not in IDENTITY]
-    measures = []
-    for name in names:
-        about = dictionary.get(name, {})
-        entries = {'name': name.replace('_', ' '), 'unit': about.get('Units', '')}
-        measures.append(
-            _measure(order, rows, lambda row, name=name: number(row.get(name)), 4,  # type: ignore[misc]
-                     group=_QUALITY, **entries)
-        )  # fmt: skip
-    # Of a measure that is the same everywhere there is nothing to see.
-    return [one for one in measures if len({v for v in one['values'] if v is not None}) > 1]
+    for name, values in group_table(out_dir, 'qc').numbers.round(4).items():
+        # Of a measure that is the same everywhere there is nothing to see.
+        if values.nunique() > 1:
+            unit = dictionary.get(str(name), {}).get('Units', '')
+            title = str(name).replace('_', ' ')
+            yield {'group': 'Quality control', 'name': title, 'unit': unit}, values
 
 
-def _overlaps(out_dir: Path, order: dict[Key, int]) -> list[dict[str, Any]]:
-    rows = group_table(out_dir, 'dice').rows
-    measures = []
-    for reference in sorted({row['reference'] for row in rows}):
-        of_reference = [row for row in rows if row['reference'] == reference]
-        names = {'Mean of twelve structures': [MEAN_NAME]}
-        names |= {s.title: [label.name for label in s.labels] for s in structures()}
-        for title, columns in names.items():
+def _overlaps(out_dir: Path) -> Iterator[Measure]:
+    table = group_table(out_dir, 'dice')
+    columns = {'Mean of twelve structures': [MEAN_NAME]}
+    columns |= {s.title: [label.name for label in s.labels] for s in structures()}
+    references = np.array([row['reference'] for row in table.rows])
+    for reference, rows in table.numbers.groupby(references):
+        for title, names in columns.items():
             entries = {'group': f'Dice with {reference}', 'name': title, 'unit': ''}
-            measures.append(_measure(order, of_reference, _mean(columns), 4, **entries))
-    return measures
-
-
-def _mean(names: list[str]) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        known = [v for name in names if (v := number(row.get(name))) is not None]
-        return sum(known) / len(known) if known else None
-
-    return value
+            yield entries, rows.reindex(columns=names).mean(axis=1).round(4)

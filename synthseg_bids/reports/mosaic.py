@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from synthseg_bids.images.geometry import (
     bounding_box,
@@ -34,14 +35,6 @@ GREY_STEP = 6
 _BRIGHTEST = 255 // GREY_STEP
 _GAP = 6
 _TEXT_GREY = 33 * GREY_STEP
-# A bitmap font of the characters needed: seven rows of five bits, the topmost row first.
-_GLYPHS = {
-    'L': '10101010101f00', 'R': '1e11111e141211', 'A': '0e11111f111111', 'P': '1e11111e101010',
-    'x': '0000110a040a11', 'y': '0000110a040810', 'z': '00001f0204081f', '-': '0000001f000000',
-    '0': '0e11131519110e', '1': '040c040404040e', '2': '0e11010204081f', '3': '0e11010601110e',
-    '4': '02060a121f0202', '5': '1f101e0101110e', '6': '0608101e11110e', '7': '1f010204080808',
-    '8': '0e11110e11110e', '9': '0e11110f01020c',
-}  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -173,22 +166,23 @@ def _nearest(plane: np.ndarray, spacing: list[float], pixel: float) -> np.ndarra
 def _annotate(tile: np.ndarray, axis: int, position_mm: float) -> None:
     """Write the slice's position and the directions into a tile."""
     height, width = tile.shape
-    _write_text(tile, f'{"xyz"[axis]}{round(position_mm)}', height - 10, 3)
     left, right = ('P', 'A') if axis == 0 else ('L', 'R')
-    _write_text(tile, left, height // 2 - 3, 3)
-    _write_text(tile, right, height // 2 - 3, width - 8)
+    _write_text(tile, f'{"xyz"[axis]}{round(position_mm)}', height - 7, 3)
+    _write_text(tile, left, height // 2, 3)
+    _write_text(tile, right, height // 2, width - 8)
 
 
-def _write_text(tile: np.ndarray, text: str, top: int, start: int) -> None:
+def _write_text(tile: np.ndarray, text: str, middle: int, start: int) -> None:
+    """Write on a black box, ``middle`` pixels from the top."""
+    font = ImageFont.load_default_imagefont()
+    *_, width, height = font.getbbox(text)
+    top, left = middle - height // 2, start - 1
     # A tile too small for its text goes without.
-    if top < 1 or top + 8 > tile.shape[0] or start < 1 or start + 6 * len(text) > tile.shape[1]:
+    if top < 0 or left < 0 or top + height > tile.shape[0] or left + width > tile.shape[1]:
         return
-    tile[top - 1 : top + 8, start - 1 : start + 6 * len(text)] = 0
-    for place, character in enumerate(text):
-        rows = np.frombuffer(bytes.fromhex(_GLYPHS[character]), dtype=np.uint8)
-        ink = np.unpackbits(rows[:, None], axis=1)[:, 3:].astype(bool)
-        first = start + 6 * place
-        tile[top : top + 7, first : first + 5][ink] = _TEXT_GREY
+    box = Image.new('L', (int(width), int(height)))
+    ImageDraw.Draw(box).text((0, 0), text, _TEXT_GREY, font)
+    tile[top : top + box.height, left : left + box.width] = box
 
 
 def _lay_out(rows: list[list[np.ndarray]]) -> np.ndarray:

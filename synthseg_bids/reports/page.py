@@ -1,149 +1,129 @@
-"""The frame of both reports: one file that holds all it needs and asks nobody for anything."""
+"""Pages from templates: each is one file that holds all it needs."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-from .html import Html, el, join
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
-#: Without a network even if something were to slip in: only our own script, by its checksum.
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-    "base-uri 'none'; form-action 'none'"
+from synthseg_bids.files import write_text
+
+from .charts import format_number
+
+_INLINE = re.compile(
+    r'`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|(https?://[^\s<>()]+[^\s<>().,;])'
 )
-_LOGO = (
-    '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="8" '
-    'fill="#0b5fa5"/><path d="M16 6.5c-5.6 0-9.5 4-9.5 9s3.6 10 9.5 10 9.5-5 9.5-10-3.9-9-9.5-9z'
-    'm0 0v19" fill="none" stroke="#fff" stroke-width="1.6"/>'
-    '<path d="M13.2 12.5c-2.4.3-3.4 2-2.7 4.3s2 2.4 2.7 1.2zm5.6 0c2.4.3 3.4 2 2.7 4.3s-2 2.4-2.7 '
-    '1.2z" fill="#ffd166"/></svg>'
+#: Elements of the groups of :data:`_INLINE`.
+_ELEMENTS = (
+    Markup('<code>{}</code>'),
+    Markup('<strong>{}</strong>'),
+    Markup('<em>{}</em>'),
+    Markup('<a href="{0}" rel="noreferrer">{0}</a>'),
 )
-_KEYS = {
-    'f': 'flicker: scan with and without labels',
-    '1 2 3 4': 'contours, filled labels, scan only, side by side',
-    'e': 'picture in full screen and back',
-    'j k': 'next and previous section',
-    '/': 'search the table',
-    't': 'light or dark',
-    '?': 'this list',
-}
 
 
-def build_page(
-    title: str,
-    navigation: Sequence[Html],
-    content: Iterable[object],
-    *,
-    where: object = '',
-    scripts: Sequence[str] = (),
-) -> str:
-    """Put a report together.
+def write_page(
+    path: Path, template: str, content: dict[str, Any], scripts: Sequence[str] = ()
+) -> Path:
+    """Fill a template.
 
     Parameters
     ----------
-    title : str
-    navigation : sequence of Html
-        Links to the sections.
-    content : iterable of object
-        Of the main part.
-    where : object
-        Shown at the top, beside the name of the program.
+    path : Path
+        HTML file to write.
+    template : str
+        Name of a file in ``templates``.
+    content : dict of str to object
+        What the template shows; text is escaped.
     scripts : sequence of str
         Further scripts, by the name of their file.
 
     Returns
     -------
-    str
+    Path
+        The file.
     """
     script = '\n'.join(_resource(name) for name in ('report.js', *scripts))
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    icon = b64encode(_LOGO.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"', 1).encode())
-    head = [
-        el('meta', charset='utf-8'),
-        el('meta', http_equiv='Content-Security-Policy', content=_POLICY.format(digest=digest)),
-        el('meta', name='viewport', content='width=device-width, initial-scale=1'),
-        el('title', title),
-        Html(f'<link rel="icon" href="data:image/svg+xml;base64,{icon.decode()}"/>'),
-        Html(f'<style>{_resource("report.css")}</style>'),
-        # Rows that only a script can bring back.
-        Html('<noscript><style>tr[hidden] { display: table-row !important; }</style></noscript>'),
-    ]
-    body = [
-        el('a', 'Skip to content', class_='skip', href='#main'),
-        _bar(where),
-        el(
-            'div',
-            el('nav', navigation, class_='side', aria_label='Sections'),
-            el('main', content, id='main'),
-            class_='frame',
-        ),
-        _help(),
-        Html(f'<script>{script}</script>'),
-    ]
-    page = el('html', el('head', head), el('body', body), lang='en')
-    return f'<!DOCTYPE html>\n{page}\n'
-
-
-def section(
-    name: str, title: str, *content: object, badge: object = None, lead: object = None
-) -> Html:
-    """Make a section with its heading; nothing if it has no content."""
-    inside = join(content)
-    if not inside:
-        return inside
-    heading = el('h2', title, id=f'{name}-title')
-    intro = el('p', lead, class_='quiet small') if lead else None
-    return el(
-        'section',
-        el('header', heading, badge, intro),
-        inside,
-        id=name, class_='card', aria_labelledby=f'{name}-title', data_step=True,
+    page = _environment().get_template(template).render(
+        content,
+        script=Markup(script),
+        script_digest=_base64(hashlib.sha256(script.encode()).digest()),
+        style=Markup(_resource('report.css')),
     )  # fmt: skip
+    write_text(path, f'{page}\n')
+    return path
 
 
-def badge(state: str, text: str | None = None) -> Html:
-    """Show a status or verdict as a coloured word; nothing if there is none."""
-    return el('span', text or state, class_=f'badge {state}') if state else Html('')
-
-
-def tile(value: object, name: str, parts: dict[str, int] | None = None) -> Html:
-    """Show one number in large type, with a bar of what it is made of."""
-    counts = {state: n for state, n in (parts or {}).items() if n}
-    bar = [el('i', class_=f'i-{state}', style=f'flex:{n}') for state, n in counts.items()]
-    said = ' · '.join(f'{n} {state}' for state, n in counts.items())
-    return el(
-        'div',
-        el('b', value),
-        el('div', bar, class_='parts', aria_hidden='true') if bar else None,
-        el('span', name, Html('<br/>') if said else None, said),
-        class_='tile',
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader('synthseg_bids.reports'),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {
+        'base64': lambda text: _base64(text.encode()),
+        'markdown': markdown,
+        'rounded': format_number,
+    }
+    environment.policies['json.dumps_kwargs'] = {'separators': (',', ':'), 'allow_nan': False}
+    return environment
 
 
 def _resource(name: str) -> str:
     return files('synthseg_bids').joinpath(f'reports/{name}').read_text(encoding='utf-8')
 
 
-def _bar(where: object) -> Html:
-    return el(
-        'header',
-        el('span', Html(_LOGO), 'synthseg-bids', class_='brand'),
-        el('span', where, class_='where'),
-        el('span', class_='spring'),
-        el('button', 'Keys', id='help-button', type='button'),
-        el('button', 'Light/dark', id='theme', type='button'),
-        class_='bar',
-    )
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
 
 
-def _help() -> Html:
-    rows = [
-        [el('dt', [[el('kbd', key), ' '] for key in keys.split()]), el('dd', what)]
-        for keys, what in _KEYS.items()
-    ]
-    close = el('button', 'Close', type='button')
-    title = el('h2', 'Keys', id='help-title')
-    return el('dialog', title, el('dl', rows), close, id='help', aria_labelledby='help-title')
+def data_uri(path: Path) -> str:
+    """Return a PNG file as a URI that holds its content."""
+    return f'data:image/png;base64,{_base64(path.read_bytes())}'
+
+
+def markdown(text: str) -> Markup:
+    r"""Turn the Markdown of our own methods text into HTML.
+
+    Headings, paragraphs, bullet lists, code, bold, italics and bare addresses; everything else
+    stays as it is written.
+
+    Examples
+    --------
+    >>> print(markdown('# Methods\n\nUsed *SynthSeg* <b>.'))
+    <h3>Methods</h3><p>Used <em>SynthSeg</em> &lt;b&gt;.</p>
+    """
+    blocks = re.split(r'\n\s*\n', text.strip())
+    return Markup('').join(_block(block) for block in blocks if block.strip())
+
+
+def _block(block: str) -> Markup:
+    lines = [line.rstrip() for line in block.strip().splitlines()]
+    if heading := re.fullmatch(r'(#{1,4})\s+(.*)', lines[0]):
+        level, rest = min(len(heading[1]) + 2, 6), '\n'.join(lines[1:])
+        title = Markup('<h{0}>{1}</h{0}>').format(level, _inline(heading[2]))
+        return title + _block(rest) if rest else title
+    items = re.split(r'\n[-*+]\s+', '\n' + '\n'.join(lines))
+    if items[0] == '' and len(items) > 1:
+        listed = (Markup('<li>{}</li>').format(_inline(item)) for item in items[1:])
+        return Markup('<ul>{}</ul>').format(Markup('').join(listed))
+    return Markup('<p>{}</p>').format(_inline(' '.join(lines)))
+
+
+def _inline(text: str) -> Markup:
+    found, end = Markup(''), 0
+    for match in _INLINE.finditer(text):
+        group = match.lastindex or 1
+        found += escape(text[end : match.start()]) + _ELEMENTS[group - 1].format(match[group])
+        end = match.end()
+    return found + escape(text[end:])

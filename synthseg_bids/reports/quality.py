@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from synthseg_bids.measure.qc import summarise
 
 from .charts import format_number
-from .html import Html, column_heads, el, join, table
-from .page import badge
 from .tree import Image, Row, checked_rows, group_table, number, read_json
 
 _VERDICT = 'verdict'
@@ -35,54 +34,40 @@ def short_note(out_dir: Path, image: Image) -> str:
     return '; '.join(part for part in (f'{judged["verdict"]}: {short}', noted) if part)
 
 
-def quality_block(out_dir: Path, image: Image) -> Html:
-    """Say what was found, worst first, and list all measures."""
+def describe_quality(out_dir: Path, image: Image) -> dict[str, Any]:
+    """Gather what was found, worst first, and all measures; empty if there is no verdict."""
     verdict, rows = read_quality(out_dir, image)
     if not verdict:
-        return Html('')
+        return {}
     reasons = sorted((row for row in rows if row['reason']), key=lambda row: row['flag'] != 'fail')
-    if reasons:
-        said: object = el('ul', [el('li', _sentence(row['reason'])) for row in reasons])
-    else:
-        said = el('p', 'Nothing stands out in header, field of view, intensities, confidence and '
-                  'volumes.')  # fmt: skip
     dictionary = read_json(out_dir / f'{image.stem}_qc.json').get('measure', {})
     explanations = dictionary.get('Levels', {})
-    measures = [
-        [
-            el('th', row['measure'].replace('_', ' '), scope='row'),
-            el('td', _value(row['value']), class_=f'num flag-{row["flag"] or "none"}'),
-            badge(row['flag']),
-            el('td', explanations.get(row['measure'], ''), class_='notes'),
-        ]
-        for row in rows
-    ]
-    return join([
-        el('div', said, _unusual(out_dir, image), class_=f'note {verdict}'),
-        el('details', el('summary', f'All {len(rows)} measures'),
-           table(['Measure', *column_heads(['Value']), '', 'Meaning'], measures),
-           class_='on-screen'),
-    ])  # fmt: skip
-
-
-def _unusual(out_dir: Path, image: Image) -> Html | None:
-    """List the measures that lie far from those of the other images of the contrast."""
-    items = []
-    for row in group_table(out_dir, 'outliers').by_image.get(image.key, ()):
-        if row['table'] == 'qc':
-            value, typical, z = (
-                format_number(number(row[name])) for name in ('value', 'typical', 'robust_z')
+    return {
+        'verdict': verdict,
+        'reasons': [row['reason'] for row in reasons],
+        'unusual': _unusual(out_dir, image),
+        'measures': [
+            (
+                row['measure'].replace('_', ' '),
+                _value(row['value']),
+                row['flag'],
+                explanations.get(row['measure'], ''),
             )
-            measure = row['statistic'].replace('_', ' ')
-            items.append(el('li', f'{measure}: {value}, typical is {typical} (robust z {z})'))
-    if not items:
-        return None
-    title = f'Unusual among the {image.series} images of the dataset, whatever the limits:'
-    return join([el('p', title), el('ul', items)])
+            for row in rows
+        ],
+    }
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _unusual(out_dir: Path, image: Image) -> list[tuple[Any, ...]]:
+    """List the measures that lie far from those of the other images of the contrast."""
+    return [
+        (
+            row['statistic'].replace('_', ' '),
+            *(number(row[name]) for name in ('value', 'typical', 'robust_z')),
+        )
+        for row in group_table(out_dir, 'outliers').by_image.get(image.key, ())
+        if row['table'] == 'qc'
+    ]
 
 
 def _value(text: str) -> str:

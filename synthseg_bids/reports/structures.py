@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from synthseg_bids.labels import Label, segmentation_labels
 
-from .html import Html, el
+from .tree import Row, number
 
 _PLAIN = {
     'Inf-Lat-Vent': 'Inferior lateral ventricle',
@@ -66,7 +67,31 @@ def structures() -> tuple[Structure, ...]:
     return (*pairs, *single)
 
 
-def structure_name(structure: Structure) -> Html:
-    """Return the header cell of a structure's row: its colour and name."""
-    swatch = el('span', class_='swatch', style=f'background:{structure.color}')
-    return el('th', swatch, structure.title, scope='row', class_='structure')
+def mean_by_structure(
+    columns: Iterable[Mapping[str, Row]], name: str
+) -> list[tuple[Structure | None, list[float | None]]]:
+    """Average a column of tables over the two sides of every structure.
+
+    Parameters
+    ----------
+    columns : iterable of mapping of str to Row
+        Rows of each table by the name of their label.
+    name : str
+        Name of the column.
+
+    Returns
+    -------
+    list of (Structure, list of float or None)
+        A value per table; None where neither side has one.
+    """
+    tables = list(columns)
+    return [
+        (structure, [_mean(table, structure, name) for table in tables])
+        for structure in structures()
+    ]
+
+
+def _mean(table: Mapping[str, Row], structure: Structure, name: str) -> float | None:
+    values = [number(table.get(label.name, {}).get(name)) for label in structure.labels]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
+import pandas as pd
 
 from synthseg_bids.bids.damage import checked_rows as read_checked
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
@@ -61,6 +62,11 @@ class Image:
     def key(self) -> Key:
         """What identifies it; see :func:`key_of`."""
         return self.source, self.method
+
+    @property
+    def state(self) -> str:
+        """What became of it; see ``group_status.tsv``."""
+        return self.status.get('status', 'done')
 
     @property
     def series(self) -> str:
@@ -178,17 +184,20 @@ class GroupTable:
         return found
 
     @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """Its finite numbers, a row per image; see :func:`key_of`."""
+        index = pd.MultiIndex.from_tuples(map(key_of, self.rows), names=['source', 'method'])
+        table = pd.DataFrame(self.rows, index).drop(columns=[*IDENTITY], errors='ignore')
+        finite = table.apply(pd.to_numeric, errors='coerce').replace([np.inf, -np.inf], np.nan)
+        return finite.astype(float)
+
+    @cached_property
     def volumes_ml(self) -> dict[str, dict[str, np.ndarray]]:
         """Known volumes by series, then by structure, sorted; of the table of volumes."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for row in self.rows:
-            of_series = found.setdefault(series_name(row['contrast'], key_of(row)[1]), {})
-            for name, cell in row.items():
-                if name not in IDENTITY and (value := number(cell)) is not None:
-                    of_series.setdefault(name, []).append(value / 1000)
+        series = np.array([series_name(row['contrast'], key_of(row)[1]) for row in self.rows])
         return {
-            series: {name: np.sort(values) for name, values in by_name.items()}
-            for series, by_name in found.items()
+            str(name): {str(column): np.sort(ml.dropna()) for column, ml in group.items()}
+            for name, group in (self.numbers / 1000).groupby(series)
         }
 
 

@@ -7,6 +7,7 @@ skull become corpus callosum or CSF, and the tissue of a donor's head is added (
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ from ..images.geometry import orientation, ras_affine, spacing_mm, to_ras
 from ..images.volume_io import read_label_map
 from ..labels import (
     CSF,
+    PART_OF,
+    UNSIDED,
     LabelSchemeError,
     generation_labels,
     nearest_side,
@@ -28,26 +31,23 @@ from ..labels import (
 )
 from .heads import MARGINS_MM, Donor, add_head, closed, donor_from_labels
 
-#: Left and right generation labels of codes without a side: white matter (the corpus callosum
-#: among it), lesions, vermis.
-WHITE, LESION, VERMIS = -1, -2, -3
-SIDES = {WHITE: (2, 41), LESION: (25, 57), VERMIS: (8, 47)}
+#: Code of midline white matter, see :data:`synthseg_bids.labels.UNSIDED`, and of lesions.
+WHITE, LESION = -1, -3
+#: Left and right generation labels of codes without a side.
+SIDES = UNSIDED | {LESION: (25, 57)}
 #: A map is of a head if extra-cerebral labels exceed this share of its labelled voxels.
 HEAD_SHARE = 0.4
 #: Radius of the ball that closes the sulci, and thickness of the CSF around the brain, in mm for a
 #: brain of 1,300 ml.
 SULCI_MM, CSF_MM = 9.0, 2.0
 ADULT_MM3 = 1.3e6
-#: Labels that contain an absent label, if the map does not distinguish it: cerebellar cortex for
-#: cerebellar white matter, lateral ventricle for its inferior horn, putamen for accumbens.
-PART_OF = {7: 8, 46: 47, 5: 4, 44: 43, 26: 12, 58: 51}
 
 
 @lru_cache(maxsize=1)
 def folding_table() -> dict[int, int]:
     """Return the generation label, or the key of :data:`SIDES`, of each known code."""
     table = reference_table() | {label.index: label.index for label in generation_labels()}
-    table |= {31: 136, 63: 163, 77: LESION, 78: 25, 79: 57, 80: WHITE, 172: VERMIS, 170: 16}
+    table |= {31: 136, 63: 163, 77: LESION, 78: 25, 79: 57, 80: WHITE, 170: 16}
     table |= {173: 16, 174: 16, 175: 16, 24: CSF, 257: CSF, 130: 0, 165: 515, 258: 507}
     return table
 
@@ -143,7 +143,10 @@ def resampled(
             shift = first + (np.round(boxes) % 2 == 0) * 0.5
         else:
             shift = first
-        share = ndimage.affine_transform(share, step, shift, tuple(size), order=1)
+        with warnings.catch_warnings():
+            # Until SciPy 1.16 every call with one factor per axis warned of a change in 0.18.
+            warnings.filterwarnings('ignore', 'The behavior of affine_transform')
+            share = ndimage.affine_transform(share, step, shift, tuple(size), order=1)
         better = share > best
         best[better], result[better] = share[better], value
     new_affine = affine.copy()

@@ -161,6 +161,7 @@ def init_image_wf(
             (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
                                ('model_sha256', 'model_sha256'), ('ct', 'ct'),
                                ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
+            (segment, plot, [('ct', 'ct')]),
         ])  # fmt: skip
     for name in optional_maps(posteriors, output_grid):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')

@@ -17,6 +17,7 @@ from app import GOOD, launch, options, write_image
 from running import PAUSING
 from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 
+from synthseg_bids.app.config import read_toml
 from synthseg_bids.app.main import main
 from synthseg_bids.files import read_table
 
@@ -143,9 +144,9 @@ def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path):
 def test_settings_and_logs_are_kept(finished):
     # The first of them, by the time in its name: other tests run the app on this tree again.
     log_dir = min(path.parent for path in finished.out.glob('logs/*/config.toml'))
-    config = (log_dir / 'config.toml').read_text()
-    assert 'posteriors = "native"' in config
-    assert 'devices = ["cpu"]' in config
+    config = read_toml(log_dir / 'config.toml')
+    assert config['posteriors'] == 'native'
+    assert config['resources']['devices'] == ['cpu']
     assert 'nipype' in (log_dir / 'synthseg-bids.log').read_text()
     text = (finished.out / 'logs/CITATION.md').read_text()
     assert '3 images of 2 participants in 1 session' in text

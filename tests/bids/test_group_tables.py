@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_session_agreement import add
 
@@ -205,7 +206,8 @@ def test_ten_thousand_images_take_little_time(rng):
         for i, values in enumerate(rng.lognormal(7, 0.1, (10_000, len(names))))
     ]  # fmt: skip
     start = time.process_time()
-    find_outliers(rows, names, 'morph', logarithmic=True)
-    found = reliability(rows, names)
+    images = pd.DataFrame(rows)
+    find_outliers(images, names, 'morph', logarithmic=True)
+    found = reliability(images, names)
     assert time.process_time() - start < 5
     assert {row['n_pairs'] for row in found} == {5000, 2500}

@@ -53,6 +53,15 @@ def test_another_head_or_space(touch, name, reference):
     assert find_reference(image(name), {'ref': touch(reference)}) == {}
 
 
+def test_a_mask_of_lesions_comes_last(touch):
+    root = touch(
+        'sub-1/anat/sub-1_desc-lesions_dseg.nii.gz',
+        'sub-1/anat/sub-1_desc-samsegT1w_dseg.nii.gz',
+    )
+    found = find_reference(image('sub-1_FLAIR.nii.gz'), {'ref': root})
+    assert found['ref'].name == 'sub-1_desc-samsegT1w_dseg.nii.gz'
+
+
 def test_own_contrast_first_then_the_finest_parcellation(touch):
     root = touch(
         'sub-1/anat/sub-1_desc-T1w_dseg.nii.gz',

@@ -138,11 +138,8 @@ def test_the_program_is_killed_with_who_started_it(tmp_path):
         wait_for_end(int(pid))
 
 
-def test_page_of_methods_is_that_of_the_code(tmp_path, monkeypatch):
+def test_page_of_methods_is_that_of_the_code():
     docs = Path(__file__).parents[2] / 'docs'
-    monkeypatch.syspath_prepend(docs)
-    script = runpy.run_path(str(docs / 'write_methods.py'))
-    script['main'](tmp_path / 'methods.rst')
-    written = (tmp_path / 'methods.rst').read_text()
-    assert written == (docs / 'methods.rst').read_text(), 'run docs/write_methods.py'
+    written = runpy.run_path(str(docs / 'build.py'))['page']('methods')
+    assert written == (docs / 'methods.rst').read_text(), 'run docs/build.py methods'
     assert max(map(len, written.splitlines())) < 100

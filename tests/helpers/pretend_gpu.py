@@ -169,6 +169,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 64 * 2**30) -
     }
     for name, answer in told.items():
         monkeypatch.setattr(torch.cuda, name, answer)
+    # Builds for CUDA ask the real driver whether its stream is captured.
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda *_, **__: None)
     autocast, load = torch.autocast, torch.load
     monkeypatch.setattr(torch, 'load', lambda *args, **kw: _loaded(load, *args, **kw))
     monkeypatch.setattr(torch, 'autocast', lambda _, *args, **kw: autocast('cpu', *args, **kw))

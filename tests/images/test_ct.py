@@ -1,14 +1,17 @@
-"""CT scans: which are recognised, and how they pass through."""
+"""CT scans are recognised and segmented."""
 
 from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.pipeline.engine import Node
+from PIL import Image
 
 from synthseg_bids import Segmenter
 from synthseg_bids.images.ct import CT_RANGE, ct_setting, describe_ct, is_hounsfield
 from synthseg_bids.images.header import Header
+from synthseg_bids.interfaces import PlotSegmentation
 from synthseg_bids.measure.qc import assess
 
 
@@ -89,3 +92,21 @@ def test_quality_control_names_ct_under_another_suffix(head):
         for row in assess(head, labels, np.eye(4), Header(), suffix='CT', ct=True)
     }
     assert rows['contrast_conflict']['flag'] == 'pass'
+
+
+@pytest.mark.parametrize('ct', [True, False])
+def test_pictures_show_the_window_of_the_brain(head, tmp_path, ct):
+    labels = np.where(abs(head - 33) < 25, 2, 0)
+    for name, data in (('scan.nii', head), ('labels.nii', labels.astype(np.int16))):
+        nib.save(nib.Nifti1Image(data, np.diag([4.0, 4.0, 4.0, 1])), tmp_path / name)
+    node = Node(
+        PlotSegmentation(
+            in_file=str(tmp_path / 'scan.nii'), in_labels=str(tmp_path / 'labels.nii'), ct=ct
+        ),
+        name='plot',
+        base_dir=tmp_path,
+    )
+    picture = np.asarray(Image.open(node.run().outputs.out_scan).convert('L')).astype(int)
+    # Soft tissue is grey in the window; without, it is nearly as bright as bone.
+    grey = (picture > 90) & (picture < 220)
+    assert bool(grey.mean() > 0.2) is ct

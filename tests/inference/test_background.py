@@ -7,12 +7,15 @@ import pytest
 from stub_networks import LabelStub
 from test_segmenter import segmenter
 
+from synthseg_bids.images import geometry
 from synthseg_bids.images.background import (
     constant_background,
     far_background,
     filled_box,
     without_far_background,
 )
+from synthseg_bids.inference import preprocess
+from synthseg_bids.inference.preprocess import prepare
 from synthseg_bids.inference.segmenter import Segmenter
 
 
@@ -81,6 +84,28 @@ def test_the_filled_box_has_a_margin(brain):
     assert filled_box(brain, 3) == (slice(7, 33), slice(6, 30), slice(5, 27))
     assert filled_box(brain, 100) == tuple(slice(0, n) for n in brain.shape)
     assert filled_box(np.zeros((4, 4, 4)), 1) == (slice(0, 4),) * 3
+
+
+@pytest.mark.parametrize('spacing', [(1, 1, 1), (0.8, 1.3, 3)], ids=str)
+@pytest.mark.parametrize('value', [0, -1024])
+def test_empty_borders_are_not_resampled(brain, spacing, value, monkeypatch):
+    padded = np.pad(np.where(brain == 0, value, brain), 40, constant_values=value)
+    affine = np.diag([*spacing, 1])
+    sizes = []
+    plain = preprocess.resample
+
+    def resample(volume, matrices):
+        sizes.append(volume.size)
+        return plain(volume, matrices)
+
+    for module in (geometry, preprocess):
+        monkeypatch.setattr(module, 'resample', resample)
+    fast = prepare(padded, affine, 1.0)
+    monkeypatch.setattr(preprocess, 'EMPTY_SHARE', 0)
+    whole = prepare(padded, affine, 1.0)
+    np.testing.assert_allclose(fast.image, whole.image, rtol=1e-6, atol=1e-4)
+    np.testing.assert_array_equal(fast.affine, whole.affine)
+    assert sizes[0] < 0.1 * sizes[1]
 
 
 def test_empty_borders_are_not_seen_by_the_network(brain):

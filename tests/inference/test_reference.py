@@ -1,4 +1,4 @@
-"""The reference's steps, held against the libraries that it is made of."""
+"""The reference implementation's steps against the libraries that it uses."""
 
 from __future__ import annotations
 

@@ -144,6 +144,24 @@ def test_comparison_of_absent_structures(labels):
     assert np.isnan(rows['Left-Accumbens-area']['dice'])
 
 
+def test_what_a_reference_does_not_distinguish_is_not_compared(labels):
+    whole = np.select([labels == 7, labels == 46], [8, 47], labels)
+    rows = {row['name']: row for row in compare_to_reference(labels, AFFINE, whole, AFFINE)}
+    cortex, white = rows['Left-Cerebellum-Cortex'], rows['Left-Cerebellum-White-Matter']
+    assert cortex['dice'] == rows[MEAN_NAME]['dice'] == 1
+    assert cortex['volume_mm3'] == np.isin(labels, (7, 8)).sum() * 3
+    assert np.isnan(white['dice'])
+    assert white['volume_mm3'] == 0
+
+
+def test_lesions_are_compared_as_white_matter(labels):
+    ours = labels.copy()
+    ours[labels == 2] = 77
+    rows = compare_to_reference(ours, AFFINE, np.where(labels == 2, 41, labels), AFFINE)
+    assert rows[0]['volume_mm3'] == 0
+    assert all(row['dice'] == 1 for row in rows[1:])
+
+
 def test_comparison_names_the_reference_it_refuses(labels):
     with pytest.raises(LabelSchemeError, match=r'^ref\.nii: '):
         compare_to_reference(labels, AFFINE, labels + 500, AFFINE, 'ref.nii')

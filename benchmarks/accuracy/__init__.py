@@ -1,0 +1,6 @@
+"""How good a model is, on real and on generated scans: measurements, tables, docs/accuracy.rst."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = Path('../shared/data')
