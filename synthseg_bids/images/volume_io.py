@@ -92,14 +92,12 @@ def read_volume(path: str | Path) -> Volume:
     return _scan(_load(image, path, np.float32), image, path)
 
 
-def volume_of(image: Any, name: str = 'image') -> Volume:
+def volume_of(image: Any) -> Volume:
     """Make a volume of a nibabel image.
 
     Parameters
     ----------
     image : nibabel.spatialimages.SpatialImage
-    name : str
-        Name in messages, if the image has no file.
 
     Returns
     -------
@@ -111,7 +109,7 @@ def volume_of(image: Any, name: str = 'image') -> Volume:
     InputImageError
         See :func:`read_volume`.
     """
-    path = Path(image.get_filename() or name)
+    path = Path(image.get_filename() or 'image')
     check_image(image, path)
     try:
         data = image.get_fdata(dtype=np.float32, caching='unchanged')

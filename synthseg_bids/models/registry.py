@@ -6,8 +6,6 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-
 from .card import ModelCard, ModelFileError, load_safetensors
 from .published import SUFFIXES, import_model, official_models
 from .unet import UNet3D
@@ -67,17 +65,14 @@ def _where_published(name: str) -> str:
     return "; FreeSurfer's are found if FREESURFER_HOME is set, DIPY's in its own folder"
 
 
-def load_model(
-    name_or_path: str | Path = DEFAULT_MODEL, device: torch.device | str = 'cpu'
-) -> tuple[UNet3D, ModelCard]:
-    """Load a network in float32, ready for inference.
+def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[UNet3D, ModelCard]:
+    """Load a network in float32 on the CPU, ready for inference.
 
     Parameters
     ----------
     name_or_path : str or Path
         See :func:`model_path`; the card of a ``.safetensors`` file has the same name with the
         suffix ``.json``. Published weights are imported in memory.
-    device : torch.device or str
 
     Returns
     -------
@@ -94,4 +89,4 @@ def load_model(
         network, card = load_safetensors(path)
     else:
         network, card = import_model(path)
-    return network.place(device).eval().requires_grad_(False), card
+    return network.place('cpu').eval().requires_grad_(False), card

@@ -213,22 +213,21 @@ def normalise(image: Tensor, gamma: float, clip: tuple[float, float] | None) -> 
     return image.sub_(low).div_((high - low).clamp(min=1e-6)).pow_(gamma)
 
 
-def rescale_percentiles(image: Tensor, low: float = 0.5, high: float = 99.5) -> Tensor:
-    """Clip an image to two percentiles and rescale it to [0, 1].
+def rescale_percentiles(image: Tensor) -> Tensor:
+    """Clip an image to the 0.5th and 99.5th percentile and rescale it to [0, 1].
 
     Parameters
     ----------
     image : (x, y, z) tensor
-    low, high : float
-        Percentiles, of every 5th voxel: the difference is far below the noise.
 
     Returns
     -------
     (x, y, z) tensor
         Zeros for a constant image.
     """
+    # Percentiles of every 5th voxel: the difference is far below the noise.
     values = image.reshape(-1)[::5].sort().values
-    bounds = [values[round((len(values) - 1) * q / 100)] for q in (low, high)]
+    bounds = [values[round((len(values) - 1) * q / 100)] for q in (0.5, 99.5)]
     span = bounds[1] - bounds[0]
     if span <= 0:
         return torch.zeros_like(image)

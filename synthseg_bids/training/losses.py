@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+#: Target of the wl2 loss: logits of +MARGIN for the true channel, -MARGIN for the others.
+MARGIN = 5.0
 #: Logit of a channel without probability.
 NEVER = -1e4
 #: Added to volumes, in voxels, to reduce the loss of structures of a few voxels.
@@ -93,8 +95,8 @@ def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor,
     return 1 - dice.mean(), -picked.mean(), volume
 
 
-def wl2(logits: Tensor, target: Tensor, margin: float = 5) -> Tensor:
-    """Return the reference's warm-up loss: weighted squared distance of logits from +-margin.
+def wl2(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the reference's warm-up loss: weighted squared distance of logits from +-MARGIN.
 
     Background voxels have almost no weight.
 
@@ -102,15 +104,14 @@ def wl2(logits: Tensor, target: Tensor, margin: float = 5) -> Tensor:
     ----------
     logits : (batch, channels, x, y, z) tensor
     target : (batch, x, y, z) integer tensor
-    margin : float
 
     Returns
     -------
     0-d tensor
     """
     rows, target = _rows(logits, target)
-    # sum over channels of (z - m (2 g - 1))^2, expanded so that no one-hot volume is needed
+    # Sum over channels of (z - m (2 g - 1))^2, expanded so that no one-hot volume is needed.
     at_target = rows.gather(-1, target[..., None])[..., 0]
-    squared = (rows + margin).square().sum(-1) - 4 * margin * at_target
+    squared = (rows + MARGIN).square().sum(-1) - 4 * MARGIN * at_target
     weight = (target != 0) + 1e-8
     return (weight * squared).sum() / (weight.sum() * rows.shape[-1])

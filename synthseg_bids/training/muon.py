@@ -14,6 +14,10 @@ from torch import Tensor, nn
 #: Coefficients and number of the iterations.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+#: Size of Muon's steps relative to Adam's, and Nesterov momentum of Muon.
+FACTOR, MOMENTUM = 4.0, 0.95
+#: Decay rates of Adam.
+BETAS = (0.9, 0.999)
 
 
 @torch.no_grad()
@@ -46,31 +50,18 @@ class Muon(torch.optim.Optimizer):
     network : Module
         Its 5D parameters, except those of the output layer, are given to Muon.
     lr : float
-        Adam's step. A Muon step is `muon_factor` times as large, relative to the initial size of
+        Adam's step. A Muon step is :data:`FACTOR` times as large, relative to the initial size of
         a weight.
     output_layer : Module
         Left to Adam.
-    muon_factor : float
-    momentum : float
-        Nesterov momentum of Muon.
-    betas : (float, float)
-        Decay rates of Adam.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        lr: float,
-        output_layer: nn.Module,
-        muon_factor: float = 4.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
-    ) -> None:
+    def __init__(self, network: nn.Module, lr: float, output_layer: nn.Module) -> None:
         left = {id(p) for p in output_layer.parameters()}
         matrices = [p for p in network.parameters() if p.ndim == 5 and id(p) not in left]
         chosen = {id(p) for p in matrices}
         others = [p for p in network.parameters() if id(p) not in chosen]
-        self.factor, self.momentum, self.betas = muon_factor, momentum, betas
+
         groups = [{'params': matrices, 'muon': True}, {'params': others, 'muon': False}]
         super().__init__(groups, {'lr': lr})
 
@@ -90,10 +81,10 @@ class Muon(torch.optim.Optimizer):
             # Singular values of an orthogonal matrix with the norm of the initial weights.
             rank = min(len(weight), weight[0].numel())
             state['size'] = weight.norm() / rank**0.5
-        average = state['momentum'].lerp_(gradient, 1 - self.momentum)
-        update = orthogonalise(gradient.lerp(average, self.momentum).flatten(1))
+        average = state['momentum'].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonalise(gradient.lerp(average, MOMENTUM).flatten(1))
         update = update.to(weight.dtype).view_as(weight) * state['size']
-        weight.sub_(update, alpha=lr * self.factor)
+        weight.sub_(update, alpha=lr * FACTOR)
 
     def _adam(self, weight: Tensor, gradient: Tensor, lr: float) -> None:
         state = self.state[weight]
@@ -102,7 +93,7 @@ class Muon(torch.optim.Optimizer):
             state['step'] = torch.zeros(())
         state['step'] += 1
         n = int(state['step'])
-        b1, b2 = self.betas
+        b1, b2 = BETAS
         state['mean'].lerp_(gradient, 1 - b1)
         state['square'].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         denominator = (state['square'] / (1 - b2**n)).sqrt_().add_(1e-8)

@@ -132,14 +132,12 @@ def _shows_head(bright: np.ndarray, labelled: np.ndarray) -> bool:
     return beyond >= MIN_HEAD * int(labelled.sum())
 
 
-def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
+def otsu_threshold(values: np.ndarray) -> float:
     """Return Otsu's threshold (1979) between two groups of values.
 
     Parameters
     ----------
     values : (n,) array
-    bins : int
-        Bins of the histogram.
 
     Returns
     -------
@@ -148,7 +146,7 @@ def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
     """
     if values.min() == values.max():
         return float(values.max())
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values, 256)
     centres = (edges[1:] + edges[:-1]) / 2
     below, total = np.cumsum(counts)[:-1], counts.sum()
     sums = np.cumsum(counts * centres)

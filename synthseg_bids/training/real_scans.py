@@ -120,14 +120,12 @@ def find_pairs(
     return pairs
 
 
-def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
-    """Read a scan and its reference, and resample both to the network grid.
+def load_pair(pair: Pair) -> LoadedPair:
+    """Read a scan and its reference, and resample both to the network grid at 1 mm.
 
     Parameters
     ----------
     pair : Pair
-    spacing : float
-        Voxel size of the grid, in mm.
 
     Returns
     -------
@@ -144,7 +142,7 @@ def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
         If most of the reference lies outside the scan.
     """
     scan, reference = read_volume(pair.scan.path), read_label_map(pair.reference)
-    prepared = prepare(scan.data, scan.affine, spacing)
+    prepared = prepare(scan.data, scan.affine, 1.0)
     shape, affine = prepared.image.shape, prepared.affine
     share = share_in_view(reference.data, reference.affine, shape, affine)
     if share < MIN_SHARE_IN_VIEW:
