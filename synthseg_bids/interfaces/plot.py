@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 from nipype import logging
-from nipype.interfaces.base import (
-    File,
-    SimpleInterface,
-    TraitedSpec,
-    traits,
-)
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
 from .base import VersionedInputSpec
 

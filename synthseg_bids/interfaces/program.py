@@ -10,12 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import (
-    CommandLineInputSpec,
-    File,
-    TraitedSpec,
-    traits,
-)
+from nipype.interfaces.base import CommandLineInputSpec, File, TraitedSpec, traits
 
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external import kill_with_parent
