@@ -84,11 +84,7 @@ def reference_segmenter(
 
 @torch.inference_mode()
 def segment_as_reference(
-    segmenter: Segmenter,
-    data: np.ndarray,
-    affine: np.ndarray,
-    flip: bool = True,
-    ct: bool = False,
+    segmenter: Segmenter, data: np.ndarray, affine: np.ndarray, flip: bool = True, ct: bool = False
 ) -> ReferenceSegmentation:
     """Segment a scan as ``SynthSeg_predict`` does, with its default options or ``--fast``.
 

@@ -35,10 +35,7 @@ class MeasureVolumes(SimpleInterface):
         soft = self.inputs.soft_volumes_mm3
         out_table = Path(runtime.cwd) / 'morph.tsv'
         write_morph_table(
-            out_table,
-            volumes,
-            total_intracranial(volumes),
-            soft if isdefined(soft) else None,
+            out_table, volumes, total_intracranial(volumes), soft if isdefined(soft) else None
         )
         self._results['out_table'] = str(out_table)
         return runtime

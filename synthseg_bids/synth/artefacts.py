@@ -58,9 +58,7 @@ class Artefacts:
 
 
 def draw_artefacts(
-    config: ArtefactConfig,
-    size: tuple[int, int, int],
-    generator: torch.Generator,
+    config: ArtefactConfig, size: tuple[int, int, int], generator: torch.Generator
 ) -> Artefacts:
     """Draw the artefacts of one scan.
 

@@ -191,11 +191,7 @@ def cerebrum_centre(labels: np.ndarray, source: str) -> tuple[float, float, floa
     if not cerebrum.any():
         raise LabelMapError(f'{source}: holds no cerebrum (labels 2, 3, 41, 42)')
     x, y, z = (np.flatnonzero(cerebrum.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
-    return (
-        float(x[0] + x[-1]) / 2,
-        float(y[0] + y[-1]) / 2,
-        float(z[0] + z[-1]) / 2,
-    )
+    return (float(x[0] + x[-1]) / 2, float(y[0] + y[-1]) / 2, float(z[0] + z[-1]) / 2)
 
 
 def generate(

@@ -75,10 +75,7 @@ class Lesions:
 
 
 def draw_lesions(
-    config: LesionConfig,
-    size: tuple[int, int, int],
-    spacing_mm: float,
-    generator: torch.Generator,
+    config: LesionConfig, size: tuple[int, int, int], spacing_mm: float, generator: torch.Generator
 ) -> Lesions | None:
     """Draw lesions.
 
@@ -161,10 +158,7 @@ def add_lesions(rows: Tensor, lesions: Lesions) -> Tensor:
     index = rows.int()
     x, y, z = rows.shape
     field = interpolated(lesions.field, (x, y, z))
-    for inside, weight in (
-        (ventricle, lesions.periventricular),
-        (cortex, lesions.juxtacortical),
-    ):
+    for inside, weight in ((ventricle, lesions.periventricular), (cortex, lesions.juxtacortical)):
         field.add_(_nearness(inside[index]), alpha=weight)
     # Indexing with a mask would wait for a GPU; sorting other voxels to the front does not.
     field.masked_fill_(~white[index], -torch.inf)

@@ -47,11 +47,7 @@ def find_facts(table: Mapping[str, dict[str, str]], source: Path) -> dict[str, s
 
 
 def save_prepared(
-    folder: Path,
-    source: Path,
-    prepared: PreparedMap,
-    facts: Mapping[str, str],
-    age_group: str,
+    folder: Path, source: Path, prepared: PreparedMap, facts: Mapping[str, str], age_group: str
 ) -> tuple[Path, Path]:
     """Write a prepared label map and its sidecar.
 

@@ -175,11 +175,7 @@ class Trainer:
                 raise CheckpointError(str(error)) from error
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
-        self.started_from = {
-            'name': card.name,
-            'sha256': card.sha256,
-            'steps': card.total_steps,
-        }
+        self.started_from = {'name': card.name, 'sha256': card.sha256, 'steps': card.total_steps}
 
     def sample(self, number: int) -> Sample:
         """Generate training sample `number` of this run."""
