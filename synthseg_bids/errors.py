@@ -104,3 +104,11 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return explain_error(error)
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory could not be had; PyTorch has no type for it on the CPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ('out of memory', 'not enough memory', "can't allocate memory")
+    )

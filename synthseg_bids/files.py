@@ -121,6 +121,17 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
+def sidecar(image: Path) -> Path:
+    """Name the JSON file beside an image.
+
+    Examples
+    --------
+    >>> sidecar(Path('labels.nii.gz')).name
+    'labels.json'
+    """
+    return image.with_name(image.name.removesuffix('.gz').removesuffix('.nii') + '.json')
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object; see :func:`write_text`."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')

@@ -56,6 +56,7 @@ class RunConfig:
     level: str = 'minimal'
     output_grid: str = 'native'
     posteriors: str = 'none'
+    aseg_stats: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None
@@ -79,6 +80,15 @@ class RunConfig:
     resource_monitor: bool = False
     debug: str | None = None
     verbose: int = 0
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What is written beside the label map and its tables."""
+        return {
+            'output_grid': self.output_grid,
+            'posteriors': self.posteriors,
+            'aseg_stats': self.aseg_stats,
+        }
 
 
 def read_toml(path: Path) -> dict[str, Any]:

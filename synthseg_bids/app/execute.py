@@ -185,7 +185,6 @@ def _execute(
         flip=not config.fast,
         autocrop=config.autocrop,
         ct=config.ct,
-        posteriors=config.posteriors,
-        output_grid=config.output_grid,
+        **config.outputs,
         overwrite=config.overwrite,
     )

@@ -196,7 +196,7 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome
         interrupted = True
         raise
     finally:
-        outcomes += ledger.close(out_dir, config.output_grid, config.posteriors)
+        outcomes += ledger.close(out_dir, **config.outputs)
         note_missing_references(outcomes, plan.pending, dict(config.derivatives))
         write_status(out_dir, outcomes, setup.chosen.method.seg)
         setup.checksums.save()

@@ -211,7 +211,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
         metavar='NAME=PATH', type=_derivative,
-        help='datasets with reference segmentations to compare with',
+        help='datasets with reference segmentations to compare with, or a SUBJECTS_DIR of '
+        'FreeSurfer with folders named sub-01 or sub-01_ses-1',
     )  # fmt: skip
     group.add_argument(
         '--skip-bids-validation', '--skip_bids_validator', action='store_true',
@@ -261,6 +262,10 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '--posteriors', choices=['none', 'native', '1mm'],
         help='write posterior maps, and on which grid (default: by --level); they have steps of '
         '1/255, so that those of a voxel sum to 0.99 to 1.01',
+    )  # fmt: skip
+    group.add_argument(
+        '--aseg-stats', '--aseg_stats', action='store_true',
+        help='write volumes and intensities in the format of the aseg.stats of FreeSurfer, too',
     )  # fmt: skip
 
 

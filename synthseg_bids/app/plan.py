@@ -171,7 +171,7 @@ def why_pending(
     from synthseg_bids import __version__
     from synthseg_bids.bids.save import has_outputs, why_outdated
 
-    kinds = task.kinds(config.output_grid, config.posteriors)
+    kinds = task.kinds(**config.outputs)
     # Reading images to compare checksums is for those that have outputs at all.
     if not has_outputs(config.output_dir, task.stem, kinds):
         return 'no outputs yet'
@@ -195,7 +195,7 @@ def print_plan(config: RunConfig, plan: Plan) -> None:
 
     rows = [('ACTION', 'IMAGE', 'REASON', 'OUTPUTS')]
     for task in plan.pending:
-        files = output_files(task.stem, task.kinds(config.output_grid, config.posteriors))
+        files = output_files(task.stem, task.kinds(**config.outputs))
         names = [file.rpartition('/')[2] for file in files if not file.endswith('.json')]
         rows.append(('segment', task.image.relative, plan.reasons[task.stem], ' '.join(names)))
     rows += [('none', task.image.relative, 'up to date', '') for task in plan.current]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
+from synthseg_bids.external.colour_tables import write_colour_table
 from synthseg_bids.external.methods import METHODS, OURS, Method
 from synthseg_bids.labels import segmentation_labels
 
@@ -25,9 +26,13 @@ logger = logging.getLogger(__name__)
 _BIDSIGNORE = """*.html
 sub-*/figures
 *_morph.*
+*_aseg.*
 *_dice.*
 *_qc.*
 *_agreement.*
+seg-*_dseg.ctab
+seg-*_dseg.label
+seg-*_dseg.ctbl
 group_*
 """
 
@@ -42,7 +47,8 @@ Every image of the source dataset has its own files, named after it:
 
 - `*_seg-<method>_desc-<suffix>_dseg.nii.gz`: the label map, on the voxel grid of the image
   `<suffix>` (T1w, T2w, ...). `seg-<method>_dseg.tsv` lists the labels; their numbers are those
-  of FreeSurfer.
+  of FreeSurfer. So do, with their colours, `.ctab` for FreeSurfer's freeview, `.label` for
+  ITK-SNAP and `.ctbl` for 3D Slicer.
 - `*_probseg.nii.gz` (on request): the posterior probability of every label, in the order that
   `LabelMap` gives in the sidecar.
 - `*_res-1mm_*` (on request): the same on a grid of 1 mm over the field of view of the image, its
@@ -50,6 +56,8 @@ Every image of the source dataset has its own files, named after it:
 - `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
   `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
   sensitive to large voxels.
+- `*_aseg.stats` (on request): the same as `volume_mm3`, with the intensities of the image, in
+  the format of FreeSurfer: `asegstats2table --inputs` joins those of many images.
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
@@ -163,7 +171,7 @@ def _lookup(out_dir: Path, method: Method) -> Path:
 
 
 def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
-    """Write ``seg-synthseg_dseg.tsv`` and the fields that all label maps of a method share."""
+    """Write ``seg-synthseg_dseg.tsv``, the same for viewers, and what all label maps share."""
     rows = (
         {
             'index': label.index,
@@ -176,6 +184,8 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     )
     lookup = _lookup(out_dir, method)
     write_table(lookup, _LOOKUP_COLUMNS, rows)
+    for end in ('.ctab', '.label', '.ctbl'):
+        write_colour_table(lookup.with_suffix(end), lesions=True)
     who = f'{method.title}, folded to the labels of synthseg-bids'
     if method.name == OURS:
         who = 'a network trained on synthetic images'

@@ -39,7 +39,9 @@ class ImageTask:
         """Name of the workflow; the letters that Nipype allows."""
         return self.image.path.name.partition('.')[0].replace('+', 'plus')
 
-    def kinds(self, output_grid: str = 'native', posteriors: str = 'none') -> list[str]:
+    def kinds(
+        self, output_grid: str = 'native', posteriors: str = 'none', aseg_stats: bool = False
+    ) -> list[str]:
         """List the kinds of outputs it should give.
 
         Parameters
@@ -48,11 +50,14 @@ class ImageTask:
             Of the label maps: ``native``, ``1mm`` or ``both``.
         posteriors : str
             Grid of the posterior maps: ``none``, ``native`` or ``1mm``.
+        aseg_stats : bool
+            Whether a table like FreeSurfer's ``aseg.stats`` is among them.
         """
         wanted = {
             'dseg': output_grid != '1mm',
             'dseg1mm': output_grid != 'native',
             'morph': True,
+            'aseg': aseg_stats,
             'qc': True,
             'probseg': posteriors == 'native',
             'probseg1mm': posteriors == '1mm',

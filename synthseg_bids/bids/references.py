@@ -12,6 +12,9 @@ from .query import DEFAULT_SUFFIXES, ImageFile
 NATIVE_SPACES = ('orig', 'native', 'scanner', 'individual', 'T1w', 'T2w', 'FLAIR')
 # All echoes and parts of one acquisition show the same head in the same place.
 _SAME_HEAD = ('echo', 'part', 'inv', 'flip', 'mt')
+#: Label maps of FreeSurfer, both of which fold to our labels; in the order of desc-aparcaseg and
+#: desc-aseg below.
+_RECONSTRUCTED = ('aparc+aseg.mgz', 'aseg.mgz')
 
 
 def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[str, Path]:
@@ -21,11 +24,15 @@ def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[st
     ``desc`` may name the contrast it was drawn on (``desc-T1w``): the image's own contrast comes
     first, but another one of the same head serves too, since both lie in one world space.
 
+    In a folder of FreeSurfer's subjects (``SUBJECTS_DIR``) it is ``mri/aparc+aseg.mgz``, else
+    ``mri/aseg.mgz``, of ``sub-01_ses-1``; of ``sub-01`` if the image has no session, or is of the
+    only one, since an average of several lies elsewhere than each.
+
     Parameters
     ----------
     image : ImageFile
     derivatives : mapping of str to Path
-        Datasets by name.
+        Datasets, or folders of FreeSurfer's subjects, by name.
 
     Returns
     -------
@@ -42,7 +49,21 @@ def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[st
                 candidates.append((rank, path.name, path))
         if candidates:
             found[name] = min(candidates)[-1]
+        elif reconstructed := _reconstruction(image, root):
+            found[name] = reconstructed
     return found
+
+
+def _reconstruction(image: ImageFile, subjects_dir: Path) -> Path | None:
+    """Find the label map that FreeSurfer made of the head of an image."""
+    subject, session = f'sub-{image.entities["sub"]}', image.entities.get('ses')
+    folders = [subject] if session is None else [f'{subject}_ses-{session}']
+    # The path may be that of a label map that lies anywhere (synthseg evaluate).
+    anat = image.path.absolute().parent
+    if anat.parts[-3:] == (subject, f'ses-{session}', 'anat'):
+        folders += [subject] * (len(list(anat.parents[1].glob('ses-*'))) <= 1)
+    paths = (subjects_dir / folder / 'mri' / name for folder in folders for name in _RECONSTRUCTED)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _rank(path: Path, image: ImageFile) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from ..files import copy_file, write_json, write_text
 from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
 from .records import record, seal
-from .tables import DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
+from .tables import ASEG_STATS, DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 
 EXTENSIONS = {
     'dseg': '.nii.gz',
@@ -18,6 +18,7 @@ EXTENSIONS = {
     'probseg': '.nii.gz',
     'probseg1mm': '.nii.gz',
     'morph': '.tsv',
+    'aseg': '.stats',
     'qc': '.tsv',
     'dice': '.tsv',
 }
@@ -139,6 +140,7 @@ def save_image_outputs(
         'probseg': posteriors_sidecar(source, provenance),
         'probseg1mm': posteriors_sidecar(source, provenance, on_1mm_grid=True),
         'morph': {'Sources': [source], **MORPH_COLUMNS},
+        'aseg': {'Sources': [source], 'Description': ASEG_STATS},
         'qc': {'Sources': [source], **QC_COLUMNS},
         'dice': {'Sources': [source, *compared], **DICE_COLUMNS},
     }

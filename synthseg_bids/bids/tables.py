@@ -31,6 +31,10 @@ MORPH_COLUMNS: dict[str, dict[str, str]] = {
         'Units': 'mm^3',
     },
 }
+ASEG_STATS = (
+    'Volumes as in the morph table, and intensities of the image, in the format of the aseg.stats '
+    'of FreeSurfer; eTIV is the sum of all structures.'
+)
 DICE_COLUMNS: dict[str, dict[str, str]] = {
     'reference': {'Description': 'Dataset of the reference, a key of DatasetLinks.'},
     'index': {'Description': 'Value in the label map.'},
@@ -94,17 +98,15 @@ AGREEMENT_COLUMNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write_morph_table(
-    path: Path,
+def morph_rows(
     volumes: Mapping[int, tuple[int, float]],
     total_mm3: float,
     soft_volumes_mm3: Sequence[float] | None = None,
-) -> None:
-    """Write the volumes of one image, a row per structure and a last one for their total.
+) -> list[dict[str, Any]]:
+    """List the volumes of one image, a row per structure and a last one for their total.
 
     Parameters
     ----------
-    path : Path
     volumes : mapping of int to (int, float)
         Number of voxels and volume in mm^3 by label; absent labels have none.
     total_mm3 : float
@@ -112,6 +114,11 @@ def write_morph_table(
     soft_volumes_mm3 : sequence of float, optional
         Soft volume of every segmentation label in channel order, background included; NaN for
         labels that the network does not segment. They have no volumes then, nor has the total.
+
+    Returns
+    -------
+    list of dict
+        By column of :data:`MORPH_COLUMNS`.
     """
     soft = list(soft_volumes_mm3 or [])
     labels = channels_of(len(soft)) if soft else segmentation_labels(LESION in volumes)
@@ -133,7 +140,12 @@ def write_morph_table(
         total['n_voxels'] = sum(row['n_voxels'] for row in rows)
         if soft:
             total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
-    write_table(path, MORPH_COLUMNS, [*rows, total])
+    return [*rows, total]
+
+
+def write_morph_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the volumes of one image; see :func:`morph_rows`."""
+    write_table(path, MORPH_COLUMNS, rows)
 
 
 def write_dice_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from ..cli import (
     synthesize,
     train,
 )
-from ..errors import explain_error
+from ..errors import explain_error, is_out_of_memory
 from ..hardware.allocator import restart_with_settings
 
 COMMANDS = (
@@ -72,19 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'synthseg: {error}', file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         reason = str(error).partition('\n')[0] or 'no more to be had'
         print(f'synthseg: out of memory ({reason}); use a machine with more', file=sys.stderr)
         return 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error is of memory; PyTorch has no type for it on the CPU."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in text for words in ('out of memory', 'not enough memory', "can't allocate memory")
-    )
 
 
 def entry() -> int:

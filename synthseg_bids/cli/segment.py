@@ -1,46 +1,74 @@
-"""``synthseg segment``: segment one scan of any contrast and resolution."""
+"""``synthseg segment``: segment one scan, or those of a folder or list, of any contrast."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import about
-from ..files import write_json
-
-if TYPE_CHECKING:
-    from ..inference.reference import ReferenceSegmentation
-    from ..inference.result import Segmentation
+from ..files import sidecar
 
 logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser('segment', help='segment one scan', description=__doc__)
+    parser = subparsers.add_parser('segment', help='segment scans', description=__doc__)
     parser.add_argument(
         'scan',
         type=Path,
         metavar='IN',
-        help='.nii, .nii.gz, .mgz, .mgh, or either file of a pair .img and .hdr',
+        help='.nii, .nii.gz, .mgz, .mgh, or either file of a pair .img and .hdr; or a folder of '
+        'them, or a .txt file with a path per line',
     )
     parser.add_argument(
-        'out', type=Path, metavar='OUT', help='label map on the grid of IN: .nii.gz or .nii'
+        'out',
+        type=Path,
+        metavar='OUT',
+        help='label map on the grid of IN: .nii.gz or .nii; for a folder or list the folder of '
+        'the label maps <name>_synthseg.nii.gz, or a .txt file with a path for each',
     )
+    parser.add_argument(
+        '--recursive',
+        action='store_true',
+        help='include subfolders of IN; OUT gets the same subfolders',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='for a folder or list: also segment scans with complete outputs of the same model '
+        'and options (default: skip them); the output of a single scan is always overwritten',
+    )
+    parser.set_defaults(run=run)
+    _add_more_outputs(parser)
+    _add_method(parser)
+
+
+def _add_more_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--volumes',
         type=Path,
         metavar='TABLE',
-        help='table of volumes, a row per structure: tabs in .tsv, commas in .csv',
+        help='table of volumes, with a row per structure or, for a folder or list, per scan: tabs '
+        'in .tsv, commas in .csv',
     )
     parser.add_argument(
         '--posteriors',
         type=Path,
         metavar='NII',
-        help='4D probabilities on the grid of IN; a JSON file beside it names the volumes',
+        help='4D probabilities on the grid of IN, with a JSON file that names the volumes; for a '
+        'folder or list the folder of <name>_posteriors.nii.gz',
     )
+    parser.add_argument(
+        '--lut',
+        type=Path,
+        metavar='FILE',
+        help='names and colours of the labels: .ctab or .txt for freeview, .label for ITK-SNAP, '
+        '.ctbl for 3D Slicer',
+    )
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
@@ -70,84 +98,76 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help='do exactly as the reference implementation, with its published weights, in float32; '
         'outputs are on its grid of 1 mm (see docs/compat.rst)',
     )
-    parser.set_defaults(run=run)
 
 
-def _check_names(args: argparse.Namespace) -> None:
+def _check_names(args: argparse.Namespace, several: bool) -> None:
     """Check file names and numbers before the computation."""
-    if args.scan.is_dir():
-        raise ValueError(f'{args.scan}: is a folder; give an image file')
+    if not several:
+        _check_single(args)
+    for path in (args.volumes, args.lut):
+        if path is not None and path.is_dir():
+            raise ValueError(f'{path}: is a folder; give the name of a file')
+    image = args.out.name.endswith(('.nii', '.nii.gz'))
+    if several and (image or args.out.is_file() != (args.out.suffix == '.txt')):
+        raise ValueError(
+            f'{args.out}: give a folder for the label maps, or a .txt file with a path for each'
+        )
+    if args.lut is not None and args.lut.resolve() in (args.scan.resolve(), args.out.resolve()):
+        raise ValueError(f'{args.lut}: would overwrite a list of paths; give another name')
+    if args.volumes is not None and args.volumes.suffix not in ('.tsv', '.csv'):
+        raise ValueError(f'{args.volumes}: give a name that ends in .tsv (tabs) or .csv (commas)')
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f'--threads {args.threads}: give at least 1')
+
+
+def _check_single(args: argparse.Namespace) -> None:
+    if args.recursive:
+        raise ValueError(f'{args.scan}: is no folder; leave out --recursive')
     for path in (args.out, args.posteriors):
         if path is not None and not path.name[1:].endswith(('.nii', '.nii.gz')):
             raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
-    outputs = [path for path in (args.out, args.posteriors, args.volumes) if path is not None]
+    given = (args.out, args.posteriors, args.volumes, args.lut)
+    outputs = [path for path in given if path is not None]
     if args.posteriors is not None:
-        outputs.append(_sidecar(args.posteriors))
-    scan = {args.scan.resolve(), _sidecar(args.scan).resolve()}
+        outputs.append(sidecar(args.posteriors))
+    scan = {args.scan.resolve(), sidecar(args.scan).resolve()}
     for path in outputs:
         if path.resolve() in scan:
             raise ValueError(f'{path}: would overwrite the scan; give another name')
         if path.is_dir():
             raise ValueError(f'{path}: is a folder; give the name of a file')
-    if args.volumes is not None and args.volumes.suffix not in ('.tsv', '.csv'):
-        raise ValueError(f'{args.volumes}: give a name that ends in .tsv (tabs) or .csv (commas)')
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ValueError(f'{args.out}: several outputs share one name; give each its own')
-    if args.threads is not None and args.threads < 1:
-        raise ValueError(f'--threads {args.threads}: give at least 1')
-
-
-def _sidecar(image: Path) -> Path:
-    return image.with_name(image.name.removesuffix('.gz').removesuffix('.nii') + '.json')
-
-
-def _describe(labels: tuple[int, ...]) -> dict[str, object]:
-    from ..bids.metadata import describe_posteriors
-    from ..labels import segmentation_labels
-
-    names = {label.index: label.name for label in segmentation_labels()}
-    return {**describe_posteriors([names[label] for label in labels]), 'Index': list(labels)}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    _check_names(args)
+    """Run the subcommand; return 1 if one of several scans could not be segmented."""
+    several = args.scan.is_dir() or args.scan.suffix == '.txt'
+    _check_names(args, several)
+    if args.lut is not None:
+        from ..external.colour_tables import write_colour_table
 
-    from ..images.volume_io import read_volume, write_image, write_label_map, write_posteriors
+        write_colour_table(args.lut, lesions=True)
+    if not several:
+        return _run_single(args)
+    from . import segment_folder
+
+    return segment_folder.run(args)
+
+
+def _run_single(args: argparse.Namespace) -> int:
+    from ..images.volume_io import read_volume
 
     # Before importing PyTorch, so that errors are immediate.
     scan = read_volume(args.scan)
 
     from ..bids.tables import write_morph_table
-    from ..inference.segmenter import Segmenter
-    from ..measure.overlap import total_intracranial, volumes_from_labels
+    from .segment_scan import load, measure, segment, write_maps
 
-    flip = not args.fast
-    found: Segmentation | ReferenceSegmentation
-    for path in (args.out, args.posteriors, args.volumes):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    if args.compat:
-        from ..inference.reference import reference_segmenter, segment_as_reference
-
-        segmenter = reference_segmenter(args.model, args.device, args.threads)
-        with about(args.scan):
-            found = segment_as_reference(segmenter, scan.data, scan.affine, flip, bool(args.ct))
-        affine, like = found.affine, None
-        write_image(args.out, found.labels, affine)
-    else:
-        wanted = args.posteriors is not None
-        segmenter = Segmenter(args.model, args.device, flip, args.threads)
-        with about(args.scan):
-            found = segmenter.segment(scan.data, scan.affine, posteriors=wanted, ct=args.ct)
-        affine, like = scan.affine, scan
-        write_label_map(args.out, found.labels, scan)
+    segmenter = load(args)
+    found = segment(segmenter, scan, args)
+    write_maps(found, scan, args.out, args.posteriors, segmenter.card.labels)
     if args.volumes is not None:
-        volumes = volumes_from_labels(found.labels, affine)
-        soft = found.volumes_mm3.tolist()
-        write_morph_table(args.volumes, volumes, total_intracranial(volumes), soft)
-    if args.posteriors is not None and found.posteriors is not None:
-        write_posteriors(args.posteriors, found.posteriors, affine, like)
-        write_json(_sidecar(args.posteriors), _describe(segmenter.card.labels))
+        write_morph_table(args.volumes, measure(found, scan))
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)
     return 0

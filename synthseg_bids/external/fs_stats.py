@@ -1,17 +1,43 @@
-"""Volumes in the tables of FreeSurfer and SAMSEG, for the labels that we have."""
+"""Tables of volumes as FreeSurfer and SAMSEG write them, for the labels that we have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..files import read_text
+from ..files import read_text, write_text
 from ..labels import channel_labels, fold_reference
 
 #: White matter of either side.
 _HYPOINTENSITIES = 77
+_CORTEX = (3, 42)
+_SUBCORTICAL = (10, 11, 12, 13, 17, 18, 26, 28, 49, 50, 51, 52, 53, 54, 58, 60)
+#: Name, field, description and labels of FreeSurfer's measures that are sums of our labels.
+_MEASURES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
+    ('lhCortex', 'lhCortexVol', 'Left hemisphere cortical gray matter volume', (3,)),
+    ('rhCortex', 'rhCortexVol', 'Right hemisphere cortical gray matter volume', (42,)),
+    ('Cortex', 'CortexVol', 'Total cortical gray matter volume', _CORTEX),
+    (
+        'CerebralWhiteMatter',
+        'CerebralWhiteMatterVol',
+        'Total cerebral white matter volume',
+        (2, 41, _HYPOINTENSITIES),
+    ),
+    ('SubCortGray', 'SubCortGrayVol', 'Subcortical gray matter volume', _SUBCORTICAL),
+    (
+        'TotalGray',
+        'TotalGrayVol',
+        'Total gray matter volume',
+        (*_CORTEX, 8, 47, *_SUBCORTICAL),
+    ),
+)
+_COLUMNS = (
+    *('Index', 'SegId', 'NVoxels', 'Volume_mm3', 'StructName'),
+    *('normMean', 'normStdDev', 'normMin', 'normMax', 'normRange'),
+)
 
 
 def read_volumes(path: str | Path) -> dict[int, float]:
@@ -62,3 +88,62 @@ def fold_volumes(
     soft[2] += left * volumes.get(_HYPOINTENSITIES, 0.0)
     soft[41] += (1 - left) * volumes.get(_HYPOINTENSITIES, 0.0)
     return list(soft.values())
+
+
+def write_stats(
+    path: Path, rows: Sequence[Mapping[str, Any]], image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Write a table like FreeSurfer's ``aseg.stats``, for ``asegstats2table`` and the like.
+
+    Parameters
+    ----------
+    path : Path
+    rows : sequence of mapping
+        ``index``, ``name``, ``n_voxels`` and ``volume_mm3`` of each structure; the last row is
+        their total. Those without a volume are left out, and so are measures that need them.
+    image : (x, y, z) array
+        The scan, whose intensities are described; they are not normalised as FreeSurfer's are.
+    labels : (x, y, z) integer array
+        On the same grid.
+    """
+    *structures, total = [row for row in rows if 'volume_mm3' in row or 'index' not in row]
+    lines = [
+        '# Title Segmentation Statistics',
+        '#',
+        '# generating_program synthseg-bids',
+        '# anatomy_type volume',
+        *_measures({row['index']: row['volume_mm3'] for row in structures}, total),
+        f'# NRows {len(structures)}',
+        f'# NTableCols {len(_COLUMNS)}',
+        f'# ColHeaders  {" ".join(_COLUMNS)}',
+    ]
+    for number, row in enumerate(structures, 1):
+        mean, deviation, low, high = _intensities(image[labels == row['index']])
+        lines.append(
+            f'{number:3d} {row["index"]:3d}  {row["n_voxels"]:8d} {row["volume_mm3"]:10.1f}  '
+            f'{row["name"]:<30s} {mean:10.4f} {deviation:10.4f} {low:10.4f} {high:10.4f} '
+            f'{high - low:10.4f}'
+        )
+    write_text(path, '\n'.join(lines) + '\n')
+
+
+def _measures(volumes: Mapping[int, float], total: Mapping[str, Any]) -> Iterator[str]:
+    """Describe sums of volumes, and the intracranial volume, as FreeSurfer does."""
+    for name, field, description, labels in _MEASURES:
+        if {*labels} - {_HYPOINTENSITIES} <= {*volumes}:
+            volume = sum(volumes.get(label, 0.0) for label in labels)
+            yield f'# Measure {name}, {field}, {description}, {volume:.6f}, mm^3'
+    if 'volume_mm3' in total:
+        yield (
+            '# Measure EstimatedTotalIntraCranialVol, eTIV, Estimated Total Intracranial Volume, '
+            f'{total["volume_mm3"]:.6f}, mm^3'
+        )
+
+
+def _intensities(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Return mean, standard deviation, minimum and maximum; zeros where there is no voxel."""
+    if not values.size:
+        return 0.0, 0.0, 0.0, 0.0
+    deviation = values.std(ddof=1, dtype=np.float64) if values.size > 1 else 0.0
+    mean = values.mean(dtype=np.float64)
+    return float(mean), float(deviation), float(values.min()), float(values.max())

@@ -18,6 +18,8 @@ UNSURE_BITS = 1.4
 MAX_POSTERIOR = 0.85
 #: Borders between structures are unsure, but thin: twice this is the least width of a region.
 BORDER_MM = 2.0
+#: Planes whose entropy is computed at once.
+SLAB = 8
 
 
 @torch.inference_mode()
@@ -85,14 +87,19 @@ def unsure_sides(
     if not posteriors.numel():
         return 0.0, 0.0
     side_of = {label.index: label.side for label in segmentation_labels(lesions=True)}
-    best, winner = posteriors.max(0)
-    candidates = best < MAX_POSTERIOR
-    probabilities = posteriors[:, candidates].float().clamp_(min=1e-9)
-    unsure = candidates.numpy()
-    unsure[unsure] = (-(probabilities * probabilities.log2()).sum(0) > UNSURE_BITS).numpy()
-    sided = np.array([side_of[label] in ('left', 'right') for label in labels])
-    unsure &= sided[winner.numpy()]
+    left, right = (
+        torch.tensor([side_of[label] == side for label in labels]) for side in ('left', 'right')
+    )
+    unsure, on_left = (np.zeros(posteriors.shape[1:], dtype=bool) for _ in range(2))
+    # By slabs, since what is left of a scan that the network knows nothing of is all of it.
+    for start in range(0, posteriors.shape[1], SLAB):
+        slab = posteriors[:, start : start + SLAB]
+        best, winner = slab.max(0)
+        candidates = (best < MAX_POSTERIOR) & (left | right)[winner]
+        probabilities = slab[:, candidates].float().clamp_(min=1e-9)
+        entropy = -(probabilities * probabilities.log2()).sum(0)
+        on_left[start : start + SLAB] = left[winner].numpy()
+        unsure[start : start + SLAB][candidates.numpy()] = (entropy > UNSURE_BITS).numpy()
     opened = ndimage.binary_opening(unsure, iterations=max(1, round(BORDER_MM / spacing_mm)))
-    sides = np.array([side_of[label] for label in labels])[winner.numpy()[opened]]
-    voxel_mm3 = spacing_mm**3
-    return float((sides == 'left').sum() * voxel_mm3), float((sides == 'right').sum() * voxel_mm3)
+    n_left, n_both = int((opened & on_left).sum()), int(opened.sum())
+    return n_left * spacing_mm**3, (n_both - n_left) * spacing_mm**3

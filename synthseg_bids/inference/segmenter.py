@@ -13,18 +13,15 @@ The network works on a RAS grid at its training spacing, the *network grid*, cro
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from ..errors import InputImageError, about
@@ -33,7 +30,7 @@ from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
 from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
-from ..images.volume_io import Volume, read_volume, volume_of
+from ..images.volume_io import Volume
 from ..labels import mirror_channels, segmentation_labels
 from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
 from ..models.card import ModelCard
@@ -48,13 +45,11 @@ from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
 from .preprocess import check_contrast, prepare
+from .reading import Source, read, read_ahead
 from .refine import own_steps, refine
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
 
 logger = logging.getLogger(__name__)
-
-#: A path, or a nibabel image.
-Source: TypeAlias = str | os.PathLike[str] | SpatialImage
 
 
 class Segmenter:
@@ -179,7 +174,7 @@ class Segmenter:
         TypeError
             If it is neither a path nor an image.
         """
-        return self._segment(_read(image), ct)
+        return self._segment(read(image), ct)
 
     def batch(
         self, images: Iterable[Source], ct: bool | None = None, prefetch: int = 2
@@ -201,17 +196,8 @@ class Segmenter:
         result : Result or InputImageError
             The error, if the scan cannot be used; the others are segmented all the same.
         """
-        waiting = iter(images)
-        with ThreadPoolExecutor(max_workers=max(prefetch, 1)) as pool:
-
-            def submit(n: int) -> list[tuple[Source, Future[Volume]]]:
-                return [(image, pool.submit(_read, image)) for image in islice(waiting, n)]
-
-            reading = submit(max(prefetch, 1))
-            while reading:
-                image, scan = reading.pop(0)
-                reading += submit(1)
-                yield image, self._try(scan, ct)
+        for image, scan in read_ahead(images, prefetch):
+            yield image, self._try(scan, ct)
 
     def _try(self, reading: Future[Volume], ct: bool | None) -> Result | ValueError:
         """Segment a scan that is being read; return the error if it cannot be used."""
@@ -408,14 +394,3 @@ class Segmenter:
 def cached_segmenter(options: SegmentOptions, compute: ComputeOptions) -> Segmenter:
     """Return the process's :class:`Segmenter` for these settings, loading it on first use."""
     return Segmenter(**vars(options), **vars(compute))
-
-
-def _read(image: Source) -> Volume:
-    if isinstance(image, SpatialImage):
-        return volume_of(image)
-    if not isinstance(image, str | os.PathLike):
-        raise TypeError(
-            f'{type(image).__name__}: give a path or a nibabel image (of an array: '
-            'nibabel.Nifti1Image(array, affine))'
-        )
-    return read_volume(Path(image))

@@ -35,6 +35,7 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_posteriors = File(exists=True, desc='posterior maps')
     in_posteriors_1mm = File(exists=True, desc='posterior maps on the 1 mm grid')
     in_volumes = File(exists=True, mandatory=True, desc='table of volumes')
+    in_stats = File(exists=True, desc="table of volumes in the format of FreeSurfer's aseg.stats")
     in_quality = File(exists=True, desc='table of quality measures')
     quality_notes = traits.List(traits.Str, usedefault=True, desc='messages about quality')
     in_scan_figure = File(exists=True, desc='slices of the image')
@@ -68,6 +69,7 @@ class SaveDerivatives(SimpleInterface):
             'probseg': inputs.in_posteriors,
             'probseg1mm': inputs.in_posteriors_1mm,
             'morph': inputs.in_volumes,
+            'aseg': inputs.in_stats,
             'qc': inputs.in_quality,
             'dice': inputs.in_overlaps,
             'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,

@@ -63,7 +63,7 @@ def total_intracranial(volumes: Mapping[int, tuple[int, float]]) -> float:
     """Sum the volumes of all that is not background, cerebrospinal fluid included.
 
     Of a network that does not segment that fluid this is not the intracranial volume; see
-    :func:`synthseg_bids.bids.tables.write_morph_table`.
+    :func:`synthseg_bids.bids.tables.morph_rows`.
 
     Parameters
     ----------

@@ -30,6 +30,7 @@ def init_synthseg_wf(
     program: Program | None = None,
     posteriors: str = 'none',
     output_grid: str = 'native',
+    aseg_stats: bool = False,
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -57,6 +58,8 @@ def init_synthseg_wf(
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
         Grid of the label maps: ``native``, ``1mm`` or ``both``.
+    aseg_stats : bool
+        Write a table like FreeSurfer's ``aseg.stats`` for every image.
     overwrite : bool
         Do not use results in the working directory.
     resources : Resources, optional
@@ -90,6 +93,7 @@ def init_synthseg_wf(
         'program': program,
         'posteriors': posteriors,
         'output_grid': output_grid,
+        'aseg_stats': aseg_stats,
         'resources': resources,
     }
     for subject, subject_tasks in by_subject.items():
@@ -136,6 +140,8 @@ def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Wo
         (f'out_{name}', f'in_{name}')
         for name in optional_maps(options['posteriors'], options['output_grid'])
     ]
+    if options['aseg_stats']:
+        connections.append(('out_stats', 'in_stats'))
     if task.references:
         references = {name: str(p.absolute()) for name, p in task.references.items()}
         inputnode.inputs.references = save.inputs.references = references

@@ -33,6 +33,7 @@ def init_image_wf(
     suffix: str = '',
     posteriors: str = 'none',
     output_grid: str = 'native',
+    aseg_stats: bool = False,
     compare: bool = False,
     resources: Resources | None = None,
     name: str = 'image_wf',
@@ -61,6 +62,8 @@ def init_image_wf(
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
         ``native``; ``1mm`` and ``both`` write a label map on a 1 mm grid as well.
+    aseg_stats : bool
+        Write a table like FreeSurfer's ``aseg.stats``.
     compare : bool
         Compare with references.
     resources : Resources, optional
@@ -86,6 +89,8 @@ def init_image_wf(
         Posterior maps on the grid of the image, or on that of 1 mm; by `posteriors`.
     out_volumes : str
         Table of volumes.
+    out_stats : str
+        The same with intensities, like FreeSurfer's ``aseg.stats``; with `aseg_stats`.
     out_quality : str
         Table of quality measures.
     verdict, reasons : str
@@ -117,7 +122,7 @@ def init_image_wf(
     )
     inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
-    outputs += ['out_volumes', 'out_quality', 'verdict', 'reasons', 'quality_notes']
+    outputs += ['out_volumes', 'out_stats', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
     outputs += ['out_overlaps', 'compared', 'refused', 'provenance']
     outputnode = Node(IdentityInterface(outputs), name='outputnode')
@@ -163,6 +168,9 @@ def init_image_wf(
                                ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
             (segment, plot, [('ct', 'ct')]),
         ])  # fmt: skip
+    if aseg_stats:
+        workflow.connect(inputnode, 'in_file', measure, 'in_file')
+        workflow.connect(measure, 'out_stats', outputnode, 'out_stats')
     for name in optional_maps(posteriors, output_grid):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
     if compare:

@@ -277,15 +277,15 @@ class Ledger:
         """List the outcomes so far."""
         return [self._outcomes[task.name] for task in self.tasks if task.name in self._outcomes]
 
-    def close(self, out_dir: Path, output_grid: str, posteriors: str) -> list[Outcome]:
+    def close(self, out_dir: Path, **outputs: Any) -> list[Outcome]:
         """Check that all outputs exist, and record images that were not reached.
 
         Parameters
         ----------
         out_dir : Path
             Root of the output dataset.
-        output_grid, posteriors : str
-            See :func:`init_synthseg_wf`.
+        **outputs
+            See :meth:`~synthseg_bids.bids.plan.ImageTask.kinds`.
 
         Returns
         -------
@@ -301,7 +301,7 @@ class Ledger:
                 never += 1
             elif outcome.status == 'done':
                 # Not if no reference could be used, as the notes explain.
-                kinds = [kind for kind in task.kinds(output_grid, posteriors) if kind != 'dice']
+                kinds = [kind for kind in task.kinds(**outputs) if kind != 'dice']
                 missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
                 if missing:
                     outcome.status, outcome.reason = 'failed', f'missing: {", ".join(missing)}'

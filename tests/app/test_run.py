@@ -62,6 +62,7 @@ def test_output_tree(finished):
     tables = ['descriptions', 'seg-synthseg_dseg', 'sub-01/anat/sub-01_seg-synthseg_agreement']
     expected = {'dataset_description.json', 'README.md', 'CHANGES', '.bidsignore'}
     expected |= {'sub-01.html', 'sub-02.html', 'group.html'}
+    expected |= {f'seg-synthseg_dseg{end}' for end in ('.ctab', '.label', '.ctbl')}
     expected |= {table + end for table in tables for end in ('.tsv', '.json')}
     for stem, more in stems.items():
         for kind in ['dseg', 'probseg', 'morph', 'qc', *more]:

@@ -16,7 +16,7 @@ from synthseg_bids.bids.agreement import write_agreement
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.group_stats import find_outliers, reliability
 from synthseg_bids.bids.metadata import describe_dataset
-from synthseg_bids.bids.tables import TOTAL_NAME, write_morph_table, write_qc_table
+from synthseg_bids.bids.tables import TOTAL_NAME, morph_rows, write_morph_table, write_qc_table
 from synthseg_bids.files import read_table, write_json
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
@@ -41,7 +41,7 @@ def add_image(
     )
     stem = f'{folder}/{name}_seg-{method}_desc-{contrast}'
     volumes = {label.index: (1, volume) for label in segmentation_labels() if label.index != 24}
-    write_morph_table(Path(f'{stem}_morph.tsv'), volumes, 30 * volume)
+    write_morph_table(Path(f'{stem}_morph.tsv'), morph_rows(volumes, 30 * volume))
     values = {'snr': snr, 'white_matter': 'bright', 'flip_dice': 0.95, 'n_missing_structures': 1}
     write_qc_table(Path(f'{stem}_qc.tsv'), judge(values, {'n_missing_structures': 'a, b'}))
     source = {'Sources': [f'bids:raw:{name}_{contrast}.nii.gz']}

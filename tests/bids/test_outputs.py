@@ -23,7 +23,7 @@ from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, posteriors_sidecar
 from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
 from synthseg_bids.bids.status import Outcome, write_status
-from synthseg_bids.bids.tables import TOTAL_NAME, write_dice_table, write_morph_table
+from synthseg_bids.bids.tables import TOTAL_NAME, morph_rows, write_dice_table, write_morph_table
 from synthseg_bids.files import (
     copy_file,
     read_table,
@@ -53,7 +53,8 @@ def results(tmp_path: Path) -> dict[str, Path]:
     image.header.set_xyzt_units('mm', 'sec')
     nib.save(image, folder / 'dseg.nii.gz')
     volumes = {17: (10, 20.0), 53: (5, 10.0)}
-    write_morph_table(folder / 'morph.tsv', volumes, 30.0, [1.5] * len(segmentation_labels()))
+    soft = [1.5] * len(segmentation_labels())
+    write_morph_table(folder / 'morph.tsv', morph_rows(volumes, 30.0, soft))
     rows = [
         {'reference': name, 'index': 17, 'name': 'Left-Hippocampus', 'dice': 0.5}
         for name in ('fs', 'other')

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,44 @@ def test_own_contrast_first_then_the_finest_parcellation(touch):
         find_reference(image(f'sub-1_{s}.nii'), {'r': root})['r'].name for s in ('T1w', 'T2w')
     ]
     assert found == ['sub-1_desc-T1w_dseg.nii.gz', 'sub-1_desc-aparcaseg_dseg.nii.gz']
+
+
+@pytest.mark.parametrize(
+    ('name', 'files', 'expected'),
+    [
+        ('sub-1_T1w.nii', ('sub-1/mri/aseg.mgz',), 'sub-1/mri/aseg.mgz'),
+        (
+            'sub-1_acq-hi_run-2_T2w.nii',
+            ('sub-1/mri/aseg.mgz', 'sub-1/mri/aparc+aseg.mgz', 'sub-2/mri/aseg.mgz'),
+            'sub-1/mri/aparc+aseg.mgz',
+        ),
+        (
+            'sub-1_ses-a_T1w.nii',
+            ('sub-1_ses-a/mri/aseg.mgz', 'sub-1_ses-b/mri/aseg.mgz', 'sub-1/mri/aseg.mgz'),
+            'sub-1_ses-a/mri/aseg.mgz',
+        ),
+        ('sub-1_ses-a_T1w.nii', ('sub-1/mri/aseg.mgz',), 'sub-1/mri/aseg.mgz'),
+        ('sub-1_ses-a_T1w.nii', ('sub-1_ses-b/mri/aseg.mgz',), None),
+        ('sub-1_T1w.nii', ('sub-1_ses-b/mri/aseg.mgz', 'sub-1/mri/norm.mgz'), None),
+    ],
+)
+def test_subjects_of_freesurfer(touch, name, files, expected):
+    root = touch(*files)
+    found = {'fs': root / expected} if expected else {}
+    assert find_reference(image(name), {'fs': root}) == found
+
+
+def test_an_average_of_several_sessions_lies_elsewhere(touch, tmp_path):
+    root = touch('sub-1/mri/aseg.mgz')
+    for session in ('a', 'b'):
+        (tmp_path / f'raw/sub-1/ses-{session}/anat').mkdir(parents=True)
+    scan = image('sub-1_ses-a_T1w.nii')
+    scan = replace(scan, path=tmp_path / 'raw' / scan.relative)
+    assert find_reference(scan, {'fs': root}) == {}
+    loose = replace(scan, path=Path('sub-1_ses-a_desc-T1w_dseg.nii'))
+    assert find_reference(loose, {'fs': root}) == {}
+    shutil.rmtree(tmp_path / 'raw/sub-1/ses-b')
+    assert find_reference(scan, {'fs': root}) == {'fs': root / 'sub-1/mri/aseg.mgz'}
 
 
 def test_tasks_name_references_and_refuse_clashes(touch):

@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synthseg_bids.cli.main import _is_out_of_memory, main
+from synthseg_bids.cli.main import main
+from synthseg_bids.errors import is_out_of_memory
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.models.card import save_model
 from synthseg_bids.models.registry import load_model
@@ -122,7 +123,7 @@ def test_refusals_are_one_line(tmp_path, scan, tiny_model, capsys):
     other = ('--posteriors', tmp_path / 'scan.nii')
     assert 'scan.json: would overwrite' in refused(capsys, scan, out, *other, *model)
     assert 'is a folder' in refused(capsys, scan, out, '--volumes', tmp_path, *model)
-    assert 'is a folder' in refused(capsys, '.', out, *model)
+    assert 'give a folder for' in refused(capsys, tmp_path, out, *model)
     assert '.nii.gz or .nii as its end' in refused(capsys, scan, tmp_path / '.nii.gz', *model)
     assert 'share one name' in refused(capsys, scan, out, '--posteriors', out, *model)
     assert 'no such model' in refused(capsys, scan, out, '--model', 'wrong')
@@ -188,7 +189,7 @@ def test_too_little_memory_is_one_line(tmp_path, scan, tiny_model):
     ],
 )
 def test_other_errors_than_of_memory_are_not_hidden(error, expected):
-    assert _is_out_of_memory(error) == expected
+    assert is_out_of_memory(error) == expected
 
 
 def test_unknown_devices_are_refused(tmp_path, scan, tiny_model, capsys):

@@ -15,7 +15,12 @@ from synthseg_bids.bids.metadata import describe_dataset
 from synthseg_bids.bids.names import anat_folder, bids_uri, derivative_stem
 from synthseg_bids.bids.save import figure_files
 from synthseg_bids.bids.status import Outcome, write_status
-from synthseg_bids.bids.tables import write_dice_table, write_morph_table, write_qc_table
+from synthseg_bids.bids.tables import (
+    morph_rows,
+    write_dice_table,
+    write_morph_table,
+    write_qc_table,
+)
 from synthseg_bids.files import write_json, write_text
 from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
@@ -105,7 +110,7 @@ def _write_image(
         for label in LABELS
     }
     total = sum(volume for _, volume in volumes.values())
-    write_morph_table(out / f'{stem}_morph.tsv', volumes, total)
+    write_morph_table(out / f'{stem}_morph.tsv', morph_rows(volumes, total))
     values = {f'confidence_{group}': float(rng.beta(30, 3)) for group in QC_GROUPS}
     values |= {'snr': float(rng.normal(12, 3)), 'total_intracranial_ml': total / 1000}
     write_qc_table(out / f'{stem}_qc.tsv', judge(values, {}))

@@ -46,8 +46,8 @@ def training_node(maps: str, folder: str, seed: int = 0) -> Node:
 def start_and_kill(maps: Path, folder: Path) -> int:
     """Train in a process of its own, kill it after the first checkpoints; return its step."""
     code = (
-        'import sys; sys.path[:0] = sys.argv[3:]; import test_train;'
-        'test_train.training_node(*sys.argv[1:3]).run()'
+        'import sys; sys.path[:0] = sys.argv[3:]; import test_train_interface as own;'
+        'own.training_node(*sys.argv[1:3]).run()'
     )
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / 'helpers')]
     command = [sys.executable, '-c', code, str(maps), str(folder), *paths]

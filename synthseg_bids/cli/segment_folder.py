@@ -1,0 +1,270 @@
+"""Segment all scans of a folder, or of a list, with one network that is loaded once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .. import __version__
+from ..bids.damage import read_marker
+from ..bids.ignore import is_litter
+from ..bids.records import fault, is_broken_seal, record, seal
+from ..errors import is_out_of_memory
+from ..files import read_text, sha256, sidecar, write_table, write_text
+from ..images.checks import READABLE
+from ..images.volume_io import WRITABLE, Volume
+from ..inference.reading import read_ahead
+from ..inference.segmenter import Segmenter
+from ..labels import channels_of
+from ..measure.overlap import TOTAL_NAME
+from .segment_scan import load, measure, segment, write_maps
+
+logger = logging.getLogger(__name__)
+
+#: Suffixes of output names, as those of ``mri_synthseg``.
+LABELS, POSTERIORS = '_synthseg', '_posteriors'
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan and its outputs.
+
+    Attributes
+    ----------
+    scan : Path
+    name : str
+        Name of the scan in the table.
+    labels : Path
+    posteriors : Path or None
+    """
+
+    scan: Path
+    name: str
+    labels: Path
+    posteriors: Path | None
+
+    @property
+    def record(self) -> Path:
+        """JSON file with the provenance of the outputs; it is written last."""
+        return sidecar(self.labels)
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Output files by kind."""
+        maps = {'labels': self.labels, 'posteriors': self.posteriors}
+        return {kind: path for kind, path in maps.items() if path is not None}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the scans without complete outputs, then write the table of all volumes.
+
+    Returns
+    -------
+    int
+        0, or 1 if a scan could not be segmented; the log names it.
+
+    Raises
+    ------
+    ValueError
+        If there is no scan, two have one output, or the model or an option cannot be used.
+    OSError
+        If an output cannot be written.
+    """
+    jobs = list_jobs(args)
+    segmenter = load(args)
+    made_by = {
+        'SoftwareVersion': __version__,
+        'ModelSHA256': segmenter.card.sha256,
+        'FlipAveraging': not args.fast,
+        'CT': args.ct,
+        'Compat': args.compat,
+    }
+    found = {} if args.overwrite else {job: _volumes_on_disk(job, made_by) for job in jobs}
+    volumes = {job: known for job, known in found.items() if known is not None}
+    todo = [job for job in jobs if job not in volumes]
+    if volumes:
+        logger.info('%d scans have their outputs already (--overwrite: anew)', len(volumes))
+    failed: list[str] = []
+    try:
+        with _progress(len(todo)) as report:
+            scans = read_ahead([job.scan for job in todo])
+            for job, (_, reading) in zip(todo, scans, strict=True):
+                try:
+                    volumes[job], note = _segment_one(segmenter, job, reading, args, made_by)
+                except (ValueError, MemoryError, RuntimeError) as error:
+                    note = f'failed: {_why(error, job)}'
+                    failed.append(note)
+                report(job, note)
+    finally:
+        if args.volumes is not None:
+            _write_volumes(args.volumes, jobs, volumes, len(segmenter.card.labels))
+    done = len(jobs) - len(failed)
+    logger.info('%d of %d scans are segmented, %d failed', done, len(jobs), len(failed))
+    for note in failed:
+        logger.error('%s', note)
+    return 1 if failed else 0
+
+
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """List all scans with their outputs.
+
+    Raises
+    ------
+    ValueError
+        If there is no scan, or an output would overwrite another one or a scan.
+    """
+    listed = not args.scan.is_dir()
+    scans = _listed(args.scan) if listed else _in_folder(args.scan, args.out, args.recursive)
+    if not scans:
+        deeper = '' if listed or args.recursive else '; --recursive looks into its folders, too'
+        raise ValueError(f'{args.scan}: holds no scan ({", ".join(READABLE)}){deeper}')
+    names = [Path(scan.name) if listed else scan.relative_to(args.scan) for scan in scans]
+    stems = [name.with_name(_stem(name.name)) for name in names]
+    if args.out.suffix == '.txt':
+        outputs = _listed(args.out)
+        if len(outputs) != len(scans):
+            raise ValueError(
+                f'{args.out}: has {len(outputs)} lines for {len(scans)} scans; give one each'
+            )
+    else:
+        outputs = [args.out / stem.with_name(f'{stem.name}{LABELS}.nii.gz') for stem in stems]
+    jobs = []
+    for scan, name, stem, labels in zip(scans, names, stems, outputs, strict=True):
+        maps = args.posteriors and args.posteriors / f'{stem}{POSTERIORS}.nii.gz'
+        jobs.append(Job(scan, str(scan) if listed else name.as_posix(), labels, maps))
+    _check_outputs(jobs)
+    return jobs
+
+
+def _check_outputs(jobs: list[Job]) -> None:
+    scans = {job.scan.resolve() for job in jobs}
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        for path in job.outputs.values():
+            if not path.name[1:].endswith(WRITABLE):
+                raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
+            if path.resolve() in scans:
+                raise ValueError(f'{path}: would overwrite a scan; give another name')
+            other = owners.setdefault(path.resolve(), job)
+            if other is not job:
+                raise ValueError(
+                    f'{job.scan}: its output {path.name} is that of {other.scan}, too; rename '
+                    'one, or give OUT as a text file with a path per line'
+                )
+
+
+def _listed(path: Path) -> list[Path]:
+    """Read a text file with a path per line."""
+    lines = (line.strip() for line in read_text(path).split('\n'))
+    return [Path(line) for line in lines if line]
+
+
+def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Path]:
+    """List the images of a folder, except outputs of earlier runs."""
+    found = []
+    root, written = folder.resolve(), out.resolve()
+    for path in sorted(folder.rglob('*') if recursive else folder.iterdir()):
+        relative = path.relative_to(folder)
+        ours = _stem(path.name).endswith((LABELS, POSTERIORS))
+        ours = ours or (written != root and written in (root / relative).parents)
+        hidden = is_litter(path.name) or any(name.startswith('.') for name in relative.parts)
+        if path.name.lower().endswith(READABLE) and not (path.is_dir() or ours or hidden):
+            found.append(path)
+    # A pair of files is listed by the one with the voxels.
+    pairs = {path.with_suffix('') for path in found if path.suffix.lower() == '.img'}
+    return [p for p in found if p.suffix.lower() != '.hdr' or p.with_suffix('') not in pairs]
+
+
+def _stem(name: str) -> str:
+    end = max((end for end in READABLE if name.lower().endswith(end)), key=len, default='')
+    return name[: len(name) - len(end)]
+
+
+def _volumes_on_disk(job: Job, made_by: dict[str, Any]) -> dict[str, float | None] | None:
+    """Return the volumes of a scan whose outputs are complete and up to date; else None."""
+    noted = read_marker(job.record)
+    if not noted or is_broken_seal(job.record, noted):
+        return None
+    outputs = noted['Outputs']
+    if any(noted.get(key) != value for key, value in made_by.items()):
+        return None
+    if any(kind not in outputs or fault(p, outputs[kind]) for kind, p in job.outputs.items()):
+        return None
+    changed = fault(job.scan, {'SHA256': noted['InputSHA256']}, verify=True)
+    return None if changed else noted['Volumes']
+
+
+def _segment_one(
+    segmenter: Segmenter,
+    job: Job,
+    reading: Future[Volume],
+    args: argparse.Namespace,
+    made_by: dict[str, Any],
+) -> tuple[dict[str, float | None], str]:
+    """Segment a scan and write its outputs; return its volumes, and a line for the log."""
+    scan = reading.result()
+    found = segment(segmenter, scan, args)
+    job.record.unlink(missing_ok=True)
+    write_maps(found, scan, job.labels, job.posteriors, segmenter.card.labels)
+    volumes = {row['name']: row.get('volume_mm3') for row in measure(found, scan)}
+    noted = {
+        'Scan': str(job.scan),
+        'InputSHA256': sha256(job.scan),
+        **made_by,
+        'Volumes': volumes,
+        'Outputs': {kind: record(path) for kind, path in job.outputs.items()},
+    }
+    write_text(job.record, seal(noted))
+    return volumes, f'{job.name}: segmented in {found.seconds:.1f} s on {found.device}'
+
+
+def _why(error: Exception, job: Job) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f'{job.scan}: out of memory; use a machine with more'
+    raise error
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Job, str], None]]:
+    """Show a progress bar on a terminal; otherwise log a line per scan, with the time left."""
+    start, at_terminal = time.monotonic(), sys.stderr.isatty()
+    # On terminals that report a width of 0, tqdm would draw no bar.
+    width = shutil.get_terminal_size().columns
+    bar = tqdm(total=total, unit='scan', disable=not at_terminal, ncols=width)
+    with logging_redirect_tqdm(), bar:
+        n_done = 0
+
+        def report(job: Job, note: str) -> None:
+            nonlocal n_done
+            n_done += 1
+            bar.set_postfix_str(job.name)
+            bar.update()
+            if not at_terminal:
+                left = (time.monotonic() - start) / n_done * (total - n_done)
+                end = f'; {tqdm.format_interval(left)} left' if n_done < total else ''
+                logger.info('%d/%d %s%s', n_done, total, note, end)
+
+        yield report
+
+
+def _write_volumes(
+    path: Path, jobs: list[Job], volumes: dict[Job, dict[str, float | None]], n_labels: int
+) -> None:
+    """Write a row per scan; rows of failed ones are empty."""
+    names = [label.name for label in channels_of(n_labels) if label.index]
+    rows = ({'scan': job.name, **volumes.get(job, {})} for job in jobs)
+    write_table(path, ['scan', *names, TOTAL_NAME], rows)
