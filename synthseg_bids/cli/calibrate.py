@@ -1,8 +1,8 @@
-"""``synthseg calibrate``: turn a network's posteriors into probabilities.
+"""``synthseg calibrate``: calibrate a network's posteriors by temperature scaling.
 
-Fits the temperature of its logits on synthetic scans of some held-out label maps, and measures
-the expected calibration error before and after on those of others. OUT is the network with that
-temperature in its output layer; both errors are on the card beside it.
+Fits the temperature on synthetic scans of some held-out label maps, and measures the expected
+calibration error before and after on those of others. OUT is the network with the temperature in
+the weights of its output layer; both errors are on its model card.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('model', metavar='MODEL', help='shipped model or weights file')
     add('label_maps', type=Path, metavar='LABEL_MAPS', help='folder of label maps')
     add('out', type=Path, metavar='OUT', help='.safetensors file; may be MODEL itself')
-    add('--fit-on', nargs='+', required=True, metavar='NAME', help='label maps to fit on')
-    add('--check-on', nargs='+', required=True, metavar='NAME', help='label maps to measure on')
-    add('--scans', type=int, default=2, help='per label map and preset (default: %(default)s)')
+    add('--fit-on', nargs='+', required=True, metavar='NAME', help='label maps for the fit')
+    add('--check-on', nargs='+', required=True, metavar='NAME', help='label maps for the error')
+    add('--scans', type=int, default=2, help='scans per label map and preset (default: 2)')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)')
     add('--threads', type=int, help="CPU threads (default: PyTorch's choice)")
     parser.set_defaults(run=run)

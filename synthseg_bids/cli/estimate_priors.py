@@ -1,19 +1,18 @@
-"""``synthseg estimate-priors``: typical intensities of each structure, from scans with references.
+"""``synthseg estimate-priors``: estimate hyperpriors of intensities from scans with references.
 
-For each contrast, the Gaussian hyperpriors of every class's mean and standard deviation, for
-``synthseg train --priors``. The JSON says which classes were estimated, from how many scans and
-voxels, and where the others come from.
+Writes, for each contrast, Gaussian hyperpriors of every class's mean and standard deviation for
+``synthseg train --priors``, with the number of scans and voxels of each estimate and the source of
+classes that could not be estimated.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
+from ..errors import UsageError
+from ..files import write_json
 from .evaluate import named_path
-
-logger = logging.getLogger(__name__)
 
 
 def add_pair_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -26,16 +25,22 @@ def add_pair_options(parser: argparse.ArgumentParser, required: bool = False) ->
         Whether references must be given.
     """
     parser.add_argument(
-        '--reference', type=named_path, action='append', required=required, metavar='NAME=PATH',
-        help='dataset of FreeSurfer or SAMSEG label maps; of several the first with one counts',
-    )  # fmt: skip
+        '--reference',
+        type=named_path,
+        action='append',
+        required=required,
+        metavar='NAME=PATH',
+        help='dataset of FreeSurfer or SAMSEG label maps; the first with one of a scan is used',
+    )
     parser.add_argument(
-        '--participant-label', nargs='+', metavar='LABEL',
+        '--participant-label',
+        nargs='+',
+        metavar='LABEL',
         help='participants to use, with or without sub- (default: all); end the list with another '
         'option or with --',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--contrast', nargs='+', metavar='SUFFIX', help='only these, such as T1w (default: all)'
+        '--contrast', nargs='+', metavar='SUFFIX', help='contrasts, such as T1w (default: all)'
     )
 
 
@@ -43,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the subcommand."""
     parser = subparsers.add_parser(
         'estimate-priors',
-        help='estimate intensities of structures from scans with references',
+        help='estimate hyperpriors of intensities from scans with references',
         description=__doc__,
     )
     parser.add_argument('bids_dir', type=Path, metavar='BIDS_DIR', help='dataset of scans')
@@ -54,8 +59,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from ..errors import UsageError
-    from ..files import write_json
     from ..training.priors import estimate_priors
     from ..training.real_scans import find_pairs, load_pairs
 

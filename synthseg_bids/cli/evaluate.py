@@ -1,10 +1,10 @@
-"""``synthseg evaluate``: overlap of existing segmentations with references.
+"""``synthseg evaluate``: compare existing segmentations with references.
 
-The segmentations are those of a data set of derivatives (its *_dseg.nii.gz, matched with the
-references by subject, session, acquisition and run, as synthseg-bids does) or single label maps.
-DIR receives dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with
-bootstrap confidence intervals), structures.tsv (Dice, distances of surfaces, ratio and agreement
-of volumes of each structure) and, for each reference, the box plot dice_NAME.png.
+Segmentations are those of a data set of derivatives (its *_dseg.nii.gz, matched with references by
+subject, session, acquisition and run, as synthseg-bids does) or single label maps. Writes to DIR:
+dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with bootstrap
+confidence intervals), structures.tsv (Dice, surface distances, ratio and agreement of volumes of
+each structure) and, for each reference, the box plot dice_NAME.png.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from ..bids.names import DERIVATIVE_ENTITIES, parse_name
+from ..bids.query import DEFAULT_SUFFIXES, ImageFile
+from ..bids.references import find_reference
+from ..files import read_description, write_table
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bids.query import ImageFile
-
 logger = logging.getLogger(__name__)
 
-#: Contrast of label maps whose name does not tell.
+#: Contrast of label maps without one in their name.
 UNKNOWN = 'unknown'
 
 
@@ -37,7 +41,7 @@ class Scan:
     path : Path
         Its label map.
     name, contrast : str
-        Of the scan that was segmented.
+        Name and contrast of the scan that was segmented.
     references : dict of str to Path
         Label maps to compare it with.
     """
@@ -54,14 +58,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         'evaluate', help='compare segmentations with references', description=__doc__
     )
     parser.add_argument(
-        'segmentations', type=Path, nargs='+', metavar='DERIVATIVES_OR_FILE',
+        'segmentations',
+        type=Path,
+        nargs='+',
+        metavar='DERIVATIVES_OR_FILE',
         help='data set written by synthseg-bids, or label maps',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--reference', type=named_path, action='append', required=True, metavar='NAME=PATH',
-        help='data set of FreeSurfer or SAMSEG label maps, or one label map that every FILE is '
-        'compared with; repeatable',
-    )  # fmt: skip
+        '--reference',
+        type=named_path,
+        action='append',
+        required=True,
+        metavar='NAME=PATH',
+        help='data set of FreeSurfer or SAMSEG label maps, or one label map to compare every FILE '
+        'with; repeatable',
+    )
     parser.add_argument(
         '--out', type=Path, required=True, metavar='DIR', help='folder of the tables and figures'
     )
@@ -69,12 +80,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def named_path(text: str) -> tuple[str, Path]:
-    """Take ``NAME=PATH`` apart.
+    """Parse ``NAME=PATH``.
 
     Raises
     ------
     argparse.ArgumentTypeError
-        If it is something else.
+        If the text has another form.
     """
     name, equals, path = text.partition('=')
     if not (equals and path and re.fullmatch('[a-zA-Z0-9]+', name)):
@@ -85,22 +96,7 @@ def named_path(text: str) -> tuple[str, Path]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        0, or 1 if a comparison failed; the tables hold the others.
-
-    Raises
-    ------
-    ValueError
-        If nothing could be compared.
-    """
+    """Run the subcommand; return 1 if any comparison failed."""
     references = dict(args.reference)
     if len(references) < len(args.reference):
         raise ValueError('--reference: a name was given twice; give each its own')
@@ -137,7 +133,7 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
     path : Path
         Derivatives, or a label map.
     references : mapping of str to Path
-        Data sets by name; single label maps too where `path` is one.
+        Data sets by name; also single label maps if `path` is one.
 
     Returns
     -------
@@ -146,10 +142,8 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
     Raises
     ------
     ValueError
-        If there is none, or references do not go with it.
+        If there is none, or if references are label maps but `path` is a data set.
     """
-    from ..bids.references import find_reference
-
     single = {name: target for name, target in references.items() if target.is_file()}
     folders = {name: target for name, target in references.items() if name not in single}
     if path.is_dir():
@@ -177,7 +171,7 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
 
 
 def source_image(path: Path) -> ImageFile | None:
-    """Tell which image a label map was made from: by its sidecar, else by its own name.
+    """Return the image that a label map was made from, by its sidecar or else by its name.
 
     Parameters
     ----------
@@ -189,12 +183,6 @@ def source_image(path: Path) -> ImageFile | None:
     ImageFile or None
         The file need not exist. None if the name does not follow BIDS.
     """
-    from urllib.parse import unquote
-
-    from ..bids.names import DERIVATIVE_ENTITIES, parse_name
-    from ..bids.query import DEFAULT_SUFFIXES, ImageFile
-    from ..files import read_description
-
     try:
         sidecar = read_description(path.parent / f'{path.name.partition(".")[0]}.json')
         source = unquote(sidecar['Sources'][0].rpartition(':')[2])
@@ -250,7 +238,7 @@ def _compare(path: Path, reference: Path) -> list[dict[str, Any]]:
 
 
 def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
-    """Translate the segmentation of another program; ours is left as it is."""
+    """Translate the labels of another program to ours."""
     import numpy as np
 
     from ..labels import fold_reference, network_labels
@@ -269,7 +257,6 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     rows : sequence of mapping
         From :func:`synthseg_bids.measure.summary.scan_rows`.
     """
-    from ..files import write_table
     from ..measure.summary import (
         SCAN_COLUMNS,
         STRUCTURE_COLUMNS,

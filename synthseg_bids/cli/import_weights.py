@@ -1,6 +1,6 @@
-"""``synthseg import-weights``: make published SynthSeg weights usable with ``--model``.
+"""``synthseg import-weights``: convert published SynthSeg weights for use with ``--model``.
 
-OUT and a model card beside it are written. Files that FreeSurfer or DIPY have installed need no
+Writes OUT and a model card beside it. Weights that FreeSurfer or DIPY have installed need no
 import: ``--model synthseg_2.0`` finds them.
 """
 
@@ -29,31 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand.
+    """Run the subcommand."""
+    from ..models.published import convert
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        0; whatever goes wrong is raised, with a message of one line.
-
-    Raises
-    ------
-    ValueError
-        If the weights cannot be used (ModelFileError) or the name of the output is wrong.
-    OSError
-        If the output cannot be written.
-    """
     if args.out.suffix != '.safetensors':
         raise ValueError(f'{args.out}: give a name that ends in .safetensors')
     if args.out.is_dir():
         raise ValueError(f'{args.out}: is a folder; give the name of a file')
-
-    from ..models.published import convert
-
     card = convert(args.file, args.out)
     logger.info('%s: %s from %s', args.out, card.training['release'], args.file)
     return 0

@@ -35,14 +35,14 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser, and parsers of subcommands, that take options by their full names alone."""
+    """Parser of the command and its subcommands; options cannot be abbreviated."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, 'allow_abbrev': False})
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; nothing heavy is imported for it."""
+    """Return the parser, without importing PyTorch."""
     parser = _Parser(prog='synthseg', description=__doc__)
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> int:
-    """Run as a program of its own."""
+    """Run as a program."""
     if sys.argv[1:2] in (['segment'], ['train']):
         restart_with_settings()
     return main()

@@ -1,8 +1,8 @@
-"""``synthseg prepare-labels``: make label maps of heads of FreeSurfer's label maps of brains.
+"""``synthseg prepare-labels``: convert FreeSurfer's label maps of brains to those of heads.
 
-IN is an ``aseg`` or ``aparc+aseg`` (.nii, .nii.gz, .mgz), or a folder of them. OUT receives a
-label map for ``synthseg train`` of each, beside it a JSON file with its age group, its source and
-the labels that it does not distinguish, and a picture.
+IN is an ``aseg`` or ``aparc+aseg`` (.nii, .nii.gz, .mgz), or a folder of them. Writes to OUT, for
+each, a label map for ``synthseg train``, a JSON file with its age group, source and merged labels,
+and a figure.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the subcommand."""
     parser = subparsers.add_parser(
         'prepare-labels',
-        help='make label maps of heads of label maps of brains',
+        help='convert label maps of brains to label maps of heads',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('source', type=Path, metavar='IN', help='label map or folder of them')
     parser.add_argument('out', type=Path, metavar='OUT', help='output folder')
     parser.add_argument(
-        '--heads', type=Path, nargs='+', default=[], metavar='DIR',
-        help="donors of what surrounds the brain: SynthSeg's label maps, or BrainWeb's heads "
-        '(default: fluid alone surrounds it)',
-    )  # fmt: skip
+        '--heads',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='DIR',
+        help="label maps of heads for the tissue around the brain: SynthSeg's or BrainWeb's "
+        '(default: only CSF surrounds the brain)',
+    )
     parser.add_argument(
-        '--table', type=Path, metavar='TSV',
+        '--table',
+        type=Path,
+        metavar='TSV',
         help='columns name, age (infant, adult, old) and, if known, dataset, licence, remarks',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--age-group', default='adult', help='of maps that no table names (default: adult)'
+        '--age-group', default='adult', help='age group of maps not in the table (default: adult)'
     )
     parser.set_defaults(run=run)
 

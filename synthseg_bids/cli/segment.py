@@ -1,4 +1,4 @@
-"""``synthseg segment``: segment scans of any contrast and resolution: one, a folder, a list."""
+"""``synthseg segment``: segment one scan, or those of a folder or list, of any contrast."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the subcommand."""
     parser = subparsers.add_parser('segment', help='segment scans', description=__doc__)
     parser.add_argument(
-        'scan', type=Path, metavar='IN',
+        'scan',
+        type=Path,
+        metavar='IN',
         help='.nii, .nii.gz, .mgz, .mgh, or either file of a pair .img and .hdr; or a folder of '
         'them, or a .txt file with a path per line',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        'out', type=Path, metavar='OUT',
+        'out',
+        type=Path,
+        metavar='OUT',
         help='label map on the grid of IN: .nii.gz or .nii; for a folder or list the folder of '
         'the label maps <name>_synthseg.nii.gz, or a .txt file with a path for each',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--recursive', action='store_true',
-        help='look into the folders in IN, too; OUT gets the same folders',
-    )  # fmt: skip
+        '--recursive',
+        action='store_true',
+        help='include subfolders of IN; OUT gets the same subfolders',
+    )
     parser.add_argument(
-        '--overwrite', action='store_true',
-        help='of a folder or list: segment the scans anew that have whole outputs of the same '
-        'model and options (default: only the others); the output of a single scan is always '
-        'overwritten',
-    )  # fmt: skip
+        '--overwrite',
+        action='store_true',
+        help='for a folder or list: also segment scans with complete outputs of the same model '
+        'and options (default: skip them); the output of a single scan is always overwritten',
+    )
     parser.set_defaults(run=run)
     _add_more_outputs(parser)
     _add_method(parser)
@@ -41,20 +46,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_more_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        '--volumes', type=Path, metavar='TABLE',
-        help='table of volumes, a row per structure, of a folder or list a row per scan: tabs in '
-        '.tsv, commas in .csv',
-    )  # fmt: skip
+        '--volumes',
+        type=Path,
+        metavar='TABLE',
+        help='table of volumes, with a row per structure or, for a folder or list, per scan: tabs '
+        'in .tsv, commas in .csv',
+    )
     parser.add_argument(
-        '--posteriors', type=Path, metavar='NII',
-        help='4D probabilities on the grid of IN; a JSON file beside it names the volumes; of a '
-        'folder or list the folder of the <name>_posteriors.nii.gz',
-    )  # fmt: skip
+        '--posteriors',
+        type=Path,
+        metavar='NII',
+        help='4D probabilities on the grid of IN, with a JSON file that names the volumes; for a '
+        'folder or list the folder of <name>_posteriors.nii.gz',
+    )
     parser.add_argument(
-        '--lut', type=Path, metavar='FILE',
+        '--lut',
+        type=Path,
+        metavar='FILE',
         help='names and colours of the labels: .ctab or .txt for freeview, .label for ITK-SNAP, '
         '.ctbl for 3D Slicer',
-    )  # fmt: skip
+    )
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -62,32 +73,35 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
     parser.add_argument(
-        '--model', default='default',
-        help='name of a shipped model, or of published weights such as synthseg_2.0 that are '
-        'installed; or weights file (default: %(default)s)',
-    )  # fmt: skip
+        '--model',
+        default='default',
+        help='name of a shipped model or of installed published weights such as synthseg_2.0, or '
+        'a weights file (default: the best shipped model)',
+    )
     parser.add_argument(
         '--threads', type=int, metavar='N', help="CPU threads (default: PyTorch's choice)"
     )
     parser.add_argument(
         '--fast',
         action='store_true',
-        help='do not average with the mirrored scan: the network runs once instead of twice',
+        help='do not average with the mirrored scan: one pass of the network instead of two',
     )
     parser.add_argument(
-        '--ct', action=argparse.BooleanOptionalAction,
-        help='a CT scan, or none: clip to 0 to 80 Hounsfield units first (default: where its '
-        'intensities are Hounsfield units)',
-    )  # fmt: skip
+        '--ct',
+        action=argparse.BooleanOptionalAction,
+        help='whether the scan is CT, to be clipped to 0 to 80 Hounsfield units (default: '
+        'detected by its intensities)',
+    )
     parser.add_argument(
-        '--compat', action='store_true',
-        help='go exactly the way of the reference implementation, for its published weights, in '
-        'float32; the outputs lie on its grid of 1 mm (see docs/compat.rst)',
-    )  # fmt: skip
+        '--compat',
+        action='store_true',
+        help='do exactly as the reference implementation, with its published weights, in float32; '
+        'outputs are on its grid of 1 mm (see docs/compat.rst)',
+    )
 
 
 def _check_names(args: argparse.Namespace, several: bool) -> None:
-    """Refuse names before any time is spent."""
+    """Check file names and numbers before the computation."""
     if not several:
         _check_single(args)
     for path in (args.volumes, args.lut):
@@ -127,26 +141,7 @@ def _check_single(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        0, or 1 if some scan of several could not be segmented; whatever else goes wrong is
-        raised, with a message of one line.
-
-    Raises
-    ------
-    ValueError
-        If the scan, the model or an option cannot be used (InputImageError, ModelFileError and
-        DeviceError are ValueErrors).
-    OSError
-        If an output cannot be written.
-    """
+    """Run the subcommand; return 1 if one of several scans could not be segmented."""
     several = args.scan.is_dir() or args.scan.suffix == '.txt'
     _check_names(args, several)
     if args.lut is not None:
@@ -163,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_single(args: argparse.Namespace) -> int:
     from ..images.volume_io import read_volume
 
+    # Before importing PyTorch, so that errors are immediate.
     scan = read_volume(args.scan)
 
     from ..bids.tables import write_morph_table

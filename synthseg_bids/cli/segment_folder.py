@@ -33,7 +33,7 @@ from .segment_scan import load, measure, segment, write_maps
 
 logger = logging.getLogger(__name__)
 
-#: Ends of the names of what is written, as ``mri_synthseg`` calls it.
+#: Suffixes of output names, as those of ``mri_synthseg``.
 LABELS, POSTERIORS = '_synthseg', '_posteriors'
 
 
@@ -45,7 +45,7 @@ class Job:
     ----------
     scan : Path
     name : str
-        What the table calls it.
+        Name of the scan in the table.
     labels : Path
     posteriors : Path or None
     """
@@ -57,23 +57,23 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """The JSON file that says how the outputs were made; it is written last."""
+        """JSON file with the provenance of the outputs; it is written last."""
         return sidecar(self.labels)
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """What is written, by kind."""
+        """Output files by kind."""
         maps = {'labels': self.labels, 'posteriors': self.posteriors}
         return {kind: path for kind, path in maps.items() if path is not None}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment the scans whose outputs are not there yet, then write the table of all volumes.
+    """Segment the scans without complete outputs, then write the table of all volumes.
 
     Returns
     -------
     int
-        0, or 1 if a scan could not be segmented; the others are, and the log names it.
+        0, or 1 if a scan could not be segmented; the log names it.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         logger.info('%d scans have their outputs already (--overwrite: anew)', len(volumes))
     failed: list[str] = []
     try:
-        with _progress(len(todo)) as tell:
+        with _progress(len(todo)) as report:
             scans = read_ahead([job.scan for job in todo])
             for job, (_, reading) in zip(todo, scans, strict=True):
                 try:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
                 except (ValueError, MemoryError, RuntimeError) as error:
                     note = f'failed: {_why(error, job)}'
                     failed.append(note)
-                tell(job, note)
+                report(job, note)
     finally:
         if args.volumes is not None:
             _write_volumes(args.volumes, jobs, volumes, len(segmenter.card.labels))
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:
-    """Name the outputs of every scan.
+    """List all scans with their outputs.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Path]:
-    """List the images of a folder, but for what an earlier run has written there."""
+    """List the images of a folder, except outputs of earlier runs."""
     found = []
     root, written = folder.resolve(), out.resolve()
     for path in sorted(folder.rglob('*') if recursive else folder.iterdir()):
@@ -182,7 +182,7 @@ def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Path]:
         hidden = is_litter(path.name) or any(name.startswith('.') for name in relative.parts)
         if path.name.lower().endswith(READABLE) and not (path.is_dir() or ours or hidden):
             found.append(path)
-    # Of a pair the file with the voxels stands for both.
+    # A pair of files is listed by the one with the voxels.
     pairs = {path.with_suffix('') for path in found if path.suffix.lower() == '.img'}
     return [p for p in found if p.suffix.lower() != '.hdr' or p.with_suffix('') not in pairs]
 
@@ -193,7 +193,7 @@ def _stem(name: str) -> str:
 
 
 def _volumes_on_disk(job: Job, made_by: dict[str, Any]) -> dict[str, float | None] | None:
-    """Return the volumes of a scan whose outputs are whole and would be made the same again."""
+    """Return the volumes of a scan whose outputs are complete and up to date; else None."""
     noted = read_marker(job.record)
     if not noted or is_broken_seal(job.record, noted):
         return None
@@ -213,7 +213,7 @@ def _segment_one(
     args: argparse.Namespace,
     made_by: dict[str, Any],
 ) -> tuple[dict[str, float | None], str]:
-    """Segment a scan and write its outputs; return its volumes, and what to say of it."""
+    """Segment a scan and write its outputs; return its volumes, and a line for the log."""
     scan = reading.result()
     found = segment(segmenter, scan, args)
     job.record.unlink(missing_ok=True)
@@ -240,15 +240,15 @@ def _why(error: Exception, job: Job) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Job, str], None]]:
-    """Show a bar, with the time left, on a terminal; otherwise write a line per scan."""
+    """Show a progress bar on a terminal; otherwise log a line per scan, with the time left."""
     start, at_terminal = time.monotonic(), sys.stderr.isatty()
-    # Of a terminal that reports no width tqdm would make a bar of none.
+    # On terminals that report a width of 0, tqdm would draw no bar.
     width = shutil.get_terminal_size().columns
     bar = tqdm(total=total, unit='scan', disable=not at_terminal, ncols=width)
     with logging_redirect_tqdm(), bar:
         n_done = 0
 
-        def tell(job: Job, note: str) -> None:
+        def report(job: Job, note: str) -> None:
             nonlocal n_done
             n_done += 1
             bar.set_postfix_str(job.name)
@@ -258,13 +258,13 @@ def _progress(total: int) -> Iterator[Callable[[Job, str], None]]:
                 end = f'; {tqdm.format_interval(left)} left' if n_done < total else ''
                 logger.info('%d/%d %s%s', n_done, total, note, end)
 
-        yield tell
+        yield report
 
 
 def _write_volumes(
     path: Path, jobs: list[Job], volumes: dict[Job, dict[str, float | None]], n_labels: int
 ) -> None:
-    """Write a row per scan; those that failed have no volumes."""
+    """Write a row per scan; rows of failed ones are empty."""
     names = [label.name for label in channels_of(n_labels) if label.index]
     rows = ({'scan': job.name, **volumes.get(job, {})} for job in jobs)
     write_table(path, ['scan', *names, TOTAL_NAME], rows)

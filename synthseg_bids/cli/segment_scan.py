@@ -1,4 +1,4 @@
-"""From a scan in memory to its files, as the options of ``synthseg segment`` ask for."""
+"""Segment one scan and write its maps, by the options of ``synthseg segment``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from ..bids.tables import morph_rows
 from ..errors import about
 from ..files import sidecar, write_json
 from ..images.volume_io import Volume, write_image, write_label_map, write_posteriors
-from ..inference.reference import (
-    ReferenceSegmentation,
-    reference_segmenter,
-    segment_as_reference,
-)
+from ..inference.reference import ReferenceSegmentation, reference_segmenter, segment_as_reference
 from ..inference.result import Segmentation
 from ..inference.segmenter import Segmenter
 from ..labels import segmentation_labels
@@ -25,14 +21,14 @@ Found: TypeAlias = Segmentation | ReferenceSegmentation
 
 
 def load(args: argparse.Namespace) -> Segmenter:
-    """Load the network; raise ModelFileError or DeviceError if that cannot be done."""
+    """Load the network; raises ModelFileError or DeviceError."""
     if args.compat:
         return reference_segmenter(args.model, args.device, args.threads)
     return Segmenter(args.model, args.device, not args.fast, args.threads)
 
 
 def segment(segmenter: Segmenter, scan: Volume, args: argparse.Namespace) -> Found:
-    """Segment a scan; raise InputImageError, which names it, if nearly all voxels are equal."""
+    """Segment a scan; raises InputImageError if nearly all voxels are equal."""
     with about(scan.path):
         if args.compat:
             ct = bool(args.ct)
@@ -44,13 +40,13 @@ def segment(segmenter: Segmenter, scan: Volume, args: argparse.Namespace) -> Fou
 def write_maps(
     found: Found, scan: Volume, labels: Path, posteriors: Path | None, channels: tuple[int, ...]
 ) -> None:
-    """Write the label map and, if asked for, the posteriors with the JSON file that names them.
+    """Write the label map and, if asked for, the posteriors with a JSON file of their names.
 
     Parameters
     ----------
     found : Segmentation or ReferenceSegmentation
     scan : Volume
-        On whose grid they lie, but for those of the reference implementation's way.
+        Scan with the grid of the maps, except those of the reference implementation.
     labels : Path
     posteriors : Path or None
     channels : tuple of int
@@ -76,7 +72,7 @@ def measure(found: Found, scan: Volume) -> list[dict[str, Any]]:
 
 
 def affine_of(found: Found, scan: Volume) -> Any:
-    """Return where the voxels of a segmentation lie."""
+    """Return the affine of a segmentation."""
     return found.affine if isinstance(found, ReferenceSegmentation) else scan.affine
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-#: Kept here too so that ``--help`` need not import torch; a test compares the two.
+#: Repeated here, so that ``--help`` does not import PyTorch; a test compares both.
 PRESET_NAMES = ('midl2020', 'synthseg2023', 'synthseg-bids')
 
 
@@ -24,25 +27,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument('out', type=Path, help='output folder')
     parser.add_argument('-n', '--count', type=int, default=1, help='number of scans (default: 1)')
     parser.add_argument(
-        '--preset', choices=PRESET_NAMES, default='synthseg2023',
+        '--preset',
+        choices=PRESET_NAMES,
+        default='synthseg2023',
         help='settings of the generator (default: %(default)s)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--priors', type=Path, metavar='FILE',
-        help='draw intensities as in real scans, from what "synthseg estimate-priors" wrote',
-    )  # fmt: skip
-    parser.add_argument('--contrast', help='of --priors, such as T1w (default: a random one each)')
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of all random numbers (default: %(default)s)'
     )
     parser.add_argument(
-        '--size', type=int, default=160,
-        help='side of the crop in voxels; 0: whole map (default: %(default)s)',
-    )  # fmt: skip
+        '--priors',
+        type=Path,
+        metavar='FILE',
+        help='draw intensities from hyperpriors written by "synthseg estimate-priors"',
+    )
     parser.add_argument(
-        '--steps', action='store_true',
+        '--contrast', help='contrast of --priors, such as T1w (default: a random one per scan)'
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of all random numbers (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=160,
+        help='side of the crop in voxels; 0: whole map (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--steps',
+        action='store_true',
         help='draw each scan step by step: deformed labels, Gaussians, blur, bias field, final',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
@@ -51,9 +63,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from dataclasses import replace
-
-    from ..errors import UsageError
     from ..hardware.device import resolve_device
     from ..synth.label_maps import find_label_maps, synthesize_files
     from ..synth.presets import PRESETS

@@ -1,10 +1,9 @@
 """``synthseg train``: train a network on synthetic scans of label maps.
 
-With --priors their intensities are those of real contrasts (SynthSeg-rule). With --images the
-network is trained on real scans and their references instead (supervised baseline); LABEL_MAPS is
-then left out.
+With --priors, intensities are those of real contrasts (SynthSeg-rule). With --images, and without
+LABEL_MAPS, the network is trained on real scans and their references (supervised baseline).
 
-OUT receives ``checkpoint.pt`` (the same command resumes from it), the network as
+Writes to OUT: ``checkpoint.pt`` (the same command resumes from it), the network as
 ``model.safetensors`` with its card ``model.json``, and the learning curve as TSV and PNG.
 """
 
@@ -14,9 +13,11 @@ import argparse
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from .estimate_priors import add_pair_options
 from .synthesize import PRESET_NAMES
 
@@ -28,6 +29,30 @@ if TYPE_CHECKING:
     from ..training.trainer import Progress, Trainer, TrainingConfig
 
 logger = logging.getLogger(__name__)
+
+#: Options with a single value: name, default or choices (the first is the default), help.
+OPTIONS: tuple[tuple[str, int | float | tuple[str, ...], str], ...] = (
+    ('--preset', PRESET_NAMES[::-1], 'settings of the generator'),
+    ('--steps', 100_000, 'steps of the whole run, those before a resumption included'),
+    ('--batch-size', 1, 'scans per step and process'),
+    ('--optimizer', ('adamw', 'muon'), 'AdamW, or Muon (Jordan et al. 2024) for convolutions'),
+    ('--learning-rate', 1e-2, 'peak of the learning rate, after a warm-up of 200 steps'),
+    ('--decay-fraction', 0.4, 'last part of the run, with a decay of the learning rate to zero'),
+    ('--lesions', ('label', 'fold'), 'white-matter lesions are a label (77), or white matter'),
+    ('--wl2-steps', 0, 'warm-up steps with the wl2 loss'),
+    ('--downsampling', 1, 'label-map voxels per output voxel: 2 trains at 2 mm'),
+    ('--features', 24, 'features of the first level, doubled from level to level'),
+    ('--levels', 5, 'levels of the U-Net'),
+    ('--encoder-convs', 2, 'convolutions per level of the encoder'),
+    ('--decoder-convs', 2, 'convolutions per level of the decoder'),
+    ('--skip', ('concat', 'add'), 'skip connections are concatenated or added'),
+    ('--sub-voxels', 1, '2: layers at 2 mm, input and output at 1 mm'),
+    ('--output-features', 0, 'input features of the output layer; 0: as --features'),
+    ('--norm', ('instance', 'batch'), 'normalise with statistics of each scan, or running means'),
+    ('--norm-placement', ('conv', 'level'), 'normalisation after every convolution, or per level'),
+    ('--epoch-steps', 500, 'steps between validations, each with a checkpoint'),
+    ('--seed', 0, 'seed of the initial weights and of all samples'),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,114 +66,45 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        'label_maps', type=Path, metavar='LABEL_MAPS',
-        help='folder of label maps, or BIDS derivatives with dseg files',
-    )  # fmt: skip
+    add('label_maps', type=Path, metavar='LABEL_MAPS', help='folder or BIDS derivatives')
     add('out', type=Path, metavar='OUT', nargs='?', help='output folder')
     add('--priors', type=Path, metavar='JSON', help='written by synthseg estimate-priors')
     add('--images', type=Path, metavar='BIDS_DIR', help='dataset of scans to train on')
     add_pair_options(parser)
-    add(
-        '--preset', choices=PRESET_NAMES, default='synthseg-bids',
-        help='settings of the generator (default: %(default)s)',
-    )  # fmt: skip
     add('--start-from', metavar='MODEL', help='shipped model or weights file to start from')
-    add('--validate-on', nargs='*', default=[], metavar='NAME', help='what to hold out')
+    add('--validate-on', nargs='*', default=[], metavar='NAME', help='data to hold out')
+    for option, default, text in OPTIONS:
+        choices = default if isinstance(default, tuple) else None
+        first = choices[0] if choices else default
+        add(
+            option,
+            type=type(first),
+            choices=choices,
+            default=first,
+            help=f'{text} (default: %(default)s)',
+        )
     add(
-        '--steps', type=int, default=100_000,
-        help='of the whole run, those before a resumption included (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--batch-size', type=int, default=1,
-        help='scans per step and process (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--optimizer', choices=['adamw', 'muon'], default='adamw',
-        help='adamw, or muon (Jordan et al. 2024) for the weights of convolutions '
-        '(default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--learning-rate', type=float, default=1e-2,
-        help='the highest, after a warm-up of 200 steps (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--decay-fraction', type=float, default=0.4,
-        help='part of the run that lowers the rate to zero (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--lesions', choices=('label', 'fold'), default='label',
-        help='lesions of the white matter are a label (77), or white matter '
-        '(default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--loss-weights', type=float, nargs=3, default=(1, 1, 0),
+        '--loss-weights',
+        type=float,
+        nargs=3,
+        default=(1, 1, 0),
         metavar=('DICE', 'ENTROPY', 'VOLUME'),
-        help='of soft Dice, cross-entropy and the logarithm of volume ratios (default: 1 1 0)',
-    )  # fmt: skip
-    add(
-        '--wl2-steps', type=int, default=0,
-        help='warm-up steps with the wl2 loss (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--downsampling', type=int, default=1,
-        help='voxels per output voxel: 2 trains at 2 mm (default: %(default)s)',
-    )  # fmt: skip
+        help='weights of soft Dice, cross-entropy and volume loss (default: 1 1 0)',
+    )
     add('--size', type=int, nargs=3, help='crop in label-map voxels (default: the preset)')
-    add(
-        '--features', type=int, default=24,
-        help='of the first level, doubled from level to level (default: %(default)s)',
-    )  # fmt: skip
-    add('--levels', type=int, default=5, help='of the U-Net (default: %(default)s)')
-    add(
-        '--encoder-convs', type=int, default=2,
-        help='convolutions per level on the way down (default: %(default)s)',
-    )  # fmt: skip
-    add('--decoder-convs', type=int, default=2, help='and on the way up (default: %(default)s)')
-    add(
-        '--skip', choices=('concat', 'add'), default='concat',
-        help='how skip connections join (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--sub-voxels', type=int, default=1,
-        help='2: layers at 2 mm between scan and output at 1 (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--output-features', type=int, default=0,
-        help='before the output layer (default: as --features)',
-    )  # fmt: skip
-    add(
-        '--norm', choices=('instance', 'batch', 'none'), default='instance',
-        help="normalisation by each scan's own statistics, by running averages, or none "
-        '(default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--norm-placement', choices=('conv', 'level'), default='conv',
-        help='after every convolution, or once per level (default: %(default)s)',
-    )  # fmt: skip
-    add(
-        '--epoch-steps', type=int, default=500,
-        help='steps between validations, each with a checkpoint (default: %(default)s)',
-    )  # fmt: skip
     add('--compile', action='store_true', help='compile the network (GPU)')
-    add(
-        '--seed', type=int, default=0,
-        help='of the first weights and of all samples (default: %(default)s)',
-    )  # fmt: skip
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)')
     add('--threads', type=int, help="CPU threads (default: PyTorch's choice)")
     parser.set_defaults(run=run)
 
 
 def _config(args: argparse.Namespace) -> TrainingConfig:
-    from dataclasses import replace
-
     from ..labels import network_labels
     from ..models.unet import NetworkConfig
     from ..synth.presets import PRESETS
     from ..training.trainer import TrainingConfig
 
-    # References of real scans count lesions as white matter.
+    # In references of real scans lesions are white matter.
     lesions = args.lesions == 'label' and not args.images
     generator = replace(PRESETS[args.preset], downsampling=args.downsampling, lesion_label=lesions)
     dice, entropy, volume = args.loss_weights
@@ -189,9 +145,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together, and find OUT."""
-    from ..errors import UsageError
-
+    """Refuse contradictory options, and determine OUT."""
     if args.images:
         if args.out:
             raise UsageError(f'{args.label_maps}: no label maps with --images; give OUT alone')
@@ -199,7 +153,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f'--images {args.images}: add --reference NAME=PATH, its label maps')
         if args.priors:
             raise UsageError('--priors: for synthetic scans; leave it out with --images')
-        # Of the two positional arguments the only one that was given.
+        # The only positional argument that was given.
         args.label_maps, args.out = None, args.label_maps
         return
     if not args.out:
@@ -211,7 +165,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace, config: TrainingConfig) -> Sequence[LabelMap]:
-    """Read what there is to train and to validate on."""
+    """Read the data for training and validation."""
     if not args.images:
         from ..synth.label_maps import find_label_maps, load_label_map
 
@@ -234,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     with join(args.device) as ranks:
         if ranks.rank:
-            # One process speaks for all.
+            # Only the first process logs.
             logging.getLogger().setLevel(logging.WARNING)
         return _run(args, ranks)
 
@@ -276,8 +230,8 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
         disable=trainer.ranks.rank > 0 or not sys.stderr.isatty(),
     )
 
-    # A step cut in half would leave weights and step number at odds, so that interrupts wait
-    # for its end; and all processes end at the same step.
+    # Interrupts wait for the end of a step, since a part of a step would make weights and step
+    # number inconsistent; and all processes end at the same step.
     interrupts: list[int] = []
     previous = {
         number: signal.signal(number, lambda n, _: interrupts.append(n))
@@ -309,7 +263,7 @@ def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
 
 
 def _save(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> None:
-    """Let the first process write checkpoint, network, learning curve."""
+    """Write checkpoint, network and learning curve in the first process."""
     from ..reports.figures import learning_curve
     from ..training.run_folder import save_run
 

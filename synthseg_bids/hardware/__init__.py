@@ -1,1 +1,1 @@
-"""What there is to compute with: devices, memory, the allocator of the C library."""
+"""Devices, memory, and settings of the C library's memory allocator."""

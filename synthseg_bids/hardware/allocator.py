@@ -1,4 +1,4 @@
-"""Settings that a process must have before it starts."""
+"""Set the C library's memory allocator, which must be done before a process starts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 import platform
 import sys
 
-#: Large tensors come and go. By default the C library gives each back to the system, which then
-#: clears every page again: a third of the time of a forward pass on CPUs. These settings let it
-#: keep them, in huge pages.
+#: By default the C library returns the memory of each freed tensor to the system, which clears the
+#: pages again: a third of the time of a forward pass on CPUs. These settings keep the memory, in
+#: huge pages.
 TUNABLES = {
     'glibc.malloc.hugetlb': 1,
     'glibc.malloc.mmap_threshold': 2**32,
     'glibc.malloc.trim_threshold': 2**33,
 }
-#: First version of the C library that knows all of them.
+#: First version of the C library with all of them.
 GLIBC = (2, 35)
 VARIABLE = 'GLIBC_TUNABLES'
 
@@ -22,8 +22,8 @@ VARIABLE = 'GLIBC_TUNABLES'
 def keep_memory() -> None:
     """Let processes started from now on keep their memory in huge pages.
 
-    Nothing happens where another memory allocator is preloaded, where the user has chosen
-    settings, or where the C library does not know them.
+    Nothing happens if another memory allocator is preloaded, the user has chosen settings, or the
+    C library does not have them.
     """
     library, version = platform.libc_ver()
     known = library == 'glibc' and tuple(map(int, version.split('.')[:2])) >= GLIBC
@@ -32,9 +32,9 @@ def keep_memory() -> None:
 
 
 def restart_with_settings() -> None:
-    """Start this program again with the settings of :func:`keep_memory`, if they are missing.
+    """Restart this program with the settings of :func:`keep_memory`, if they are missing.
 
-    It keeps its process number; nothing that was imported before is lost but time.
+    The process number stays the same.
     """
     before = os.environ.get(VARIABLE)
     keep_memory()

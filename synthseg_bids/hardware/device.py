@@ -1,4 +1,4 @@
-"""Where to compute: device names, threads and number formats."""
+"""Device names, threads and number formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ..errors import UsageError
 from .memory import free_bytes
 
-#: Environment variable that sets the number format, whatever the device would be fastest with.
+#: Environment variable that overrides the number format.
 DTYPE_VARIABLE = 'SYNTHSEG_BIDS_DTYPE'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
@@ -21,7 +21,7 @@ class DeviceError(UsageError):
 
 
 def check_device_name(name: str) -> None:
-    """Raise DeviceError for a name that stands for no device anywhere; see resolve_device."""
+    """Raise DeviceError for a name that is not valid on any machine; see resolve_device."""
     if not re.fullmatch(r'auto|cpu|cuda(:[0-9]+)?', name):
         raise DeviceError(f'device {name!r}: use auto, cpu, cuda or cuda:N')
 
@@ -32,7 +32,7 @@ def resolve_device(name: str | torch.device = 'auto') -> torch.device:
     Parameters
     ----------
     name : str or torch.device
-        ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def resolve_device(name: str | torch.device = 'auto') -> torch.device:
     Raises
     ------
     DeviceError
-        If it does not exist here; the message says what does.
+        If it does not exist here.
     """
     name = str(name)
     check_device_name(name)
@@ -57,7 +57,7 @@ def resolve_device(name: str | torch.device = 'auto') -> torch.device:
 
 @dataclass
 class _Threads:
-    """Whether this process has computed with several threads, or was forked off one that had."""
+    """Whether this process has computed with several threads, or was forked from one that had."""
 
     used: bool = False
     lost: bool = False
@@ -71,12 +71,12 @@ os.register_at_fork(after_in_child=_threads.forked)
 
 
 def check_threads() -> None:
-    """Refuse to compute with threads that a fork has left behind, which would wait for ever.
+    """Refuse to compute with threads that were lost in a fork: PyTorch would wait for ever.
 
     Raises
     ------
     DeviceError
-        If the process was forked off one that had computed with several threads.
+        If the process was forked from one that had computed with several threads.
     """
     if torch.get_num_threads() == 1:
         return
@@ -89,7 +89,7 @@ def check_threads() -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit the CPU threads of tensor operations (None: leave as it is)."""
+    """Limit the CPU threads of tensor operations (None: do not change)."""
     if threads is not None:
         if threads < 1:
             raise UsageError(f'{threads} threads: give at least 1')
@@ -97,7 +97,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device computes faster with it, else float32.
+    """Return bfloat16 if it is faster on the device, else float32.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     Returns
     -------
     torch.dtype
-        What ``$SYNTHSEG_BIDS_DTYPE`` names, where it is set.
+        ``$SYNTHSEG_BIDS_DTYPE`` takes precedence.
 
     Raises
     ------
@@ -118,11 +118,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
             raise UsageError(f'{DTYPE_VARIABLE}={name}: use {" or ".join(DTYPES)}')
         return DTYPES[name]
     if device.type == 'cuda':
-        # Older ones of NVIDIA only emulate it, and have no convolutions in it.
+        # Older NVIDIA GPUs only emulate it, and have no convolutions in it.
         old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
         return torch.float32 if old else torch.bfloat16
     # Without AVX512-bf16 or AMX, oneDNN emulates bfloat16 and is slower than float32. Older
-    # versions of PyTorch cannot tell, and then compute in float32.
+    # versions of PyTorch lack these checks, and float32 is used.
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     native = any(getattr(torch.cpu, check, bool)() for check in checks)
     return torch.bfloat16 if native else torch.float32
@@ -138,11 +138,11 @@ def available_bytes(device: torch.device) -> int:
     Returns
     -------
     int
-        On a GPU, what is free on it. Otherwise what the system could give, or, where that is
-        less, what the control group we live in (a container, a batch job) may still take.
+        On a GPU, its free memory. Otherwise what is available in the system or, if less, in the
+        control group of this process (a container, a batch job).
     """
     if device.type == 'cuda':
-        # PyTorch keeps what earlier scans have freed, and gives it to the next.
+        # PyTorch caches memory that earlier scans have freed.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     return free_bytes()

@@ -1,4 +1,4 @@
-"""How much memory there is, for us: the machine's, or that of a container or batch job."""
+"""Memory of the machine, or of the container or batch job of this process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NamedTuple
 
 import psutil
 
-#: What a forward pass plans with where memory is to be saved: the network of the paper then takes
-#: tiles, one on a 2 mm grid hardly ever needs them.
+#: Memory of a forward pass in low-memory mode: the paper's network then needs tiles, one on a 2 mm
+#: grid hardly ever.
 LOW_MEMORY_BYTES = 2**30
-#: A process keeps the memory that it has been given (see :mod:`.allocator`), and
-#: tensors of other sizes do not fit into it without gaps: in a data set of mixed scans it grew to
-#: twice what the largest of them takes in a new process.
+#: Factor for fragmentation. A process keeps freed memory (see :mod:`.allocator`), which tensors of
+#: other sizes do not fill without gaps: on a data set of mixed scans it grew to twice the memory
+#: that the largest of them takes in a new process.
 GAPS = 2.0
-#: Parameter of the C library's ``mallopt``, and the size from which on :func:`release` lets memory
-#: go as soon as it is freed (the largest that the library takes).
-M_MMAP_THRESHOLD, LET_GO_BYTES = -3, 2**25
+#: Parameter of the C library's ``mallopt``, and the block size from which on memory is returned to
+#: the system when freed after :func:`release` (the largest that the library accepts).
+M_MMAP_THRESHOLD, RETURN_BYTES = -3, 2**25
 
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
 OWN_GROUPS = Path('/proc/self/cgroup')
 
 
 class GroupFiles(NamedTuple):
-    """Files of a control group: its limit, what it uses, and what of that is file cache.
+    """Files of a control group: its limit, its usage, and statistics of the usage.
 
-    The system takes back the cache, of which the last file has a line for each of `cached`.
+    The lines `cached` of the statistics are file cache, which the system can take back.
     """
 
     limit: str
@@ -51,10 +51,10 @@ VERSION_1 = GroupFiles(
 def control_groups(
     root: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS
 ) -> Iterator[tuple[Path, GroupFiles]]:
-    """List the folders of the control group we live in and of those around it.
+    """List the folders of this process's control group and of its parents.
 
-    A batch job is in a group of its own, whose limit may be that of a group further up; in a
-    container its group is the outermost that there is, whatever it is called outside.
+    The limit of a batch job may be set on a parent of its group. In a container only the root
+    folder exists, although the name is that outside of the container.
     """
     try:
         lines = own.read_text().splitlines()
@@ -75,29 +75,29 @@ def machine_bytes() -> int:
 
 
 def total_bytes() -> int:
-    """Return the memory of the machine, or the least limit of the control groups we live in."""
+    """Return the memory of the machine or, if less, the limit of our control groups."""
     total = machine_bytes()
     for group, files in control_groups():
-        # No such group, or "max".
+        # The group may not exist, or its limit may be "max".
         with suppress(OSError, ValueError):
             total = min(total, int((group / files.limit).read_text()))
     return total
 
 
 def release() -> None:
-    """Give freed memory back to the system, and from now on as soon as it is freed.
+    """Return freed memory to the system, and from now on as soon as it is freed.
 
-    For where memory is scarce: what is kept counts as used there. With another C library than
-    GNU's nothing happens.
+    Meant for control groups with little memory, where it counts as used. Nothing happens with
+    another C library than GNU's.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, 'malloc_trim'):
-        library.mallopt(M_MMAP_THRESHOLD, LET_GO_BYTES)
+        library.mallopt(M_MMAP_THRESHOLD, RETURN_BYTES)
         library.malloc_trim(0)
 
 
 def free_bytes() -> int:
-    """Return what the system could give now, or our control groups may still take, if less."""
+    """Return the available memory of the system or, if less, of our control groups."""
     free = psutil.virtual_memory().available
     for group, files in control_groups():
         left = group_bytes(group, files)
@@ -106,19 +106,17 @@ def free_bytes() -> int:
 
 
 def group_bytes(group: Path, files: GroupFiles) -> int | None:
-    """Return the memory that a control group may still take.
+    """Return the available memory of a control group; None if it does not exist or has no limit.
 
     Parameters
     ----------
     group : Path
-        Its folder.
+        Folder of the group.
     files : GroupFiles
-        Their names.
 
     Returns
     -------
     int or None
-        None if there is no such group, or no limit.
     """
     try:
         left = int((group / files.limit).read_text()) - int((group / files.usage).read_text())

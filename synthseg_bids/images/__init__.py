@@ -1,1 +1,1 @@
-"""Volumes and their geometry: reading, checking and writing files."""
+"""Read, check and write volumes; voxel grids."""

@@ -1,23 +1,25 @@
-"""The constant value that surrounds a brain or a field of view, whatever it is.
+"""Detect a constant background or padding, of any value.
 
-Skull stripping, defacing, rotation and padding fill what is outside with one value: mostly 0, but
--1024 in some tools, -1, the smallest number there is, or not a number. It says nothing about the
-scan and must not stretch its range of intensities.
+Skull stripping, defacing, rotation and padding fill the outside with one value: mostly 0, but also
+-1024, -1, the smallest number of the data type, or NaN. It is no intensity of the scan and must
+not stretch its range.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Share of the border's voxels that has the background's value exactly, where all of the outside
-#: is constant, and where only the corners of the field of view are (a circle leaves 21 % of its
-#: square, of two of three pairs of faces often nothing).
+from .geometry import bounding_box, widen_box
+
+#: Least share of the border's voxels with exactly the background's value, if the whole outside is
+#: constant, and if only the corners of the field of view are (outside of a circle is 21 % of its
+#: square, and often none of two of the three pairs of faces).
 MIN_SHARE, MIN_SHARE_OF_PADDING = 0.3, 0.02
-#: Percentiles of all other voxels that it lies outside of, padding of corners by this part of
-#: their distance.
+#: The value must lie outside of these percentiles of all other voxels; that of corners by this
+#: fraction of the distance between them.
 PERCENTILES, MIN_GAP = (0.5, 99.5), 0.1
 
-#: Empty borders are left out where what is left is less than this share of the scan.
+#: Constant borders are skipped if the rest is less than this share of the scan.
 EMPTY_SHARE = 0.25
 
 
@@ -29,12 +31,12 @@ def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float
     data : (x, y, z) array
         Finite.
     min_share : float
-        Share of the voxels on the faces of the volume that must have it exactly.
+        Least share of the voxels on the faces of the volume with exactly this value.
 
     Returns
     -------
     float or None
-        The most frequent value on the faces of the volume, if many voxels there have it exactly.
+        The most frequent value on the faces of the volume, if frequent enough.
 
     Examples
     --------
@@ -51,7 +53,7 @@ def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float
 
 
 def far_background(data: np.ndarray) -> float | None:
-    """Return the value of a constant background, or padding, outside of the range of the scan.
+    """Return the value of a constant background or padding outside of the scan's range.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def far_background(data: np.ndarray) -> float | None:
     Returns
     -------
     float or None
-        None if there is none, or if it is the 0 below values that are not negative, as usual.
+        None if there is none, or if it is the usual 0 of a scan without negative values.
     """
     value = constant_background(data, MIN_SHARE_OF_PADDING)
     if value is None:
@@ -76,7 +78,7 @@ def far_background(data: np.ndarray) -> float | None:
 
 
 def without_far_background(data: np.ndarray) -> tuple[np.ndarray, float | None]:
-    """Give a background outside of the range of a scan the value that one usually has.
+    """Replace a constant background outside of the scan's range by a usual one.
 
     Parameters
     ----------
@@ -86,10 +88,9 @@ def without_far_background(data: np.ndarray) -> tuple[np.ndarray, float | None]:
     Returns
     -------
     data : (x, y, z) array
-        Where the background was there is 0, or the smallest of the other values if that is
-        negative.
+        The background is 0, or the smallest of the other values if that is negative.
     value : float or None
-        What the background was; None if nothing was changed.
+        Former value of the background; None if nothing was changed.
     """
     value = far_background(data)
     if value is None:
@@ -99,30 +100,23 @@ def without_far_background(data: np.ndarray) -> tuple[np.ndarray, float | None]:
     return np.where(background, min(lowest, data.dtype.type(0)), data), value
 
 
-def filled_box(data: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
-    """Return the box of all that is not a constant background, and a margin around it.
+def filled_box(data: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """Return the bounding box of the voxels that are not constant background.
 
     Parameters
     ----------
     data : (x, y, z) array
         Finite.
     margin : int
-        In voxels.
+        Added to all sides, in voxels.
 
     Returns
     -------
     tuple of slice
-        The whole volume where the background is not constant.
+        The whole volume if the background is not constant.
     """
     value = constant_background(data)
-    whole = tuple(slice(0, n) for n in data.shape)
-    if value is None:
-        return whole[0], whole[1], whole[2]
-    other = data != value
-    box = []
-    for axis, n in enumerate(data.shape):
-        there = np.flatnonzero(other.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not there.size:
-            return whole[0], whole[1], whole[2]
-        box.append(slice(max(int(there[0]) - margin, 0), min(int(there[-1]) + 1 + margin, n)))
-    return box[0], box[1], box[2]
+    box = None if value is None else bounding_box(data != value)
+    if box is None:
+        return tuple(slice(0, n) for n in data.shape)
+    return widen_box(box, margin, data.shape)

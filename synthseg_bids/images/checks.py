@@ -1,6 +1,6 @@
-"""Turn away files that hold no usable scan, and warn of what is odd about the others.
+"""Refuse files that hold no usable scan, and warn of ambiguous geometry.
 
-Every refusal is one line that names the file, what was found, and what to do.
+Every error is one line that names the file, what was found, and what to do.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ logger = logging.getLogger(__name__)
 
 READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh', '.img', '.hdr')
 COMPRESSED = ('.gz', '.mgz')
-#: Two files, the header and the voxels, that make one image.
+#: Header and voxels of one image in two files.
 PAIR = ('.hdr', '.img')
 
 #: If the longest side is not between these, the header's unit is not mm.
 MIN_FIELD_OF_VIEW_MM = 1.0
 MAX_FIELD_OF_VIEW_MM = 2000.0
-#: More take over 8 GB as float32, and no brain needs them.
+#: More voxels take over 8 GB as float32.
 MAX_VOXELS = 2**31
-#: sform and qform that lie further apart than this are worth a warning.
+#: Distance between sform and qform above which there is a warning.
 MAX_CONFLICT_MM = 1.0
 
 _AGAIN = 'export or download it again'
-# What deflate can make of a file of equal bytes.
+# Largest compression ratio of deflate.
 _MAX_COMPRESSION = 1032
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a file with content, and name the usual reasons.
+    """Refuse what is not an image file with content; the message gives the likely reason.
 
     Parameters
     ----------
@@ -94,20 +94,20 @@ def _member(path: Path, ending: str) -> Path:
 
 
 def damaged(path: Path, error: Exception) -> InputImageError:
-    """Say in plain words why a file cannot be read.
+    """Explain in plain words why a file cannot be read.
 
     Parameters
     ----------
     path : Path
     error : Exception
-        What the reader raised.
+        Exception of the reader.
 
     Returns
     -------
     InputImageError
     """
     if 'Cannot work out file type' in str(error):
-        # What nibabel also says where the first bytes cannot be decompressed.
+        # nibabel's message also if the first bytes cannot be decompressed.
         error = _decompression_error(path) or error
     text = ' '.join(str(error).split()) or type(error).__name__
     if 'CRC check' in text or 'Incorrect length' in text:
@@ -124,7 +124,7 @@ def damaged(path: Path, error: Exception) -> InputImageError:
 
 
 def _decompression_error(path: Path) -> Exception | None:
-    """Return what goes wrong with the first bytes of a compressed file."""
+    """Return the exception of decompressing the first bytes of a compressed file."""
     if path.name.lower().endswith(COMPRESSED):
         try:
             with gzip.open(path) as stream:
@@ -135,7 +135,7 @@ def _decompression_error(path: Path) -> Exception | None:
 
 
 def check_image(image: Any, path: Path) -> None:
-    """Check everything that a header tells; no voxel is read.
+    """Check the header; no voxel is read.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ def check_image(image: Any, path: Path) -> None:
     Raises
     ------
     InputImageError
-        If the image is not one 3D volume of real numbers with a usable affine, or its file cannot
-        hold what the header promises.
+        If the image is not one 3D volume of real numbers with a usable affine, or its file is
+        too small for the header.
     """
     _check_voxels(image, path)
     _check_size(image, path)
@@ -174,7 +174,7 @@ def check_image(image: Any, path: Path) -> None:
 
 
 def _check_voxels(image: Any, path: Path) -> None:
-    """Refuse other shapes than 3D and other voxels than real numbers."""
+    """Refuse shapes other than 3D and voxels other than real numbers."""
     kind = image.header.get_data_dtype()
     if kind.fields or kind.kind not in 'iuf':
         raise InputImageError(
@@ -192,7 +192,7 @@ def _check_voxels(image: Any, path: Path) -> None:
 
 
 def _check_size(image: Any, path: Path) -> None:
-    """Refuse, before memory is asked for, what the file cannot hold or nobody can segment."""
+    """Refuse, before memory is allocated, images larger than their file or than any memory."""
     n_voxels = int(np.prod(image.shape, dtype=object))
     shape = ' x '.join(map(str, image.shape[:3]))
     if nib.is_proxy(image.dataobj):  # else its voxels are in memory already
@@ -211,7 +211,7 @@ def _check_size(image: Any, path: Path) -> None:
 
 
 def _check_forms(image: Any, path: Path) -> None:
-    """Warn where the place in space of a NIfTI image is a guess or a choice."""
+    """Warn if the orientation of a NIfTI image is missing or ambiguous."""
     header, shape = image.header, image.shape[:3]
     if header['sform_code'] and header['qform_code']:
         try:
@@ -228,7 +228,7 @@ def _check_forms(image: Any, path: Path) -> None:
             opener = gzip.open if path.name.lower().endswith('.gz') else open
             with opener(_member(path, '.hdr'), 'rb') as stream:
                 raw = type(header).from_fileobj(stream, check=False)
-            # On its way to us nibabel has made 1 mm of them.
+            # nibabel replaces them by 1 mm.
             if (raw['pixdim'][1:4] == 0).any():
                 raise InputImageError(f'{path}: voxel size 0; repair it in the header')
         if not header['qform_code']:

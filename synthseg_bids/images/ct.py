@@ -1,4 +1,4 @@
-"""Computed tomography: how it is recognised, and the window of its intensities that shows a brain.
+"""Recognise computed tomography by its intensities; the brain window.
 
 Intensities are Hounsfield units (HU): air -1000, fat about -100, water 0, white matter 25 to 32,
 grey matter 35 to 40, blood 45 to 80, bone from 300.
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-#: Window of the brain, in HU.
+#: Brain window, in HU.
 CT_RANGE = (0, 80)
 #: BIDS suffixes of CT scans.
 CT_SUFFIXES = ('CT', 'ct')
 
-#: Air is below, fat and partial volumes of air and skin between, soft tissue between, bone above.
+#: Upper bound of air, ranges of fat (and partial volume of air and skin) and of soft tissue, and
+#: lower bound of bone.
 AIR_HU, FAT_HU, SOFT_HU, BONE_HU = -900, (-250, -30), (0, 100), 300
-#: Of all voxels that are air; of the others that are fat, soft tissue and bone.
+#: Least shares: of air among all voxels; of fat, soft tissue and bone among the others.
 MIN_AIR, MIN_FAT, MIN_SOFT, MIN_BONE = 0.03, 0.01, 0.1, 0.005
 
 
 def ct_setting(ct: bool | None, suffix: str) -> bool | None:
-    """Return whether an image is CT by what the user says or, if nothing, by its suffix.
+    """Return whether an image is CT, by the user's setting or, without one, by its suffix.
 
     Parameters
     ----------
@@ -33,18 +34,18 @@ def ct_setting(ct: bool | None, suffix: str) -> bool | None:
     Returns
     -------
     bool or None
-        None if its intensities decide.
+        None if the intensities are to decide.
     """
     return True if ct is None and suffix in CT_SUFFIXES else ct
 
 
 def describe_ct(ct: bool | None) -> bool | str:
-    """Write the setting for a sidecar, which has no null: ``auto`` if intensities decide."""
+    """Return the setting for a sidecar, which has no null: ``auto`` if intensities decide."""
     return 'auto' if ct is None else ct
 
 
 def is_hounsfield(data: np.ndarray) -> bool:
-    """Tell whether the intensities of a whole head are Hounsfield units.
+    """Return whether the intensities of a whole head are Hounsfield units.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def is_hounsfield(data: np.ndarray) -> bool:
     -------
     bool
         True if there are air, fat, soft tissue and bone. MRI has no negative intensities or, if
-        it was standardised or padded, nothing between its tissue and -900. A skull-stripped CT
-        scan has neither fat nor bone and is not recognised.
+        standardised or padded, none between its tissue and -900. A skull-stripped CT scan has
+        neither fat nor bone and is not recognised.
 
     Examples
     --------
@@ -66,11 +67,11 @@ def is_hounsfield(data: np.ndarray) -> bool:
     (True, False)
     """
     sample = data.ravel()[:: max(1, data.size // 1_000_000)]
-    body = sample[sample > AIR_HU]
-    if not body.size or body.size > (1 - MIN_AIR) * sample.size:
+    head = sample[sample > AIR_HU]
+    if not head.size or head.size > (1 - MIN_AIR) * sample.size:
         return False
     fat, soft = (
-        ((body > low) & (body < high)).mean() >= share
+        ((head > low) & (head < high)).mean() >= share
         for (low, high), share in ((FAT_HU, MIN_FAT), (SOFT_HU, MIN_SOFT))
     )
-    return bool(fat and soft and (body > BONE_HU).mean() >= MIN_BONE)
+    return bool(fat and soft and (head > BONE_HU).mean() >= MIN_BONE)

@@ -10,8 +10,8 @@ so that a grid and its resampled twin are related, axis by axis, by
 
     (index - (n - 1) / 2) * spacing = (index' - (n' - 1) / 2) * spacing'
 
-Resampling is linear and separable: one matrix per axis, non-negative, rows summing to 1. It works
-alike in both directions, and on NumPy arrays as well as on torch tensors.
+Resampling is linear and separable: one matrix per axis, non-negative, with rows that sum to 1. The
+same functions up- and downsample, on NumPy arrays and on torch tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 
 class Orientation(NamedTuple):
-    """How to swap and flip an array's axes such that they run along R, A and S.
+    """Swaps and flips that make an array's axes run along R, A and S.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ def spacing_mm(affine: np.ndarray) -> np.ndarray:
 
 
 def voxel_volume_mm3(affine: np.ndarray) -> float:
-    """Return the volume of one voxel, which for a sheared grid is not the spacings' product.
+    """Return the volume of one voxel; on a sheared grid it is not the product of the spacings.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def voxel_volume_mm3(affine: np.ndarray) -> float:
 
 
 def largest_distance_mm(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """Return how far apart two affines place the corners of a volume, at most.
+    """Return the largest distance between two affines' positions of a volume's corners.
 
     Parameters
     ----------
@@ -100,13 +100,13 @@ def largest_distance_mm(one: np.ndarray, other: np.ndarray, shape: Sequence[int]
 def orientation(affine: np.ndarray) -> Orientation:
     """Find the axis swaps and flips that bring an array closest to RAS.
 
-    Of the six ways to pair array axes with x, y and z, the one with the largest summed cosine is
-    taken; oblique rotation that remains is left to the affine.
+    Of the six pairings of array axes with x, y and z, the one with the largest summed cosine is
+    taken; the affine keeps the remaining oblique rotation.
 
     Parameters
     ----------
     affine : (4, 4) array
-        Not singular.
+        Must not be singular.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def to_ras(array: np.ndarray, orient: Orientation) -> np.ndarray:
     ----------
     array : (..., i, j, k) array
     orient : Orientation
-        Of the array's grid.
+        Orientation of the array's grid.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def ras_affine(affine: np.ndarray, shape: Sequence[int], orient: Orientation) ->
     ----------
     affine : (4, 4) array
     shape : (3,) sequence of int
-        Both before swapping.
+        Both before the swap.
     orient : Orientation
 
     Returns
@@ -193,14 +193,14 @@ def ras_affine(affine: np.ndarray, shape: Sequence[int], orient: Orientation) ->
 def resampled_grid(
     shape: Sequence[int], affine: np.ndarray, spacing: float
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Lay a grid of another spacing over the same field of view.
+    """Return the grid of another spacing with the same field of view.
 
     Parameters
     ----------
     shape : (3,) sequence of int
     affine : (4, 4) array
     spacing : float
-        Of the new grid, in mm, the same along all axes.
+        Spacing of the new grid, in mm, the same along all axes.
 
     Returns
     -------
@@ -243,7 +243,7 @@ def resampling_matrix(n_in: int, n_out: int, step: float) -> np.ndarray:
     Returns
     -------
     (n_out, n_in) float32 array
-        Not negative, every row sums to 1.
+        Non-negative; every row sums to 1.
 
     Examples
     --------
@@ -289,8 +289,56 @@ def resample(volume: Any, matrices: Sequence[Any]) -> Any:
     return (along_y @ volume) @ along_z.T
 
 
+def resample_box(
+    volume: Any, box: Sequence[slice], matrices: Sequence[Any]
+) -> tuple[tuple[slice, ...], Any]:
+    """Resample only the output voxels that depend on a box in a volume.
+
+    Parameters
+    ----------
+    volume, matrices
+        See :func:`resample`.
+    box : three slices
+
+    Returns
+    -------
+    box : tuple of slice
+        Smallest box around these output voxels; empty if there are none.
+    part : array or tensor
+        The values in it.
+    """
+    nothing = (slice(0, 0),) * 3
+    rows: list[slice] = []
+    columns: list[slice] = []
+    parts = []
+    for matrix, span in zip(matrices, box, strict=True):
+        weights: Any = np.asarray(matrix)
+        row = bounding_box(weights[:, span].any(axis=1))
+        if row is None:  # narrower than the output's spacing, between two voxels
+            return nothing, volume[nothing]
+        column = bounding_box(weights[row].any(axis=0)) or (slice(0, 0),)
+        rows += row
+        columns += column
+        parts.append(matrix[row + column])
+    return tuple(rows), resample(volume[tuple(columns)], parts)
+
+
+def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Add a margin to all sides of a box, inside a volume of a shape.
+
+    Examples
+    --------
+    >>> widen_box([slice(1, 3), slice(4, 6)], 2, (9, 7))
+    (slice(0, 5, None), slice(2, 7, None))
+    """
+    return tuple(
+        slice(max(part.start - margin, 0), min(part.stop + margin, n))
+        for part, n in zip(box, shape, strict=True)
+    )
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Return the slices that just hold every non-zero voxel.
+    """Return the slices of the smallest box around all non-zero voxels.
 
     Parameters
     ----------
@@ -299,7 +347,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     Returns
     -------
     tuple of slice, or None
-        None where the mask is empty.
+        None if the mask is empty.
 
     Examples
     --------

@@ -1,8 +1,7 @@
-"""What a file says about the place of its voxels."""
+"""Geometry in an image's header, and nibabel's messages about headers."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,23 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel import imageglobals
 
-#: Set while what nibabel says of a header is nobody's concern, in this thread or task alone.
+#: Whether nibabel's messages about headers are dropped in this thread or task.
 _QUIET: ContextVar[bool] = ContextVar('_QUIET', default=False)
-
-
-def _let_pass(_: logging.LogRecord) -> bool:
-    return not _QUIET.get()
-
-
-imageglobals.logger.addFilter(_let_pass)
+imageglobals.logger.addFilter(lambda record: not _QUIET.get())
 
 
 @contextmanager
 def quiet_nibabel() -> Iterator[None]:
-    """Silence nibabel's own lines about headers, which it repairs and we check ourselves.
+    """Silence nibabel's messages about headers, which it repairs and we check ourselves.
 
-    Its own ``LoggingOutputSuppressor`` takes the handlers away from all threads, and lets lines
-    pass to the root logger.
+    nibabel's ``LoggingOutputSuppressor`` removes handlers for all threads, and messages still
+    reach the root logger.
     """
     token = _QUIET.set(True)
     try:
@@ -38,16 +31,16 @@ def quiet_nibabel() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Header:
-    """What a scan's header says about its place, and what was wrong with its voxels.
+    """Geometry in a scan's header, and the number of invalid voxels.
 
     Attributes
     ----------
     sform, qform : (4, 4) array, or None
-        None where the code is 0 or the format has none.
+        None if the code is 0 or the format has none.
     sform_code, qform_code : int, or None
         None for formats without.
     n_not_finite : int
-        Voxels that were not a number or infinite when read.
+        Number of voxels that were NaN or infinite.
     """
 
     sform: np.ndarray | None = None

@@ -1,8 +1,7 @@
-"""Read and write volumes: the door at which bad images are turned away.
+"""Read and write volumes; unusable files raise InputImageError.
 
-Everything behind this module may rely on a :class:`Volume` being three-dimensional, finite and
-placed in space by an invertible affine. Every refusal is one line that names the file, what was
-found, and what to do.
+A :class:`Volume` is always three-dimensional and finite, with an invertible affine. Every error is
+one line that names the file, what was found, and what to do.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ class Volume:
     data : (x, y, z) array
         float32 for images, int32 for label maps; finite.
     affine : (4, 4) float64 array
-        From voxel indices to mm.
+        Maps voxel indices to mm.
     header : nibabel header
-        A copy of the file's.
+        Copy of the file's header.
     path : Path
-        Where it was read from.
+        File that it was read from.
     n_not_finite : int
-        Voxels of the file that were not finite.
+        Number of voxels of the file that were not finite.
     """
 
     data: np.ndarray
@@ -93,14 +92,12 @@ def read_volume(path: str | Path) -> Volume:
     return _scan(_load(image, path, np.float32), image, path)
 
 
-def volume_of(image: Any, name: str = 'image') -> Volume:
-    """Take an image that nibabel has in memory (or would read) for a scan.
+def volume_of(image: Any) -> Volume:
+    """Make a volume of a nibabel image.
 
     Parameters
     ----------
     image : nibabel.spatialimages.SpatialImage
-    name : str
-        For messages.
 
     Returns
     -------
@@ -112,7 +109,7 @@ def volume_of(image: Any, name: str = 'image') -> Volume:
     InputImageError
         See :func:`read_volume`.
     """
-    path = Path(image.get_filename() or name)
+    path = Path(image.get_filename() or 'image')
     check_image(image, path)
     try:
         data = image.get_fdata(dtype=np.float32, caching='unchanged')
@@ -122,14 +119,14 @@ def volume_of(image: Any, name: str = 'image') -> Volume:
 
 
 def _scan(data: np.ndarray, image: Any, path: Path) -> Volume:
-    """Check the voxels of a scan; those that are not finite become background."""
+    """Check the voxels of a scan; set those that are not finite to background."""
     if 1 in data.shape:
         raise InputImageError(f'{path}: a single slice; give one whole volume')
     bad = ~np.isfinite(data)
     if bad.all():
         raise InputImageError(f'{path}: no voxel is finite; export it again')
     if bad.any():
-        # In a standardised scan 0 is not dark, but grey matter.
+        # In a standardised scan 0 is not background, but about grey matter.
         dark = min(data[~bad].min(), np.float32(0))
         logger.warning('%s: %d voxels are not finite; set to %g', path, int(bad.sum()), dark)
         data[bad] = dark
@@ -142,7 +139,7 @@ def _scan(data: np.ndarray, image: Any, path: Path) -> Volume:
 
 
 def read_label_map(path: str | Path) -> Volume:
-    """Read a label map, whatever type its integers are stored as.
+    """Read a label map with integers stored as any data type.
 
     Parameters
     ----------
@@ -156,12 +153,13 @@ def read_label_map(path: str | Path) -> Volume:
     Raises
     ------
     InputImageError
-        As :func:`read_volume` does (a constant map is accepted), and if a value is not an integer.
+        As :func:`read_volume`, except that a constant map is accepted; and if a value is not an
+        integer.
     """
     path = Path(path)
     image = _open(path)
     data = _load(image, path, np.float64)
-    # Labels that went through a scale factor come back as 2.9999998.
+    # Scale factors turn labels into 2.9999998 and the like.
     rounded = np.rint(data)
     with np.errstate(invalid='ignore'):
         wrong = ~(abs(data - rounded) < 1e-3) | (abs(rounded) > np.iinfo(np.int32).max)
@@ -174,7 +172,7 @@ def read_label_map(path: str | Path) -> Volume:
 
 
 def header_of(scan: Volume) -> Header:
-    """Return what quality control looks at in a scan's header; empty for formats without forms."""
+    """Return a scan's header for quality control; empty for formats without forms."""
     header = scan.header
     if not isinstance(header, nib.Nifti1Header):
         return Header(n_not_finite=scan.n_not_finite)
@@ -192,15 +190,15 @@ def header_of(scan: Volume) -> Header:
 
 
 def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.Nifti1Image:
-    """Put labels on the grid of another volume, with its sform, qform, codes and units.
+    """Make an image of labels with the sform, qform, codes and units of another volume.
 
     Parameters
     ----------
     labels : (x, y, z) integer array
     like : Volume
-        Same shape.
+        Volume of the same shape.
     dtype : NumPy integer type
-        Of the image.
+        Data type of the image.
 
     Returns
     -------
@@ -236,7 +234,7 @@ def write_label_map(
     Raises
     ------
     ValueError
-        See :func:`label_image`, and if the name ends otherwise.
+        See :func:`label_image`, and for other file endings.
     """
     _save(path, label_image(labels, like, dtype))
 
@@ -262,7 +260,7 @@ def write_image(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
 
 
 def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
-    """Write an affine as both forms; without qform where that cannot hold it (shears)."""
+    """Write an affine as both forms; only as sform if it has shears."""
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1)
     if not np.allclose(header.get_qform(), affine, atol=1e-3):
@@ -272,16 +270,16 @@ def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
 def posteriors_image(
     posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
 ) -> nib.Nifti1Image:
-    """Make a 4D image of bytes, with a scale factor of 1/255, of posterior probabilities.
+    """Make a 4D image of posterior probabilities: bytes with a scale factor of 1/255.
 
     Parameters
     ----------
     posteriors : (channel, x, y, z) array
         Probabilities, or uint8 that are already multiplied by 255.
     affine : (4, 4) array
-        Used where `like` is not given.
+        Used without `like`.
     like : Volume, optional
-        Whose sform, qform and codes to keep.
+        Volume whose sform, qform and codes to keep.
 
     Returns
     -------
@@ -319,10 +317,10 @@ def write_posteriors(
 
 
 def _open(path: Path) -> Any:
-    """Open an image and check everything that its header tells."""
+    """Open an image and check its header."""
     check_file(path)
     try:
-        # What nibabel repairs on its way, we check ourselves.
+        # nibabel's repairs are checked by check_image.
         with warnings.catch_warnings(), quiet_nibabel():
             warnings.simplefilter('ignore')
             image: Any = nib.load(path)
@@ -337,7 +335,7 @@ def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
     try:
         with np.errstate(over='ignore', invalid='ignore'), quiet_nibabel():
             if path.name.lower().endswith(COMPRESSED):
-                # Read on to the end, where the checksum is: nibabel stops at the last voxel.
+                # Read to the end, where the checksum is: nibabel stops at the last voxel.
                 with gzip.open(path) as stream:
                     data = type(image).from_stream(stream).get_fdata(dtype=dtype)
                     while stream.read(1 << 20):
@@ -346,7 +344,7 @@ def _load(image: Any, path: Path, dtype: Any) -> np.ndarray:
                 data = image.get_fdata(dtype=dtype, caching='unchanged')
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise damaged(path, error) from error
-    # A copy, since an uncompressed file may be mapped read-only.
+    # Copied, since an uncompressed file may be mapped read-only.
     return np.array(data.reshape(image.shape[:3]), order='C')
 
 
@@ -356,7 +354,7 @@ def _volume(data: np.ndarray, image: Any, path: Path, n_not_finite: int = 0) -> 
 
 
 def _image_like(data: np.ndarray, like: Volume) -> nib.Nifti1Image:
-    """Make a NIfTI image on the grid of a volume, with nothing of its content."""
+    """Make a NIfTI image on the grid of a volume, without its descriptive fields."""
     if not isinstance(like.header, nib.Nifti1Header):
         header = nib.Nifti1Header()
         _set_forms(header, like.affine)
@@ -368,7 +366,7 @@ def _image_like(data: np.ndarray, like: Volume) -> nib.Nifti1Image:
         header['cal_min'] = header['cal_max'] = header['intent_code'] = 0
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(None, None)
-    # Without an affine nibabel leaves sform and qform as they are in the header.
+    # Without an affine nibabel keeps the header's sform and qform.
     with quiet_nibabel():
         return nib.Nifti1Image(data, None, header)
 

@@ -1,1 +1,1 @@
-"""From a scan to its segmentation."""
+"""Segment a scan with a trained network."""

@@ -1,8 +1,8 @@
-"""Whether a scan lies as its header says, or the network is surer of a turned copy.
+"""Detect wrong orientations in headers by the confidence of the network in reoriented copies.
 
-Headers with exchanged or reversed axes come from conversions that lose the orientation. The
-network, which has learnt heads the right way up, is then unsure of everything. Copies that differ
-in left and right alone are not tried: heads are too symmetric for that.
+Conversions that lose the orientation leave headers with exchanged or reversed axes. The network
+has only seen upright heads in training, and its confidence is then low everywhere. Left-right
+flips cannot be detected: heads are too symmetric.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .localise import crop_box
 from .memory_plan import Plan
 from .postprocess import Box
 
-#: Scans that the shipped network is surer of than this are not looked at. Real adult scans have
-#: 0.82 to 0.90, infants 0.75 to 0.80, adults with two axes exchanged or one reversed 0.66 to 0.77.
-SURE = 0.8
-#: Voxels along each axis of the copy in which the plane of symmetry is looked for, at most.
+#: Confidence of the shipped network from which on the orientation is not tested. Real adult scans
+#: have 0.82 to 0.90, infants 0.75 to 0.80, adults with exchanged or reversed axes 0.66 to 0.77.
+SURE_CONFIDENCE = 0.8
+#: Largest side, in voxels, of the downsampled copy for finding the plane of symmetry.
 SYMMETRY_VOXELS = 48
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A way in which the axes of a header may be wrong, up to left and right.
+    """A possible error of the axes in a header, up to left and right.
 
     Attributes
     ----------
     axes : tuple of int
-        The axis of the scan, in RAS by its header, that runs from left to right, from posterior
+        Axes of the scan, in RAS by its header, that really run from left to right, from posterior
         to anterior, and from inferior to superior.
     reverse : tuple of bool
-        Whether it runs the other way round.
+        Whether each of them runs in the opposite direction.
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -46,7 +46,7 @@ class Turn:
 
     @property
     def code(self) -> str:
-        """Where the axes of the scan run to, which by its header are RAS.
+        """True directions of the axes that are RAS by the header.
 
         Examples
         --------
@@ -57,7 +57,7 @@ class Turn:
         return ''.join(ends[self.axes.index(axis)] for axis in range(3))
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Return a view of an (x, y, z) array whose axes are RAS if the turn is right."""
+        """Return a view of an (x, y, z) array, in RAS if the turn is right."""
         return np.flip(
             image.transpose(self.axes), tuple(axis for axis in range(3) if self.reverse[axis])
         )
@@ -74,14 +74,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class TurnedScan:
-    """What the network makes of the turned copy that it is surest of.
+    """The reoriented copy with the highest confidence.
 
     Attributes
     ----------
     code : str
-        See :attr:`Turn.code`; ``RAS`` where it is surest of the scan as it lies.
+        See :attr:`Turn.code`; ``RAS`` if the header's orientation is best.
     gain : float
-        How much surer it is of it than of the scan as it lies.
+        Confidence minus that of the scan as it is.
     """
 
     code: str
@@ -94,7 +94,7 @@ def symmetric_axis(image: np.ndarray) -> int:
     Parameters
     ----------
     image : (x, y, z) array
-        A head in the middle.
+        With the head in the centre.
     """
     steps = tuple(slice(None, None, -(-n // SYMMETRY_VOXELS)) for n in image.shape)
     coarse = image[steps].astype(np.float64)
@@ -103,7 +103,7 @@ def symmetric_axis(image: np.ndarray) -> int:
 
 
 def list_turns(sideways: int) -> Iterator[Turn]:
-    """List the turns of a scan whose axis `sideways` runs from left to right or back."""
+    """List the turns of a scan whose axis `sideways` is the left-right one."""
     first, second = (axis for axis in range(3) if axis != sideways)
     for anterior, superior in ((first, second), (second, first)):
         for back, down in product((False, True), repeat=2):
@@ -113,15 +113,15 @@ def list_turns(sideways: int) -> Iterator[Turn]:
 def segment_turned(
     engine: Engine, image: np.ndarray, brain: Box, card: ModelCard, plan: Plan | None = None
 ) -> TurnedScan:
-    """Segment turned copies of a scan, without mirrored passes.
+    """Segment reoriented copies of a scan, without mirrored passes.
 
     Parameters
     ----------
     engine : Engine
     image : (x, y, z) float32 array
-        On the network grid: what the network saw.
+        The network's input.
     brain : tuple of slice
-        Where the brain in it is thought to be.
+        Estimated bounding box of the brain.
     card : ModelCard
     plan : Plan, optional
         See :func:`.forward.predict`.

@@ -1,4 +1,4 @@
-"""How sure the network is: of each structure, of a scan as a whole, and where it is not."""
+"""Confidence of the network: per structure, per scan, and volumes of low confidence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..labels import segmentation_labels
 
-#: Entropy in bits above which a voxel is unsure. Two labels that are equally likely have 1 bit, as
-#: much of the grey matter has in T2w scans of low contrast; three have 1.6.
+#: Entropy in bits above which a voxel is unsure. Two equally likely labels have 1 bit, as much of
+#: the grey matter in T2w scans of low contrast; three have 1.6.
 UNSURE_BITS = 1.4
-#: A posterior above this leaves less than that to the others, however many they are.
+#: With a larger posterior the entropy stays below that, for any number of other labels.
 MAX_POSTERIOR = 0.85
-#: Borders between structures are unsure, too, but thin: twice this is the least width of a region.
+#: Borders between structures are unsure, but thin: twice this is the least width of a region.
 BORDER_MM = 2.0
 #: Planes whose entropy is computed at once.
 SLAB = 8
@@ -24,7 +24,7 @@ SLAB = 8
 
 @torch.inference_mode()
 def mean_confidence(posteriors: Tensor) -> np.ndarray:
-    """Average, for each channel, the posterior of the voxels in which it is the most likely.
+    """Average each channel's posterior over the voxels in which it is the most likely.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def mean_confidence(posteriors: Tensor) -> np.ndarray:
     Returns
     -------
     (n_channels,) float32 array
-        NaN where a channel is nowhere the most likely, and for background, most of which lies
+        NaN for channels that are nowhere the most likely, and for background, most of which lies
         outside the box.
     """
     n = len(posteriors)
@@ -46,7 +46,7 @@ def mean_confidence(posteriors: Tensor) -> np.ndarray:
 
 
 def overall_confidence(confidence: np.ndarray) -> float:
-    """Average the confidence over all structures; those that are missing count 0.
+    """Average the confidence over all structures; missing ones count 0.
 
     Parameters
     ----------
@@ -65,10 +65,10 @@ def overall_confidence(confidence: np.ndarray) -> float:
 def unsure_sides(
     posteriors: Tensor, labels: Sequence[int], spacing_mm: float
 ) -> tuple[float, float]:
-    """Measure, on either side, the regions in which the network does not know what it sees.
+    """Measure, on either side, the volume of regions of high entropy.
 
-    Borders are unsure in every scan, and so is all grey matter where its contrast is low, on both
-    sides alike. Cavities and masses, which the network has never seen, are unsure throughout.
+    Borders are unsure in every scan, and grey matter of low contrast is unsure on both sides.
+    Cavities and masses, which do not occur in training, are unsure throughout.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ def unsure_sides(
         They sum to 1.
     labels : (n_channels,) sequence of int
     spacing_mm : float
-        Of their grid.
+        Voxel size of the grid.
 
     Returns
     -------
     left, right : float
-        Volume in mm^3, after a morphological opening, of the voxels of structures of this side
-        whose entropy exceeds 1.4 bits.
+        Volume in mm^3 of voxels in structures of this side with an entropy above 1.4 bits, after
+        a morphological opening.
     """
     if not posteriors.numel():
         return 0.0, 0.0

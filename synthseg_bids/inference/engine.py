@@ -1,19 +1,19 @@
-"""The U-Net's forward pass, rearranged for inference: the same function, less work and memory.
+"""Forward pass of the U-Net for inference: the same function with less computation and memory.
 
-Against :class:`~synthseg_bids.models.unet.UNet3D`,
+Differences from :class:`~synthseg_bids.models.unet.UNet3D`:
 
-- the first convolution of a decoder level never sees the concatenated tensor:
+- skip connections are not concatenated: the first convolution of a decoder level is
   ``conv([skip, up]) = conv_a(skip) + conv_b(up)``;
-- ``conv_b``, a 3x3x3 convolution of a tensor that was up-sampled by repetition, is computed on
-  the tensor before that: each of the 8 output voxels of a coarse voxel sees 2x2x2 coarse voxels
-  only, weighted by sums of the 27 weights (3.4 times fewer operations, exact at the borders too);
-- weights are converted to the number format once, and activations are made in place;
+- ``conv_b``, a 3x3x3 convolution of a tensor up-sampled by repetition, is computed before the
+  up-sampling: each of the 8 output voxels of a coarse voxel depends on 2x2x2 coarse voxels,
+  weighted by sums of the 27 weights (3.4 times fewer operations, exact at the borders too);
+- weights are converted to the number format once, and activations work in place;
 - in bfloat16 on the CPU, wide convolutions take a third fewer operations (see
   :mod:`~synthseg_bids.inference.winograd`);
-- a normalisation before the output layer is folded into it, and that layer works on slabs, in
-  float32, so that the logits of all labels never stand in memory at once.
+- a batch normalisation before the output layer is folded into it, and that layer works on slabs,
+  in float32, so that the logits of all labels are never in memory at once.
 
-``docs/speed.rst`` has what they gave together.
+``docs/speed.rst`` has measurements.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from ..hardware.device import fast_dtype
 from ..models.unet import InstanceNorm, Level, UNet3D, fold_voxels
 from .winograd import MIN_FEATURES, WinogradConv3d, channels_last, elu_
 
-#: Voxels of which the output layer's logits are in memory at once: about what the caches hold.
+#: Voxels whose logits are in memory at once: about what the CPU's caches hold.
 SLAB_VOXELS = 2**15
 
 PARITIES = tuple(itertools.product((0, 1), repeat=3))
 
 
 def sub_pixel_weights(weight: Tensor) -> Tensor:
-    """Turn the weights for an up-sampled tensor into those for the tensor before.
+    """Convert weights for an up-sampled tensor into weights for the tensor before up-sampling.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def sub_pixel_weights(weight: Tensor) -> Tensor:
     Returns
     -------
     (8 * n_out, n_in, 2, 2, 2) tensor
-        For the output voxels at even and odd positions along each axis, in the order of
-        `PARITIES`. An even voxel sees the coarse voxel before its own with its first weight and
-        its own with the sum of the others; an odd one the other way round.
+        For output voxels at even and odd positions along each axis, in the order of `PARITIES`.
+        At even positions the first weight applies to the preceding coarse voxel and the sum of
+        the other two to the voxel's own; at odd positions vice versa.
     """
     kernels = []
     for parity in PARITIES:
@@ -64,7 +64,7 @@ def sub_pixel_weights(weight: Tensor) -> Tensor:
 
 
 def output_layer(network: UNet3D) -> tuple[Tensor, Tensor]:
-    """Return the output layer's weights and biases, the last normalisation folded in if fixed.
+    """Return the output layer's weights and biases, with the last batch normalisation folded in.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def slabs(features: Tensor, positions: int = 1) -> Iterator[slice]:
     ----------
     features : tensor
     positions : int
-        Voxels of the scan in one of the features: a slab has about `SLAB_VOXELS` of the scan's.
+        Scan voxels per feature voxel; a slab has about `SLAB_VOXELS` scan voxels.
     """
     n_x, n_y, n_z = features.shape[2:]
     thickness = max(1, SLAB_VOXELS // (n_y * n_z * positions))
@@ -108,10 +108,10 @@ class Engine:
         Not changed.
     device : torch.device
     dtype : torch.dtype, optional
-        Of weights and activations; sums are made in float32 (default: the fastest that keeps the
-        accuracy, see :func:`~synthseg_bids.hardware.device.fast_dtype`).
+        Number format of weights and activations; sums are in float32 (default: see
+        :func:`~synthseg_bids.hardware.device.fast_dtype`).
     memory_limit : int, optional
-        Bytes that a forward pass may plan with (default: all that are free).
+        Bytes that a forward pass may use (default: all that are free).
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Engine:
 
     @torch.inference_mode()
     def features(self, x: Tensor) -> Tensor:
-        """Compute everything but the output layer.
+        """Compute everything except the output layer.
 
         Parameters
         ----------
@@ -168,10 +168,10 @@ class Engine:
 
     @torch.inference_mode()
     def features_by_rows(self, x: Tensor, thickness: int) -> Callable[[slice], Tensor]:
-        """Compute what :meth:`features` does, its first and last level by slabs, when asked for.
+        """Compute :meth:`features` lazily, with the finest level slab by slab.
 
-        The skip connection between them, most of the memory, is never kept whole: it is computed
-        twice. Only where no normalisation needs the whole scan.
+        The finest skip connection, most of the memory, is computed twice instead of kept. Not
+        for instance normalisation, which needs statistics of the whole scan.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class Engine:
         Returns
         -------
         callable
-            From a slice of rows, both its ends even, to their features.
+            Maps a slice of rows, with even ends, to their features.
         """
         x = self._fold(x)
         level, n_x = self._down[0], x.shape[2]
@@ -215,7 +215,7 @@ class Engine:
         return fold_voxels(x, self.config.sub_voxels)
 
     def _below(self, x: Tensor) -> Tensor:
-        """Compute what lies below the first and the last level."""
+        """Compute all levels below the finest one."""
         skips = []
         for level in self._down[1:-1]:
             skips.append(_convolve(level, x))
@@ -226,7 +226,7 @@ class Engine:
         return x
 
     def _rise(self, i: int, skips: list[Tensor], x: Tensor) -> Tensor:
-        """Compute decoder level `i` but for its normalisation; let go of the last of `skips`."""
+        """Compute decoder level `i` without its normalisation; frees the last of `skips`."""
         level = self._up[i]
         if self._joins:
             x = _activate(level, 0, self._join(i, skips.pop(), x))
@@ -243,16 +243,16 @@ class Engine:
         features : (1, n_features, x, y, z) tensor
             From :meth:`features`.
         where : slice
-            Along the first axis; see :func:`slabs`.
+            Slab along the first axis; see :func:`slabs`.
         mirror : (n_channels,) integer tensor, optional
             For features of the mirrored scan: the channel permutation of a left/right flip. Slab
-            and logits are then those of the scan as it was.
+            and logits are then those of the scan before mirroring.
 
         Returns
         -------
         (positions, n_channels, x', y, z) float32 tensor
-            For each voxel of the features those of the scan's voxels that it stands for, in the
-            order of :func:`~synthseg_bids.models.unet.fold_voxels`.
+            Logits of the scan voxels in each feature voxel, in the order of
+            :func:`~synthseg_bids.models.unet.fold_voxels`.
         """
         positions, n_channels = self.config.positions, self.config.out_channels
         weight = self._weight.view(positions, n_channels, -1)
@@ -260,7 +260,7 @@ class Engine:
         n_x = features.shape[2]
         if mirror is not None:
             where = slice(n_x - where.stop, n_x - where.start)
-            # What was first along x within a voxel is last now.
+            # Mirroring also reverses the order along x within a voxel.
             sides = [self.config.sub_voxels] * 3
             swap = torch.arange(positions).view(sides).flip(0).flatten()
             weight, bias = weight[swap][:, mirror], bias[swap][:, mirror]
@@ -275,24 +275,24 @@ class Engine:
         """Return the first convolution of decoder level `i`, before its activation."""
         for_skip, for_below = self._joins[i]
         joined = channels_last(for_skip(skip))
-        # What follows is one voxel longer than `below`: even voxels' sums start one before theirs.
+        # `coarse` is one voxel longer than `below`: sums of even voxels start one voxel earlier.
         rows, (x, y), n_out = _rows(joined), below.shape[2:4], joined.shape[1]
         for kernel, (a, b) in zip(for_below, itertools.product((0, 1), repeat=2), strict=True):
             coarse = _rows(functional.conv3d(below, kernel, padding=1))
-            # Odd ones of a coarse voxel come first (see _split): but for the first and the last,
-            # the fine voxels along z already stand in their order.
+            # Odd voxels of a coarse voxel come first (see _split): except for the first and the
+            # last, fine voxels along z are already in order.
             rows[a::2, b::2] += coarse[a : a + x, b : b + y, n_out:-n_out]
         return joined
 
     def _split(
         self, conv: nn.Conv3d, n_skip: int
     ) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
-        """Split a convolution into that of the skip connection and kernels for what is below.
+        """Split a convolution into that of the skip connection and those of the coarser level.
 
-        The latter are one for each parity along x and y. Their channels are those of odd voxels
-        along z, then those of even ones.
+        There is one of the latter for each parity along x and y. Their channels are those of odd
+        voxels along z, then those of even ones.
         """
-        # Summed in float32 before they are rounded.
+        # Sum in float32 before rounding.
         below = sub_pixel_weights(conv.weight[:, n_skip:]).to(self.dtype)
         kernels = below.unflatten(0, (4, 2, conv.out_channels)).flip(1).flatten(1, 2)
         weight, bias = conv.weight[:, :n_skip], conv.bias
@@ -306,19 +306,19 @@ class Engine:
         return for_skip, [channels_last(kernel) for kernel in kernels]
 
     def _transforms(self, conv: nn.Conv3d) -> bool:
-        """Tell whether Winograd's transform is worth while."""
+        """Return whether Winograd's algorithm is faster for a convolution."""
         wide = min(conv.in_channels, conv.out_channels) >= MIN_FEATURES
         return wide and self.dtype == torch.bfloat16 and self.device.type == 'cpu'
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View ``(1, features, x, y, z)`` as it lies in memory: ``(x, y, z * features)``."""
+    """View ``(1, features, x, y, z)`` in memory order: ``(x, y, z * features)``."""
     x = channels_last(x)[0].movedim(0, -1)
     return x.view(*x.shape[:2], -1)
 
 
 def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
-    """Run the convolutions of a level from the one numbered `first` on."""
+    """Run the convolutions of a level, starting with number `first`."""
     for i in range(first, len(level.convs)):
         conv = level.convs[i]
         if isinstance(conv, WinogradConv3d) and not level.norms:
@@ -329,7 +329,7 @@ def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
 
 
 def _activate(level: Level, i: int, x: Tensor) -> Tensor:
-    """Normalise and activate; on the CPU all of it in place."""
+    """Normalise and activate; on the CPU in place."""
     norm = level.norms[i] if level.norms else None
     if x.device.type != 'cpu':
         return functional.elu_(norm(x) if norm else x)

@@ -1,4 +1,4 @@
-"""Segment on a device as long as it can: in pieces if its memory runs out, then on the CPU."""
+"""Run on a GPU; in parts if its memory runs out, and on the CPU if that fails too."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 CPU = torch.device('cpu')
 _BY_ROWS, _IN_TILES = 'by slabs', 'in tiles, less accurate at their borders'
 _ON_CPU = 'on the CPU'
-#: By which the errors of a GPU are known; before PyTorch 2.8 they have no type of their own.
-_OF_A_GPU = re.compile('cuda|cudnn|cublas|unable to find an engine', re.IGNORECASE)
-#: Of those, what is out of memory without having the type of such errors.
+#: Messages of GPU errors, which have no type of their own before PyTorch 2.8.
+_GPU_ERROR = re.compile('cuda|cudnn|cublas|unable to find an engine', re.IGNORECASE)
+#: Messages of errors of memory that are not of type OutOfMemoryError.
 _SHORT_OF_MEMORY = re.compile('STATUS_ALLOC_FAILED|CUDA error: out of memory')
 
 Result = TypeVar('Result')
 
 
 class DeviceWithFallback:
-    """Where a network runs: a device, or the CPU once that has failed or while it is full.
+    """A network on a device, or on the CPU once that has failed or while it is full.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class DeviceWithFallback:
     make : callable
         Makes the network's engine on the device.
     spare : callable, optional
-        Makes one on the CPU. Without it, all that fails is an error.
+        Makes one on the CPU. Without it there is no fallback: errors are raised.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DeviceWithFallback:
         self._load()
 
     def _load(self) -> None:
-        """Put the network on the device; for now on the CPU if others have all of its memory."""
+        """Load the network on the device, or on the CPU for now if the device's memory is full."""
         self.device, self._lost, self._full = self._wanted, '', False
         try:
             self.engine = self._make()
@@ -62,12 +62,12 @@ class DeviceWithFallback:
     def run(
         self, infer: Callable[[Engine, Plan | None], Result], shape: tuple[int, ...]
     ) -> tuple[Result, torch.device, str]:
-        """Segment an image wherever that is possible.
+        """Segment an image, with fallbacks.
 
         Parameters
         ----------
         infer : callable
-            Segments it with an engine, by a plan (None: the best one for the free memory).
+            Segments it with an engine and a plan (None: the best one for the free memory).
         shape : tuple of int
             Size of the image.
 
@@ -75,9 +75,9 @@ class DeviceWithFallback:
         -------
         result : what `infer` returns
         device : torch.device
-            Where that was.
+            The device used.
         note : str
-            Why it was not done as usual; empty if it was.
+            Reason for a fallback; empty if there was none.
         """
         if self._full:
             self._load()
@@ -93,14 +93,14 @@ class DeviceWithFallback:
                     raise
                 size = ' x '.join(map(str, shape))
                 note = self._warn(f'out of memory for an image of {size} voxels', instead)
-            # Until here the error has held the tensors of the pass that failed.
+            # Outside of the except clause, since the error holds the failed pass's tensors.
             torch.cuda.empty_cache()
         assert self._spare is not None
         return infer(self._spare(), None), CPU, note
 
     def _leave(self, error: RuntimeError) -> None:
-        """Go on on the CPU: a process whose GPU has failed cannot use it any more."""
-        if self._spare is None or not _OF_A_GPU.search(str(error)):
+        """Continue on the CPU: a process whose GPU has failed cannot use it any more."""
+        if self._spare is None or not _GPU_ERROR.search(str(error)):
             raise error
         self._lost = self._warn(str(error).partition('\n')[0], _ON_CPU)
         self.engine, self.device = self._spare(), CPU
@@ -117,7 +117,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _plans(config: NetworkConfig) -> list[tuple[Plan | None, str]]:
-    """List what is tried on a device, and what comes next if its memory runs out."""
+    """List the plans to try on a device, each with the next step if its memory runs out."""
     by_rows = works_by_rows(config)
     tiles = [Plan(torch.float16, n, by_rows) for n in (MAX_TILES // 2, MAX_TILES)]
     exact = [Plan(torch.float16, by_rows=True)] if by_rows else []

@@ -1,7 +1,7 @@
-"""From an image on the network grid to posteriors, in the memory that there is.
+"""Compute the posteriors of an image on the network grid, within the available memory.
 
-The image is padded, run through the network straight and mirrored, and the softmax of both is
-averaged slab by slab, by a plan that fits the memory at hand (see :mod:`.memory_plan`).
+The image is padded and passed through the network as it is and mirrored; both softmax outputs are
+averaged slab by slab, by a plan that fits the memory (see :mod:`.memory_plan`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .engine import Engine, slabs
 from .memory_plan import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
 from .preprocess import rescale_intensities
 
-#: Bytes that a process may grow to before it gives back what earlier passes have left behind.
+#: Bytes that a process may grow to before it returns the memory that earlier passes have freed.
 PROMISED = 5_000_000_000
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of an image.
+    """The network's output for an image.
 
     Attributes
     ----------
     posteriors : (n_channels, x, y, z) tensor
         On the CPU, in the plan's number format.
     flip_dice : (n_channels,) float32 array, or None
-        Dice of the labels of the straight and the mirrored pass; None without the latter, NaN
-        for labels that neither has.
+        Dice of the labels of the straight and the mirrored pass; None without a mirrored pass,
+        NaN for labels that occur in neither.
     """
 
     posteriors: Tensor
@@ -60,9 +60,9 @@ def predict(
         Channel permutation of a left/right flip; if given, the posteriors are averaged with those
         of the flipped image.
     plan : Plan, optional
-        By default the one that fits the memory at hand.
+        By default the best one for the free memory.
     channels : sequence of int, optional
-        Whose posteriors to return (default: all).
+        Channels whose posteriors to return (default: all).
 
     Returns
     -------
@@ -85,11 +85,11 @@ def predict(
 def _infer_tiles(
     engine: Engine, image: Tensor, mirror: np.ndarray | None, plan: Plan, channels: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Compute what :func:`infer` does in tiles along the longest axis."""
+    """Do as :func:`infer`, in tiles along the longest axis."""
     axis = int(np.argmax(image.shape))
     n, multiple = image.shape[axis], engine.config.size_multiple
     before = -n % multiple // 2
-    # Padded as :func:`infer` would pad the whole, which leaves it no more to do along this axis.
+    # Pad as `infer` would pad the whole image, so that it does not pad tiles along this axis.
     widths = [0] * 6
     widths[4 - 2 * axis : 6 - 2 * axis] = before, -n % multiple - before
     image = functional.pad(image, widths)
@@ -108,14 +108,14 @@ def _infer_tiles(
 
 
 def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
-    """Choose the plan for the memory at hand, what earlier passes have left behind included."""
+    """Choose the plan for the free memory; return what earlier passes have freed if it is low."""
 
     def free() -> int:
         found = available_bytes(engine.device)
         return min(found, engine.memory_limit or found)
 
     case = engine.config, shape, engine.dtype.itemsize, flip
-    if engine.device.type != 'cpu':  # where the posteriors are kept all the same
+    if engine.device.type != 'cpu':  # posteriors are kept on the CPU all the same
         n_channels = 0
     needed = predicted_bytes(*case, Plan(), n_channels)
     if engine.device.type == 'cpu' and GAPS * needed > min(free(), PROMISED):
@@ -142,9 +142,9 @@ def infer(
     mirror : (n_channels,) integer array, optional
         See :func:`predict`.
     storage : torch.dtype
-        Of the posteriors.
+        Number format of the posteriors.
     channels : sequence of int, optional
-        Whose posteriors to return (default: all).
+        Channels whose posteriors to return (default: all).
     by_rows : bool
         See :class:`Plan`.
 
@@ -152,12 +152,12 @@ def infer(
     -------
     posteriors : (n_channels, x, y, z) tensor
     counts : (3, n_channels) int64 tensor
-        Voxels to which both passes give a label, the straight one does, and the mirrored one
-        does; padding included, zeros without a mirrored pass. Where the output layer has several
-        voxels of the scan to a voxel of the network, one of them is counted.
+        Number of voxels with each label in both passes, in the straight one, and in the mirrored
+        one, padding included; zeros without a mirrored pass. With ``sub_voxels``, one voxel of
+        each block is counted.
     """
     config = engine.config
-    # Two of them at least: a single voxel at the deepest level has no variance to normalise by.
+    # At least two voxels at the deepest level: a single one has no variance to normalise by.
     multiple = config.size_multiple
     padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
     before = [(p - n) // 2 for p, n in zip(padded, image.shape, strict=True)]
@@ -181,7 +181,7 @@ def infer(
             found.add_(again).mul_(0.5)
         if channels is not None:
             found = found[:, channels]
-        # The part of the slab that is not padding.
+        # Without padding.
         slab_start, slab_stop = (config.sub_voxels * (start + n) for n in (slab.start, slab.stop))
         first = max(slab_start - before[0], 0)
         last = min(slab_stop - before[0], len(image))
@@ -207,7 +207,7 @@ def _slabs(
     thickness: int,
     positions: int,
 ) -> Iterator[tuple[int, Tensor, Tensor | None, slice]]:
-    """Yield where features of both passes begin, these features, and each slab of them."""
+    """Yield the first row of features of both passes, these features, and each slab of them."""
     for start in range(0, n_rows, thickness):
         stop = min(start + thickness, n_rows)
         one = straight(slice(start, stop))
@@ -217,7 +217,7 @@ def _slabs(
 
 
 def _count(straight: Tensor, flipped: Tensor) -> Tensor:
-    """Count the voxels of each label: where both agree, in the one, and in the other."""
+    """Count the voxels of each label: in both passes, in the first, and in the second."""
     n = len(straight)
     one, other = _likeliest(straight).flatten(), _likeliest(flipped).flatten()
     both = one[one == other]
@@ -225,7 +225,7 @@ def _count(straight: Tensor, flipped: Tensor) -> Tensor:
 
 
 def _likeliest(posteriors: Tensor) -> Tensor:
-    """Return ``posteriors.argmax(0)``, as uint8 on a CPU, where that is far slower."""
+    """Return ``posteriors.argmax(0)``; on a CPU, where that is slow, computed as uint8."""
     if posteriors.is_cuda:
         return posteriors.argmax(0)
     best = posteriors[0].clone()

@@ -1,7 +1,7 @@
-"""Where the brain is in a scan, and the crop around it that the network sees.
+"""Localise the brain in a scan, and crop the scan around it.
 
-Networks that were trained on crops see the brain in the same field of view as in training: a first
-pass over the whole scan finds it, a second one over the crop around it corrects its place.
+Networks trained on crops get the field of view of their training: a first pass over the whole scan
+finds the brain, a second one over the crop around it corrects its position.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from ..models.card import ModelCard
 from .engine import Engine
 from .forward import predict
 from .memory_plan import Plan
-from .postprocess import Box, largest_body
+from .postprocess import Box, largest_component
 
-#: How often the brain is looked for: in the whole scan, then in the crop around what was found,
-#: which the network knows better.
+#: Number of localisations: in the whole scan, then in the crop, which is more like training.
 LOCALISATIONS = 2
-#: Foreground probability above which a voxel counts as brain when looking for the brain.
+#: Probability above which a voxel counts as brain.
 FIND_THRESHOLD = 0.5
-#: Room left around the brain when cropping to it, and the part of it that may be stray voxels.
+#: Margin around the brain in a crop, and fraction of its voxels that is trimmed at each side.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Empty borders are cut off up to so many voxels from what is not empty.
+#: Margin in voxels that is kept when empty borders are cropped.
 EMPTY_MARGIN = 8
 
 
@@ -36,7 +35,7 @@ def region_to_segment(
     autocrop: bool = True,
     plan: Plan | None = None,
 ) -> Box:
-    """Return the part of a scan that the network is to see.
+    """Return the region of a scan for the network.
 
     Parameters
     ----------
@@ -45,7 +44,7 @@ def region_to_segment(
         On the network grid.
     card : ModelCard
     autocrop : bool
-        Whether to look for the brain, if the network was trained on crops.
+        Whether to crop to the brain, if the network was trained on crops.
     plan : Plan, optional
         See :func:`.forward.predict`.
 
@@ -54,7 +53,7 @@ def region_to_segment(
     tuple of slice
     """
     region: Box = filled_box(image, EMPTY_MARGIN)
-    # What is empty costs nothing; small margins are left as they are.
+    # Small empty margins are kept.
     if image[region].size > EMPTY_SHARE * image.size:
         region = tuple(slice(0, n) for n in image.shape)
     for _ in range(LOCALISATIONS if autocrop and card.crop_mm else 0):
@@ -68,10 +67,10 @@ def region_to_segment(
 def _closer(
     engine: Engine, image: np.ndarray, region: Box, card: ModelCard, plan: Plan | None
 ) -> Box:
-    """Return the crop around the brain that the network sees in a region of the image."""
+    """Return the crop around the brain that the network finds in a region of the image."""
     assert card.crop_mm is not None
     grid = (image.shape, card.crop_mm, card.spacing_mm, card.network.size_multiple)
-    # A crop around nothing is the smallest; if that is the whole region, spare the pass.
+    # If even the smallest crop, around nothing, is the whole image, skip the pass.
     smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
     if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
         return region
@@ -86,25 +85,25 @@ def _closer(
 
 
 def find_brain(outside: Tensor) -> Box | None:
-    """Return the box that holds nearly all of the largest body of brain.
+    """Return a box around nearly all of the brain's largest connected component.
 
     Parameters
     ----------
     outside : (x, y, z) float32 tensor
-        Probability of background, or of the fluid around the brain.
+        Probability of background or of the CSF around the brain.
 
     Returns
     -------
     tuple of slice, or None
-        Stray voxels, up to 0.5 % at each side, may lie outside. None where no voxel is more
-        likely brain than not.
+        Up to 0.5 % of the voxels at each side may lie outside. None if no voxel is more likely
+        brain than not.
     """
-    body = largest_body((outside < 1 - FIND_THRESHOLD).numpy())
-    if not body.any():
+    brain = largest_component((outside < 1 - FIND_THRESHOLD).numpy())
+    if not brain.any():
         return None
     box = []
     for axis in range(3):
-        profile = body.sum(tuple(a for a in range(3) if a != axis)).cumsum()
+        profile = brain.sum(tuple(a for a in range(3) if a != axis)).cumsum()
         first, last = np.searchsorted(profile, [TRIM * profile[-1], (1 - TRIM) * profile[-1]])
         box.append(slice(int(first), int(last) + 1))
     return tuple(box)
@@ -113,25 +112,25 @@ def find_brain(outside: Tensor) -> Box | None:
 def crop_box(
     brain: Box, shape: tuple[int, ...], crop_mm: tuple[float, ...], spacing: float, multiple: int
 ) -> Box:
-    """Return the part of the network grid that shows the brain as in training.
+    """Return the crop of the network grid that shows the brain as in training.
 
     Parameters
     ----------
     brain : tuple of slice
         From :func:`find_brain`.
     shape : tuple of int
-        Of the network grid.
+        Shape of the network grid.
     crop_mm : tuple of float
         Field of view that the network was trained on.
     spacing : float
-        Of the network grid, in mm.
+        Voxel size of the network grid, in mm.
     multiple : int
-        Sides are rounded up to multiples of it where the grid is large enough.
+        Sides are rounded up to multiples of it if the grid is large enough.
 
     Returns
     -------
     tuple of slice
-        Inside the grid, centred on the brain where the grid allows, with a margin on all sides.
+        Centred on the brain as far as the grid allows, with a margin on all sides.
 
     Examples
     --------

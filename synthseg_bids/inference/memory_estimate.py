@@ -1,4 +1,4 @@
-"""How much memory a process takes that segments scans, so that as many run at once as fit."""
+"""Estimate the memory of a process that segments scans, to run as many at once as fit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .memory_plan import MAX_TILES, Plan, predicted_bytes, works_by_rows
 #: Sides in voxels and their spacing in mm.
 Grid = tuple[tuple[int, ...], tuple[float, ...]]
 
-#: A head as it is usually scanned, for scans that are not known yet.
+#: Grid of a usual scan of a head, for scans that are not known yet.
 HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
 #: Resident memory of a worker before its first scan: Python, PyTorch, Nipype.
 PROCESS_BYTES = 280 * 2**20
-#: How much more than the smallest crop is seen of a large brain.
+#: Size of the crop around a large brain, relative to the smallest crop.
 CROPS = 1.3
-#: Bytes per voxel of a scan in float32, as read and in RAS; of posteriors in float32, those of
-#: the network and those that are cleaned; and of posteriors as they are written.
+#: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, from the
+#: network and cleaned), and of posteriors as they are written.
 SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
 
 
@@ -46,18 +46,18 @@ def worker_gb(
     ----------
     card : ModelCard
     grids : iterable of Grid
-        Of the scans.
+        Grids of the scans.
     flip, autocrop, low_memory : bool
         See :class:`synthseg_bids.inference.segmenter.Segmenter`.
     posteriors : str
         Grid of the posterior maps that are written: ``none``, ``native`` or ``1mm``.
     memory_limit : int, optional
-        Bytes that a forward pass may plan with; by default as many as it takes.
+        Bytes that a forward pass may use (default: as many as it needs).
 
     Returns
     -------
     float
-        In GB of 2**30 bytes; an upper bound where the memory suffices.
+        In GB of 2**30 bytes; an upper bound if that much memory is free.
     """
     limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
     largest = max(
@@ -70,11 +70,11 @@ def worker_gb(
 def _scan_bytes(
     card: ModelCard, grid: Grid, flip: bool, autocrop: bool, limit: int | None, posteriors: str
 ) -> int:
-    """Return the peak of what one scan takes beside the process itself."""
+    """Return the peak memory of one scan, without that of the process itself."""
     shape, spacing = grid
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
     whole, seen = _network_shapes(card, grid, autocrop)
-    # Looking for the brain keeps what is outside of it: background, and the fluid around it.
+    # Localisation keeps two channels: background, and the CSF around the brain.
     locating = _forward_bytes(card.network, whole, False, limit, 2) if seen != whole else 0
     forward = max(locating, _forward_bytes(card.network, seen, flip, limit))
     written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
@@ -86,7 +86,7 @@ def _scan_bytes(
 def _network_shapes(
     card: ModelCard, grid: Grid, autocrop: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the size of a scan on the grid of the network, and that of what it segments."""
+    """Return the size of a scan on the network grid, and that of the crop to segment."""
     extent = [n * mm for n, mm in zip(*grid, strict=True)]
     whole = tuple(max(1, math.ceil(mm / card.spacing_mm)) for mm in extent)
     if not (autocrop and card.crop_mm):
@@ -100,13 +100,13 @@ def _network_shapes(
 def least_pass_bytes(
     card: ModelCard, grids: Iterable[Grid] = (HEAD,), *, flip: bool = True, autocrop: bool = True
 ) -> int:
-    """Return the least that forward passes can do with and still see every scan as a whole.
+    """Return the least memory in which forward passes can segment every scan in one piece.
 
     Parameters
     ----------
     card : ModelCard
     grids : iterable of Grid
-        Of the scans.
+        Grids of the scans.
     flip, autocrop : bool
         See :func:`worker_gb`.
     """
@@ -117,13 +117,11 @@ def least_pass_bytes(
     for grid in {*grids}:
         whole, seen = _network_shapes(card, grid, autocrop)
         passes = [(seen, flip, None)] + ([(whole, False, 2)] if seen != whole else [])
-        for case in passes:
-            shape, twice, channels = case
+        for shape, twice, channels in passes:
             needed = [
                 predicted_bytes(card.network, shape, itemsize, twice, plan, channels)
                 for plan in plans
             ]
-            # Of a large brain more is seen.
             most = max(most, int(min(needed) * (CROPS if seen != whole else 1)))
     return most
 
@@ -144,17 +142,17 @@ def _forward_bytes(
 
 
 def describe_model(name_or_path: str | Path) -> ModelCard:
-    """Return what is known of a model without loading it.
+    """Return the card of a model without loading its weights.
 
     Parameters
     ----------
     name_or_path : str or Path
-        See :func:`synthseg_bids.models.card.model_path`.
+        See :func:`synthseg_bids.models.registry.model_path`.
 
     Returns
     -------
     ModelCard
-        Published weights, which have none, work as in the paper on a grid of 1 mm.
+        For published weights, which have none, one with the paper's network and 1 mm.
     """
     path = model_path(name_or_path)
     if path.suffix == '.safetensors':

@@ -1,8 +1,7 @@
-"""How a forward pass fits into the memory that there is: what it takes, and what may be saved.
+"""Predict the memory of a forward pass, and plan how it fits into the available memory.
 
-Where the memory it is predicted to take is not there, the posteriors are kept in half precision,
-then the finest level of the network is computed by slabs, and as a last resort the image is cut
-into tiles.
+If memory is short, posteriors are kept in half precision, then the finest level of the network is
+computed by slabs, and as a last resort the image is cut into tiles.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from ..models.unet import NetworkConfig
 
 logger = logging.getLogger(__name__)
 
-#: What neighbouring tiles share, in voxels, on either side of their border.
+#: Overlap of neighbouring tiles, in voxels, on either side of their border.
 TILE_OVERLAP = 32
-#: Rows of the features that are computed at once where the finest level is computed by slabs.
+#: Rows of features in a slab when the finest level is computed by slabs.
 ROWS = 32
-#: Most tiles that an image is cut into.
+#: Largest number of tiles.
 MAX_TILES = 8
 
 
@@ -35,8 +34,8 @@ class Plan:
     storage : torch.dtype
         Number format of the posteriors.
     tiles : int
-        Into how many overlapping tiles the image is cut, along its longest axis. More than one is
-        no longer exact: no tile sees the whole image.
+        Number of overlapping tiles along the image's longest axis. With more than one the result
+        is not exact: no tile sees the whole image.
     by_rows : bool
         Compute the finest level by slabs, a third slower; see :func:`works_by_rows`.
     """
@@ -54,14 +53,14 @@ def tile_slices(length: int, tiles: int, step: int) -> list[tuple[slice, slice]]
     length : int
     tiles : int
     step : int
-        Tiles begin at multiples of it: that of the network, of which `length` is one, too, so
-        that the coarse levels' voxels lie as in the whole.
+        Tiles start at multiples of it, as the network's ``size_multiple``, so that voxels of
+        coarse levels are aligned with those of the whole image. `length` is a multiple too.
 
     Returns
     -------
     list of (slice, slice)
-        What each tile sees, and the part of it that is kept; the latter cover the axis once.
-        A short axis has fewer tiles than asked for.
+        Extent of each tile, and the part of it that is kept; the parts cover the axis once. A
+        short axis has fewer tiles than asked for.
 
     Examples
     --------
@@ -85,19 +84,19 @@ def predicted_bytes(
     plan: Plan,
     n_channels: int | None = None,
 ) -> int:
-    """Predict the peak of the memory that a forward pass takes, input and output included.
+    """Predict the peak memory of a forward pass, input and output included.
 
     Parameters
     ----------
     config : NetworkConfig
     shape : tuple of int
-        Of the image.
+        Shape of the image.
     itemsize : int
         Bytes of a weight or activation.
     flip : bool
     plan : Plan
     n_channels : int, optional
-        Whose posteriors are kept in that memory (default: all); 0 on a GPU.
+        Number of channels whose posteriors are kept in that memory (default: all); 0 on a GPU.
 
     Returns
     -------
@@ -116,23 +115,23 @@ def predicted_bytes(
     posteriors = voxels * n_channels * plan.storage.itemsize
     if plan.by_rows:
         # Tensors of the second level have twice the features of an eighth of the voxels: three of
-        # them, and that of the straight pass. Then slabs, as below, with their halos; the ones
-        # before are let go when the next are there.
+        # them, and that of the straight pass. Then slabs, as below, with their halos; each is
+        # freed once the next is there.
         second = feature // 4
         halo = 2 * (config.encoder_convs + config.decoder_convs)
         part = min((ROWS + halo) / padded[0], 1.0)
-        body = (passes + 2) * second
+        decoder = (passes + 2) * second
         output = passes * second + int((2 * passes + 2) * feature * part) + posteriors
-        return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
-    # In the last decoder level: skip connection, its convolution, that of what is below, and the
-    # features of the straight pass. Afterwards: the features of both passes, and the posteriors.
-    body = (passes + 2) * feature
-    output = passes * feature + posteriors
-    return max(body, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
+    else:
+        # In the last decoder level: skip connection, its convolution, that of the coarser level,
+        # and the straight pass's features. Then the features of both passes, and the posteriors.
+        decoder = (passes + 2) * feature
+        output = passes * feature + posteriors
+    return max(decoder, output) + 3 * 4 * voxels + (kept if plan.tiles > 1 else 0)
 
 
 def works_by_rows(config: NetworkConfig) -> bool:
-    """Tell whether a voxel at the finest level depends on its surroundings only."""
+    """Return whether the finest level can be computed by slabs, without global statistics."""
     return config.norm != 'instance' and config.sub_voxels == 1
 
 
@@ -144,20 +143,14 @@ def choose_plan(
     available: int,
     n_channels: int | None = None,
 ) -> Plan:
-    """Choose the plan for the memory at hand: exact if at all possible.
+    """Choose the first plan that fits the memory; exact ones come first.
 
     Parameters
     ----------
-    config : NetworkConfig
-    shape : tuple of int
-        Of the image.
-    itemsize : int
-        Bytes of a weight or activation.
-    flip : bool
-    available : int
-        Bytes; see :func:`available_bytes`.
-    n_channels : int, optional
+    config, shape, itemsize, flip, n_channels
         See :func:`predicted_bytes`.
+    available : int
+        Bytes; see :func:`~synthseg_bids.hardware.device.available_bytes`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Settings of a segmentation: what decides its result, and how it is computed."""
+"""Settings of a segmentation: those that change its result, and those of the computation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from ..models.registry import DEFAULT_MODEL
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """What decides the result, beside the scan.
+    """Settings that change the result.
 
     Attributes
     ----------
     model : str
         Name of a shipped model, or a ``.safetensors`` file.
     flip : bool
-        Average with the segmentation of the mirrored scan: better, and the network runs twice.
+        Average with the segmentation of the mirrored scan: more accurate, but two passes.
     autocrop : bool
-        Look for the brain first, where the network was trained on crops; otherwise segment all
-        of the scan.
+        Crop to the brain, if the network was trained on crops; otherwise segment the whole scan.
     """
 
     model: str = DEFAULT_MODEL
@@ -28,27 +27,27 @@ class SegmentOptions:
     autocrop: bool = True
 
     def __post_init__(self) -> None:
-        # Other processes may work in another folder, and other machines may have other ones.
+        # Absolute, since other processes may work in another folder.
         path = Path(self.model)
         object.__setattr__(self, 'model', str(path.absolute() if path.is_file() else self.model))
 
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """Where it is computed, and with how much.
+    """Settings of the computation.
 
     Attributes
     ----------
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int, optional
-        CPU threads (default: as the process is set up).
+        CPU threads (default: the setting of the process).
     gpu_fallback : bool
-        Go on on the CPU if a GPU fails or its memory is too small.
+        Continue on the CPU if a GPU fails or its memory is too small.
     low_memory : bool
-        Keep forward passes below a gigabyte, if need be at the cost of accuracy.
+        Keep forward passes below a gigabyte, if necessary with less accuracy.
     memory_limit : int, optional
-        Bytes that a forward pass may plan with, instead of all that are free.
+        Bytes that a forward pass may use, instead of all that are free.
     """
 
     device: str = 'auto'

@@ -1,8 +1,8 @@
-"""From the network's posteriors to labels and volumes on the scan's own grid.
+"""Compute labels and volumes on the scan's grid from the network's posteriors.
 
-What returns to the scan's grid are the posteriors, not the labels, so that structures keep smooth
-borders. They return one channel at a time, each only where it can win: no array of all channels
-on the scan's grid is made unless the posteriors themselves are asked for.
+Posteriors are resampled, not labels, so that structures keep smooth borders: one channel at a
+time, and only where it can be the most likely. No array of all channels on the scan's grid is
+made unless the posteriors themselves are asked for.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.geometry import bounding_box, resample, resampling_matrix
+from ..images.geometry import bounding_box, resample_box, resampling_matrix, widen_box
 
-#: Foreground probability above which a voxel counts as brain when choosing the connected body to
-#: keep (the reference implementation's threshold).
+#: Probability above which a voxel counts for the connected component to keep (the reference
+#: implementation's threshold).
 KEEP_THRESHOLD = 0.25
-#: A voxel that has kept less of its probability is like its neighbours: what is left is rounding.
+#: A voxel with less probability left takes that of its neighbours: the rest is rounding error.
 LOST = 1e-3
-#: Such voxels whose neighbours are looked at at once.
+#: Number of such voxels that are filled at once.
 FILL_VOXELS = 2**16
-#: Of each of the two neighbours along an axis, where posteriors are smoothed. On synthetic scans
-#: of held-out label maps 0.11 to 0.25 do equally well, better than none.
+#: Weight of each neighbour along an axis when posteriors are smoothed. On synthetic scans of
+#: held-out label maps 0.11 to 0.25 do equally well, better than none.
 NEIGHBOUR_WEIGHT = 0.18
 
 Box = tuple[slice, ...]
@@ -33,28 +33,28 @@ Box = tuple[slice, ...]
 
 @torch.inference_mode()
 def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | None]:
-    """Keep the largest body of the brain, and of every structure that is one body.
+    """Keep the largest connected component of the brain and of every topology group.
 
-    Bodies are the 6-connected components of what is likelier than 0.25. They keep the voxels that
-    touch them, too, because the unlikely side of a border says where within a voxel it runs. What
-    is cut off is what else it may be, or else what surrounds it; outside of the brain, background.
+    Components are 6-connected, of voxels with a probability above 0.25, dilated by one voxel to
+    keep the partial volume on both sides of borders. Voxels that lose all of their probability
+    take that of their neighbours or, outside the brain, become background.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
-        Channel 0 is background. Changed in place where it is in float32: a copy would be the
-        peak of the memory that a scan takes.
+        Channel 0 is background. Changed in place if float32: a copy would be the peak of a scan's
+        memory.
     groups : (n_channels,) tuple of int
-        Channels of one group form one body (0: not constrained).
+        Channels of one group form one component (0: not constrained).
 
     Returns
     -------
     posteriors : (n_channels, x', y', z') tensor
         Inside the brain's bounding box; they sum to 1.
     box : tuple of slice, or None
-        That box; outside of it everything is background. None where there is no brain.
+        That box; outside of it everything is background. None if there is no brain.
     """
-    brain = _dilate(largest_body((posteriors[0] < 1 - KEEP_THRESHOLD).numpy()))
+    brain = _dilate(largest_component((posteriors[0] < 1 - KEEP_THRESHOLD).numpy()))
     box = bounding_box(brain)
     if box is None:
         return posteriors[:, :0, :0, :0], None
@@ -65,9 +65,9 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
         likely = torch.zeros(posteriors.shape[1:], dtype=torch.bool)
         for channel in channels:
             likely |= posteriors[channel] > KEEP_THRESHOLD
-        body = torch.from_numpy(_dilate(largest_body(likely.numpy())))
+        component = torch.from_numpy(_dilate(largest_component(likely.numpy())))
         for channel in channels:
-            posteriors[channel] *= body
+            posteriors[channel] *= component
     total = posteriors.sum(0)
     lost = total < LOST
     posteriors.div_(total.clamp_(min=LOST))
@@ -85,9 +85,9 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
-        Changed in place, 0 in the holes. Background where nothing but holes is left.
+        Changed in place; 0 in the holes. Becomes background if there are only holes.
     holes : (x, y, z) bool tensor
-        All False afterwards, but in that case.
+        All False afterwards, except in that case.
     """
     where = holes.nonzero()
     while len(where):
@@ -99,7 +99,7 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
         x, y, z = where.unbind(1)
         posteriors[:, x, y, z] = torch.cat(means, 1)
         holes[x, y, z] = False
-        # What is left to be filled next lies beside what has just been.
+        # Next are the holes beside the voxels just filled.
         x, y, z = _neighbours(where, holes.shape).flatten(0, 1).unbind(1)
         flat = ((x * holes.shape[1] + y) * holes.shape[2] + z)[holes[x, y, z]]
         where = torch.stack(torch.unravel_index(flat.unique(), holes.shape), 1)
@@ -107,13 +107,13 @@ def fill(posteriors: Tensor, holes: Tensor) -> None:
 
 
 def _neighbours(where: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the 6 neighbours of voxels ``(n, 3)``; at the edges, voxels themselves."""
+    """Return the 6 neighbours of voxels ``(n, 3)``; at the edges, the voxels themselves."""
     steps = torch.cat([torch.eye(3, dtype=torch.int64), -torch.eye(3, dtype=torch.int64)])
     return torch.minimum((where[:, None] + steps).clamp_(min=0), torch.tensor(shape) - 1)
 
 
 def _mean_of_neighbours(posteriors: Tensor, holes: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Average those of the 6 neighbours of voxels that are no holes; tell which have any."""
+    """Average over those of the 6 neighbours that are no holes, and flag voxels that have any."""
     x, y, z = _neighbours(where, holes.shape).unbind(-1)
     usable = ~holes[x, y, z]
     edge = usable.any(1)
@@ -124,15 +124,14 @@ def _mean_of_neighbours(posteriors: Tensor, holes: Tensor, where: Tensor) -> tup
 
 @torch.inference_mode()
 def smooth(posteriors: Tensor) -> Tensor:
-    """Average each voxel with its neighbours, in place.
+    """Average each voxel with its neighbours, in place; the sum over channels does not change.
 
-    For networks whose output layer has several voxels to one of its features: each of them has
-    weights of its own, and what they say of a border differs from voxel to voxel.
+    Meant for networks with ``sub_voxels``: the output layer has different weights for the voxels
+    of a block, so that posteriors at a border differ from voxel to voxel.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
-        They go on summing to 1.
     """
     for channel in posteriors:
         for axis in range(3):
@@ -143,35 +142,32 @@ def smooth(posteriors: Tensor) -> Tensor:
             channel.mul_(1 - 2 * NEIGHBOUR_WEIGHT)
             channel.narrow(axis, 1, n - 1).add_(before, alpha=NEIGHBOUR_WEIGHT)
             channel.narrow(axis, 0, n - 1).add_(after, alpha=NEIGHBOUR_WEIGHT)
-            # What lies outside is like the voxel at the edge.
+            # Edge voxels are repeated outside.
             channel.select(axis, 0).add_(first, alpha=NEIGHBOUR_WEIGHT)
             channel.select(axis, n - 1).add_(last, alpha=NEIGHBOUR_WEIGHT)
     return posteriors
 
 
-def largest_body(mask: np.ndarray) -> np.ndarray:
+def largest_component(mask: np.ndarray) -> np.ndarray:
     """Return the largest 6-connected component of a mask."""
-    body = np.zeros(mask.shape, dtype=bool)
+    component = np.zeros(mask.shape, dtype=bool)
     # Inside the bounding box only: most structures are small.
     box = bounding_box(mask)
     if box is not None:
         part = np.ascontiguousarray(mask[box])
-        body[box] = cc3d.largest_k(part, k=1, connectivity=6, binary_image=True) > 0
-    return body
+        component[box] = cc3d.largest_k(part, k=1, connectivity=6, binary_image=True) > 0
+    return component
 
 
-def _dilate(body: np.ndarray) -> np.ndarray:
-    """Add the voxels that touch a body, diagonally, too."""
-    box = bounding_box(body)
+def _dilate(mask: np.ndarray) -> np.ndarray:
+    """Dilate a mask by one voxel, diagonally as well."""
+    box = bounding_box(mask)
     if box is None:
-        return body
-    grown = tuple(
-        slice(max(part.start - 1, 0), min(part.stop + 1, n))
-        for part, n in zip(box, body.shape, strict=True)
-    )
-    part = torch.from_numpy(body[grown].astype(np.float32))
-    dilated = np.zeros_like(body)
-    dilated[grown] = functional.max_pool3d(part[None], 3, stride=1, padding=1)[0].numpy() > 0
+        return mask
+    wider = widen_box(box, 1, mask.shape)
+    part = torch.from_numpy(mask[wider].astype(np.float32))
+    dilated = np.zeros_like(mask)
+    dilated[wider] = functional.max_pool3d(part[None], 3, stride=1, padding=1)[0].numpy() > 0
     return dilated
 
 
@@ -185,9 +181,8 @@ def soft_volumes(
     posteriors : (n_channels, x, y, z) tensor
         Inside the brain's bounding box.
     n_voxels : int
-        Of the whole grid: what lies outside the box is background.
+        Number of voxels of the whole grid: everything outside the box is background.
     voxel_volume_mm3 : float
-        Of that grid.
     unknown : sequence of int
         Channels that the network does not segment.
 
@@ -196,7 +191,7 @@ def soft_volumes(
     (n_channels,) float64 array
         In mm^3, background first; NaN for unknown ones.
     """
-    # Line by line first: summing in float64 from the start takes five times as long.
+    # Rows in float32 first: summing in float64 from the start takes five times as long.
     volumes = posteriors.sum(-1).sum((1, 2), dtype=torch.float64).numpy()
     volumes[0] += n_voxels - posteriors[0].numel()
     volumes[list(unknown)] = np.nan
@@ -220,17 +215,17 @@ def resample_labels(
     posteriors : (n_channels, x, y, z) tensor
         They sum to 1.
     box : tuple of slice
-        Where in their grid they lie; outside of it everything is background.
+        Their box in the source grid; outside of it everything is background.
     shape : tuple of int
-        Of their grid.
+        Shape of the source grid.
     to_shape : tuple of int
-        Of the other grid, which has the same centre and axis directions.
+        Shape of the target grid, which has the same centre and axis directions.
     steps : (3,) array
-        Spacing of the other grid divided by that of theirs.
+        Spacing of the target grid divided by that of the source grid.
     labels : (n_channels,) tuple of int
         Label of each channel, background first.
     keep_posteriors : bool
-        Whether to return the resampled posteriors, too.
+        Whether to return the resampled posteriors as well.
 
     Returns
     -------
@@ -244,11 +239,10 @@ def resample_labels(
         torch.from_numpy(resampling_matrix(n_in, n_out, step)[:, part])
         for n_in, n_out, step, part in zip(shape, to_shape, steps, box, strict=True)
     ]
-    # The largest probability of a voxel is at least 1 / n_channels, and interpolation is an
-    # average: a channel cannot win where all the neighbours are below that. Nor can it be seen,
-    # stored as a byte, below 1 / 510.
+    # A voxel's largest probability is at least 1 / n_channels, and interpolation averages: a
+    # channel below that in all neighbours cannot win. Stored as a byte, less than 1 / 510 is 0.
     floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
-    # Outside the box is background, so it is the foreground that can be continued with 0.
+    # Outside the box is background, hence the foreground can be continued with zeros.
     whole, foreground = _resample_support(1 - posteriors[0], matrices, floor / 2)
     best = 1 - foreground
     if kept is not None:
@@ -271,21 +265,9 @@ def resample_labels(
 def _resample_support(
     probability: Tensor, matrices: list[Tensor], floor: float
 ) -> tuple[Box, Tensor]:
-    """Resample a volume only where it exceeds a floor; return where that is, and the values."""
-    nothing = (slice(0, 0),) * 3, probability[:0, :0, :0]
-    support = bounding_box((probability > floor).numpy())
-    if support is None:
-        return nothing
-    rows, columns, parts = [], [], []
-    for matrix, span in zip(matrices, support, strict=True):
-        reached = torch.nonzero(matrix[:, span].sum(1))[:, 0]
-        if len(reached) == 0:  # narrower than the output's spacing, between two voxels
-            return nothing
-        rows.append(slice(int(reached[0]), int(reached[-1]) + 1))
-        used = torch.nonzero(matrix[rows[-1]].sum(0))[:, 0]
-        columns.append(slice(int(used[0]), int(used[-1]) + 1))
-        parts.append(matrix[rows[-1], columns[-1]])
-    return tuple(rows), resample(probability[tuple(columns)].contiguous(), parts)
+    """Resample a volume only where it exceeds a floor; return that box and the values in it."""
+    support = bounding_box((probability > floor).numpy()) or (slice(0, 0),) * 3
+    return resample_box(probability, support, matrices)
 
 
 def _to_byte(probability: Tensor) -> np.ndarray:

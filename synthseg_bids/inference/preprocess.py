@@ -1,4 +1,4 @@
-"""Bringing a scan to the network grid: RAS, and the spacing that the network was trained at."""
+"""Resample a scan to the network grid (RAS, training spacing) and scale its intensities."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from ..images.geometry import (
     orientation,
     ras_affine,
     resample,
+    resample_box,
     resampled_grid,
     resampling_matrix,
     spacing_mm,
     to_ras,
 )
 
-#: Of intensities, what is clipped before the network sees them.
+#: Intensities are clipped to these percentiles.
 PERCENTILES = (0.5, 99.5)
-#: Of intensities: their differences are still numbers in float32.
+#: Largest intensity whose differences do not overflow float32.
 LARGEST = 1e38
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan on the network grid, and the way back.
+    """A scan on the network grid, and the geometry of the scan itself.
 
     Attributes
     ----------
     image : (x, y, z) float32 array
         In RAS at the network's spacing; intensities as in the scan.
     affine : (4, 4) float64 array
-        Of the network grid.
+        Affine of the network grid.
     orient : Orientation
-        Of the scan.
+        Orientation of the scan.
     scan_shape : (3,) tuple of int
-        Of the scan in RAS.
+        Shape of the scan in RAS.
     scan_affine : (4, 4) float64 array
-        Of the scan in RAS.
+        Affine of the scan in RAS.
     steps : (3,) float64 array
         Spacing of the scan in RAS divided by the network's.
     """
@@ -55,14 +56,14 @@ class Prepared:
 
 
 def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
-    """Bring a scan to RAS and to the network's spacing.
+    """Resample a scan to RAS at the network's spacing.
 
     Parameters
     ----------
     data : (i, j, k) array
     affine : (4, 4) array
     spacing : float
-        Of the network grid, in mm.
+        Voxel size of the network grid, in mm.
 
     Returns
     -------
@@ -82,40 +83,31 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
 
 
 def _resample(scan: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """Resample a scan; a constant background that fills most of it stays as it is."""
+    """Resample a scan; a constant background that fills most of it is not interpolated."""
     background, box = constant_background(scan), filled_box(scan, 0)
     if background is None or scan[box].size > EMPTY_SHARE * scan.size:
         return resample(scan, matrices)
-    # What sees anything but background, and all that this sees.
-    rows = [_range(m[:, part].sum(1)) for m, part in zip(matrices, box, strict=True)]
-    columns = [_range(m[part].sum(0)) for m, part in zip(matrices, rows, strict=True)]
     image = np.full([len(matrix) for matrix in matrices], background, dtype=np.float32)
-    parts = [m[r, c] for m, r, c in zip(matrices, rows, columns, strict=True)]
-    image[tuple(rows)] = resample(np.ascontiguousarray(scan[tuple(columns)]), parts)
+    reached, part = resample_box(scan, box, matrices)
+    image[reached] = part
     return image
 
 
-def _range(weights: np.ndarray) -> slice:
-    """Return the slice from the first to the last element that is not 0."""
-    where = np.flatnonzero(weights)
-    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)
-
-
 def check_contrast(image: np.ndarray, ct: bool = False) -> None:
-    """Refuse a scan of which nearly all voxels have one value: networks see a brain in nothing.
+    """Refuse a scan nearly all of whose voxels have one value: networks would find a brain in it.
 
     Parameters
     ----------
     image : (x, y, z) array
     ct : bool
-        Whether it was clipped to the range of the brain in CT scans.
+        Whether it was clipped to the brain window of CT.
 
     Raises
     ------
     InputImageError
     """
     for part in (image[::3, ::3, ::3], image):
-        # Of existing values: between large ones there may be none.
+        # No interpolation, which loses precision between very large values.
         low, high = np.percentile(part, PERCENTILES, method='nearest')
         if high > low:
             return
@@ -124,7 +116,7 @@ def check_contrast(image: np.ndarray, ct: bool = False) -> None:
 
 
 def rescale_intensities(image: np.ndarray) -> np.ndarray:
-    """Clip to the 0.5th and 99.5th percentile, then stretch to [0, 1].
+    """Clip to the 0.5th and 99.5th percentile, then rescale to [0, 1].
 
     Parameters
     ----------
@@ -133,9 +125,9 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
     Returns
     -------
     (x, y, z) float32 array
-        Zeros where the percentiles coincide.
+        Zeros if the percentiles are equal.
     """
-    # Percentiles are interpolated from differences, which must not exceed the largest number.
+    # Percentiles are interpolated from differences, which must not overflow.
     largest = max(float(image.max(initial=0)), -float(image.min(initial=0)))
     if largest > LARGEST:
         image = image * np.float32(LARGEST / largest)

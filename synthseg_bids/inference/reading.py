@@ -1,4 +1,4 @@
-"""Scans from wherever they are, read while others are segmented."""
+"""Read scans from files or memory, in the background while others are segmented."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nibabel.spatialimages import SpatialImage
 
 from ..images.volume_io import Volume, read_volume, volume_of
 
-#: A path, or an image of nibabel.
+#: A path, or a nibabel image.
 Source: TypeAlias = str | os.PathLike[str] | SpatialImage
 _Source = TypeVar('_Source', bound=Source)
 
 
 def read(image: Source) -> Volume:
-    """Read a scan, or take it from an image in memory.
+    """Read a scan from a file or a nibabel image.
 
     Raises
     ------
@@ -41,30 +41,30 @@ def read(image: Source) -> Volume:
 def read_ahead(
     images: Iterable[_Source], prefetch: int = 2
 ) -> Iterator[tuple[_Source, Future[Volume]]]:
-    """Read scans in the background, a few ahead of the one that is asked for.
+    """Read scans in the background, ahead of the current one.
 
     Parameters
     ----------
     images : iterable of path-like or SpatialImage
-        Taken one by one, so that it may be endless.
+        Read lazily; may be endless.
     prefetch : int
-        How many scans are read ahead.
+        Number of scans to read ahead.
 
     Yields
     ------
     image
-        As given.
+        The element of `images`.
     scan : future of Volume
-        Its result raises what :func:`read` does.
+        Its result raises the errors of :func:`read`.
     """
     waiting = iter(images)
     with ThreadPoolExecutor(max_workers=max(prefetch, 1)) as pool:
 
-        def ask(n: int) -> list[tuple[_Source, Future[Volume]]]:
+        def submit(n: int) -> list[tuple[_Source, Future[Volume]]]:
             return [(image, pool.submit(read, image)) for image in islice(waiting, n)]
 
-        asked = ask(max(prefetch, 1))
-        while asked:
-            now = asked.pop(0)
-            asked += ask(1)
-            yield now
+        reading = submit(max(prefetch, 1))
+        while reading:
+            current = reading.pop(0)
+            reading += submit(1)
+            yield current

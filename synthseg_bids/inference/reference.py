@@ -1,7 +1,7 @@
-"""The reference implementation's way from a scan to its segmentation, step by step.
+"""Segment a scan exactly as the reference implementation, to match earlier results.
 
-For whoever must match earlier results of SynthSeg 1.0 or 2.0 with its published weights.
-``docs/compat.rst`` says where our own way (:mod:`.segmenter`) differs, and why.
+Meant for the published weights of SynthSeg 1.0 and 2.0. ``docs/compat.rst`` explains how our own
+method (:mod:`.segmenter`) differs, and why.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..images.geometry import from_ras, orientation, resample, spacing_mm, to_ra
 from ..models.registry import load_model
 from .engine import Engine
 from .forward import infer
-from .postprocess import KEEP_THRESHOLD, largest_body, soft_volumes
+from .postprocess import KEEP_THRESHOLD, largest_component, soft_volumes
 from .preprocess import check_contrast, rescale_intensities
 from .segmenter import Segmenter
 
-#: Spacing that the published networks were trained at, and how far a scan may be from it.
+#: Training spacing of the published networks, and deviation without resampling.
 SPACING_MM = 1.0
 TOLERANCE_MM = 0.05
-#: Sides of what the network sees are multiples of the one, and at least the other.
+#: Sides of the network's input are multiples of the first, and at least the second.
 MULTIPLE, SMALLEST = 32, 128
 #: Standard deviation of the blur of the posteriors, in voxels.
 BLUR = 0.5
@@ -45,7 +45,7 @@ class ReferenceSegmentation:
     labels : (x, y, z) int16 array
         FreeSurfer numbers on the scan's grid resampled to 1 mm.
     affine : (4, 4) float64 array
-        Of that grid; axes run as the scan's.
+        Affine of that grid, which has the scan's axes.
     posteriors : (n_channels, x, y, z) float32 array
     volumes_mm3 : (n_channels,) float64 array
         Sums of posteriors, in channel order, background included.
@@ -64,7 +64,7 @@ class ReferenceSegmentation:
 def reference_segmenter(
     model: str | Path, device: str | torch.device = 'auto', threads: int | None = None
 ) -> Segmenter:
-    """Load a network for :func:`segment_as_reference`: in float32, as the reference computes.
+    """Load a network for :func:`segment_as_reference`, in float32 as the reference.
 
     Parameters
     ----------
@@ -84,23 +84,19 @@ def reference_segmenter(
 
 @torch.inference_mode()
 def segment_as_reference(
-    segmenter: Segmenter,
-    data: np.ndarray,
-    affine: np.ndarray,
-    flip: bool = True,
-    ct: bool = False,
+    segmenter: Segmenter, data: np.ndarray, affine: np.ndarray, flip: bool = True, ct: bool = False
 ) -> ReferenceSegmentation:
     """Segment a scan as ``SynthSeg_predict`` does, with its default options or ``--fast``.
 
     Parameters
     ----------
     segmenter : Segmenter
-        From :func:`reference_segmenter`: of published weights, or of any network trained at 1 mm.
+        From :func:`reference_segmenter`: published weights, or any network trained at 1 mm.
     data : (x, y, z) array
     affine : (4, 4) array
     flip : bool
-        Average with the mirrored scan and keep one body per structure; without, the reference's
-        ``--fast``.
+        Average with the mirrored scan and keep one connected component per structure; False for
+        the reference's ``--fast``.
     ct : bool
         Clip to 0 to 80 Hounsfield units first.
 
@@ -128,12 +124,12 @@ def segment_as_reference(
         in_ras = np.clip(in_ras, *CT_RANGE)
     padded, inside = _pad(rescale_intensities(in_ras))
     mirror = segmenter.mirror if flip else None
-    # Without it convolutions on a GPU may round their factors to ten bits.
+    # TF32 convolutions on a GPU would round their factors to ten bits.
     with torch.backends.cudnn.flags(allow_tf32=False):
         posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
     posteriors = blur(posteriors)
     if flip:
-        posteriors = _one_body_each(_brain_only(posteriors), segmenter.groups)[inside]
+        posteriors = _largest_component_each(_brain_only(posteriors), segmenter.groups)[inside]
     else:
         posteriors = _brain_only(posteriors[inside])
         posteriors[1:] *= posteriors[1:] > FAST_THRESHOLD
@@ -157,7 +153,7 @@ def segment_as_reference(
 
 
 def resample_as_reference(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Resample a scan to 1 mm, unless its voxels are within 5 % of that already.
+    """Resample a scan to 1 mm, unless its voxels are within 5 % of it.
 
     Parameters
     ----------
@@ -195,8 +191,8 @@ def reference_matrix(n: int, factor: float) -> np.ndarray:
     Returns
     -------
     (ceil(n * factor), n) float32 array
-        Of a Gaussian blur (axes that get coarser only, edges mirrored), then of linear
-        interpolation.
+        Weights of a Gaussian blur (only if the axis gets coarser, edges mirrored) followed by
+        linear interpolation.
     """
     where = np.arange(math.ceil(n * factor)) / factor - (factor - 1) / (2 * factor)
     distance = np.clip(where, 0, n - 1)[:, None] - np.arange(n)
@@ -217,7 +213,7 @@ def reference_matrix(n: int, factor: float) -> np.ndarray:
 
 
 def _pad(image: np.ndarray) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Pad with 0 on both sides; return where, in an array with channels, the image lies."""
+    """Pad with zeros on both sides; also return the image's slices in an array with channels."""
     sides = [max(-(-n // MULTIPLE) * MULTIPLE, SMALLEST) for n in image.shape]
     before = [(side - n) // 2 for side, n in zip(sides, image.shape, strict=True)]
     widths = [
@@ -230,7 +226,7 @@ def _pad(image: np.ndarray) -> tuple[np.ndarray, tuple[slice, ...]]:
 
 @torch.inference_mode()
 def blur(posteriors: Tensor) -> Tensor:
-    """Blur with a Gaussian of 0.5 voxels, cut off after one, zeros beyond the borders; in place.
+    """Blur with a Gaussian of 0.5 voxels, truncated at one voxel, zeros outside; in place.
 
     Parameters
     ----------
@@ -253,16 +249,16 @@ def blur(posteriors: Tensor) -> Tensor:
 
 
 def _brain_only(posteriors: Tensor) -> Tensor:
-    """Remove the foreground outside its largest body."""
-    body = largest_body((posteriors[1:].sum(0) > KEEP_THRESHOLD).numpy())
-    posteriors[1:] *= torch.from_numpy(body)
+    """Remove the foreground outside its largest connected component."""
+    brain = largest_component((posteriors[1:].sum(0) > KEEP_THRESHOLD).numpy())
+    posteriors[1:] *= torch.from_numpy(brain)
     return posteriors
 
 
-def _one_body_each(posteriors: Tensor, groups: tuple[int, ...]) -> Tensor:
-    """Keep the largest body of every topology group."""
+def _largest_component_each(posteriors: Tensor, groups: tuple[int, ...]) -> Tensor:
+    """Keep the largest connected component of every topology group."""
     for group in sorted(set(groups) - {0}):
         channels = [channel for channel, g in enumerate(groups) if g == group]
-        body = largest_body((posteriors[channels] > KEEP_THRESHOLD).any(0).numpy())
-        posteriors[channels] *= torch.from_numpy(body)
+        component = largest_component((posteriors[channels] > KEEP_THRESHOLD).any(0).numpy())
+        posteriors[channels] *= torch.from_numpy(component)
     return posteriors

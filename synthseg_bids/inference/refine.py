@@ -1,14 +1,15 @@
-"""Let a scan's own intensities say where a border runs that the network has drawn too smooth.
+"""Invert the generative model by EM, with the network's posteriors as spatial prior.
 
-The generative model (paper, section 2.2) turned round, as classical Bayesian segmentation does
-(Van Leemput et al. 1999; SAMSEG, Puonti et al. 2016): each structure has a Gaussian of
-intensities, whose mean drifts over the brain with the bias field. Here the network's posteriors
-are the prior. Means and variances follow from them, new posteriors from those, and again.
+The method is that of Van Leemput et al. (1999) and SAMSEG (Puonti et al. 2016). The network draws
+borders too smooth; the scan's intensities correct them. As in the generative model (paper, section
+2.2), each structure has a Gaussian, here with a mean that varies smoothly over the brain to follow
+the bias field. Each iteration estimates means and variances from the posteriors, then posteriors
+from the likelihood and the prior.
 
-A voxel on a border shows both of its sides. So each round computes the image that its posteriors
-and means let expect, blurs it as the scanner does, and takes what the scan has beyond that for
-evidence (back-projection; Irani & Peleg, CVGIP 53:231, 1991): grey between white and black is then
-a border, not a third structure that happens to be grey.
+Voxels on a border show partial volume. Each iteration therefore computes the expected image from
+posteriors and means, blurs it with the scanner's point-spread function, and adds the residual of
+the scan to the unblurred image (back-projection; Irani & Peleg, CVGIP 53:231, 1991). Otherwise
+grey voxels between white and black ones would be taken for a third, grey structure.
 """
 
 from __future__ import annotations
@@ -21,32 +22,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..images.geometry import bounding_box
 from ..linear import apply_along_axes, blur_matrix
 from .preprocess import rescale_intensities
 
-#: Slices of the part of the image where a structure may be.
-Box = tuple[slice, slice, slice]
-#: Computes a structure's mean intensity in each voxel of its box.
+#: Computes a structure's mean intensity in each voxel of its bounding box.
 Mean = Callable[[], Tensor]
 
 ITERATIONS = 4
-#: Standard deviations beyond which an intensity is no less likely: lesions, vessels, artefacts.
+#: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
 OUTLIER = 3.0
-#: Where a structure's posterior is lower it stays out of the question.
+#: A structure is excluded where its prior is lower.
 LEAST_POSTERIOR = 1e-4
-#: Posteriors that count for the intensities of a structure, and how many of its voxels are needed.
+#: Lower posteriors do not count for a structure's Gaussian; fewer voxels leave it without one.
 MIN_POSTERIOR = 0.3
 MIN_VOXELS = 50
-#: Distance over which a structure's mean intensity may drift, and the grid it is computed on.
+#: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
-#: Standard deviation of a scanner's blur, in its own voxels.
+#: Standard deviation of the scanner's point-spread function, in scan voxels.
 BLUR = 0.5
-#: Least standard deviation, of intensities in [0, 1].
+#: Least standard deviation, for intensities in [0, 1].
 LEAST_STD = 0.02
-#: Second differences that count as none, as a share of the mean first one; and how many more of
-#: them than of first ones there are where a scan was interpolated: none to 0.1 in scans that were
-#: not, a third or more in those that were.
+#: Second differences count as zero below this share of the mean first difference. A scan was
+#: interpolated if the share of such voxels exceeds that of zero first differences by this much:
+#: 0 to 0.1 in original scans, a third or more in interpolated ones.
 FLATNESS_TOLERANCE = 0.1
 LEAST_STRAIGHT = 0.2
 
@@ -65,18 +65,18 @@ def refine(
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) float32 tensor
-        Channel 0 is background, which stays as probable as it is. They sum to 1.
+        They sum to 1. Channel 0, background, is not changed.
     image : (x, y, z) array
         The scan on the same grid.
     spacing_mm : float
-        Of that grid.
+        Voxel size of that grid.
     mirror : (n_channels,) sequence of int
         Channel permutation of a left/right flip: both sides of a structure share a Gaussian.
     weight : float
-        Exponent of the likelihood: 0 leaves the network's posteriors, 1 takes the intensities of
-        neighbouring voxels for independent. Coarse scans get less, see :func:`independence`.
+        Exponent of the likelihood: 0 leaves the network's posteriors, 1 assumes that intensities
+        of neighbouring voxels are independent. Reduced for coarse scans by :func:`independence`.
     steps : (3,) array
-        Spacing of the scan's own voxels divided by that of the grid, see :func:`own_steps`.
+        Spacing of the original voxels divided by that of the grid, see :func:`own_steps`.
 
     Returns
     -------
@@ -88,6 +88,8 @@ def refine(
     structures = [
         (channels, _box(posteriors[channels].amax(0) >= LEAST_POSTERIOR)) for channels in groups
     ]
+    # Indices of each channel within the bounding box of its structure.
+    places: list[tuple[int | slice, ...]]
     places = [(c, *box) for channels, box in structures for c in channels]
     weight *= independence(steps)
     sigmas = BLUR * np.maximum(steps, 1)
@@ -104,7 +106,7 @@ def refine(
             for one in structures
         ]
         expected = _expected(scan, found, structures, means)
-        # The scan without its blur: what is expected, and what it has beyond that.
+        # The deblurred scan: the expected image plus the residual.
         sharp = expected + scan - apply_along_axes(expected, (x, y, z))
         total = torch.zeros_like(scan)
         for (channels, box), mean in zip(structures, means, strict=True):
@@ -113,7 +115,8 @@ def refine(
             for channel in channels:
                 torch.mul(prior[channel], likelihood, out=inside[channel])
                 total[box] += inside[channel]
-        # Where nothing is likely the network keeps its say; where there is nothing it has none.
+        # Where all likelihoods underflow, fall back to the network's posterior; background stays
+        # background.
         unlikely = total < 1e-12
         lost = unlikely & (foreground > 1e-6)
         share = foreground / total.masked_fill_(unlikely, 1)
@@ -125,31 +128,31 @@ def refine(
 
 
 def independence(steps: np.ndarray) -> float:
-    """Return how far the likelihood of a scan on the network grid is to be trusted.
+    """Return the factor on the exponent of the likelihood that accounts for interpolated voxels.
 
-    A scan with coarser voxels than the grid says the same several times over. The square root of
-    the share of voxels that it has measured was best on synthetic scans with slices of 5 mm.
+    Voxels interpolated from a coarser scan are not independent. The square root of the ratio of
+    acquired to interpolated voxels was best on synthetic scans with slices of 5 mm.
 
     Parameters
     ----------
     steps : (3,) array
-        Spacing of the scan's own voxels divided by that of the grid.
+        Spacing of the original voxels divided by that of the grid.
 
     Returns
     -------
     float
-        1 where the scan is as fine as the grid, less where it is coarser.
+        1 if the scan is as fine as the grid, less if it is coarser.
     """
     return float(np.prod(np.maximum(steps, 1)) ** -0.5)
 
 
 def own_steps(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> np.ndarray:
-    """Return the spacing of a scan's own voxels, which its header may not know any more.
+    """Return the spacing of a scan's original voxels, even if it was upsampled before.
 
     Parameters
     ----------
     steps : (3,) array
-        Spacing of the voxels in its file divided by that of the grid.
+        Spacing of the voxels in the file divided by that of the grid.
     image : (x, y, z) array
         The scan on the grid.
     brain : (x, y, z) bool tensor
@@ -160,37 +163,37 @@ def own_steps(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> np.ndarray
     (3,) array
         Divided by the spacing of the grid.
     """
-    # A scan that was interpolated twice shows the coarser of both.
+    # After two interpolations the coarser spacing shows.
     return np.maximum(steps, interpolated_steps(torch.from_numpy(image), brain))
 
 
 def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
-    """Find out from how coarse a grid a scan was interpolated linearly.
+    """Detect linear upsampling by the piecewise-linear profiles that it leaves.
 
-    Between two samples it is straight: its second differences vanish but where there are samples.
+    Second differences vanish everywhere except at the original samples.
 
     Parameters
     ----------
     image : (x, y, z) tensor
     brain : (x, y, z) bool tensor
-        Where to look; air is straight without having been interpolated.
+        Voxels to look at; air has linear profiles in any scan.
 
     Returns
     -------
     (3,) array
-        Distance of the samples in voxels, per axis; 1 where nothing was interpolated, or not
-        linearly, or from less than two voxels.
+        Distance of the original samples in voxels, per axis; 1 if there was no interpolation, if
+        it was not linear, or if it was by less than a factor of two.
     """
     steps = np.ones(3)
     for axis in range(3):
         line, inside = (volume.movedim(axis, 0) for volume in (image, brain))
         slopes = line.diff(dim=0)
         known = inside[1:] & inside[:-1]
-        # More than rounding to integers makes of a straight line.
+        # Larger than the rounding errors of a straight line of integers.
         least = FLATNESS_TOLERANCE * slopes[known].abs().mean()
         known = known[1:] & known[:-1]
         straight = slopes.diff(dim=0).abs() < least
-        # Noise and few grey values give as many voxels without a slope.
+        # Noise, or few grey values, give as many zero first differences.
         flat = slopes[1:].abs() < least
         share = straight[known].float().mean() - flat[known].float().mean()
         if share > LEAST_STRAIGHT:
@@ -199,39 +202,34 @@ def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
     return steps
 
 
-def _box(mask: Tensor) -> Box:
-    """Return the smallest box that holds all that is true."""
-    sides = []
-    for axis in range(3):
-        across = [other for other in range(3) if other != axis]
-        seen = mask.any(across[1]).any(across[0]).nonzero()
-        sides.append(slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, 0))
-    return sides[0], sides[1], sides[2]
+def _box(mask: Tensor) -> tuple[slice, ...]:
+    """Return the bounding box of a mask, empty for an empty one."""
+    return bounding_box(mask.numpy()) or (slice(0, 0),) * 3
 
 
-def _probability(found: Tensor, channels: list[int], box: Box) -> Tensor:
-    """Return the posteriors of a structure, both sides together, in its box."""
+def _probability(found: Tensor, channels: list[int], box: tuple[slice, ...]) -> Tensor:
+    """Return a structure's posterior, both sides together, in its bounding box."""
     return found[(slice(None), *box)][channels].sum(0)
 
 
 def _expected(
     scan: Tensor,
     found: Tensor,
-    structures: Sequence[tuple[list[int], Box]],
+    structures: Sequence[tuple[list[int], tuple[slice, ...]]],
     means: Sequence[Mean | None],
 ) -> Tensor:
-    """Return the image that posteriors and means let expect; background is what it is."""
+    """Return the image expected from posteriors and means; background keeps its intensities."""
     expected = found[0] * scan
     for (channels, box), mean in zip(structures, means, strict=True):
-        shown = scan[box] if mean is None else mean()
-        expected[box] += _probability(found, channels, box) * shown
+        intensity = scan[box] if mean is None else mean()
+        expected[box] += _probability(found, channels, box) * intensity
     return expected
 
 
 def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean | None:
-    """Return what computes a structure's mean intensity, voxel by voxel; None if it is too small.
+    """Return a function that computes a structure's mean intensity in each voxel.
 
-    What it keeps is on a coarse grid.
+    To save memory it keeps the mean on a coarse grid. None if the structure is too small.
     """
     sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
     amount = _sum(sure)
@@ -244,7 +242,7 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
         _blur(functional.avg_pool3d(part[None, None], step, ceil_mode=True), step * spacing_mm)
         for part in (weighted, sure)
     ]
-    # Far from the structure its overall mean takes over.
+    # Far from the structure the mean tends to the overall one.
     mean = (coarse[0] + 1e-3 * overall) / (coarse[1] + 1e-3)
     size = [n * step for n in mean.shape[2:]]
     x, y, z = scan.shape
@@ -252,7 +250,7 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
 
 
 def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: float) -> Tensor:
-    """Return each intensity's density under a structure's drifting Gaussian, to the `weight`."""
+    """Return the likelihood of each intensity, raised to the power `weight`."""
     if mean is None:
         return torch.ones_like(scan)
     squares = (scan - mean()).square_()
@@ -263,12 +261,12 @@ def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: fl
 
 
 def _sum(volume: Tensor) -> float:
-    """Sum row by row, so that the number of threads does not matter, then in float64."""
+    """Sum rows, then in float64; the result does not depend on the number of threads."""
     return float(volume.sum(-1).double().sum())
 
 
 def _blur(volume: Tensor, spacing_mm: float) -> Tensor:
-    """Blur ``(1, 1, x, y, z)`` by a Gaussian of `DRIFT_MM`; nothing lies outside."""
+    """Blur ``(1, 1, x, y, z)`` by a Gaussian of `DRIFT_MM`, with zeros outside."""
     for kernel in _kernels(DRIFT_MM / spacing_mm):
         volume = functional.conv3d(volume, kernel, padding=[n // 2 for n in kernel.shape[2:]])
     return volume

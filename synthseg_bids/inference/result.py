@@ -1,4 +1,4 @@
-"""What segmenting a scan gives."""
+"""Results of a segmentation."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ class Segmentation:
     posteriors : (n_channels, x, y, z) uint8 array, or None
         Probabilities times 255 on the scan's grid.
     grid_shape : (3,) tuple of int
-        Part of the network grid that was segmented.
+        Size of the segmented part of the network grid.
     device : str
-        Where the network ran.
+        Device that the network ran on.
     seconds : float
-        Wall-clock time, model loading not counted.
+        Wall-clock time without loading the model.
     confidence : (n_channels,) float32 array
-        Mean posterior of each label over its voxels; NaN where it has none, and for background.
+        Mean posterior of each label over its voxels; NaN if it has none, and for background.
     flip_dice : (n_channels,) float32 array, or None
         Dice of the labels of the straight and the mirrored pass on the network grid; NaN for
-        labels that neither has, None without the latter.
+        labels that occur in neither, None without a mirrored pass.
     peak_gpu_mb : float or None
-        Most memory that was allocated on the GPU; None on the CPU.
+        Peak of the memory allocated on the GPU; None on the CPU.
     isotropic : IsotropicMaps or None
-        The segmentation on a 1 mm grid, where asked for.
+        The segmentation on a 1 mm grid, if asked for.
     fallback : str
-        Why a GPU that has failed or was too small was not used as usual; empty if it was.
+        Reason why a GPU was not used as usual (failed, or too small); empty if it was.
     ct : bool
-        Whether the scan was clipped to the window of the brain in CT.
+        Whether the scan was clipped to the brain window of CT.
     unsure_mm3 : (float, float)
-        Volume of left and of right structures in which the network is unsure; see
+        Volumes of low confidence in left and in right structures; see
         :func:`.confidence.unsure_sides`.
     turned : TurnedScan or None
-        Whether the network is surer of a turned copy; None if it is sure of the scan as it lies.
+        The best orientation, if confidence was low; None if it was high.
     """
 
     labels: np.ndarray
@@ -105,20 +105,13 @@ class NetworkPosteriors:
     posteriors : (n_channels, x, y, z) float32 tensor
         Inside the brain's bounding box.
     box : tuple of slice
-        Where on the network grid that is.
+        That box in the network grid.
     seen : (3,) tuple of int
-        Size of what the network saw.
-    flip_dice : (n_channels,) float32 array, or None
-    device : torch.device
-        Where it ran.
+        Size of the network's input.
     start : float
-        When it began, by :func:`time.perf_counter`.
-    fallback : str
-        See :class:`Segmentation`.
-    ct : bool
-    confidence : (n_channels,) float32 array
-    unsure_mm3 : (float, float)
-    turned : TurnedScan or None
+        Start time, by :func:`time.perf_counter`.
+    device : torch.device
+    flip_dice, fallback, ct, confidence, unsure_mm3, turned
         See :class:`Segmentation`.
     """
 
@@ -138,25 +131,25 @@ class NetworkPosteriors:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What the segmentation of a scan gives.
+    """The segmentation of a scan, as images and tables.
 
-    It holds on to the network's posteriors, some 500 MB for a head at 1 mm, from which those on
-    the grid of the scan are computed: of many scans keep what you need, not the results.
+    It keeps the network's posteriors, about 500 MB for a head at 1 mm, from which those on the
+    grid of the scan are computed. With many scans, keep only the attributes that you need.
 
     Attributes
     ----------
     scan : Volume
         The scan as read.
     segmentation : Segmentation
-        The numbers behind everything else, as arrays.
+        The underlying arrays.
     card : ModelCard
-        Of the network.
+        Card of the network.
     """
 
     scan: Volume
     segmentation: Segmentation
     card: ModelCard
-    _finish: Callable[..., Segmentation]
+    _resample: Callable[..., Segmentation]
 
     def __repr__(self) -> str:
         size = ' x '.join(map(str, self.scan.shape))
@@ -166,20 +159,20 @@ class Result:
 
     @cached_property
     def labels(self) -> nib.Nifti1Image:
-        """Label map on the grid of the scan, in FreeSurfer's numbers."""
+        """Label map on the grid of the scan, with FreeSurfer's numbers."""
         image = label_image(self.segmentation.labels, self.scan)
         return type(image)(image.dataobj, self.scan.affine, image.header)
 
     @cached_property
     def posteriors(self) -> nib.Nifti1Image:
-        """Probability of every label on the grid of the scan, 4D; computed when first asked for.
+        """Probability of every label on the grid of the scan, 4D; computed on first access.
 
-        float32 in steps of about 1/255, which sum to 1 in every voxel. The volumes are in the
-        order of the model card's labels.
+        float32 in steps of about 1/255, with a sum of 1 in every voxel. Volumes are in the order
+        of the model card's labels.
         """
-        maps = self._finish(posteriors=True).posteriors
+        maps = self._resample(posteriors=True).posteriors
         assert maps is not None
-        # In memory no scale factor is applied to bytes, as it is when a file is read.
+        # The scale factor applies to files only: in memory these are bytes.
         as_bytes = posteriors_image(maps, self.scan.affine, self.scan)
         values = np.asanyarray(as_bytes.dataobj).astype(np.float32)
         # Rounded to bytes, the channels of a voxel sum to 253 to 257.

@@ -1,4 +1,4 @@
-"""From scans to their segmentations: prepare, forward, clean, refine, back to the scan's own grid.
+"""Segment scans: resample, forward pass, clean, refine, resample to the scan's own grid.
 
 >>> from synthseg_bids import Segmenter  # doctest: +SKIP
 >>> segment = Segmenter()  # doctest: +SKIP
@@ -6,8 +6,8 @@
 >>> result.labels.to_filename('dseg.nii.gz')  # doctest: +SKIP
 >>> result.volumes['Left-Hippocampus']  # doctest: +SKIP
 
-The network works on a RAS grid at its training spacing, the *network grid*, on the part of it that
-:mod:`.localise` finds.
+The network works on a RAS grid at its training spacing, the *network grid*, cropped to the brain
+(:mod:`.localise`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..labels import mirror_channels, segmentation_labels
 from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
-from .axes import SURE, TurnedScan, segment_turned
+from .axes import SURE_CONFIDENCE, TurnedScan, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
@@ -55,8 +55,7 @@ logger = logging.getLogger(__name__)
 class Segmenter:
     """A network, loaded once, that segments scans of any contrast and resolution.
 
-    One object serves one thread at a time. Several objects share nothing but the number of CPU
-    threads, which is that of the process.
+    Not thread-safe. The number of CPU threads is a setting of the process, shared by all objects.
 
     Parameters
     ----------
@@ -109,16 +108,15 @@ class Segmenter:
         flip: bool = True,
         spare: Callable[[], Engine] | None = None,
     ) -> Segmenter:
-        """Wrap a network that is in memory.
+        """Make a Segmenter of a network that is in memory.
 
         Parameters
         ----------
         engine : Engine
         card : ModelCard
-            What the network was trained on.
         flip : bool
         spare : callable, optional
-            Makes an engine on the CPU, for scans that the device's memory does not suffice for.
+            Makes an engine on the CPU, for scans that do not fit the device's memory.
         """
         segmenter = cls.__new__(cls)
         segmenter._in_memory = True
@@ -129,7 +127,7 @@ class Segmenter:
         return segmenter
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes by the settings; the network is loaded again there."""
+        """Pickle the settings only; the network is loaded again when unpickled."""
         if self._in_memory:
             raise TypeError('this Segmenter was made of a network in memory: pickle that instead')
         return cached_segmenter, (self.options, self.compute)
@@ -141,12 +139,12 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device that the network runs on."""
         return self._place.device
 
     @property
     def mirror(self) -> np.ndarray | None:
-        """Channel permutation of a mirrored pass; None without."""
+        """Channel permutation of the mirrored pass; None if there is none."""
         return mirror_channels(self.card.labels) if self.options.flip else None
 
     @property
@@ -163,7 +161,7 @@ class Segmenter:
         ----------
         image : path-like, or nibabel.spatialimages.SpatialImage
         ct : bool, optional
-            Whether it is a CT scan, in Hounsfield units (default: where its intensities are).
+            Whether it is a CT scan, in Hounsfield units (default: detected by its intensities).
 
         Returns
         -------
@@ -172,7 +170,7 @@ class Segmenter:
         Raises
         ------
         InputImageError
-            If it cannot be read, or is not one 3D volume of real numbers that differ.
+            If it cannot be read, is not one 3D volume of real numbers, or is constant.
         TypeError
             If it is neither a path nor an image.
         """
@@ -186,23 +184,23 @@ class Segmenter:
         Parameters
         ----------
         images : iterable of path-like or SpatialImage
-            Taken one by one, so that it may be endless.
+            Read lazily; may be endless.
         ct : bool, optional
         prefetch : int
-            How many scans are read ahead.
+            Number of scans to read ahead.
 
         Yields
         ------
         image
-            As given.
+            The element of `images`.
         result : Result or InputImageError
-            A scan that cannot be used costs the others nothing.
+            The error, if the scan cannot be used; the others are segmented all the same.
         """
         for image, scan in read_ahead(images, prefetch):
             yield image, self._try(scan, ct)
 
     def _try(self, reading: Future[Volume], ct: bool | None) -> Result | ValueError:
-        """Segment a scan that is being read, or return why that cannot be done."""
+        """Segment a scan that is being read; return the error if it cannot be used."""
         try:
             scan = reading.result()
         except ValueError as error:
@@ -216,8 +214,8 @@ class Segmenter:
 
     def _segment(self, scan: Volume, ct: bool | None) -> Result:
         with about(scan.path):
-            found = self.find(scan.data, scan.affine, ct)
-        return Result(scan, self.finish(found), self.card, partial(self.finish, found))
+            found = self.predict(scan.data, scan.affine, ct)
+        return Result(scan, self.resample(found), self.card, partial(self.resample, found))
 
     def segment(
         self,
@@ -235,15 +233,14 @@ class Segmenter:
         data : (x, y, z) array
             Finite, not constant; any contrast, orientation and spacing.
         affine : (4, 4) array
-            From voxel indices to mm (RAS+).
+            Maps voxel indices to mm (RAS+).
         posteriors : bool
             Whether to return the posteriors on the scan's grid (33 bytes per voxel).
         labels_1mm, posteriors_1mm : bool
             Whether to return labels, or labels and posteriors, on a 1 mm grid.
         ct : bool, optional
-            Whether it is a CT scan, which is clipped to 0 to 80 Hounsfield units first (default:
-            where its intensities are Hounsfield units, see
-            :func:`~synthseg_bids.images.ct.is_hounsfield`).
+            Whether it is a CT scan, to be clipped to 0 to 80 Hounsfield units (default: detected
+            by :func:`~synthseg_bids.images.ct.is_hounsfield`).
 
         Returns
         -------
@@ -254,10 +251,10 @@ class Segmenter:
         InputImageError
             If nearly all voxels have one value.
         """
-        found = self.find(data, affine, ct)
-        return self.finish(found, posteriors, labels_1mm, posteriors_1mm)
+        found = self.predict(data, affine, ct)
+        return self.resample(found, posteriors, labels_1mm, posteriors_1mm)
 
-    def find(
+    def predict(
         self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
     ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
@@ -304,10 +301,10 @@ class Segmenter:
         )
 
     def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
-        """Segment turned copies of what the network saw, if it was unsure of it."""
-        # How sure others are when all is well is not known.
+        """Segment rotated copies of the network's input, if its confidence was low."""
+        # The threshold was measured for the shipped model alone.
         shipped = self.card.sha256 == MODEL_LIMITS['origin']['model_sha256']
-        if not shipped or overall_confidence(confidence) >= SURE:
+        if not shipped or overall_confidence(confidence) >= SURE_CONFIDENCE:
             return None
         if not all(part.stop > part.start for part in brain):
             brain = tuple(slice(0, n) for n in image.shape)
@@ -322,7 +319,7 @@ class Segmenter:
         return turned
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
-        """Smooth what differs from voxel to voxel, then follow the borders in the image."""
+        """Smooth the posteriors, then refine them by the image's intensities."""
         card = self.card
         if card.network.sub_voxels > 1:
             posteriors = smooth(posteriors)
@@ -333,22 +330,21 @@ class Segmenter:
             posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight, steps)
         return posteriors
 
-    def finish(
+    def resample(
         self,
         found: NetworkPosteriors,
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
     ) -> Segmentation:
-        """Bring what was found to the grid of the scan; see :meth:`segment`."""
+        """Resample posteriors to the grid of the scan; see :meth:`segment`."""
         grid = found.prepared
-        labels, kept = self._resample(found, grid.scan_shape, grid.steps, posteriors)
+        labels, kept = self._resample_to(found, grid.scan_shape, grid.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
-            in_ras = grid.scan_affine
-            shape, new_affine = resampled_grid(grid.scan_shape, in_ras, 1.0)
+            shape, new_affine = resampled_grid(grid.scan_shape, grid.scan_affine, 1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample(found, shape, steps, posteriors_1mm)
+            maps = self._resample_to(found, shape, steps, posteriors_1mm)
             isotropic = IsotropicMaps(*maps, new_affine)
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
@@ -377,7 +373,7 @@ class Segmenter:
             turned=found.turned,
         )
 
-    def _resample(
+    def _resample_to(
         self, found: NetworkPosteriors, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels and posteriors on another grid in RAS."""
@@ -389,7 +385,7 @@ class Segmenter:
     def _infer(
         self, image: np.ndarray, engine: Engine, plan: Plan | None
     ) -> tuple[Box, Prediction]:
-        """Return the part of the network grid that was segmented, and its posteriors."""
+        """Return the segmented region of the network grid, and its posteriors."""
         region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
         return region, predict(engine, image[region], self.mirror, plan)
 

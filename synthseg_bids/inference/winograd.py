@@ -1,9 +1,9 @@
-"""Layers in bfloat16 on the CPU, faster than PyTorch's own.
+"""Winograd convolution and ELU in bfloat16 on the CPU, faster than PyTorch's own.
 
-A convolution of three weights along an axis makes two neighbouring voxels of four inputs, with
-six products; Winograd's transform makes them with four. Here this is done along x: each of the
-four products is a 2D convolution of planes. Inputs are rounded once more than in the plain
-convolution, sums are made in float32.
+Along an axis, a convolution with three weights computes two neighbouring outputs from four inputs
+with six products; Winograd's algorithm needs four. It is applied along x: each of the four
+products is a 2D convolution of planes. Inputs are rounded once more than in a plain convolution;
+sums are in float32.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Values per thread that pass through an activation at once: about what the caches hold.
+#: Values per thread in one activation step: about what the caches hold.
 ELU_VALUES = 2**17
-#: Values of the planes that are convolved at once, for the same reason.
+#: Values of the planes in one convolution step, for the same reason.
 SLAB_VALUES = 2**21
-#: Fewest features from which on the products saved outweigh the transforms.
+#: Least number of features for which the saved products outweigh the transforms.
 MIN_FEATURES = 24
 
 LOG2_E = math.log2(math.e)
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Keep the features of a voxel together in memory."""
+    """Make the features of a voxel adjacent in memory."""
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -36,7 +36,7 @@ def elu_(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) ->
     ----------
     x : (1, n_features, x, y, z) bfloat16 tensor
     scale, shift : (n_features,) float32 tensor, optional
-        Multiply by the one and add the other first.
+        Multiply by `scale` and add `shift` first.
     """
     voxels = x.movedim(1, -1).view(-1, x.shape[1])
     length = min(ELU_VALUES * torch.get_num_threads() // x.shape[1] + 1, len(voxels))
@@ -104,7 +104,7 @@ class WinogradConv3d(nn.Module):
         """Write even and odd planes of the result into the first two of three buffers."""
         products = [
             functional.conv2d(part.movedim(-1, 1), kernel, bias, padding=1).movedim(1, -1)
-            # Both sums have the second product once, and with it the bias.
+            # Both sums contain the second product once, and with it the bias.
             for part, kernel, bias in zip(
                 inputs, self._kernels, (None, self._bias, None, None), strict=True
             )
@@ -119,9 +119,9 @@ class WinogradConv3d(nn.Module):
 
 
 def _transform(planes: Tensor, slab: slice, out: Tensor) -> None:
-    """Write what the four kernels see: of planes a, b, c, d those are a - c, b + c, c - b, b - d.
+    """Write the inputs of the four kernels: of planes a, b, c, d, a - c, b + c, c - b and b - d.
 
-    b and c are the pairs of planes in the slab; what lies outside the image is 0.
+    b and c are the pairs of planes in the slab; planes outside the image are 0.
     """
     b, c = planes[slab][::2], planes[slab][1::2]
     a = planes[slab.start - 1 if slab.start else 1 : slab.stop - 2 : 2]

@@ -2,7 +2,7 @@
 
 import os
 
-# Nipype asks a server for its latest version unless it is told not to before it is imported.
+# Before Nipype is imported: it would ask a server for its latest version.
 os.environ.setdefault('NO_ET', '1')
 os.environ.setdefault('NIPYPE_NO_ET', '1')
 

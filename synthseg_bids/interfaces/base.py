@@ -1,4 +1,4 @@
-"""What all interfaces that compute something have in common."""
+"""Common input specifications of the interfaces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from nipype.utils import filemanip
 
 from synthseg_bids import __version__
 
-# Nipype deletes what no other node takes, and copies files one by one. Weights without the card
-# beside them are useless, so that the two count as one file, as the halves of Analyze images do.
+# Nipype deletes files that no other node needs, and copies files one by one. Weights and their
+# model card must stay together, as the two files of an Analyze image.
 filemanip.related_filetype_sets.append(('.safetensors', '.json'))
 
 
@@ -16,14 +16,14 @@ class DeviceName(traits.BaseStr):  # type: ignore[misc]
     """The name of a device, given as text or as a ``torch.device``."""
 
     def validate(self, obj: object, name: str, value: object) -> str:
-        """Return the name; importing PyTorch for it would cost every node a second."""
+        """Return the name; importing PyTorch to check the type would cost every node a second."""
         is_device = type(value).__module__ == 'torch' and type(value).__name__ == 'device'
         checked: str = super().validate(obj, name, str(value) if is_device else value)
         return checked
 
 
 class VersionedInputSpec(BaseInterfaceInputSpec):
-    """Make Nipype compute anew what another version of this software has left in its cache."""
+    """Inputs that invalidate results cached by another version of this software."""
 
     software_version = traits.Str(
         __version__, usedefault=True, desc='version of synthseg-bids; part of the cache key'
@@ -31,25 +31,25 @@ class VersionedInputSpec(BaseInterfaceInputSpec):
 
 
 class GpuInputSpec(BaseInterfaceInputSpec):
-    """What can be computed on a GPU."""
+    """Inputs of nodes that can use a GPU."""
 
-    # Nipype's MultiProc recognises a GPU node by this very name.
+    # Nipype's MultiProc recognises GPU nodes by this name.
     use_gpu = traits.Bool(
         False,
         usedefault=True,
         nohash=True,
-        desc='take a GPU slot and compute there; otherwise on the CPU',
+        desc='compute on a GPU and take a GPU slot; otherwise on the CPU',
     )
 
 
 class DeviceInputSpec(GpuInputSpec):
-    """What is computed on one device."""
+    """Inputs of nodes that use one device."""
 
     device = DeviceName('auto', usedefault=True, nohash=True, desc='auto, cuda or cuda:N')
 
 
 class GeneratorInputSpec(DeviceInputSpec):
-    """What draws synthetic scans from label maps."""
+    """Inputs of nodes that generate synthetic scans from label maps."""
 
     label_maps = InputMultiPath(File(exists=True), mandatory=True, desc='training label maps')
     preset = traits.Str('synthseg-bids', usedefault=True, desc='generator settings by name')

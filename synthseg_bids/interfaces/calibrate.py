@@ -5,13 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import (
-    File,
-    InputMultiPath,
-    SimpleInterface,
-    TraitedSpec,
-    traits,
-)
+from nipype.interfaces.base import File, InputMultiPath, SimpleInterface, TraitedSpec, traits
 
 from .base import DeviceInputSpec
 from .gpu_slots import device_for
@@ -23,7 +17,7 @@ class _InputSpec(DeviceInputSpec):
         File(exists=True), mandatory=True, desc='label maps to fit the temperature on'
     )
     check_maps = InputMultiPath(
-        File(exists=True), mandatory=True, desc='others, to measure the calibration error on'
+        File(exists=True), mandatory=True, desc='other label maps, for the calibration error'
     )
     n_scans = traits.Int(2, usedefault=True, desc='scans per label map and preset')
 
@@ -31,13 +25,13 @@ class _InputSpec(DeviceInputSpec):
 class _OutputSpec(TraitedSpec):
     out_model = File(exists=True, desc='weights; the model card has the same name and .json')
     out_sha256 = traits.Str(desc='checksum of the weights')
-    temperature = traits.Float(desc='what logits are divided by')
-    error_before = traits.Float(desc='expected calibration error without it')
-    error = traits.Float(desc='expected calibration error with it')
+    temperature = traits.Float(desc='divisor of the logits')
+    error_before = traits.Float(desc='expected calibration error before')
+    error = traits.Float(desc='expected calibration error after')
 
 
 class CalibrateModel(SimpleInterface):
-    """Turn the posteriors of a network into probabilities, by a temperature of its logits."""
+    """Calibrate the posteriors of a network by temperature scaling."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec

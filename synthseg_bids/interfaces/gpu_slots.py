@@ -1,7 +1,7 @@
-"""Sharing GPUs between worker processes with one lock file per (device, slot).
+"""Share GPUs between worker processes with one lock file per (device, slot).
 
-Nipype counts GPU slots but does not say which device a node may use. The kernel frees the lock
-of a worker that dies.
+Nipype counts GPU slots but does not assign devices to nodes. The kernel frees the lock of a worker
+that dies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# The device this process used last comes first: its network is already there.
+# The device last used by this process comes first: its network is already loaded there.
 _last_device = ''
 
 
@@ -30,9 +30,9 @@ def claim_device(
     devices : sequence of str
         ``cuda:0``, ``cuda:1``, ...
     slots_per_device : int
-        How many processes may share a device.
+        Number of processes that may share a device.
     lock_dir : str or Path
-        Folder of the lock files, the same for all workers.
+        Folder of the lock files, common to all workers.
     poll_s : float
         Seconds between two rounds over all slots when none is free.
 
@@ -62,19 +62,19 @@ def claim_device(
 
 
 def device_for(use_gpu: bool, device: object = 'auto') -> str:
-    """Return where a node computes: on a GPU if it takes a GPU's slot, and only then.
+    """Return the device of a node: a GPU if and only if the node takes a GPU slot.
 
     Parameters
     ----------
     use_gpu : bool
-        The trait by which Nipype counts slots of GPUs.
+        The trait by which Nipype counts GPU slots.
     device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns
     -------
     str
-        ``cpu`` without `use_gpu`; with it `device`, or ``cuda`` where that names no GPU.
+        ``cpu`` without `use_gpu`; with it `device`, or ``cuda`` if that is no GPU.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def device_for(use_gpu: bool, device: object = 'auto') -> str:
 
 
 def _lock_name(device: str) -> str:
-    """Name a device as the user or Slurm does, since to PyTorch the first visible one is 0."""
+    """Return the name of a device in CUDA_VISIBLE_DEVICES; PyTorch counts visible ones from 0."""
     kind, _, number = device.partition(':')
     visible = [name.strip() for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')]
     if number and int(number) < len(visible) and visible[int(number)]:

@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 from nipype import logging
-from nipype.interfaces.base import (
-    File,
-    SimpleInterface,
-    TraitedSpec,
-    traits,
-)
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
 from .base import VersionedInputSpec
 
@@ -57,7 +52,7 @@ class PlotSegmentation(SimpleInterface):
             scan, overlay = draw_mosaic(data, labels.data, labels.affine)
             write_grey(out / 'scan.png', scan)
             write_indexed(out / 'dseg.png', overlay, list(label_palette().values()))
-        # Whatever goes wrong with a picture must not cost the image its segmentation.
+        # A failed figure must not fail the segmentation.
         except Exception as error:
             logger.warning('no figure of %s', self.inputs.in_file, exc_info=True)
             self._results['notes'] = [f'no figure: {type(error).__name__}: {error}']

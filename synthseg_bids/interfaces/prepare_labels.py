@@ -1,4 +1,4 @@
-"""Make a label map of a head of one of a brain."""
+"""Convert a label map of a brain to one of a head."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .base import VersionedInputSpec
 class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='aseg or aparc+aseg')
     donors = InputMultiPath(
-        File(exists=True), desc='label maps of heads to put around it (default: fluid alone)'
+        File(exists=True), desc='label maps of heads to put around it (default: CSF only)'
     )
-    number = traits.Int(0, usedefault=True, desc='which donor, counted around')
+    number = traits.Int(0, usedefault=True, desc='number of the donor, modulo their number')
     table = File(exists=True, desc='table with columns name, age, dataset, licence, remarks')
-    age_group = traits.Str('adult', usedefault=True, desc='if no table names the map')
+    age_group = traits.Str('adult', usedefault=True, desc='age group of maps not in the table')
 
 
 class _OutputSpec(TraitedSpec):
     out_labels = File(exists=True, desc='label map of a head, to train on')
-    out_sidecar = File(exists=True, desc='its age group, source, and labels not distinguished')
-    out_figure = File(exists=True, desc='three planes of it')
+    out_sidecar = File(exists=True, desc='its age group, source, and merged labels')
+    out_figure = File(exists=True, desc='figure of it in three planes')
 
 
 class PrepareLabels(SimpleInterface):
-    """Make a label map of a head of FreeSurfer's label map of a brain.
+    """Convert FreeSurfer's label map of a brain to a label map of a head.
 
-    Connect ``out_sidecar`` too, to ``sidecars`` of ``TrainSynthSeg``: it must stay beside the
-    label map, and Nipype deletes what no other node takes.
+    Connect ``out_sidecar`` to ``sidecars`` of ``TrainSynthSeg``: the file must stay beside the
+    label map, and Nipype deletes outputs that no other node needs.
     """
 
     input_spec = _InputSpec

@@ -1,4 +1,4 @@
-"""Programs of others: run to their end, or to ours."""
+"""Base class for external command-line tools; the child is killed with its worker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import (
-    CommandLineInputSpec,
-    File,
-    TraitedSpec,
-    traits,
-)
+from nipype.interfaces.base import CommandLineInputSpec, File, TraitedSpec, traits
 
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external import kill_with_parent
@@ -23,12 +18,12 @@ from synthseg_bids.external import kill_with_parent
 if TYPE_CHECKING:
     from nipype.interfaces.base import CommandLine as _Command
 else:
-    # A command of its own would have to name a program.
+    # Only a mixin: a subclass of CommandLine would have to name a program.
     _Command = object
 
-#: What programs say goes here, in the folder of their node.
+#: Output of a program, in the folder of its node.
 LOG = 'output.log'
-_MOST_WORDS = 300
+_MAX_REASON = 300
 
 
 class ProgramError(UsageError):
@@ -36,10 +31,10 @@ class ProgramError(UsageError):
 
 
 class ProgramInputSpec(CommandLineInputSpec):
-    """What the programs of all methods take."""
+    """Common inputs of all programs."""
 
     program_version = traits.Str(
-        '', usedefault=True, desc='so that cached results of another version are not used'
+        '', usedefault=True, desc='version of the program; part of the cache key'
     )
     num_threads = traits.Range(
         low=1, value=1, usedefault=True, nohash=True, argstr='--threads %d', desc='CPU threads'
@@ -47,17 +42,17 @@ class ProgramInputSpec(CommandLineInputSpec):
 
 
 class ProgramOutputSpec(TraitedSpec):
-    """What the programs of all methods give."""
+    """Common outputs of all programs."""
 
     out_labels = File(exists=True, desc='segmentation, in FreeSurfer labels')
-    seconds = traits.Float(desc='time that it took')
+    seconds = traits.Float(desc='run time')
 
 
-class TetheredCommand(_Command):
-    """To be mixed into a CommandLine that takes minutes: it ends when its worker does.
+class ExternalCommand(_Command):
+    """Mixin for a CommandLine whose program is killed when its worker is stopped or killed.
 
-    Nipype would leave the program running where a worker is stopped or killed; the same command
-    again would then start another one beside it, in the same folder.
+    Nipype would leave the program running, and running the workflow again would start a second
+    one in the same folder.
     """
 
     _seconds = 0.0
@@ -67,7 +62,7 @@ class TetheredCommand(_Command):
         runtime.success_codes = correct_return_codes
         runtime.stdout = runtime.stderr = runtime.merged = ''
         environment = {
-            # What our Python is told is not for another one.
+            # Paths of our Python break programs that bring their own.
             **{k: v for k, v in runtime.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')},
             'OMP_NUM_THREADS': str(self.inputs.num_threads),
             **self.inputs.environ,
@@ -86,7 +81,7 @@ class TetheredCommand(_Command):
                 start_new_session=True,
             ) as process,
         ):
-            # Not communicate(), which closes its standard input at once.
+            # communicate() would close its standard input, by which it knows that we live.
             runtime.returncode = process.wait()
         self._seconds = time.monotonic() - started
         name = Path(shlex.split(self.cmd)[0]).name
@@ -97,7 +92,7 @@ class TetheredCommand(_Command):
         return runtime
 
     def _labels(self) -> Path:
-        """Return the path of the label map that it must write."""
+        """Return the path of the program's label map."""
         raise NotImplementedError
 
     def _list_outputs(self) -> dict[str, Any]:
@@ -107,12 +102,12 @@ class TetheredCommand(_Command):
 
 
 def _why(code: int, log: Path) -> str:
-    """Say in one line why a program failed, and where to read on."""
+    """Explain in one line why a program failed, and where its output is."""
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-    said = next((line.strip() for line in reversed(lines) if line.strip()), 'it said nothing')
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), 'no output')
     if code > 128:
-        said = f'killed by {_signal(code - 128)}, out of memory perhaps'
-    return f'{said[:_MOST_WORDS]}; see {log}'
+        reason = f'killed by {_signal(code - 128)}, out of memory perhaps'
+    return f'{reason[:_MAX_REASON]}; see {log}'
 
 
 def _signal(number: int) -> str:

@@ -1,24 +1,18 @@
-"""Judge a segmented image."""
+"""Quality control of a segmented image."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import (
-    File,
-    SimpleInterface,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from .base import VersionedInputSpec
 
 
 class _InputSpec(VersionedInputSpec):
     in_file = File(
-        exists=True, mandatory=True, desc='image; a BIDS name tells which contrast it should have'
+        exists=True, mandatory=True, desc='image; the suffix of a BIDS name gives its contrast'
     )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
     confidence = traits.List(
@@ -30,27 +24,26 @@ class _InputSpec(VersionedInputSpec):
     unsure_mm3 = traits.Tuple(
         traits.Float,
         traits.Float,
-        desc='volume of left and of right structures that the network is unsure of',
+        desc='volumes of low confidence in left and in right structures',
     )
     turned = traits.Tuple(
-        traits.Str, traits.Float, desc='axes of the copy that it is surest of, and how much surer'
+        traits.Str, traits.Float, desc='orientation of highest confidence, and gain in confidence'
     )
     ct = traits.Bool(False, usedefault=True, desc='whether it was segmented as CT')
     model_sha256 = traits.Str(
-        '', usedefault=True,
-        desc='checksum of the network; the limits of confidence hold for the shipped one alone',
-    )  # fmt: skip
+        '', usedefault=True, desc='checksum; limits of confidence are for the shipped model only'
+    )
 
 
 class _OutputSpec(TraitedSpec):
     out_table = File(exists=True, desc='measures, a row each; the last one is the verdict')
     verdict = traits.Enum('pass', 'review', 'fail', desc='the worst flag of all measures')
-    reasons = traits.Str(desc='what led to it, in plain language')
-    notes = traits.List(traits.Str, desc='what the user should know')
+    reasons = traits.Str(desc='reasons for the verdict, in plain language')
+    notes = traits.List(traits.Str, desc='messages for the user')
 
 
 class AssessQuality(SimpleInterface):
-    """Judge an image and its segmentation: header, field of view, noise, confidence, volumes."""
+    """Assess an image and its segmentation: header, field of view, noise, confidence, volumes."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec

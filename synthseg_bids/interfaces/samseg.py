@@ -1,7 +1,7 @@
-"""SAMSEG and FreeSurfer's SynthSeg, which Nipype has no interfaces of, and what they need around.
+"""Run SAMSEG and FreeSurfer's SynthSeg, which have no interfaces in Nipype.
 
-Their programs read what our own reader has accepted and rewritten, so that a scan is refused for
-the same reasons whatever segments it, and their labels are translated to ours.
+Scans are checked and rewritten by our own reader first, so that all methods refuse the same scans;
+their labels are translated to ours.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from nipype.interfaces.base import (
 from synthseg_bids import __version__
 
 from .base import VersionedInputSpec
-from .program import ProgramInputSpec, ProgramOutputSpec, TetheredCommand
+from .program import ExternalCommand, ProgramInputSpec, ProgramOutputSpec
 
 
 class _SamsegInputSpec(ProgramInputSpec):
     in_files = InputMultiPath(
-        File(exists=True), mandatory=True, argstr='--input %s',
+        File(exists=True),
+        mandatory=True,
+        argstr='--input %s',
         desc='image, or several contrasts of one head on one grid',
-    )  # fmt: skip
-    out_dir = traits.Str(
-        'samseg', usedefault=True, argstr='--output %s', desc='folder that it writes to'
     )
+    out_dir = traits.Str('samseg', usedefault=True, argstr='--output %s', desc='output folder')
     pallidum_separate = traits.Bool(
         argstr='--pallidum-separate',
-        desc='for T2 and FLAIR: the pallidum is not like white matter',
+        desc='for T2 and FLAIR, where the pallidum differs from white matter',
     )
 
 
@@ -44,11 +44,11 @@ class _SamsegOutputSpec(ProgramOutputSpec):
     out_stats = File(exists=True, desc='volumes, in the format of FreeSurfer')
 
 
-class RunSamseg(TetheredCommand, CommandLine):
+class RunSamseg(ExternalCommand, CommandLine):
     """Segment a head with SAMSEG (Puonti et al., NeuroImage 2016).
 
-    Of the Python package samseg, or of FreeSurfer 7 and later: ``command`` may be the path of
-    their ``run_samseg``. About 12 minutes on two processors, 7 GB.
+    ``command`` may be the path of ``run_samseg`` of the Python package samseg, or of FreeSurfer 7
+    and later. It takes about 12 minutes on two processors, and 7 GB.
     """
 
     _cmd = 'run_samseg'
@@ -65,7 +65,7 @@ class RunSamseg(TetheredCommand, CommandLine):
 
     def _list_outputs(self) -> dict[str, Any]:
         outputs = super()._list_outputs()
-        # Old versions of FreeSurfer do not write it.
+        # Older versions of FreeSurfer do not write it.
         stats = self._labels().with_name('samseg.fs.stats')
         if stats.is_file():
             outputs['out_stats'] = str(stats)
@@ -75,18 +75,18 @@ class RunSamseg(TetheredCommand, CommandLine):
 class _MriSynthSegInputSpec(ProgramInputSpec):
     in_file = File(exists=True, mandatory=True, argstr='--i %s', desc='image of any contrast')
     out_file = traits.Str(
-        'labels.nii.gz', usedefault=True, argstr='--o %s', desc='label map that it writes'
+        'labels.nii.gz', usedefault=True, argstr='--o %s', desc='label map to write'
     )
     fast = traits.Bool(argstr='--fast', desc='do not average with the mirrored image')
     use_cpu = traits.Bool(
-        True, usedefault=True, nohash=True, argstr='--cpu', desc='leave GPUs alone'
+        True, usedefault=True, nohash=True, argstr='--cpu', desc='do not use a GPU'
     )
 
 
-class RunMriSynthSeg(TetheredCommand, CommandLine):
+class RunMriSynthSeg(ExternalCommand, CommandLine):
     """Segment a head with FreeSurfer's own SynthSeg (Billot et al., Medical Image Analysis 2023).
 
-    ``command`` may be the path of ``mri_synthseg``, of FreeSurfer 7.3.2 and later.
+    ``command`` may be the path of ``mri_synthseg`` of FreeSurfer 7.3.2 and later.
     """
 
     _cmd = 'mri_synthseg'
@@ -107,7 +107,7 @@ class _CleanOutputSpec(TraitedSpec):
 
 
 class CleanScan(SimpleInterface):
-    """Check a scan as our own segmentation does, and write it so that every program reads it."""
+    """Check a scan as our own segmentation does, and write it in a form all programs can read."""
 
     input_spec = _CleanInputSpec
     output_spec = _CleanOutputSpec
@@ -130,18 +130,18 @@ class _TranslateInputSpec(VersionedInputSpec):
     in_stats = File(exists=True, desc='soft volumes, in the format of FreeSurfer')
     checksum = traits.Str('', usedefault=True, desc='SHA-256 of the image')
     method = traits.Str('', usedefault=True, desc='name of the method, for the sidecar')
-    identity = traits.Dict(usedefault=True, desc='version and options of the method, likewise')
-    seconds = traits.Float(0.0, usedefault=True, nohash=True, desc='time that the method took')
+    identity = traits.Dict(usedefault=True, desc='version and options, for the sidecar')
+    seconds = traits.Float(0.0, usedefault=True, nohash=True, desc='run time of the method')
 
 
 class _TranslateOutputSpec(TraitedSpec):
     out_labels = File(exists=True, desc='segmentation labels on the grid of the image')
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
-    provenance = traits.Dict(desc='how the label map was made, for its sidecar')
+    provenance = traits.Dict(desc='provenance of the label map, for its sidecar')
 
 
 class TranslateLabels(SimpleInterface):
-    """Fold the labels and soft volumes of another method to those of our own segmentation."""
+    """Map the labels and soft volumes of another method to those of our own segmentation."""
 
     input_spec = _TranslateInputSpec
     output_spec = _TranslateOutputSpec
@@ -158,7 +158,7 @@ class TranslateLabels(SimpleInterface):
         if isdefined(inputs.in_stats):
             soft = fold_volumes(read_volumes(inputs.in_stats), theirs.data, folded)
             self._results['soft_volumes_mm3'] = soft
-        # A label map on the grid of the image is left as it is.
+        # Does not change a label map that is on the grid of the image.
         labels = resample_nearest(folded, theirs.affine, image.shape, image.affine)
         out_labels = Path(runtime.cwd) / 'dseg.nii.gz'
         write_label_map(out_labels, labels, image)

@@ -1,4 +1,4 @@
-"""Put the results of one image into the output dataset."""
+"""Save the results of one image in the output dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-#: What the status table has, and sidecars have not.
+#: Provenance for the status table only, not for sidecars.
 _OF_THE_RUN = ('Seconds', 'PeakGPUMemoryMB')
 
 
@@ -29,27 +29,27 @@ class _InputSpec(BaseInterfaceInputSpec):
     output_grid = traits.Enum(
         'native', '1mm', 'both', usedefault=True, desc='grid of the label maps to save'
     )
-    provenance = traits.Dict(mandatory=True, desc='how the label map was made')
+    provenance = traits.Dict(mandatory=True, desc='provenance of the label map')
     in_labels = File(exists=True, mandatory=True, desc='label map')
     in_labels_1mm = File(exists=True, desc='label map on the 1 mm grid')
     in_posteriors = File(exists=True, desc='posterior maps')
     in_posteriors_1mm = File(exists=True, desc='posterior maps on the 1 mm grid')
     in_volumes = File(exists=True, mandatory=True, desc='table of volumes')
-    in_stats = File(exists=True, desc="the same like FreeSurfer's aseg.stats")
-    in_quality = File(exists=True, desc='table of quality')
-    quality_notes = traits.List(traits.Str, usedefault=True, desc='what it says to the user')
+    in_stats = File(exists=True, desc="table of volumes in the format of FreeSurfer's aseg.stats")
+    in_quality = File(exists=True, desc='table of quality measures')
+    quality_notes = traits.List(traits.Str, usedefault=True, desc='messages about quality')
     in_scan_figure = File(exists=True, desc='slices of the image')
     in_label_figure = File(exists=True, desc='the same slices of the label map')
     figure_notes = traits.List(traits.Str, usedefault=True, desc='why there is no figure')
     in_overlaps = File(exists=True, desc='table of overlaps')
     compared = traits.List(traits.Str, usedefault=True, desc='references in that table')
-    refused = traits.List(traits.Str, usedefault=True, desc='why others are not')
+    refused = traits.List(traits.Str, usedefault=True, desc='why others are not in it')
 
 
 class _OutputSpec(TraitedSpec):
-    out_files = OutputMultiPath(File(exists=True), desc='what was written')
-    notes = traits.List(traits.Str, desc='what the user should know')
-    provenance = traits.Dict(desc='as it came in')
+    out_files = OutputMultiPath(File(exists=True), desc='files that were written')
+    notes = traits.List(traits.Str, desc='messages for the user')
+    provenance = traits.Dict(desc='same as the input')
 
 
 class SaveDerivatives(SimpleInterface):
@@ -57,7 +57,7 @@ class SaveDerivatives(SimpleInterface):
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
-    # The results may be cached while the output folder is new or was cleaned.
+    # Results may be cached although the output folder is new or was cleaned.
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -75,7 +75,7 @@ class SaveDerivatives(SimpleInterface):
             'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,
             'dseg1mm': inputs.in_labels_1mm,
         }
-        # The same image gives the same sidecar, however long it took.
+        # Sidecars must not depend on the run time.
         fields = {key: value for key, value in inputs.provenance.items() if key not in _OF_THE_RUN}
         figures = {'scan': inputs.in_scan_figure, 'dseg': inputs.in_label_figure}
         self._results['out_files'] = save_image_outputs(

@@ -7,13 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import (
-    File,
-    SimpleInterface,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from synthseg_bids import __version__
 
@@ -25,30 +19,30 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image of any contrast')
     model = traits.Str('default', usedefault=True, desc='name or weights file')
     model_sha256 = traits.Str(
-        '', usedefault=True, desc='its checksum, so that another file of that name is noticed'
+        '', usedefault=True, desc='checksum of the weights file; part of the cache key'
     )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
-    autocrop = traits.Bool(True, usedefault=True, desc='look for the brain first')
+    autocrop = traits.Bool(True, usedefault=True, desc='crop to the brain first')
     ct = traits.Bool(
-        desc='whether it is CT, clipped to 0 to 80 HU (undefined: if its intensities are HU)'
+        desc='CT scan, to be clipped to 0 to 80 HU (undefined: detected by its intensities)'
     )
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
-    posteriors_1mm = traits.Bool(False, usedefault=True, desc='and posterior maps on that grid')
+    posteriors_1mm = traits.Bool(False, usedefault=True, desc='write posteriors on a 1 mm grid')
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
     slots_per_device = traits.Int(1, usedefault=True, nohash=True, desc='processes per device')
-    lock_dir = traits.Str(nohash=True, desc='folder of the device locks; none: no locking')
+    lock_dir = traits.Str(nohash=True, desc='folder of device locks (undefined: no locking)')
     num_threads = traits.Int(nohash=True, desc='CPU threads')
     gpu_fallback = traits.Bool(
         True, usedefault=True, nohash=True, desc='use the CPU if the GPU fails or is too small'
     )
     low_memory = traits.Bool(
-        False, usedefault=True, nohash=True, desc='keep it small, if need be less accurate'
+        False, usedefault=True, nohash=True, desc='use less memory, possibly less accurate'
     )
     memory_limit = traits.Int(
-        0, usedefault=True, nohash=True, desc='bytes a forward pass may plan with; 0: all free'
+        0, usedefault=True, nohash=True, desc='bytes for a forward pass; 0: all that are free'
     )
 
 
@@ -60,29 +54,29 @@ class _OutputSpec(TraitedSpec):
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
     confidence = traits.List(traits.Float, desc='mean posterior of each label, by channel')
     flip_dice = traits.List(
-        traits.Float, desc='Dice of the straight and the mirrored pass, by channel; none without'
+        traits.Float, desc='Dice of the straight and the mirrored pass, by channel'
     )
     model_sha256 = traits.Str(desc='checksum of the weights')
     ct = traits.Bool(desc='whether it was segmented as CT')
     unsure_mm3 = traits.Tuple(
         traits.Float,
         traits.Float,
-        desc='volume of left and of right structures that the network is unsure of',
+        desc='volumes of low confidence in left and in right structures',
     )
     turned = traits.Tuple(
         traits.Str,
         traits.Float,
-        desc='where the axes of the turned copy run to that it is surest of, and how much surer '
-        'it is; none where it is sure of the image as it lies',
+        desc='orientation of highest confidence, and gain in confidence; undefined if confidence '
+        'in the image as it is was high',
     )
-    provenance = traits.Dict(desc='how the label map was made, for its sidecar')
+    provenance = traits.Dict(desc='provenance of the label map, for its sidecar')
 
 
 class SegmentImage(SimpleInterface):
     """Segment an image; the network stays loaded in the worker process.
 
-    Inputs and outputs are listed by ``SegmentImage.help()``. With ``use_gpu`` the node takes one
-    GPU slot; give it ``n_procs=1``, since Nipype takes ``n_procs`` slots.
+    ``SegmentImage.help()`` lists inputs and outputs. With ``use_gpu``, give the node
+    ``n_procs=1``: Nipype takes ``n_procs`` GPU slots.
     """
 
     input_spec = _InputSpec
@@ -110,10 +104,13 @@ class SegmentImage(SimpleInterface):
             segmenter = cached_segmenter(
                 SegmentOptions(inputs.model, inputs.flip, inputs.autocrop),
                 ComputeOptions(
-                    str(device), threads, inputs.gpu_fallback, inputs.low_memory,
+                    str(device),
+                    threads,
+                    inputs.gpu_fallback,
+                    inputs.low_memory,
                     inputs.memory_limit or None,
                 ),
-            )  # fmt: skip
+            )
             with about(inputs.in_file):
                 found = segmenter.segment(
                     volume.data,

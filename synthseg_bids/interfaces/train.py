@@ -28,7 +28,7 @@ logger = logging.getLogger('nipype.interface')
 class _InputSpec(GeneratorInputSpec):
     validation_maps = InputMultiPath(File(exists=True), desc='label maps to validate on')
     sidecars = InputMultiPath(
-        File(exists=True), desc='JSON files beside the label maps, for Nipype to keep and compare'
+        File(exists=True), desc='JSON files beside the label maps; part of the cache key'
     )
     downsampling = traits.Int(1, usedefault=True, desc='voxels per output voxel')
     network = traits.Dict(usedefault=True, desc='fields of NetworkConfig to change')
@@ -45,15 +45,14 @@ class TrainSynthSeg(SimpleInterface):
     """Train a network on images synthesised from label maps.
 
     A checkpoint is written to the working directory after every epoch (``epoch_steps`` in
-    ``training``). A node that was killed goes on from it when it is run again with the same
-    inputs, with the same result to the bit on a CPU. After an exception Nipype empties the
-    directory of a node, so that it starts anew.
+    ``training``). A node that was killed resumes from it when run again with the same inputs, with
+    an identical result on a CPU. After an exception it starts again, since Nipype empties the
+    directory.
     """
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
-    # Nipype then leaves the directory of a node that was killed as it is, if its inputs are the
-    # same.
+    # Keeps the directory of a node that was killed, if its inputs are the same.
     _can_resume = True
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -64,8 +63,8 @@ class TrainSynthSeg(SimpleInterface):
         figure = folder / 'learning_curve.png'
         trainer = self._trainer()
         curve: list[dict[str, Any]] = []
-        # By this file a node knows that what is in its directory is of the same inputs. Outside
-        # of a node nobody has compared them.
+        # Nipype's file proves that the directory belongs to the same inputs. Outside of a node
+        # there is no such check.
         if any(folder.glob('_0x*_unfinished.json')):
             curve = resume_run(trainer, folder) or []
             logger.info('training from step %d', trainer.step)

@@ -1,4 +1,4 @@
-"""Trained networks on disk: safetensors weights with a JSON model card beside them."""
+"""Read and write trained networks: safetensors weights with a JSON model card beside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ModelFileError(UsageError):
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What one needs to know to run a network, and to trust it.
+    """Everything needed to run a network and to judge it.
 
     Attributes
     ----------
@@ -35,16 +35,16 @@ class ModelCard:
     labels : tuple of int
         Segmentation label of each channel.
     spacing_mm : float
-        Spacing of the grid it was trained on.
+        Voxel size of the training grid.
     crop_mm : tuple of float or None
-        Field of view it was trained on.
+        Field of view in training.
     sha256 : str
         Checksum of the weights file.
     training, validation : dict
-        How it was trained, and what it reached on held-out label maps.
+        Settings of the training, and results on held-out label maps.
     intensity_weight : float
-        How much a scan's own intensities count where its borders are refined; see
-        :func:`synthseg_bids.inference.refine.refine`. With 0 they are not.
+        Exponent of the likelihood in :func:`synthseg_bids.inference.refine.refine`; 0 disables
+        the refinement.
     """
 
     name: str
@@ -58,23 +58,23 @@ class ModelCard:
     intensity_weight: float = 0.0
 
     def trained_on(self, label_maps: Iterable[Path]) -> list[str]:
-        """Return the names of those of some label maps that it was trained on."""
+        """Return the names of those label maps that the network was trained on."""
         return sorted({p.name for p in label_maps} & {*self.training.get('label_maps', [])})
 
     @property
     def unknown_channels(self) -> list[int]:
-        """Channels of labels that the network does not segment; see :mod:`.published`."""
+        """Channels whose label the network does not segment; see :mod:`.published`."""
         unknown = self.training.get('labels_not_segmented', [])
         return [i for i, label in enumerate(self.labels) if label in unknown]
 
     @property
     def outside_channels(self) -> list[int]:
-        """Channels that are no brain: background, and the fluid around it, down to the spine."""
+        """Channels outside the brain: background, and the CSF around it, down to the spine."""
         return [i for i, label in enumerate(self.labels) if label in (0, CSF)]
 
     @property
     def total_steps(self) -> int:
-        """Steps of the training, those of what it began with included."""
+        """Training steps, including those of the network that the training started from."""
         before = self.training.get('started_from', {})
         return int(self.training.get('steps', 0)) + int(before.get('steps', 0))
 
@@ -117,13 +117,13 @@ def read_card(path: Path) -> ModelCard:
 
 
 def number_format(network: UNet3D) -> torch.dtype:
-    """Return float16 if a network's weights lose nothing by it, as what was shipped in it."""
+    """Return float16 if it represents a network's weights exactly, else float32."""
     exact = all((value.half() == value).all() for value in network.state_dict().values())
     return torch.float16 if exact else torch.float32
 
 
 def _in_format(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Change the number format of what has a fraction and is not too large for it."""
+    """Convert a floating-point tensor whose values fit the format; others stay as they are."""
     if not value.is_floating_point() or float(value.abs().max()) > torch.finfo(dtype).max:
         return value
     return value.to(dtype)
@@ -142,7 +142,7 @@ def save_model(
     card : ModelCard
         Its checksum is filled in.
     dtype : torch.dtype
-        Number format of the file; networks trained here lose nothing by half precision.
+        Number format of the file; half precision does not change the results of our networks.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def save_model(
         key: _in_format(value, dtype).cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    # Not save_file, whose files only their owner may read.
+    # save_file would write a file that only its owner may read.
     content = save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())

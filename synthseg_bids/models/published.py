@@ -1,8 +1,8 @@
-"""Published SynthSeg weights as our network.
+"""Import published SynthSeg weights.
 
 The authors' networks come in two forms: Keras HDF5 files (``synthseg_1.0.h5`` and
 ``synthseg_2.0.h5``, as in FreeSurfer's ``models`` folder), and a PyTorch state dict of DIPY's
-``dipy.nn.torch.synthseg.Model``. Nothing is downloaded and nothing is unpickled.
+``dipy.nn.torch.synthseg.Model``. Nothing is downloaded or unpickled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .unet import NetworkConfig, UNet3D
 SUFFIXES = ('.h5', '.pth')
 #: Release of the reference implementation by its number of output channels.
 RELEASES = {32: '1.0', 33: '2.0'}
-#: Logit of a label that is not segmented: its probability is exactly 0, in half precision too.
+#: Logit of a label that is not segmented: its probability is exactly 0, also in half precision.
 NEVER = -1e4
 
 #: Keras' names of a convolution's and of a normalisation's tensors.
@@ -37,17 +37,17 @@ NORM_TENSORS = {
     'running_mean': 'moving_mean',
     'running_var': 'moving_variance',
 }
-#: A weight in a Keras file. Checkpoints of a training have it below ``model_weights``, and Keras
-#: numbers layers whose name it has met before.
+#: Path of a weight in a Keras file. Training checkpoints have it below ``model_weights``, and
+#: Keras appends numbers to layer names that occur again.
 KERAS_PATH = re.compile(r'(model_weights/)?(?P<layer>[^/]+)/(?P=layer)(_\d+)?/(?P<tensor>[^/]+):0')
 
 
 class MisfitError(ValueError):
-    """A file holds something else than the weights that were expected."""
+    """A file does not hold the expected weights."""
 
 
 class Name(NamedTuple):
-    """What one tensor is called here, in Keras (layer/tensor) and in DIPY."""
+    """Names of one tensor: ours, Keras' (layer/tensor) and DIPY's."""
 
     ours: str
     keras: str
@@ -55,12 +55,12 @@ class Name(NamedTuple):
 
 
 def tensor_names(levels: int = 5) -> Iterator[Name]:
-    """Yield the names of every tensor of the network, those of the output layer last.
+    """Yield the names of every tensor of the network, the output layer last.
 
     Parameters
     ----------
     levels : int
-        Of the U-Net, with two convolutions each.
+        Levels of the U-Net, with two convolutions each.
 
     Yields
     ------
@@ -86,7 +86,7 @@ def tensor_names(levels: int = 5) -> Iterator[Name]:
 
 
 def official_models() -> dict[str, Path]:
-    """Return the published weights that FreeSurfer and DIPY have put on this computer, by name.
+    """Return the published weights that FreeSurfer and DIPY have installed here, by name.
 
     Returns
     -------
@@ -96,13 +96,13 @@ def official_models() -> dict[str, Path]:
         ``synthseg`` in ``$DIPY_HOME``). DIPY's file holds release 2.0, and stands for
         ``synthseg_2.0`` where FreeSurfer's is missing.
     """
-    # Not Path.home(), which raises in a container whose user has no home.
+    # Path.home() raises in a container whose user has no home.
     dipy = Path(os.environ.get('DIPY_HOME') or os.path.expanduser('~/.dipy'), 'synthseg')
     found = {path.stem: path for path in sorted(dipy.glob('synthseg*.pth'))}
     if 'synthseg_model_weights' in found:
         found['synthseg_2.0'] = found['synthseg_model_weights']
     if freesurfer := os.environ.get('FREESURFER_HOME'):
-        # Not the other networks of the family, which have other inputs and outputs.
+        # The pattern leaves out SynthSeg's other networks, which differ in inputs and outputs.
         models = sorted(Path(freesurfer, 'models').glob('synthseg_[0-9]*.h5'))
         found |= {path.stem: path for path in models}
     return found
@@ -136,7 +136,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
         raise ModelFileError(f'{path}: not published weights; give a .h5 or a .pth file')
     if not path.is_file():
         raise ModelFileError(f'{path}: no such file; give one that exists')
-    # Before all else: a file that may not be read is not a damaged one.
+    # First, so that missing permissions are not reported as damage.
     checksum = sha256(path)
     labels = channel_labels()
     with torch.device('meta'):
@@ -168,7 +168,7 @@ def import_model(path: Path, config: NetworkConfig | None = None) -> tuple[UNet3
 
 
 def convert(path: Path, out: Path) -> ModelCard:
-    """Write published weights as a model of ours.
+    """Convert published weights to our format.
 
     Parameters
     ----------
@@ -187,12 +187,12 @@ def convert(path: Path, out: Path) -> ModelCard:
     ModelFileError
         See :func:`import_model`.
     """
-    # In full precision: whoever imports weights expects the results that they are known for.
+    # Full precision, to reproduce the published results.
     return save_model(out, *import_model(path), dtype=torch.float32)
 
 
 def _read_keras(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """Read a Keras file into our names and order of axes."""
+    """Read a Keras file, with our names and order of axes."""
     try:
         import h5py
     except ImportError as error:
@@ -209,17 +209,17 @@ def _read_keras(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
     try:
         with h5py.File(path, 'r') as file:
             file.visititems(visit)
-    # What is raised for damaged files depends on where the damage is.
+    # The type of the exception depends on where the file is damaged.
     except Exception as error:
         raise _unreadable(path, 'damaged, incomplete, or no HDF5 file') from error
     return state
 
 
 def _read_dipy(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """Read a PyTorch state dict into our names."""
+    """Read a PyTorch state dict, with our names."""
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    # What is raised for damaged files depends on where the damage is.
+    # The type of the exception depends on where the file is damaged.
     except Exception as error:
         reason = 'damaged, incomplete, or no file of PyTorch with weights alone'
         raise _unreadable(path, reason) from error

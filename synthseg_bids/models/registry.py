@@ -1,4 +1,4 @@
-"""Where models are found by name, and how any of them is loaded."""
+"""Find models by name, and load them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-
 from .card import ModelCard, ModelFileError, load_safetensors
 from .published import SUFFIXES, import_model, official_models
 from .unet import UNet3D
 
-#: What every command asks for unless told otherwise, and the shipped model that it stands for.
+#: Default model of all commands, and the shipped model that it stands for.
 DEFAULT_MODEL = 'default'
 BEST_SHIPPED = 'fast'
 #: Environment variable that names a folder with more models.
@@ -29,7 +27,7 @@ def model_path(name_or_path: str | Path, folder: Path | None = None) -> Path:
         ``synthseg_2.0`` (see :func:`synthseg_bids.models.published.official_models`); or a
         ``.safetensors`` file, or published weights (``.h5``, ``.pth``).
     folder : Path, optional
-        With more models to choose from by name (default: ``$SYNTHSEG_BIDS_MODELS``).
+        Folder of more models to find by name (default: ``$SYNTHSEG_BIDS_MODELS``).
 
     Returns
     -------
@@ -38,7 +36,7 @@ def model_path(name_or_path: str | Path, folder: Path | None = None) -> Path:
     Raises
     ------
     ModelFileError
-        If there is no such model; the message lists those that there are.
+        If there is no such model; the message lists the known ones.
     """
     shipped = Path(str(files('synthseg_bids').joinpath('data/models')))
     known = official_models() | {p.stem: p for p in shipped.glob('*.safetensors')}
@@ -61,23 +59,20 @@ def model_path(name_or_path: str | Path, folder: Path | None = None) -> Path:
 
 
 def _where_published(name: str) -> str:
-    """Explain why a published network's name is not known."""
+    """Explain how published networks are found, if the name is of one."""
     if not name.startswith('synthseg_'):
         return ''
     return "; FreeSurfer's are found if FREESURFER_HOME is set, DIPY's in its own folder"
 
 
-def load_model(
-    name_or_path: str | Path = DEFAULT_MODEL, device: torch.device | str = 'cpu'
-) -> tuple[UNet3D, ModelCard]:
-    """Load a network in float32, ready for inference.
+def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[UNet3D, ModelCard]:
+    """Load a network in float32 on the CPU, ready for inference.
 
     Parameters
     ----------
     name_or_path : str or Path
         See :func:`model_path`; the card of a ``.safetensors`` file has the same name with the
         suffix ``.json``. Published weights are imported in memory.
-    device : torch.device or str
 
     Returns
     -------
@@ -94,4 +89,4 @@ def load_model(
         network, card = load_safetensors(path)
     else:
         network, card = import_model(path)
-    return network.place(device).eval().requires_grad_(False), card
+    return network.place('cpu').eval().requires_grad_(False), card

@@ -1,4 +1,4 @@
-"""The 3D U-Net (Ronneberger 2015, Cicek 2016) as SynthSeg uses it.
+"""3D U-Net (Ronneberger 2015, Cicek 2016) as SynthSeg uses it.
 
 With its defaults the network has the topology of the MIDL 2020 paper (section 2.4) and of its
 public implementation: five levels of two 3x3x3 convolutions with ELU, 24 features doubled after
@@ -6,9 +6,8 @@ each max-pooling, nearest-neighbour up-sampling, and one batch normalisation per
 after the activation and after the skip connection branches off. At 33 channels it has
 13,240,641 trainable parameters.
 
-Networks trained here normalise with each scan's own statistics instead
-(``norm='instance'``): every synthetic contrast has other statistics, and running averages over
-them fit no scan at all.
+Networks trained here normalise with each scan's own statistics instead (``norm='instance'``):
+statistics differ between synthetic contrasts, so that running averages fit no scan.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 #: Added to the variances of features.
 EPSILON = 1e-5
-#: Voxels whose features are summed by one thread, and values that are at once in the caches.
+#: Voxels whose features one thread sums, and number of values that fit the CPU's caches.
 BLOCK = 256
 MOMENTS_VALUES = 2**17
 
@@ -41,20 +40,20 @@ class NetworkConfig:
         Number of resolution levels; sizes must be multiples of ``2 ** (levels - 1)``.
     encoder_convs, decoder_convs : int
         Convolutions per level.
-    norm : {'batch', 'instance', 'none'}
-        Normalisation with running averages, with the scan's own statistics, or none.
+    norm : {'batch', 'instance'}
+        Normalisation with running averages or with the scan's own statistics.
     norm_placement : {'level', 'conv'}
-        Once per level after its last activation, or after every convolution before it.
+        Once per level after the last activation, or between each convolution and its activation.
     skip : {'concat', 'add'}
-        How skip connections join: concatenated (paper), or added after a 1x1x1 convolution that
-        halves the features before up-sampling: 2.4 times fewer operations with one convolution
-        per decoder level.
+        Skip connections are concatenated (paper), or added after a 1x1x1 convolution that halves
+        the features before up-sampling: 2.4 times fewer operations with one convolution per
+        decoder level.
     sub_voxels : int
-        Voxels of the scan along each side of a voxel of the first level. With 2, the 2x2x2 voxels
-        of the scan that make one of the network are the channels of its input, and its output
-        layer gives the logits of all eight: every wide layer works on an eighth of the voxels.
+        Scan voxels along each side of a voxel of the first level. With 2, each block of 2x2x2
+        scan voxels becomes one network voxel with eight input channels, and the output layer
+        gives the logits of all eight: every wide layer works on an eighth of the voxels.
     output_features : int
-        Features that the output layer sees; 0 for as many as the first level has.
+        Input features of the output layer; 0 for as many as the first level has.
     """
 
     out_channels: int = 33
@@ -70,7 +69,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ('norm', ('batch', 'instance', 'none')),
+            ('norm', ('batch', 'instance')),
             ('norm_placement', ('level', 'conv')),
             ('skip', ('concat', 'add')),
         ):
@@ -84,7 +83,7 @@ class NetworkConfig:
 
     @property
     def positions(self) -> int:
-        """Voxels of the scan in a voxel of the first level."""
+        """Number of scan voxels in a voxel of the first level."""
         return self.sub_voxels**3
 
 
@@ -100,7 +99,7 @@ def fold_voxels(images: Tensor, factor: int) -> Tensor:
     Returns
     -------
     (batch, factor**3 * channels, x / factor, y / factor, z / factor) tensor
-        The channels of the first voxel of each block, those of its next one along z, and so on.
+        The channels of each block's first voxel, then of its next one along z, and so on.
     """
     if factor == 1:
         return images
@@ -124,8 +123,8 @@ def unfold_voxels(images: Tensor, factor: int) -> Tensor:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance of each feature of a scan, on the CPU.
 
-    Sums are made in an order that does not depend on the number of threads, and the long ones in
-    float64: PyTorch's normalisation rounds the variance in the fourth digit.
+    The order of summation does not depend on the number of threads, and long sums are float64:
+    PyTorch's normalisation rounds the variance in the fourth digit.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sum_blocks(values: Tensor) -> Tensor:
-    """Sum rows: those of each block in float32, by one thread, and the blocks in float64."""
+    """Sum rows: within blocks in float32, each by one thread; over blocks in float64."""
     whole = len(values) - len(values) % BLOCK
     blocks = values[:whole].view(whole // BLOCK, BLOCK, values.shape[1]).sum(1)
     rest = values[whole:].sum(0, keepdim=True)
@@ -164,10 +163,7 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features))
 
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what to multiply each feature by, and then to add to it.
-
-        See :func:`moments`.
-        """
+        """Return the factor and then the offset that normalise each feature of a scan."""
         mean, variance = moments(x)
         scale = self.weight.double() / (variance + EPSILON).sqrt()
         shift = self.bias.double() - mean * scale
@@ -180,7 +176,7 @@ class InstanceNorm(nn.Module):
             scale, shift = (part.view(-1, 1, 1, 1) for part in self.scale_and_shift(x))
             return torch.addcmul(shift, x, scale).to(x.dtype)
         if len(x) == 1:
-            # The same numbers for a single scan, but with a fast channels-last kernel.
+            # Equal to instance_norm for a single scan, with a fast channels-last kernel.
             return functional.batch_norm(
                 x, None, None, self.weight, self.bias, training=True, eps=EPSILON
             )
@@ -191,14 +187,14 @@ def _norm(config: NetworkConfig, features: int) -> nn.Module:
     if config.norm == 'batch':
         # Keras' epsilon and momentum, so that official weights give the same posteriors.
         return nn.BatchNorm3d(features, eps=1e-3, momentum=0.01)
-    return InstanceNorm(features) if config.norm == 'instance' else nn.Identity()
+    return InstanceNorm(features)
 
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """Convolve; of two slices along the first axis in float32.
+    """Convolve; in float32 where the first axis has two slices.
 
-    In bfloat16 oneDNN leaves parts of the gradient of their weights as it finds the memory (3x3x3
-    convolutions with padding, PyTorch 2.13 on AVX512-bf16).
+    There oneDNN leaves parts of the weights' bfloat16 gradient uninitialised (3x3x3 convolutions
+    with padding, PyTorch 2.13 on AVX512-bf16).
     """
     if x.shape[2] == 2 and torch.is_autocast_enabled('cpu'):
         with torch.autocast('cpu', enabled=False):
@@ -214,9 +210,8 @@ class Level(nn.Module):
         per_conv = config.norm_placement == 'conv'
         sizes = [inputs] + [features] * convs
         # A normalisation right after a convolution cancels its bias.
-        biased = not (per_conv and config.norm != 'none')
         self.convs = nn.ModuleList(
-            nn.Conv3d(a, b, 3, padding=1, bias=biased) for a, b in itertools.pairwise(sizes)
+            nn.Conv3d(a, b, 3, padding=1, bias=not per_conv) for a, b in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(_norm(config, features) for _ in range(convs * per_conv))
         self.norm = nn.Identity() if per_conv else _norm(config, features)
@@ -232,7 +227,7 @@ class Level(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """3D U-Net from a scan to the logits of each label.
+    """3D U-Net that maps a scan to the logits of each label.
 
     Parameters
     ----------
@@ -261,7 +256,7 @@ class UNet3D(nn.Module):
         self.likelihood = nn.Conv3d(last, config.out_channels * config.positions, 1)
 
     def place(self, device: torch.device | str) -> UNet3D:
-        """Move to a device, in the memory layout that 3D convolutions are fast in."""
+        """Move to a device, in the memory layout in which 3D convolutions are fast."""
         layout = torch.channels_last_3d
         return self.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
@@ -274,8 +269,8 @@ class UNet3D(nn.Module):
             Scans in RAS orientation, intensities in [0, 1]; sides are multiples of
             ``config.size_multiple``.
         position : int, optional
-            Only the logits of the voxel at this place (in C order) of each block that is a voxel
-            of the first level.
+            Return only the logits of the voxel at this position (in C order) of each block of
+            ``config.sub_voxels`` cubed voxels.
 
         Returns
         -------
@@ -303,18 +298,18 @@ class UNet3D(nn.Module):
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad images with zeros at the end of each axis, so that a U-Net can halve them.
+    """Pad images with zeros at the end of each axis to sizes that a U-Net can halve.
 
     Parameters
     ----------
     images : (batch, channels, x, y, z) tensor
     multiple : int
-        What the sides are to be multiples of; see ``NetworkConfig.size_multiple``.
+        Sides become multiples of it; see ``NetworkConfig.size_multiple``.
 
     Returns
     -------
     (batch, channels, x', y', z') tensor
-        Channels last.
+        In channels-last memory layout.
     """
     missing = [-n % multiple for n in images.shape[2:]]
     if any(missing):

@@ -1,8 +1,8 @@
-"""Start a network from a smaller one that is trained already, or that knows no lesions.
+"""Initialise a network from a trained one that is coarser, or that has no lesion label.
 
-Training at a coarse grid is cheap and teaches what there is in a head; what a network at 1 mm adds
-is where exactly the boundaries run. So a network with ``sub_voxels`` may start as one that
-computes exactly what a coarser one does for the average of each block of voxels.
+Training on a coarse grid is cheap and teaches the anatomy; training at 1 mm adds the exact course
+of boundaries. A network with ``sub_voxels`` can start with exactly the output that a coarser one
+gives for the average of each block of voxels.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from ..labels import network_labels
 from .unet import NetworkConfig, UNet3D
 
 WHITE_MATTER = (2, 41)
-#: What the logit of lesions begins below that of white matter: a twentieth of its probability.
+#: Difference of the first logits of white matter and lesions: a twentieth of its probability.
 RARITY = 3.0
 
 
 @torch.no_grad()
 def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
-    """Return a network that sees single voxels where another sees blocks of them.
+    """Return a network of another architecture that reproduces a trained one.
 
     Parameters
     ----------
     network : UNet3D
-        On a grid ``config.sub_voxels`` times as coarse; or one of the same architecture with 33
-        labels, where 34 are asked for.
+        Trained on a grid ``config.sub_voxels`` times as coarse; or of the same architecture with
+        33 labels instead of 34.
     config : NetworkConfig
-        Of the new network; may have more features before the output layer as well.
+        New architecture; may also have more features before the output layer.
 
     Returns
     -------
     UNet3D
-        For every scan it gives each voxel of a block the logits that `network` gives the block's
-        average. The features that it has more of begin at random and are not used yet. Lesions
-        begin as white matter that is rare.
+        It gives each voxel of a block the logits that `network` gives the block's average.
+        Additional features are random with zero output weights. Lesions start as rare white
+        matter.
 
     Raises
     ------
     ValueError
-        If the two differ in more than that.
+        If the architectures differ in more than that.
     """
     old = network.config
     if replace(old, out_channels=config.out_channels) == config:
@@ -63,7 +63,7 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
             weight.zero_()
             weight[:, : value.shape[1]] = value
         else:
-            # A whole one of BatchNorm is the number of its batches.
+            # The only scalar is BatchNorm's number of batches.
             part = weight[: len(value)] if value.ndim else weight
             part.copy_(value)
     return grown

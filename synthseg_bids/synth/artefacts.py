@@ -1,4 +1,4 @@
-"""What scanners do to images: ghosts and cut fields of view; not of the papers."""
+"""Random artefacts: ghosts and truncated fields of view (not of the papers)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ArtefactConfig:
     Attributes
     ----------
     ghost_probability : float
-        Chance of a ghost: the image is seen again, faintly, moved around along an axis, as when
-        the head moves or pulsates while lines of k-space are read.
+        Probability of a ghost: a faint copy of the image, shifted cyclically along an axis, as
+        from motion or pulsation during the acquisition of k-space.
     ghost_share : tuple of float
         Its intensity as a share of the image's.
     cut_probability : float
-        Chance that one end of one axis was not scanned: there is background.
+        Probability that one end of one axis was not scanned and is background.
     cut_share : tuple of float
-        Of that axis, how much.
+        Fraction of that axis.
     """
 
     ghost_probability: float = 0.1
@@ -35,7 +35,7 @@ class ArtefactConfig:
 
 @dataclass(frozen=True)
 class Ghost:
-    """Its share of the intensity, the axis it is moved along, and by which part of its length."""
+    """A ghost: share of the intensity, axis of the shift, and ratio of the axis to the shift."""
 
     share: float
     axis: int
@@ -58,9 +58,7 @@ class Artefacts:
 
 
 def draw_artefacts(
-    config: ArtefactConfig,
-    size: tuple[int, int, int],
-    generator: torch.Generator,
+    config: ArtefactConfig, size: tuple[int, int, int], generator: torch.Generator
 ) -> Artefacts:
     """Draw the artefacts of one scan.
 
@@ -92,13 +90,13 @@ def draw_artefacts(
 
 
 def add_artefacts(image: Tensor, target: Tensor, artefacts: Artefacts) -> None:
-    """Add them to a scan in place; what was not scanned becomes 0, whatever the background is.
+    """Add artefacts to a scan in place; voxels outside the field of view become 0.
 
     Parameters
     ----------
     image : (x, y, z) float tensor
     target : (x, y, z) tensor
-        Network channels; what was not scanned becomes background.
+        Network channels; voxels outside the field of view become background.
     artefacts : Artefacts
     """
     ghost = artefacts.ghost

@@ -6,8 +6,8 @@ A voxel ``x`` of the synthetic scan takes its label from the training map at::
 
 where ``c`` is the centre of the map, ``A`` a random affine matrix, ``t`` a translation and ``u``
 the displacement of a diffeomorphism: the integral of a stationary velocity field (SVF) by
-scaling and squaring (MIDL 2020 paper, section 2.2). Where the ventricles have another size
-(:mod:`.ventricles`), it takes it at ``phi(x) + w(phi(x))``.
+scaling and squaring (MIDL 2020 paper, section 2.2). If the ventricles are resized
+(:mod:`.ventricles`), it takes its label at ``phi(x) + w(phi(x))``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .sampling import uniform
 
 #: Scaling and squaring starts from v / 2**7 (reference implementation).
 SQUARINGS = 7
-#: Slices handled at once on the CPU, so that temporaries stay in its cache.
+#: Slices per slab on the CPU, so that temporaries stay in its cache.
 CPU_SLAB = 8
 
 
@@ -47,11 +47,11 @@ class DeformationConfig:
         the reference implementation of 2023 integrates on the half-size grid and does not rescale
         the result (2).
     flip_probability : float
-        Chance of a left/right flip with exchange of left and right labels.
+        Probability of a left/right flip with exchange of left and right labels.
     field_step : int
-        The displacement is integrated on every n-th voxel and interpolated linearly, since
-        velocities vary over more than 20 voxels. Against every second voxel, 4 moves a point by
-        0.06 voxel on average and 8 by 0.2, with the paper's ranges.
+        The displacement is integrated on every n-th voxel and interpolated linearly: velocities
+        vary over more than 20 voxels. With the paper's ranges, points differ from those for every
+        second voxel by 0.06 voxels on average with 4, and by 0.2 with 8.
     """
 
     rotation_deg: float = 10
@@ -124,7 +124,7 @@ def draw_deformation(
 def moved(
     point: tuple[float, ...], deformation: Deformation, shape: tuple[int, int, int]
 ) -> list[float]:
-    """Return where a point of the label map lies in the scan, but for the diffeomorphism.
+    """Return the position of a point of the label map after the affine deformation.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def integrate(velocity: Tensor) -> Tensor:
 
 
 def sample(field: Tensor, places: Tensor) -> Tensor:
-    """Interpolate a field linearly; beyond it its edge is repeated.
+    """Interpolate a field linearly; outside, its edge is repeated.
 
     Parameters
     ----------
@@ -218,8 +218,8 @@ def location_field(
     Returns
     -------
     (3, i, j, k) tensor
-        Locations in voxels of the label map, at voxels 0, step, 2 step, ... up to
-        or beyond its last one.
+        Positions in voxels of the label map, at voxels 0, step, 2 step, ... up to its last voxel
+        or beyond.
     """
     svf, step = deformation.svf, config.field_step
     nodes = [torch.arange(math.ceil((n - 1) / step) + 1) * step for n in shape]
@@ -286,14 +286,14 @@ def deform_labels(
     start, size : tuple of int
         First voxel and size of the crop to produce, in voxels of the label map's grid.
     multiple : int
-        Of which the thickness of every slab is one, as that of the crop.
+        Slabs have a thickness that is a multiple of it, as the crop has.
     moves : (3, i, j, k) tensor, optional
         Displacement w on every `field_step`-th voxel of the label map.
 
     Yields
     ------
     (slab, size[1], size[2]) uint8 tensor
-        Consecutive slabs; beyond the map its edge is repeated, as in the reference.
+        Consecutive slabs; outside the map its edge is repeated, as in the reference.
     """
     shape = label_map.shape
     flat = label_map.reshape(-1)
@@ -324,7 +324,7 @@ def deform_image(
     Returns
     -------
     size tensor
-        Beyond the image its edge is repeated.
+        Outside the image its edge is repeated.
     """
     slabs = [
         sample(image[None], place.transpose(0, 1))[0]

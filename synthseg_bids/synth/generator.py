@@ -1,18 +1,17 @@
-"""From a label map to a synthetic scan and its target: the generative model in one page.
+"""The generative model: make a synthetic scan and its target from a label map.
 
 The steps, in the order of the MIDL 2020 paper (section 2):
 
-1. deform the label map (:mod:`.deform`), whose ventricles may be given another size before
+1. deform the label map (:mod:`.deform`), optionally after resizing the ventricles
    (:mod:`.ventricles`);
-2. optionally strip the skull or the cerebrospinal fluid around the brain;
+2. optionally remove the skull or the CSF around the brain;
 3. draw intensities from one Gaussian per label, blur, multiply by a bias field, normalise and
    apply gamma (:mod:`.intensity`);
-4. optionally acquire the image at a random resolution (:mod:`.resolution`, 2023 paper), with
-   noise of the acquired voxels.
+4. optionally simulate an acquisition at a random resolution (:mod:`.resolution`, 2023 paper),
+   with noise of the acquired voxels.
 
-Ventricles of other sizes, lesions after step 1 (:mod:`.lesions`), textures in step 3
-(:mod:`.texture`), artefacts after its bias field (:mod:`.artefacts`) and noise in step 4 are our
-own.
+Not of the papers are: resized ventricles, lesions after step 1 (:mod:`.lesions`), textures in step
+3 (:mod:`.texture`), artefacts after its bias field (:mod:`.artefacts`) and noise in step 4.
 
 :func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
 and a draw into an image. The same draw gives the same image.
@@ -58,21 +57,20 @@ from .ventricles import VentricleConfig, draw_growth, grow_ventricles
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """The generative model's settings.
+    """Settings of the generative model.
 
     Attributes
     ----------
     size : tuple of int or None
         Size of the crop in voxels of the label map (None: the whole map).
     crop_jitter : float or None
-        The crop is centred on the brain, wherever the deformation's affine part has moved it to,
-        displaced by up to this many voxels along each axis and kept inside the map's grid;
-        None crops anywhere in the map.
+        The crop is centred on the brain after the affine deformation, displaced by up to this
+        many voxels along each axis and kept inside the map's grid; None crops anywhere in the map.
     downsampling : int
-        Output voxels are this many label-map voxels wide; intensities of the voxels they cover
-        are averaged, so that boundaries show partial volume.
+        Width of output voxels in label-map voxels, whose intensities are averaged, so that
+        boundaries show partial volume.
     ventricles : VentricleConfig or None
-        Ventricles of other sizes, if any.
+        Resizing of the ventricles, if any.
     deformation, intensity : DeformationConfig, IntensityConfig
     blur : float
         Standard deviation of the blur after drawing intensities, in output voxels.
@@ -83,17 +81,17 @@ class GeneratorConfig:
     lesions : LesionConfig or None
         Lesions of the white matter, if any.
     lesion_label : bool
-        Whether lesions are a label of the target; otherwise they count as white matter.
+        Whether lesions are a label of the target; otherwise they are white matter.
     texture : TextureConfig or None
         Textures, if any.
     artefacts : ArtefactConfig or None
-        Ghosts and cut fields of view, if any.
+        Ghosts and truncated fields of view, if any.
     skull_strip_probability : float
-        Chance that every extra-cerebral label becomes background.
+        Probability that all extra-cerebral labels become background.
     no_csf_probability : float
-        Chance that the fluid around the brain becomes background.
+        Probability that the CSF around the brain becomes background.
     rescale : bool
-        Rescale the finished image between its percentiles, as inference does with real scans.
+        Rescale the final image between its percentiles, as inference does with real scans.
     """
 
     size: tuple[int, int, int] | None = (160, 160, 160)
@@ -123,7 +121,7 @@ class Draw:
     start : tuple of int
         First voxel of the crop in the label map.
     growth : float
-        Of the ventricles, in voxels of the label map.
+        Growth of the ventricles, in voxels of the label map.
     deformation, intensities : Deformation, Intensities
     resolution, noise, lesions, texture, artefacts : Resolution, Noise, ...; or None
     skull_strip, no_csf : bool
@@ -148,7 +146,7 @@ class Draw:
 def output_size(
     config: GeneratorConfig, shape: tuple[int, int, int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return the sizes of the crop (in label-map voxels) and of the image it gives."""
+    """Return the sizes of the crop (in label-map voxels) and of the image."""
     factor = config.downsampling
     wanted = config.size or shape
     image = [min(n, w) // factor for n, w in zip(shape, wanted, strict=True)]
@@ -206,7 +204,7 @@ def draw(
         artefacts = draw_artefacts(config.artefacts, image, generator)
     if config.ventricles is not None:
         growth = draw_growth(config.ventricles, generator)
-    strip, fluid = torch.rand(2, generator=generator).tolist()
+    strip, no_csf = torch.rand(2, generator=generator).tolist()
     noise_seed = int(torch.randint(2**62, (1,), generator=generator))
     if config.noise is not None:
         noise = draw_noise(config.noise, generator)
@@ -223,21 +221,21 @@ def draw(
         texture=texture,
         artefacts=artefacts,
         skull_strip=strip < config.skull_strip_probability,
-        no_csf=fluid < config.no_csf_probability,
+        no_csf=no_csf < config.no_csf_probability,
         noise_seed=noise_seed,
     )
 
 
-#: From the deformed labels (rows of the generation table) to the synthetic scan.
+#: Intermediate results, from the deformed labels (rows of the generation table) to the scan.
 STEPS = ('labels', 'gaussians', 'blur', 'bias field', 'final')
 OnStep = Callable[[str, Tensor], None]
 
 
 @lru_cache(maxsize=2)
 def label_tables(lesions: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Per generation label: target channel, mirror row, extra-cerebral flag; and CSF's row.
+    """Return, per generation label, target channel, mirror row and extra-cerebral flag; CSF's row.
 
-    With `lesions`, those of the white matter have a channel of their own.
+    With `lesions`, white-matter lesions have a channel of their own.
     """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
@@ -254,7 +252,7 @@ def label_tables(lesions: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
 
 
 def _label_lookup(parameters: Draw) -> Tensor:
-    """Return, per generation label of the stored map, the label the synthetic scan shows."""
+    """Return, per generation label of the map, the label in the synthetic scan."""
     channel, mirror, extracerebral, csf = label_tables()
     lookup = mirror.clone() if parameters.deformation.flip else torch.arange(len(channel))
     if parameters.skull_strip:
@@ -292,15 +290,15 @@ def apply(
     ----------
     label_map : (x, y, z) uint8 tensor
         Rows of the generation table (:func:`synthseg_bids.labels.generation_indices`), in RAS
-        orientation, on the device that is to do the work.
+        orientation, on the device to use.
     parameters : Draw
     config : GeneratorConfig
         The configuration that the parameters were drawn with.
     noise : tensor of the image's size, optional
-        Standard normal noise; by default drawn on the device from the draw's seed, so CPU and
-        GPU images of one draw differ in their noise alone.
+        Standard normal noise; by default drawn on the device from the draw's seed, so that CPU and
+        GPU images of one draw differ only in their noise.
     on_step : callable, optional
-        Is given the name and the result of each of :data:`STEPS`; the next one overwrites it.
+        Called with the name and the result of each of :data:`STEPS`, which the next overwrites.
 
     Returns
     -------
@@ -355,14 +353,12 @@ def finish(image: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
 
 
 def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig) -> Tensor:
-    """Return the labels that a synthetic scan shows, extra-cerebral ones included.
+    """Return the labels of a synthetic scan, extra-cerebral ones included.
 
     Parameters
     ----------
-    label_map : (x, y, z) uint8 tensor
-    parameters : Draw
-    config : GeneratorConfig
-        As for :func:`apply`.
+    label_map, parameters, config
+        See :func:`apply`.
 
     Returns
     -------
@@ -387,7 +383,7 @@ def _with_lesions(
         yield from slabs
         return
     parts = list(slabs)
-    # What is near depends on the whole label map.
+    # Distances to ventricles and cortex depend on the whole label map.
     yield from add_lesions(torch.cat(parts), parameters.lesions).split([len(p) for p in parts])
 
 
@@ -401,8 +397,8 @@ def _paint(
     stds = parameters.intensities.stds[lookup]
     channel = label_tables(config.lesion_label)[0].to(device)[lookup]
     factor = config.downsampling
-    # A coarse voxel's target is that of one of the voxels it covers, chosen at random: right on
-    # average, whereas any fixed choice would shift the target against the image.
+    # The target of a coarse voxel is that of a random one of its voxels: unbiased, whereas any
+    # fixed choice would shift the target against the image.
     chooser = torch.Generator(device).manual_seed(parameters.noise_seed ^ 1)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in _with_lesions(label_map, parameters, config, crop):

@@ -1,9 +1,9 @@
-"""Put the head of a donor around a brain.
+"""Add the extra-cerebral tissue of a donor's head to a label map of a brain.
 
-The generator wants to know what surrounds a brain; maps of brains alone do not say. The tissue
-outside of the skull's inside is taken from another person's head and fitted along rays from the
-centre: on each ray the donor's inner surface of the skull is moved to the brain's, and what lies
-outside of it moves along, so that there is neither a gap nor an overlap.
+The generator needs labels of the tissue around the brain, which maps of brains alone lack. Tissue
+outside the inner surface of the skull is taken from another person's head and fitted along rays
+from the centre: on each ray the donor's tissue is shifted so that the inner surfaces coincide,
+without gaps or overlaps.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from scipy import ndimage
 
 from ..labels import CSF, generation_labels
 
-#: Generation labels that tissues of BrainWeb's heads become: fat, muscle, skin, skull, vessels,
-#: around fat, dura, marrow. Extra-cerebral labels have no names; what counts is that tissues
-#: differ (skin is 511, skull 515 and soft tissue 507 in SynthSeg's own maps, by their place).
+#: Generation labels for tissues of BrainWeb's heads: fat, muscle, skin, skull, vessels, around
+#: fat, dura, marrow. Extra-cerebral labels have no names and need only differ between tissues (by
+#: position, skin is 511, skull 515 and soft tissue 507 in SynthSeg's own maps).
 BRAINWEB = {4: 512, 5: 507, 6: 511, 7: 515, 8: 514, 9: 509, 10: 502, 11: 516}
-#: Fluid, grey and white matter of BrainWeb's heads.
+#: CSF, grey and white matter of BrainWeb's heads.
 BRAINWEB_INSIDE = (1, 2, 3)
-#: Rays: their number along the polar and the azimuth angle, and the blur between them.
+#: Number of rays along the polar and the azimuth angle, and standard deviation of the blur of
+#: their radii, in rays.
 RAYS = (90, 180)
 RAY_BLUR = 1.0
 #: Radius of the ball that closes the inside of a donor's skull and cuts off the spinal canal.
 OPENING_MM = 9
-#: How far heads reach beyond brains: to the left and right, behind and before, below and above.
+#: Extent of heads beyond brains: left and right, posterior and anterior, inferior and superior.
 MARGINS_MM = ((32, 32), (32, 40), (75, 24))
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A head to take tissue from, in RAS orientation with voxels of 1 mm.
+    """A head that donates extra-cerebral tissue, in RAS orientation with voxels of 1 mm.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class Donor:
     tissue : (x, y, z) int16 array
         Extra-cerebral generation labels; 0 in air and inside the skull.
     inside : (x, y, z) bool array
-        What the skull encloses.
+        Mask of the inside of the skull.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Donor:
 
 
 def donor_from_labels(name: str, labels: np.ndarray) -> Donor:
-    """Make a donor of a label map of a whole head: generation labels, or BrainWeb's tissues.
+    """Make a donor of a label map of a whole head, with generation labels or BrainWeb's tissues.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def donor_from_labels(name: str, labels: np.ndarray) -> Donor:
     Raises
     ------
     ValueError
-        If there is nothing outside of the brain.
+        If there is no brain, or no tissue outside of it.
     """
     if labels.max() <= max(BRAINWEB):
         lookup = np.zeros(int(labels.max()) + 1, dtype=np.int16)
@@ -81,7 +82,7 @@ def donor_from_labels(name: str, labels: np.ndarray) -> Donor:
 
 
 def _inside(brain: np.ndarray) -> np.ndarray:
-    """Return what the skull encloses: without the spinal canal, vessels and dura filled in."""
+    """Return the inside of the skull, including vessels and dura, without the spinal canal."""
     filled = closed(brain, OPENING_MM / 2)
     core = ndimage.distance_transform_edt(filled) > OPENING_MM
     parts, _ = ndimage.label(core)
@@ -90,7 +91,7 @@ def _inside(brain: np.ndarray) -> np.ndarray:
 
 
 def closed(mask: np.ndarray, radius: float, layer: float = 0.0) -> np.ndarray:
-    """Close gaps of a mask with a ball, and add a layer around the result.
+    """Close a mask morphologically with a ball, and add a layer around the result.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def closed(mask: np.ndarray, radius: float, layer: float = 0.0) -> np.ndarray:
     Returns
     -------
     (x, y, z) bool array
-        Holds the mask.
+        Contains the mask.
     """
     pad = int(np.ceil(radius + layer)) + 1
     dilated = ndimage.distance_transform_edt(~np.pad(mask, pad)) <= radius + layer
@@ -118,13 +119,13 @@ def _directions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _radii(inside: np.ndarray, centre: np.ndarray, scale: np.ndarray | float = 1) -> np.ndarray:
-    """Return how far a mask reaches along each ray from a centre, divided by a scale."""
+    """Return the extent of a mask along each ray from a centre, divided by a scale."""
     edge = inside & ~ndimage.binary_erosion(inside)
     radius, polar, azimuth = _directions((np.argwhere(edge) - centre) / scale)
     found = np.zeros(RAYS)
     where = np.round(polar).astype(int), np.round(azimuth).astype(int) % RAYS[1]
     np.maximum.at(found, where, radius)
-    # Rays that no voxel lies on, near the poles, take the nearest ray's.
+    # Rays near the poles without a voxel take the radius of the nearest ray.
     nearest = ndimage.distance_transform_edt(found == 0, return_indices=True)[1]
     return ndimage.gaussian_filter(found[tuple(nearest)], RAY_BLUR, mode=('nearest', 'wrap'))
 
@@ -136,32 +137,32 @@ def _at(radii: np.ndarray, polar: np.ndarray, azimuth: np.ndarray) -> np.ndarray
 
 
 def _centre_and_size(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a centre below the middle of the brain's top 100 mm, and the brain's width."""
+    """Return the centre, 75 mm below the top for an average brain, and the size of a brain."""
     low, high = (np.argwhere(inside).min(0), np.argwhere(inside).max(0))
     size = high - low + 1.0
     scale = (size[0] + size[1]) / 2 / 155
     centre = (low + high) / 2.0
-    # Spinal cords are cut anywhere, so that only the top is a landmark along z.
+    # The spinal cord is cut at any height: only the top is a landmark along z.
     centre[2] = high[2] - 75 * scale
     size[2] = 155 * scale
     return centre, size
 
 
 def add_head(labels: np.ndarray, inside: np.ndarray, donor: Donor) -> np.ndarray:
-    """Put a donor's head around a brain.
+    """Add a donor's extra-cerebral tissue to a label map of a brain.
 
     Parameters
     ----------
     labels : (x, y, z) int16 array
-        Generation labels of the brain and the fluid around it, on a grid with room for a head.
+        Generation labels of the brain and the CSF around it, on a grid with room for a head.
     inside : (x, y, z) bool array
-        What the skull is to enclose; holds all labels.
+        Mask of the inside of the skull; contains all labels.
     donor : Donor
 
     Returns
     -------
     (x, y, z) int16 array
-        As given inside; fluid where the donor has brain but the skull's inside ends before.
+        Not changed inside; CSF outside at positions that fall inside the donor's skull.
     """
     centre, size = _centre_and_size(inside)
     donor_centre, donor_size = _centre_and_size(donor.inside)

@@ -13,22 +13,21 @@ from ..linear import apply_along_axes, interpolation_matrix
 from .relaxometry import draw_realistic
 from .sampling import uniform
 
-#: Of the intensities before normalisation.
+#: Upper end of the intensity range before normalisation.
 WHITE = 255
 
 
 @dataclass(frozen=True)
 class ContrastPriors:
-    """Gaussian hyperpriors of the classes' Gaussians in scans of one contrast.
+    """Gaussian hyperpriors of the classes' means and standard deviations in one contrast.
 
     Attributes
     ----------
     contrast : str
         BIDS suffix, such as ``T1w``.
     means, stds : tuple of (float, float)
-        Mean and standard deviation of what each class's mean, and standard deviation, is drawn
-        from, for intensities in [0, 255]. One per class of
-        :func:`synthseg_bids.labels.unsided_classes`.
+        Mean and standard deviation of the hyperprior of each class of
+        :func:`synthseg_bids.labels.unsided_classes`, for intensities in [0, 255].
     """
 
     contrast: str
@@ -45,17 +44,17 @@ class IntensityConfig:
     mean, std : tuple of float
         Ranges of the uniform distributions of each label's Gaussian, for intensities in [0, 255].
     priors : tuple of ContrastPriors
-        If any, one of these contrasts is drawn first, and the Gaussians from its hyperpriors
-        instead (SynthSeg-rule); left and right then share theirs.
+        If any, Gaussians are drawn from the hyperpriors of a random one of these contrasts
+        (SynthSeg-rule), the same for left and right.
     realistic_probability : float
-        Chance that the Gaussians are those of a real sequence (:mod:`.relaxometry`).
+        Probability that the Gaussians are those of a real sequence (:mod:`.relaxometry`).
     unmyelinated : bool
-        Whether those are of children between birth and the end of myelination.
+        Whether the latter are of children between birth and the end of myelination.
     share_classes : bool
-        Labels of one generation class share a Gaussian (2023); else each has its own (2020).
+        Labels of one generation class share a Gaussian (2023); otherwise each has its own (2020).
     symmetric_probability : float
-        Chance that left and right structures share a Gaussian, as in real scans. Otherwise the
-        two sides differ, which teaches the network to use shape and place (2023).
+        Probability that left and right structures share a Gaussian, as in real scans. Otherwise
+        they differ, which teaches the network to rely on shape and position (2023).
     dark_background : tuple of float
         Probabilities that the background is exactly 0, and that it is noise below 15 (2023).
     bias_std : tuple of float
@@ -63,11 +62,11 @@ class IntensityConfig:
     bias_fraction : float
         Size of the bias field's random grid as a fraction of the image's.
     bias_probability : float
-        Chance of a bias field.
+        Probability of a bias field.
     gamma : float
         Width of the distribution of the logarithm of gamma.
     gamma_normal : bool
-        Whether that is a normal distribution (2023) or a uniform one (2020).
+        Whether it is a normal distribution (2023) or a uniform one (2020).
     clip : tuple of float or None
         Intensities are clipped to this range before normalisation (2023).
     """
@@ -95,7 +94,7 @@ class Intensities:
     Attributes
     ----------
     means, stds : (n_generation_labels,) tensor
-        The Gaussian of each generation label, for intensities in [0, 255].
+        Gaussian of each generation label, for intensities in [0, 255].
     log_bias : (i, j, k) tensor
         Logarithm of the bias field on its coarse grid.
     gamma : float
@@ -214,22 +213,21 @@ def normalise(image: Tensor, gamma: float, clip: tuple[float, float] | None) -> 
     return image.sub_(low).div_((high - low).clamp(min=1e-6)).pow_(gamma)
 
 
-def rescale_percentiles(image: Tensor, low: float = 0.5, high: float = 99.5) -> Tensor:
-    """Clip an image to two percentiles and rescale it to [0, 1].
+def rescale_percentiles(image: Tensor) -> Tensor:
+    """Clip an image to the 0.5th and 99.5th percentile and rescale it to [0, 1].
 
     Parameters
     ----------
     image : (x, y, z) tensor
-    low, high : float
-        Percentiles. They are read off every 5th voxel: the difference is far below the noise.
 
     Returns
     -------
     (x, y, z) tensor
         Zeros for a constant image.
     """
+    # Percentiles of every 5th voxel: the difference is far below the noise.
     values = image.reshape(-1)[::5].sort().values
-    bounds = [values[round((len(values) - 1) * q / 100)] for q in (low, high)]
+    bounds = [values[round((len(values) - 1) * q / 100)] for q in (0.5, 99.5)]
     span = bounds[1] - bounds[0]
     if span <= 0:
         return torch.zeros_like(image)

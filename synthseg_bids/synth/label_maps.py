@@ -1,4 +1,4 @@
-"""Label maps on disk: reading them for training, writing synthetic scans."""
+"""Read label maps for training, and write synthetic scans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .generator import Draw, GeneratorConfig, OnStep, apply, draw
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.nii', '.nii.gz', '.mgz')
-#: Age group of label maps that do not say theirs.
+#: Age group of label maps without a sidecar.
 ADULT = 'adult'
 
 
@@ -42,7 +42,7 @@ class LabelMap:
     indices : (x, y, z) uint8 tensor
         Rows of the generation table, in RAS orientation.
     affine : (4, 4) array
-        Voxels of `indices` to world mm.
+        Maps voxels of `indices` to world mm.
     spacing_mm : float
         Mean voxel size.
     centre : tuple of float
@@ -50,10 +50,10 @@ class LabelMap:
     age_group : str
         Such as ``adult`` or ``infant``.
     merged : tuple of tuple of int
-        Groups of segmentation labels that the map does not distinguish; the first one of each is
-        the label that its voxels have.
+        Groups of segmentation labels that the map does not distinguish; voxels have the first
+        label of their group.
     kind : str
-        What a model card calls what it was trained on.
+        Name of this kind of training data in model cards.
     """
 
     kind: ClassVar[str] = 'label_maps'
@@ -78,7 +78,7 @@ class LabelMap:
 
 
 def is_named(path: str | Path, parts: Sequence[str]) -> bool:
-    """Whether a file's name, not that of its folders, holds one of some parts."""
+    """Return whether a file's name, without its folders, contains one of some parts."""
     return any(part in Path(path).name for part in parts)
 
 
@@ -111,13 +111,13 @@ def find_label_maps(source: Path) -> list[Path]:
 
 
 def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
-    """Read a label map, reorient it to RAS and number its labels for the generator.
+    """Read a label map, reorient it to RAS and convert it to rows of the generation table.
 
     Parameters
     ----------
     path : Path
     size : sequence of int, optional
-        Pad with background to at least this, so that crops of all maps have one size.
+        Pad with background to at least this size, so that crops of all maps have one size.
 
     Returns
     -------
@@ -126,11 +126,11 @@ def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
     Raises
     ------
     LabelMapError
-        If it holds no cerebrum, or its voxels are not isotropic.
+        If it has no cerebrum, or its voxels are not isotropic.
     InputImageError
         If it cannot be read or is not a label map.
     LabelSchemeError
-        If it holds labels the generator does not know.
+        If it has labels that the generator does not know.
     """
     volume = read_label_map(path)
     if volume.spacing_mm.max() > 1.01 * volume.spacing_mm.min():
@@ -152,18 +152,19 @@ def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    """Return what the JSON file beside a label map says (``synthseg prepare-labels``)."""
+    """Return age group and merged labels from a label map's JSON file, if it has one."""
     sidecar = path.with_name(f'{path.name.partition(".")[0]}.json')
     if not sidecar.exists():
         return {}
     try:
-        said = json.loads(read_text(sidecar))
-        groups = [tuple(int(label) for label in group) for group in said.get('MergedLabels', [])]
+        content = json.loads(read_text(sidecar))
+        merged = content.get('MergedLabels', [])
+        groups = [tuple(int(label) for label in group) for group in merged]
         known = set(network_labels(lesions=True))
         wrong = sorted({label for group in groups for label in group} - known)
         if wrong or any(len(group) < 2 for group in groups):
             raise ValueError(f'MergedLabels: {wrong or groups} are not groups of our labels')
-        return {'age_group': str(said.get('AgeGroup', ADULT)), 'merged': tuple(groups)}
+        return {'age_group': str(content.get('AgeGroup', ADULT)), 'merged': tuple(groups)}
     except (ValueError, TypeError, AttributeError) as error:
         raise LabelMapError(f'{sidecar}: not a sidecar of a label map ({error})') from error
 
@@ -171,7 +172,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 def padded(
     volume: np.ndarray, affine: np.ndarray, size: Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pad a volume with zeros on all sides to at least a size; return its new affine, too."""
+    """Pad a volume with zeros on all sides to at least a size; also return its new affine."""
     missing = [max(w - n, 0) for n, w in zip(volume.shape, size or volume.shape, strict=True)]
     affine = affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ [m // 2 for m in missing]
@@ -190,11 +191,7 @@ def cerebrum_centre(labels: np.ndarray, source: str) -> tuple[float, float, floa
     if not cerebrum.any():
         raise LabelMapError(f'{source}: holds no cerebrum (labels 2, 3, 41, 42)')
     x, y, z = (np.flatnonzero(cerebrum.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
-    return (
-        float(x[0] + x[-1]) / 2,
-        float(y[0] + y[-1]) / 2,
-        float(z[0] + z[-1]) / 2,
-    )
+    return (float(x[0] + x[-1]) / 2, float(y[0] + y[-1]) / 2, float(z[0] + z[-1]) / 2)
 
 
 def generate(
@@ -245,7 +242,7 @@ def synthesize(
     target : (x, y, z) uint8 tensor
         Network channels.
     affine : (4, 4) array
-        Of both.
+        Affine of both.
     """
     source = torch.Generator().manual_seed(seed)
     image, target, parameters = generate(label_map, config, source, on_step)
@@ -275,15 +272,15 @@ def synthesize_files(
     Parameters
     ----------
     label_maps : list of Path
-        Taken in turn at random.
+        One is drawn at random for each scan.
     out_dir : Path
     count : int
     config : GeneratorConfig
     seed : int
-        Scan `i` depends on the seed and on `i` alone.
+        Scan `i` depends only on the seed and on `i`.
     device : str or torch.device
     on_scan : callable, optional
-        Is given each scan's path and the results of the steps that made it, by name.
+        Called with each scan's path and its intermediate results by name.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""Lesions of the white matter: where they are, by chance and by place.
+"""Random lesions of the white matter.
 
-Lesions are the highest values of a smooth random field within the white matter. What is added to
-the field near the ventricles and near the cortex makes most of them periventricular, as caps and
-bands around the ventricles are, and others juxtacortical (Fazekas 1987; Kim et al. 2008). This is
-our own, not of the papers, whose label maps have the few lesions that FreeSurfer found.
+Lesions are the highest values of a smooth random field within the white matter. Terms added to the
+field near the ventricles and the cortex make most of them periventricular (caps and bands) and
+others juxtacortical (Fazekas 1987; Kim et al. 2008). Not of the papers, whose label maps have only
+the few lesions that FreeSurfer found.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from .sampling import uniform
 from .texture import draw_field, interpolated
 
-#: Label in which each label's lesions are drawn (FreeSurfer's numbers).
+#: Label of lesions in each label (FreeSurfer's numbers).
 LESION_OF = {2: 25, 41: 57}
 #: Lateral ventricles with their choroid plexus, and cortex.
 LATERAL_VENTRICLES = (4, 43, 136, 163)
 CORTEX = (3, 42)
-#: Voxels between the nodes on which distances are blurred, and the blur's standard deviation.
+#: Spacing of the coarse grid on which masks are blurred, and the blur's standard deviation, in
+#: voxels.
 NODE = 4
 REACH = 6.0
-#: Every how many voxels the field is looked at to find its threshold.
+#: The threshold of the field is computed from every n-th voxel.
 EVERY = 7
 
 
@@ -40,13 +41,13 @@ class LesionConfig:
     Attributes
     ----------
     probability : float
-        Chance that a scan has any.
+        Probability that a scan has any.
     size_mm : tuple of float
-        Distance of the independent values of the field; logarithmic.
+        Spacing of the independent values of the field; log-uniform.
     share : tuple of float
-        Of the white matter, what is lesions; logarithmic. Of 450 ml that is 0.4 to 45 ml.
+        Fraction of the white matter; log-uniform. For 450 ml that is 0.4 to 45 ml.
     periventricular, juxtacortical : tuple of float
-        What is added to the field, of standard deviation 1, beside the ventricles and the cortex.
+        Added to the field, of standard deviation 1, next to the ventricles and the cortex.
     """
 
     probability: float = 0.4
@@ -74,10 +75,7 @@ class Lesions:
 
 
 def draw_lesions(
-    config: LesionConfig,
-    size: tuple[int, int, int],
-    spacing_mm: float,
-    generator: torch.Generator,
+    config: LesionConfig, size: tuple[int, int, int], spacing_mm: float, generator: torch.Generator
 ) -> Lesions | None:
     """Draw lesions.
 
@@ -108,7 +106,7 @@ def draw_lesions(
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per generation label: row of its lesions (itself if none); ventricle, cortex, white."""
+    """Return, per generation label, the row of its lesions; masks of ventricle, cortex, white."""
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
     lesion = [row[LESION_OF.get(label.index, label.index)] for label in labels]
@@ -121,7 +119,7 @@ def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _nearness(inside: Tensor) -> Tensor:
-    """Return 1 on the border of a mask, less away from it: its blur, on a coarse grid first.
+    """Return a blurred mask, 1 at its border and less outside, computed on a coarse grid.
 
     Parameters
     ----------
@@ -144,7 +142,7 @@ def _nearness(inside: Tensor) -> Tensor:
 
 
 def add_lesions(rows: Tensor, lesions: Lesions) -> Tensor:
-    """Turn some of the white matter of a deformed label map into lesions.
+    """Add lesions to the white matter of a deformed label map.
 
     Parameters
     ----------
@@ -160,12 +158,9 @@ def add_lesions(rows: Tensor, lesions: Lesions) -> Tensor:
     index = rows.int()
     x, y, z = rows.shape
     field = interpolated(lesions.field, (x, y, z))
-    for inside, weight in (
-        (ventricle, lesions.periventricular),
-        (cortex, lesions.juxtacortical),
-    ):
+    for inside, weight in ((ventricle, lesions.periventricular), (cortex, lesions.juxtacortical)):
         field.add_(_nearness(inside[index]), alpha=weight)
-    # Indexing with a mask would wait for a GPU; sorting what lies outside to the front does not.
+    # Indexing with a mask would wait for a GPU; sorting other voxels to the front does not.
     field.masked_fill_(~white[index], -torch.inf)
     values = field.reshape(-1)[::EVERY].sort().values
     count = (values > -torch.inf).sum()

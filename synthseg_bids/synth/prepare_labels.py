@@ -1,9 +1,8 @@
-"""From FreeSurfer's label maps of brains to label maps of heads, which the generator wants.
+"""Convert FreeSurfer's label maps of brains to label maps of heads for the generator.
 
-Codes of ``aseg``, ``aparc+aseg``, Destrieux parcels and PetSurfer's ``gtmseg`` are folded to
-generation labels, the map is reoriented to RAS and resampled to 1 mm, what is unlabelled within
-the skull becomes white matter between the hemispheres' or fluid, and a donor's head is put around
-it (:mod:`.heads`).
+Codes of ``aseg``, ``aparc+aseg``, Destrieux parcels and PetSurfer's ``gtmseg`` are mapped to
+generation labels, the map is reoriented to RAS and resampled to 1 mm, unlabelled voxels within the
+skull become corpus callosum or CSF, and the tissue of a donor's head is added (:mod:`.heads`).
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ from .heads import MARGINS_MM, Donor, add_head, closed, donor_from_labels
 WHITE, LESION = -1, -3
 #: Left and right generation labels of codes without a side.
 SIDES = UNSIDED | {LESION: (25, 57)}
-#: A map is of a head if more than this share of it is outside of the brain.
+#: A map is of a head if extra-cerebral labels exceed this share of its labelled voxels.
 HEAD_SHARE = 0.4
-#: Radius of the ball that closes the sulci, and thickness of the fluid around the brain, in mm
-#: for a brain of 1,300 ml.
-SULCI_MM, FLUID_MM = 9.0, 2.0
+#: Radius of the ball that closes the sulci, and thickness of the CSF around the brain, in mm for a
+#: brain of 1,300 ml.
+SULCI_MM, CSF_MM = 9.0, 2.0
 ADULT_MM3 = 1.3e6
 
 
 @lru_cache(maxsize=1)
 def folding_table() -> dict[int, int]:
-    """Return the generation label, or the key of :data:`SIDES`, of each code that is known."""
+    """Return the generation label, or the key of :data:`SIDES`, of each known code."""
     table = reference_table() | {label.index: label.index for label in generation_labels()}
     table |= {31: 136, 63: 163, 77: LESION, 78: 25, 79: 57, 80: WHITE, 170: 16}
     table |= {173: 16, 174: 16, 175: 16, 24: CSF, 257: CSF, 130: 0, 165: 515, 258: 507}
@@ -63,10 +62,10 @@ class PreparedMap:
         Generation labels in RAS orientation, voxels of 1 mm.
     affine : (4, 4) array
     merged : list of list of int
-        Groups of segmentation labels that the map does not distinguish; the first one of each is
-        the label that its voxels have.
+        Groups of segmentation labels that the map does not distinguish; voxels have the first
+        label of their group.
     notes : dict
-        What was done, by name: codes folded, and ml of what was filled.
+        Facts about the preparation: volumes that were filled, spacing, donor.
     """
 
     labels: np.ndarray
@@ -82,7 +81,7 @@ def fold_codes(codes: np.ndarray, source: str = 'label map') -> np.ndarray:
     ----------
     codes : (x, y, z) integer array
     source : str
-        What to call it in an error message.
+        Name of the map in error messages.
 
     Returns
     -------
@@ -119,7 +118,7 @@ def resampled(
     ----------
     labels : (x, y, z) int16 array
     affine : (4, 4) array
-        Its axes are those of the world.
+        With the axes of the world.
     spacing : (3,) array
         In mm.
 
@@ -135,7 +134,7 @@ def resampled(
     first = (step - 1) / 2
     best = np.zeros(size, dtype=np.float32)
     result = np.zeros(size, dtype=np.int16)
-    # Shares are averages over a voxel's box, so that none is lost between samples.
+    # Average over the output voxel, so that no structure is lost between samples.
     boxes = np.maximum(step, 1)
     for value in np.unique(labels):
         share = (labels == value).astype(np.float32)
@@ -157,11 +156,11 @@ def resampled(
 
 
 def fill_inside(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, object]]:
-    """Label what is unlabelled within the skull.
+    """Label unlabelled voxels within the skull.
 
-    Small holes get the nearest label. What lies between white matter, deep grey matter or
-    ventricles of the two sides is corpus callosum, which some maps leave out: white matter of its
-    side. Everything else is fluid.
+    Small holes get the nearest label. Voxels between white matter, deep grey matter or ventricles
+    of the two sides are corpus callosum, which some maps leave out: white matter of its side. All
+    others are CSF.
 
     Parameters
     ----------
@@ -172,14 +171,14 @@ def fill_inside(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, o
     -------
     labels : (x, y, z) int16 array
     inside : (x, y, z) bool array
-        What the skull encloses.
+        Mask of the inside of the skull.
     notes : dict
     """
     labels = labels.copy()
     outside = [label.index for label in generation_labels() if label.extracerebral]
     brain = (labels > 0) & ~np.isin(labels, outside)
     size = float((brain & (labels != CSF)).sum() / ADULT_MM3) ** (1 / 3)
-    inside = closed(brain, SULCI_MM * size, max(FLUID_MM * size, 1.0)) & ~np.isin(labels, outside)
+    inside = closed(brain, SULCI_MM * size, max(CSF_MM * size, 1.0)) & ~np.isin(labels, outside)
     inside |= brain
     empty = inside & ~brain
     callosum = empty & _between_white_matter(labels)
@@ -191,8 +190,7 @@ def fill_inside(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, o
             labels == 0, return_distances=False, return_indices=True
         )
         labels[holes] = labels[tuple(axis[holes] for axis in nearest)]
-    fluid = inside & (labels == 0)
-    labels[fluid] = CSF
+    labels[inside & (labels == 0)] = CSF
     notes: dict[str, object] = {
         'callosum_ml': round(float(callosum.sum()) / 1000, 1),
         'holes_ml': round(float(holes.sum()) / 1000, 1),
@@ -202,7 +200,7 @@ def fill_inside(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, o
 
 
 def _between_white_matter(labels: np.ndarray) -> np.ndarray:
-    """Whether the next labels to the left and to the right are of the brain's inner parts."""
+    """Return a mask of unlabelled voxels with inner structures on the left and on the right."""
     inner = (2, 41, 4, 43, 25, 57, 136, 163, 10, 49, 11, 50)
     reach = 14
     found = np.ones(labels.shape, dtype=bool)
@@ -232,12 +230,12 @@ def merged_labels(labels: np.ndarray) -> list[list[int]]:
 
 
 def find_donors(folders: Sequence[Path]) -> list[Path]:
-    """List the label maps of heads in some folders, those of each in turn.
+    """List the label maps of heads in some folders, alternating between folders.
 
     Raises
     ------
     LabelSchemeError
-        If a folder holds none.
+        If a folder has none.
     """
     found = []
     for folder in folders:
@@ -256,7 +254,7 @@ def read_donor(path: Path) -> Donor:
     Raises
     ------
     LabelSchemeError
-        If there is nothing around a brain.
+        If it is not of a whole head.
     """
     volume = read_label_map(path)
     orient = orientation(volume.affine)
@@ -270,15 +268,15 @@ def read_donor(path: Path) -> Donor:
 
 
 def prepare_map(path: Path, donors: Sequence[Path] = (), number: int = 0) -> PreparedMap:
-    """Make a label map of a head of one of a brain.
+    """Convert a label map of a brain to one of a head.
 
     Parameters
     ----------
     path : Path
     donors : sequence of Path
-        Label maps of heads; none: the brain gets fluid around it, but no head.
+        Label maps of heads; without any, only CSF surrounds the brain.
     number : int
-        Which donor, counted around.
+        Number of the donor, modulo the number of donors.
 
     Returns
     -------
@@ -302,7 +300,7 @@ def prepare_map(path: Path, donors: Sequence[Path] = (), number: int = 0) -> Pre
     outside = np.isin(labels, [la.index for la in generation_labels() if la.extracerebral])
     has_head = bool(outside.sum() > HEAD_SHARE * (labels > 0).sum())
     if not has_head:
-        # PetSurfer labels what is next to the brain alone.
+        # PetSurfer labels only the tissue next to the brain.
         labels[outside] = 0
     labels, inside, notes = fill_inside(labels)
     notes['spacing_mm'] = spacing.round(3).tolist()
@@ -314,7 +312,7 @@ def prepare_map(path: Path, donors: Sequence[Path] = (), number: int = 0) -> Pre
 
 
 def _with_margins(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Crop or pad a map to the box of its labels and room for a head around it."""
+    """Crop or pad a map to the bounding box of its labels with room for a head."""
     where = [np.flatnonzero((labels > 0).any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
     first = [int(w[0]) - low for w, (low, _) in zip(where, MARGINS_MM, strict=True)]
     last = [int(w[-1]) + 1 + high for w, (_, high) in zip(where, MARGINS_MM, strict=True)]

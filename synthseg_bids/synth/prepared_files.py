@@ -1,4 +1,4 @@
-"""Prepared label maps on disk: a map, and beside it a JSON file with what is known of it."""
+"""Write prepared label maps with a JSON sidecar each, and read tables of facts about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..files import read_text, write_json
 from ..images.volume_io import write_image
 from .prepare_labels import PreparedMap
 
-#: Columns of the table that sidecars take up, by their key.
+#: Columns of the table that are copied to sidecars, by their key there.
 COLUMNS = {'Source': 'dataset', 'License': 'licence', 'Remarks': 'remarks'}
 
 
@@ -27,7 +27,7 @@ def read_facts(path: Path) -> dict[str, dict[str, str]]:
     Returns
     -------
     dict of str to dict of str to str
-        Cells by column, by name.
+        Rows by name, as cells by column.
 
     Raises
     ------
@@ -47,11 +47,7 @@ def find_facts(table: Mapping[str, dict[str, str]], source: Path) -> dict[str, s
 
 
 def save_prepared(
-    folder: Path,
-    source: Path,
-    prepared: PreparedMap,
-    facts: Mapping[str, str],
-    age_group: str,
+    folder: Path, source: Path, prepared: PreparedMap, facts: Mapping[str, str], age_group: str
 ) -> tuple[Path, Path]:
     """Write a prepared label map and its sidecar.
 
@@ -59,12 +55,12 @@ def save_prepared(
     ----------
     folder : Path
     source : Path
-        What it was made of, whose name it gets.
+        Original label map, whose name the result gets.
     prepared : PreparedMap
     facts : mapping of str to str
         Row of the table, see :func:`find_facts`; may be empty.
     age_group : str
-        If the row does not say it.
+        Used if the row has none.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Settings of the generative model: the MIDL 2020 paper's, its successor's, and our own."""
+"""Settings of the generative model: those of the papers of 2020 and 2023, and our own."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ SYNTHSEG2023 = GeneratorConfig(
 PRESETS: dict[str, GeneratorConfig] = {
     'midl2020': MIDL2020,
     'synthseg2023': SYNTHSEG2023,
-    # What our own networks train on. Against 2023: contrasts of real sequences in every other
-    # scan, skull-stripped heads, dark backgrounds and equal sides as often as real data sets have
-    # them, a third of the scans at full resolution but with the blur that every scanner has,
-    # milder noise, bias and gamma but noise of the acquired voxels, too, wide ventricles, tissues
-    # with textures and lesions, ghosts, now and then a cut field of view, crops that hold the
-    # brain, and the intensity scaling of inference.
+    # Training of our own networks. Differences from 2023: contrasts of real sequences in half of
+    # the scans; skull-stripped heads, dark backgrounds and symmetric intensities as often as in
+    # real data sets; a third of the scans at full resolution, but with a scanner's blur; milder
+    # noise, bias and gamma, but also noise of the acquired voxels; resized ventricles; textures
+    # and lesions; ghosts and truncated fields of view; crops that contain the brain; and the
+    # intensity scaling of inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
@@ -81,19 +81,19 @@ PRESETS: dict[str, GeneratorConfig] = {
     ),
 }
 
-#: Those that validation scans are drawn with.
+#: Presets of validation scans.
 VALIDATION_PRESETS = ('midl2020', 'synthseg2023')
 
 
 def evaluation_config(preset: str, own: GeneratorConfig) -> GeneratorConfig:
-    """Return a preset with the field of view, spacing and scaling that a network trained with.
+    """Return a preset with the field of view, spacing and scaling of a network's training.
 
     Parameters
     ----------
     preset : str
-        Of the contrasts, deformations and resolutions to evaluate the network on.
+        Preset of contrasts, deformations and resolutions for the evaluation.
     own : GeneratorConfig
-        That it trained with.
+        Settings of the network's training.
     """
     return replace(
         PRESETS[preset],

@@ -1,9 +1,9 @@
-"""Mean intensities of real sequences, from the tissues' relaxation times alone.
+"""Contrasts of real sequences, simulated from relaxation times of tissues.
 
-The paper draws every intensity uniformly, so that a network expects nothing. Of what it will meet
-most are T1w, T2w, PDw and FLAIR scans; these can be drawn without any scan, from proton densities
-and relaxation times of the literature and the equations of the sequences. Both scatter widely:
-field strength, age and pathology move the former, sites the latter.
+The paper draws all intensities uniformly, so that a network makes no assumptions. Most real scans
+are T1w, T2w, PDw or FLAIR, whose intensities follow from the sequences' signal equations with
+proton densities and relaxation times of the literature. Both get a wide scatter: tissue parameters
+vary with field strength, age and pathology, sequence parameters with sites.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ TISSUES: dict[str, tuple[float, float, float]] = {
     'air': (1000, 10, 0.0),
 }
 
-#: The same of newborns, whose white matter has no myelin yet: it is darker than cortex in T1w and
-#: brighter in T2w scans. Williams et al. 2005, Nossin-Manor et al. 2013 and 2015 (3 T, rounded).
+#: The same for newborns, whose unmyelinated white matter is darker than cortex in T1w and brighter
+#: in T2w scans. Williams et al. 2005, Nossin-Manor et al. 2013 and 2015 (3 T, rounded).
 NEWBORN: dict[str, tuple[float, float, float]] = {
     'white matter': (2450, 220, 0.91),
     'cortex': (1950, 145, 0.88),
@@ -64,8 +64,8 @@ NEWBORN: dict[str, tuple[float, float, float]] = {
     'lesion': (2700, 300, 0.94),
 }
 
-#: Tissue of each generation label of the left side or none; the rest is outside of the brain, and
-#: draws one of :data:`OUTSIDE`.
+#: Tissue of each generation label of the left side or without side; extra-cerebral labels draw one
+#: of :data:`OUTSIDE`.
 TISSUE_OF = {
     0: 'air', 2: 'white matter', 3: 'cortex', 4: 'fluid', 5: 'fluid', 14: 'fluid', 15: 'fluid',
     24: 'fluid', 72: 'fluid', 7: 'cerebellar white matter', 8: 'cerebellar cortex',
@@ -75,17 +75,17 @@ TISSUE_OF = {
 }  # fmt: skip
 OUTSIDE = ('muscle', 'fat', 'skin', 'marrow', 'eye', 'bone', 'air', 'blood')
 
-#: Standard deviations of the logarithms of T1, T2 and proton density, tissue by tissue.
+#: Standard deviations of the logarithms of T1, T2 and proton density, drawn for each tissue.
 SCATTER = (0.08, 0.10, 0.03)
 
 #: Range of the factor on every T1: 1.5 T shortens it by a fifth, 7 T would lengthen it by a third.
 FIELD_STRENGTH = (0.75, 1.15)
 
-#: Of the brightest tissue of the brain, for intensities in [0, 255].
+#: Range of the brain's brightest tissue, for intensities in [0, 255].
 BRIGHTEST = (150, 240)
 
-#: Standard deviations of the noise, the same everywhere, as a fraction of the brain's median, and,
-#: at most, of what differs within a tissue, as a fraction of its mean.
+#: Range of the noise's standard deviation, as a fraction of the brain's median, and largest
+#: standard deviation of differences within a tissue, as a fraction of its mean.
 NOISE = (0.01, 0.08)
 HETEROGENEITY = 0.10
 
@@ -93,7 +93,7 @@ HETEROGENEITY = 0.10
 def gradient_echo(
     t1: Tensor, t2: Tensor, pd: Tensor, angle_deg: float, period: float, echo: float
 ) -> Tensor:
-    """Signal of a spoiled gradient echo (FLASH, SPGR): Ernst's equation. Times in ms."""
+    """Return the signal of a spoiled gradient echo (FLASH, SPGR; Ernst equation). Times in ms."""
     angle, recovery = math.radians(angle_deg), torch.exp(-period / t1)
     steady = pd * math.sin(angle) * (1 - recovery) / (1 - math.cos(angle) * recovery)
     return steady * torch.exp(-echo / t2)
@@ -109,10 +109,10 @@ def mprage(
     spacing: float,
     train: float,
 ) -> Tensor:
-    """Signal at the middle of MPRAGE's echo train (Deichmann et al. 2000). Times in ms.
+    """Return the signal at the middle of MPRAGE's echo train (Deichmann et al. 2000). Times in ms.
 
-    The magnetisation is inverted, recovers, is driven towards a steady state by the echoes, which
-    last `train` around the time of inversion, and recovers until it is inverted again.
+    The magnetisation is inverted, recovers, approaches a steady state during the echo train of
+    duration `train` centred on the inversion time, and recovers until the next inversion.
     """
     angle, rest = math.radians(angle_deg), inversion - train / 2
     driven = 1 / (1 / t1 - math.log(math.cos(angle)) / spacing)
@@ -120,7 +120,7 @@ def mprage(
     level = pd * (1 - recovery) / (1 - math.cos(angle) * recovery)
     before, half = torch.exp(-rest / t1), torch.exp(-train / 2 / driven)
     after = torch.exp(-(period - rest - train) / t1)
-    # What is there to be inverted repeats itself: start = offset - after half^2 before start.
+    # Steady state before the inversion: start = offset - after half^2 before start.
     offset = pd * (1 - after) + after * (level * (1 - half**2) + half**2 * pd * (1 - before))
     start = offset / (1 + after * half**2 * before)
     at_echoes = pd - (pd + start) * before
@@ -128,34 +128,34 @@ def mprage(
 
 
 def spin_echo(t1: Tensor, t2: Tensor, pd: Tensor, period: float, echo: float) -> Tensor:
-    """Signal of a spin echo. Times in ms."""
+    """Return the signal of a spin echo. Times in ms."""
     return pd * (1 - torch.exp(-period / t1)) * torch.exp(-echo / t2)
 
 
 def flair(
     t1: Tensor, t2: Tensor, pd: Tensor, period: float, nulling: float, echo: float
 ) -> Tensor:
-    """Signal of an inverted spin echo, inverted at `nulling` times what nulls fluid. In ms."""
-    fluid = TISSUES['fluid'][0]
-    inversion = nulling * fluid * (math.log(2) - math.log1p(math.exp(-period / fluid)))
+    """Return the signal of FLAIR; `nulling` scales the inversion time that nulls CSF. In ms."""
+    csf = TISSUES['fluid'][0]
+    inversion = nulling * csf * (math.log(2) - math.log1p(math.exp(-period / csf)))
     recovered = 1 - 2 * torch.exp(-inversion / t1) + torch.exp(-period / t1)
     return pd * recovered.abs() * torch.exp(-echo / t2)
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence as sites run it.
+    """A sequence with the ranges of its parameters.
 
     Attributes
     ----------
     contrast : str
         BIDS suffix.
     share : float
-        How often it is drawn.
+        Probability that it is drawn.
     signal : callable
-        From T1, T2, proton density and parameters to the signal.
+        Computes the signal from T1, T2, proton density and parameters.
     ranges : tuple of (float, float)
-        Of the parameters, in the order of `signal`.
+        Ranges of the parameters, in the order of `signal`.
     """
 
     contrast: str
@@ -175,7 +175,7 @@ SEQUENCES = (
 
 
 def _tissues(maturity: float) -> dict[str, tuple[float, float, float]]:
-    """Return what lies between newborns (0) and adults (1), logarithmically."""
+    """Interpolate logarithmically between newborns (0) and adults (1)."""
     mixed = dict(TISSUES)
     for name, newborn in NEWBORN.items():
         t1, t2, pd = (
@@ -187,7 +187,7 @@ def _tissues(maturity: float) -> dict[str, tuple[float, float, float]]:
 
 
 def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
-    """Draw T1, T2 and proton density of each unsided class: (n, 3)."""
+    """Draw T1, T2 and proton density of each unsided class ``(n, 3)``."""
     table = _tissues(float(torch.rand(1, generator=generator))) if unmyelinated else TISSUES
     tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
     for label, row in zip(generation_labels(), unsided_classes(), strict=True):
@@ -203,13 +203,13 @@ def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
 def draw_realistic(
     generator: torch.Generator, contrast: str | None = None, unmyelinated: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Draw the Gaussians of a scan as a real sequence gives it.
+    """Draw the Gaussians of a scan with a real sequence.
 
     Parameters
     ----------
     generator : torch.Generator
     contrast : str, optional
-        Of one of :data:`SEQUENCES`; default: any, as often as they say.
+        Contrast in :data:`SEQUENCES` (default: any, with their probabilities).
     unmyelinated : bool
         Whether tissues are those of a child between birth and the end of myelination.
 
@@ -224,8 +224,8 @@ def draw_realistic(
     sequence = choices[int(torch.multinomial(shares, 1, generator=generator))]
     parameters = [float(uniform(bounds, generator, 1)) for bounds in sequence.ranges]
     means = sequence.signal(*tissues.T, *parameters)
-    brain = means[sorted({int(row) for row, label in zip(rows, generation_labels(), strict=True)
-                          if label.target})]  # fmt: skip
+    labels = zip(rows.tolist(), generation_labels(), strict=True)
+    brain = means[sorted({row for row, label in labels if label.target})]
     scale = uniform(BRIGHTEST, generator, 1) / brain.max()
     noise = uniform(NOISE, generator, 1) * scale * brain.median()
     # Fat may outshine the brain, up to where scanners clip.

@@ -1,4 +1,4 @@
-"""Random acquisition: slice thickness, slice spacing, blur, and the noise of what is acquired."""
+"""Random acquisition: slice thickness, slice spacing, blur, and noise of the acquired voxels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ResolutionConfig:
     Attributes
     ----------
     full_probability : float
-        Chance of an acquisition at the image's own resolution.
+        Probability of an acquisition at the image's own resolution.
     isotropic_probability : float
-        Chance, otherwise, that every axis is coarse.
+        Probability, otherwise, that all axes are coarse.
     max_isotropic_mm, max_slice_mm : float
-        Largest spacing of such axes, and of the slices of all other scans.
+        Largest spacing of these axes, and of the slices of all other scans.
     blur_jitter : float
-        The blur varies by up to this factor, and its inverse.
+        Largest factor by which the blur varies, and the inverse of the smallest.
     """
 
     full_probability: float = 0.05
@@ -37,7 +37,7 @@ class ResolutionConfig:
 
 @dataclass(frozen=True)
 class Resolution:
-    """One drawn acquisition: per axis the blur and the slice spacing, in voxels."""
+    """One drawn acquisition: blur and slice spacing per axis, in voxels."""
 
     sigma: tuple[float, float, float]
     step: tuple[float, float, float]
@@ -52,7 +52,7 @@ def draw_resolution(
     ----------
     config : ResolutionConfig
     spacing_mm : float
-        Spacing of the image's grid; no acquisition is finer.
+        Voxel size of the image; acquisitions are not finer.
     generator : torch.Generator
 
     Returns
@@ -74,7 +74,7 @@ def draw_resolution(
         for s, t in zip(spacing, torch.rand(3, generator=generator).tolist(), strict=True)
     ]
     jitter = config.blur_jitter ** (2 * torch.rand(3, generator=generator) - 1)
-    # Slice profile of 0.75 times the thickness; half a voxel where nothing is coarser.
+    # Slice profile of 0.75 times the thickness; half a voxel if not coarser than the image.
     sigma = [
         (0.5 if t <= spacing_mm else 0.75 * t / spacing_mm) * float(j)
         for t, j in zip(thickness, jitter, strict=True)
@@ -85,19 +85,19 @@ def draw_resolution(
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Ranges of the noise of the acquired voxels, which interpolation to a finer grid blurs.
+    """Ranges of the noise of the acquired voxels, before interpolation to the finer grid.
 
-    The papers draw noise in fine voxels and blur it away with the slices: of a scan of 5 mm 16 %
-    of it is left.
+    The papers draw noise only in fine voxels, before the blur of the slices: with slices of 5 mm,
+    16 % of it are left.
 
     Attributes
     ----------
     probability : float
-        Chance of any.
+        Probability of any.
     std : tuple of float
-        Its standard deviation, for intensities in [0, 250]; logarithmic.
+        Its standard deviation, for intensities in [0, 250]; log-uniform.
     rician_probability : float
-        Chance that it is that of a magnitude image, otherwise Gaussian.
+        Probability that it is Rician, as in magnitude images, instead of Gaussian.
     """
 
     probability: float = 0.5
@@ -107,14 +107,14 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class Noise:
-    """The drawn noise of one scan: standard deviation, for intensities in [0, 1], and kind."""
+    """The drawn noise of one scan; the standard deviation is for intensities in [0, 1]."""
 
     std: float
     rician: bool
 
 
 def draw_noise(config: NoiseConfig, generator: torch.Generator) -> Noise | None:
-    """Draw how strong the noise of the acquired voxels is; None if there is none."""
+    """Draw the noise of the acquired voxels; None if there is none."""
     chance, kind = torch.rand(2, generator=generator).tolist()
     low, high = (math.log(bound / 250) for bound in config.std)
     std = math.exp(float(uniform((low, high), generator, 1)))
@@ -135,8 +135,8 @@ def add_noise(image: Tensor, noise: Noise, source: torch.Generator) -> Tensor:
     Returns
     -------
     (x, y, z) tensor
-        Rician: the magnitude of a signal with Gaussian noise in both of its parts (Gudbjartsson
-        and Patz 1995).
+        If Rician, the magnitude of a complex signal with Gaussian noise (Gudbjartsson and Patz
+        1995).
     """
     image.add_(torch.randn(image.shape, generator=source, device=image.device), alpha=noise.std)
     if not noise.rician:
@@ -151,16 +151,16 @@ def acquire(
     noise: Noise | None = None,
     source: torch.Generator | None = None,
 ) -> Tensor:
-    """Blur an image and resample it as if it had been acquired at a coarser resolution.
+    """Simulate the acquisition of an image at a coarser resolution: blur and resample.
 
     Parameters
     ----------
     image : (x, y, z) tensor
     resolution : Resolution
     noise : Noise, optional
-        Of the acquired voxels.
+        Noise of the acquired voxels.
     source : torch.Generator, optional
-        Of the noise, on the image's device.
+        Source of the noise, on the image's device.
 
     Returns
     -------

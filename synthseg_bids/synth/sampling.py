@@ -1,4 +1,4 @@
-"""Random numbers as all parts of the generative model draw them."""
+"""Uniform random numbers for all parts of the generative model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def uniform(bounds: tuple[float, float], generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw a tensor of numbers between two bounds, all equally likely."""
+    """Draw a tensor of uniformly distributed numbers between two bounds."""
     low, high = bounds
     return low + (high - low) * torch.rand(*shape, generator=generator)

@@ -1,7 +1,7 @@
-"""Textures: what real tissues have and one Gaussian per label lacks.
+"""Random textures: smooth variation of intensities within tissues (not of the papers).
 
-The papers' tissues differ from voxel to voxel without any order. Real ones vary smoothly as well,
-each in its own way, over millimetres to centimetres.
+The papers draw voxels of a tissue independently. Real tissues also vary smoothly, over millimetres
+to centimetres.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class TextureConfig:
     Attributes
     ----------
     share : tuple of float
-        Of each label's variance, what is smooth; the rest is noise.
+        Smooth fraction of each label's variance; the rest is noise.
     size_mm : tuple of float
-        Distance of the independent values that a texture is interpolated from; logarithmic.
+        Spacing of the independent values that a texture is interpolated from; log-uniform.
     """
 
     share: tuple[float, float] = (0, 1)
@@ -39,9 +39,9 @@ class Texture:
     Attributes
     ----------
     share : float
-        Of the variance, what is smooth.
+        Smooth fraction of the variance.
     field : (i, j, k) tensor
-        Its values, before they are interpolated to the image's grid.
+        Values before interpolation to the image's grid.
     """
 
     share: float
@@ -54,7 +54,7 @@ def draw_field(
     spacing_mm: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw standard normal values at a random distance from each other."""
+    """Draw standard normal values on a grid of random spacing."""
     logarithms = (math.log(bounds_mm[0]), math.log(bounds_mm[1]))
     distance = math.exp(float(uniform(logarithms, generator, 1)))
     grid = [max(2, math.ceil(n * spacing_mm / distance)) for n in size]
@@ -107,7 +107,7 @@ def interpolated(values: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def add_texture(noise: Tensor, texture: Texture) -> Tensor:
-    """Make a share of standard normal noise smooth, in place.
+    """Replace a fraction of standard normal noise by a smooth texture, in place.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def add_texture(noise: Tensor, texture: Texture) -> Tensor:
     Returns
     -------
     (x, y, z) tensor
-        Of the same variance.
+        With the same variance.
     """
     x, y, z = noise.shape
     smooth = interpolated(texture.field, (x, y, z))

@@ -1,8 +1,8 @@
-"""Ventricles wider or narrower than those of the label maps.
+"""Random dilation or shrinkage of the ventricles (not of the papers).
 
-Random velocities (:mod:`.deform`) know nothing of what they move, and do not make what age and
-disease make of the ventricles. Here their border is moved as a whole, before everything else, and
-what is around them with it. This is our own, not of the papers.
+Random velocity fields (:mod:`.deform`) are independent of the anatomy and do not produce the
+ventricles of age and disease. Here their whole border is displaced before all other steps, and the
+surrounding tissue with it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .sampling import uniform
 
 #: Lateral, inferior lateral, third and fifth ventricles, choroid plexus (FreeSurfer's numbers).
 VENTRICLES = (4, 5, 43, 44, 14, 72, 136, 137, 163, 164)
-#: Standard deviation of the blur whose gradient shows where the border is, in voxels.
+#: Standard deviation of the blur of the ventricles' mask, in voxels.
 BLUR = 8.0
-#: Of the share of ventricles, per node: less is rounding.
+#: Gradient of the blurred mask, per node, below which it is rounding error.
 FLAT = 1e-3
 
 
@@ -35,11 +35,11 @@ class VentricleConfig:
     Attributes
     ----------
     probability : float
-        Chance that the border moves.
+        Probability that the border moves.
     growth : tuple of float
-        Its outward velocity where that is highest, in voxels of the label map. Lateral ventricles
-        of the held-out label maps (1 mm; 8 to 80 ml) get 0.6 times their volume with -4, 1.5 to
-        1.7 times with 4 and 2.2 to 3.1 times with 10.
+        Its largest outward velocity, in voxels of the label map. The volume of the lateral
+        ventricles of held-out label maps (1 mm; 8 to 80 ml) changes by a factor of 0.6 with -4,
+        1.5 to 1.7 with 4 and 2.2 to 3.1 with 10.
     """
 
     probability: float = 0.4
@@ -47,7 +47,7 @@ class VentricleConfig:
 
 
 def draw_growth(config: VentricleConfig, generator: torch.Generator) -> float:
-    """Draw how fast the ventricles grow; 0 if they do not.
+    """Draw the velocity of the ventricles' growth; 0 if they do not grow.
 
     Parameters
     ----------
@@ -66,15 +66,15 @@ def draw_growth(config: VentricleConfig, generator: torch.Generator) -> float:
 
 @lru_cache(maxsize=1)
 def _in_ventricles() -> Tensor:
-    """Whether each generation label is of the ventricles."""
+    """Return, per generation label, whether it belongs to the ventricles."""
     return torch.tensor([label.index in VENTRICLES for label in generation_labels()])
 
 
 def grow_ventricles(label_map: Tensor, growth: float, step: int) -> Tensor | None:
-    """Return where tissue comes from when the ventricles grow or shrink.
+    """Return the displacement field of growing or shrinking ventricles.
 
-    The velocity of a point is along the gradient of the ventricles' blurred mask, so that it is
-    greatest on their border and vanishes far from it.
+    The velocity is along the gradient of the ventricles' blurred mask: largest on their border,
+    zero far from it.
 
     Parameters
     ----------
@@ -83,31 +83,31 @@ def grow_ventricles(label_map: Tensor, growth: float, step: int) -> Tensor | Non
     growth : float
         In voxels.
     step : int
-        Distance of the nodes, in voxels.
+        Spacing of the nodes, in voxels.
 
     Returns
     -------
     (3, i, j, k) tensor or None
-        Displacement w of the map y -> y + w(y) from places in the scan's anatomy to those of
-        the label map, in voxels, at voxels 0, step, 2 step, ... None if they stay.
+        Displacement w of the map y -> y + w(y) from the scan's anatomy to the label map, in
+        voxels, at voxels 0, step, 2 step, ... None without growth.
     """
     if not growth:
         return None
     share = _share(label_map, step)
     blurs = [blur_matrix(n, BLUR / step) for n in share.shape]
     slope = torch.stack(torch.gradient(apply_along_axes(share, (blurs[0], blurs[1], blurs[2]))))
-    # What a border that moves outwards leaves behind comes from within.
+    # The map is from the grown to the original anatomy, hence along the gradient, inwards.
     steepest = slope.norm(dim=0).max().clamp_min(FLAT)
     return integrate(slope * (growth / step / steepest)) * step
 
 
 def _share(label_map: Tensor, step: int) -> Tensor:
-    """Return the share of the voxels around every node that are of the ventricles."""
-    # About four of them along each axis are enough.
+    """Return the fraction of voxels around every node that belong to the ventricles."""
+    # About four voxels along each axis are enough.
     sparse = math.gcd(step, max(1, step // 4))
     index, step = label_map[::sparse, ::sparse, ::sparse].int(), step // sparse
     inside = _in_ventricles().to(index.device)[index].float()[None, None]
-    # As many on either side of a node; none beyond the map.
+    # Centred on the nodes, without voxels outside the map.
     return functional.avg_pool3d(
         inside, step | 1, step, step // 2, ceil_mode=True, count_include_pad=False
     )[0, 0]

@@ -1,1 +1,1 @@
-"""Training and calibration of a network."""
+"""Train and calibrate a network."""

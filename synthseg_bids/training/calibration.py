@@ -1,8 +1,8 @@
-"""Are posteriors probabilities? Temperature scaling and the expected calibration error.
+"""Calibrate posteriors by temperature scaling; expected calibration error.
 
-Guo et al., "On calibration of modern neural networks", ICML 2017: one number, the temperature,
-divides a trained network's logits; it is fitted on scans that the network was not trained on and
-changes no label of a single forward pass.
+Guo et al., "On calibration of modern neural networks", ICML 2017: a trained network's logits are
+divided by one number, the temperature, which is fitted on scans that the network was not trained
+on. It does not change the labels of a single forward pass.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..inference.engine import Engine, slabs
@@ -29,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 #: Bins of the expected calibration error (Guo et al., section 2).
 BINS = 15
-#: Temperatures that are tried, and how closely the best is found.
+#: Range of temperatures, and tolerance of the fitted logarithm.
 RANGE = (0.25, 4.0)
 PRECISION = 1e-3
-#: Voxels of a scan that are looked at.
+#: Number of voxels to draw from a scan.
 VOXELS = 20_000
-#: Far from the seeds of training and of its validation scans, which count from 0.
+#: Far from the seeds of training and of its validation scans, which start at 0.
 FIRST_SEED = 2**41
 
 
@@ -61,7 +62,7 @@ def log_loss(posteriors: Tensor, target: Tensor) -> float:
 
 
 def fit_temperature(passes: Sequence[Tensor], target: Tensor) -> float:
-    """Return the temperature that makes the true channels the most probable.
+    """Return the temperature of the largest likelihood of the true channels.
 
     Parameters
     ----------
@@ -72,27 +73,16 @@ def fit_temperature(passes: Sequence[Tensor], target: Tensor) -> float:
     Returns
     -------
     float
-        Within `RANGE`; found by a golden-section search of its logarithm, in which the loss of
-        one pass is convex and that of an average nearly so.
+        Within `RANGE`; found by its logarithm, in which the loss has a single minimum for one
+        pass, and nearly so for an average.
     """
-    low, high = (math.log(bound) for bound in RANGE)
-    ratio = (math.sqrt(5) - 1) / 2
-
-    def loss(exponent: float) -> float:
-        return log_loss(averaged(passes, math.exp(exponent)), target)
-
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > PRECISION:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = loss(right)
-    return math.exp((low + high) / 2)
+    found = minimize_scalar(
+        lambda exponent: log_loss(averaged(passes, math.exp(exponent)), target),
+        bounds=[math.log(bound) for bound in RANGE],
+        method='bounded',
+        options={'xatol': PRECISION},
+    )
+    return math.exp(found.x)
 
 
 def calibration_error(posteriors: Tensor, target: Tensor) -> float:
@@ -106,8 +96,8 @@ def calibration_error(posteriors: Tensor, target: Tensor) -> float:
     Returns
     -------
     float
-        Mean distance, in [0, 1], between how probable the most likely channels are and how often
-        they are right, over `BINS` bins of equal width weighted by their voxels.
+        Mean absolute difference, in [0, 1], between posterior and accuracy of the most likely
+        channels, over `BINS` bins of equal width weighted by their voxels.
     """
     best, channel = posteriors.max(-1)
     right = (channel == target).double()
@@ -120,7 +110,7 @@ def calibration_error(posteriors: Tensor, target: Tensor) -> float:
 def foreground_logits(
     engine: Engine, image: Tensor, target: Tensor, mirror: Tensor, source: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the logits of some voxels in and around the brain, straight and mirrored.
+    """Compute the logits of random voxels of the brain, in a straight and in a mirrored pass.
 
     Parameters
     ----------
@@ -132,7 +122,7 @@ def foreground_logits(
     mirror : (n_channels,) integer tensor
         Channel permutation of a left/right flip.
     source : torch.Generator
-        Chooses `VOXELS` of those that are no background in the target or in the straight pass.
+        Draws `VOXELS` of those that are not background in the target or in the straight pass.
 
     Returns
     -------
@@ -165,11 +155,11 @@ def synthetic_logits(
     ----------
     engine : Engine
     label_maps : sequence of LabelMap
-        Not those that the network was trained on.
+        Label maps that the network was not trained on.
     card : ModelCard
-        Of the network: its spacing and labels count.
+        Card of the network, for its spacing and labels.
     scans : int
-        Per label map and preset of validation.
+        Number of scans per label map and validation preset.
     """
     mirror = torch.as_tensor(mirror_channels(card.labels))
     lesions = LESION in card.labels
@@ -189,7 +179,7 @@ def synthetic_logits(
 
 @torch.no_grad()
 def set_temperature(network: UNet3D, temperature: float) -> None:
-    """Divide a network's logits by a temperature, once and for all, in its output layer."""
+    """Divide a network's logits by a temperature, in the weights of its output layer."""
     for parameter in network.likelihood.parameters():
         parameter.div_(temperature)
 
@@ -213,7 +203,7 @@ def calibrate_model(
     out : Path
         Weights file to write, the card beside it; may be `model` itself.
     scans : int
-        Per label map and preset of validation.
+        Number of scans per label map and validation preset.
     device : torch.device
 
     Returns
@@ -225,7 +215,7 @@ def calibrate_model(
     Raises
     ------
     LabelMapError
-        If the network was trained on one of the label maps, or if they are not apart.
+        If the network was trained on one of the label maps, or if `fit` and `check` overlap.
     """
     names = [sorted(p.name for p in paths) for paths in (fit, check)]
     if not all(names) or {*names[0]} & {*names[1]}:

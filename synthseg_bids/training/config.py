@@ -17,33 +17,33 @@ class TrainingConfig:
     Attributes
     ----------
     network : NetworkConfig
-        By default the paper's size, with each scan's own statistics after every convolution.
+        By default the paper's size, with instance normalisation after every convolution.
     generator : GeneratorConfig
     age_weights : tuple of (str, float)
-        How often label maps of each age group are drawn; within a group all equally often.
-        Groups that are not there are left out, and those that are not named count 1.
+        Relative frequency of each age group, shared equally by its label maps; 1 for groups that
+        are not listed.
     steps : int
         Optimiser steps of the whole run.
     batch_size : int
     learning_rate : float
-        Peak; reached after `warmup` steps, held, and lowered to zero over the last
-        `decay_fraction` of the run. Until then a run can be prolonged without loss.
+        Peak; reached after `warmup` steps, held, and decayed linearly to zero over the last
+        `decay_fraction` of the run. Before the decay a run can still be prolonged.
     warmup : int
     decay_fraction : float
     optimizer : {'adamw', 'muon'}
     weight_decay, gradient_clip : float
-        Of AdamW, and the largest norm of a gradient.
+        AdamW weight decay; gradient-norm clipping threshold.
     dice_weight, cross_entropy_weight, volume_weight : float
-        The loss is their weighted sum (:func:`synthseg_bids.training.losses.segmentation_losses`).
+        Weights in the loss (:func:`synthseg_bids.training.losses.segmentation_losses`).
     wl2_steps : int
-        Warm up with the reference's wl2 loss for this many steps.
+        Number of first steps with the reference's wl2 loss.
     ema_decay : float
-        Decay of the moving average of the weights that is validated and kept.
+        Decay of the exponential moving average of the weights, which is validated and saved.
     epoch_steps : int
-        Steps between validations, each with a checkpoint and a line in the learning curve.
+        Steps between validations, each with a checkpoint and a row of the learning curve.
     seed : int
     compile : bool
-        Compile the network (worth it on GPUs).
+        Compile the network (faster on GPUs).
     """
 
     network: NetworkConfig = field(

@@ -1,7 +1,7 @@
-"""Training in several processes, on one computer or many, as ``torchrun`` starts them.
+"""Train in several processes on one or more computers, started by ``torchrun``.
 
 Every process has the whole network and its own share of each step's samples. Gradients are
-averaged over all processes before the optimiser sees them, so that all make the same step.
+averaged over all processes before the optimiser's step, so that all take the same step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import UsageError
 from ..hardware.device import resolve_device
 
-#: How long a process waits for another that is alive. One that dies ends all at once.
+#: Timeout for processes that are alive. If a process dies, all end at once.
 PATIENCE = timedelta(days=1)
 
 
@@ -33,16 +33,16 @@ class ProcessError(OSError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The place of this process in a run; alone, nothing is exchanged or waited for.
+    """The processes of a run; a single one does not communicate.
 
     Attributes
     ----------
     rank : int
-        Number of this process. Files are written by the first, 0.
+        Number of this process. Process 0 writes the files.
     size : int
         Number of processes.
     device : torch.device
-        Of this process.
+        Device of this process.
     """
 
     rank: int = 0
@@ -53,25 +53,25 @@ class ProcessGroup:
         """Return a network that averages its gradients over all processes."""
         if self.size == 1:
             return network
-        # Convolutions of a single voxel are stored alike whatever their strides say.
+        # 1x1x1 convolutions have the same memory layout with any strides.
         warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
         return DistributedDataParallel(network)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up a CPU tensor of each process."""
+        """Sum a CPU tensor over processes."""
         if self.size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def mean(self, value: float) -> float:
-        """Average a number of each process."""
+        """Average a number over processes."""
         if self.size == 1:
             return value
         return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.size
 
     def largest(self, value: int) -> int:
-        """Return the largest of the numbers that the processes have."""
+        """Return the largest number over processes."""
         if self.size == 1:
             return value
         values = torch.tensor(value)
@@ -84,7 +84,7 @@ class ProcessGroup:
             distributed.broadcast(values, src=0)
 
     def check_same(self, step: int, network: nn.Module) -> None:
-        """Make sure that all processes are at one step with the same weights, to the bit.
+        """Check that all processes are at the same step with identical weights.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class ProcessGroup:
         """
         if self.size == 1:
             return
-        # Integers, so that the order of summation does not matter.
+        # Sums of integers do not depend on the order of summation.
         bits = [p.detach().view(torch.int32).sum().cpu() for p in network.parameters()]
         mine = torch.stack([torch.tensor(step), *bits])
         largest = torch.stack([mine, -mine])
@@ -106,12 +106,12 @@ class ProcessGroup:
 
 
 def rank_device(name: str | torch.device) -> torch.device:
-    """Return the device of this process: with several on a computer, each has its own GPU.
+    """Return the device of this process; several processes on a computer get one GPU each.
 
     Parameters
     ----------
     name : str or torch.device
-        As for :func:`~synthseg_bids.hardware.device.resolve_device`.
+        See :func:`~synthseg_bids.hardware.device.resolve_device`.
 
     Returns
     -------
@@ -157,13 +157,13 @@ def join(device_name: str | torch.device) -> Iterator[ProcessGroup]:
     gpu = device.type == 'cuda'
     if gpu:
         torch.cuda.set_device(device)
-    # What is exchanged about a run is on the CPU, and never waits for a GPU.
+    # Gloo for CPU tensors, so that exchanging the state of a run does not wait for a GPU.
     distributed.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo', timeout=PATIENCE)
     ranks = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
     try:
         yield ranks
-        # torchrun ends all as soon as one has ended in another way than with success; the first
-        # may still be writing.
+        # Wait for the first process, which may still be writing: torchrun ends all processes as
+        # soon as one fails.
         ranks.largest(0)
     except RuntimeError as error:
         if not _is_lost_connection(error):
@@ -176,8 +176,8 @@ def join(device_name: str | torch.device) -> Iterator[ProcessGroup]:
 def leave(code: int) -> NoReturn:
     """End a process that has joined others, without Python's clean-up.
 
-    In that, threads of PyTorch that are still there abort about one process in twenty, after all
-    is done and written (seen with PyTorch 2.13 and Gloo).
+    During the clean-up, remaining threads of PyTorch abort about one process in twenty, after all
+    files are written (seen with PyTorch 2.13 and Gloo).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Training losses on logits and integer targets.
 
-Targets are channel numbers, not one-hot volumes: at 33 channels a one-hot target is the largest
-tensor of a training step, and every sum it enters can be had by indexing.
+Targets are channel numbers, not one-hot volumes: with 33 channels a one-hot target would be the
+largest tensor of a training step, and every sum over it can be computed by indexing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Logit of a channel that is never meant.
+#: Target of the wl2 loss: logits of +MARGIN for the true channel, -MARGIN for the others.
+MARGIN = 5.0
+#: Logit of a channel without probability.
 NEVER = -1e4
-#: Added to volumes, in voxels, so that those of a few voxels do not count for much.
+#: Added to volumes, in voxels, to reduce the loss of structures of a few voxels.
 VOLUME_VOXELS = 20.0
 
 
@@ -26,7 +28,7 @@ def _rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def merge_channels(
     logits: Tensor, target: Tensor, groups: Sequence[Sequence[Sequence[int]]]
 ) -> tuple[Tensor, Tensor]:
-    """Make one channel of those that a scan's label map does not distinguish.
+    """Merge channels that a scan's label map does not distinguish.
 
     Parameters
     ----------
@@ -34,12 +36,12 @@ def merge_channels(
     target : (batch, x, y, z) integer tensor
         Channel of each voxel.
     groups : sequence of sequence of sequence of int
-        For each scan, groups of channels; no channel is in two of them.
+        Disjoint groups of channels for each scan.
 
     Returns
     -------
     logits, target
-        The first channel of a group has the probability of all of them, the others have none.
+        The first channel of a group has the probability of the whole group, the others have none.
     """
     if not any(groups):
         return logits, target
@@ -59,13 +61,13 @@ def merge_channels(
 
 
 def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average soft Dice loss, cross-entropy and volume loss.
+    """Return soft Dice loss, cross-entropy and volume loss.
 
     The Dice loss is one minus the mean over scans and channels of
     ``2 sum(p g) / (sum(p**2) + sum(g**2))`` (MIDL 2020 paper, section 2.4; background included,
-    as in its public implementation). It rewards structures that are too large where they are
-    uncertain (Bertels et al. 2021, section 3); the volume loss does not: it is the mean over
-    scans and the channels that they have of ``|log(sum(p) / sum(g))|``, background excluded.
+    as in its public implementation). It overestimates the volume of uncertain structures (Bertels
+    et al. 2021, section 3); the volume loss does not: the mean of ``|log(sum(p) / sum(g))|`` over
+    scans and their channels, background excluded.
 
     Parameters
     ----------
@@ -93,24 +95,23 @@ def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor,
     return 1 - dice.mean(), -picked.mean(), volume
 
 
-def wl2(logits: Tensor, target: Tensor, margin: float = 5) -> Tensor:
-    """Weighted squared distance of the logits from +-margin, the reference's warm-up loss.
+def wl2(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the reference's warm-up loss: weighted squared distance of logits from +-MARGIN.
 
-    Background voxels have (almost) no weight.
+    Background voxels have almost no weight.
 
     Parameters
     ----------
     logits : (batch, channels, x, y, z) tensor
     target : (batch, x, y, z) integer tensor
-    margin : float
 
     Returns
     -------
     0-d tensor
     """
     rows, target = _rows(logits, target)
-    # sum over channels of (z - m (2 g - 1))^2, expanded so that no one-hot volume is needed
+    # Sum over channels of (z - m (2 g - 1))^2, expanded so that no one-hot volume is needed.
     at_target = rows.gather(-1, target[..., None])[..., 0]
-    squared = (rows + margin).square().sum(-1) - 4 * margin * at_target
+    squared = (rows + MARGIN).square().sum(-1) - 4 * MARGIN * at_target
     weight = (target != 0) + 1e-8
     return (weight * squared).sum() / (weight.sum() * rows.shape[-1])

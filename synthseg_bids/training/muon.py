@@ -1,9 +1,9 @@
-"""Muon: steps of equal size in every direction of a weight matrix.
+"""The Muon optimiser: updates with equal singular values.
 
-For the weights of convolutions the momentum is orthogonalised before it is applied (Jordan et
-al. 2024, https://kellerjordan.github.io/posts/muon): a quintic Newton-Schulz iteration moves all
-singular values of the update close to 1. Whatever is no matrix (biases, normalisations) and the
-output layer are left to Adam.
+For the weights of convolutions the momentum is orthogonalised (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon): a quintic Newton-Schulz iteration moves all singular
+values of the update close to 1. Biases, normalisations and the output layer are left to Adam.
+PyTorch's own Muon refuses 5D weights.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Coefficients of the iteration, and how often it is repeated.
+#: Coefficients and number of the iterations.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+#: Size of Muon's steps relative to Adam's, and Nesterov momentum of Muon.
+FACTOR, MOMENTUM = 4.0, 0.95
+#: Decay rates of Adam.
+BETAS = (0.9, 0.999)
 
 
 @torch.no_grad()
@@ -44,33 +48,20 @@ class Muon(torch.optim.Optimizer):
     Parameters
     ----------
     network : Module
-        Its parameters of five dimensions, but those of its output layer, are given to Muon.
+        Its 5D parameters, except those of the output layer, are given to Muon.
     lr : float
-        Adam's step. A Muon step changes a weight by `muon_factor` times as much, relative to its
-        size at the start.
+        Adam's step. A Muon step is :data:`FACTOR` times as large, relative to the initial size of
+        a weight.
     output_layer : Module
         Left to Adam.
-    muon_factor : float
-    momentum : float
-        Of Muon; Nesterov's.
-    betas : (float, float)
-        Of Adam.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        lr: float,
-        output_layer: nn.Module,
-        muon_factor: float = 4.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
-    ) -> None:
+    def __init__(self, network: nn.Module, lr: float, output_layer: nn.Module) -> None:
         left = {id(p) for p in output_layer.parameters()}
         matrices = [p for p in network.parameters() if p.ndim == 5 and id(p) not in left]
         chosen = {id(p) for p in matrices}
         others = [p for p in network.parameters() if id(p) not in chosen]
-        self.factor, self.momentum, self.betas = muon_factor, momentum, betas
+
         groups = [{'params': matrices, 'muon': True}, {'params': others, 'muon': False}]
         super().__init__(groups, {'lr': lr})
 
@@ -87,13 +78,13 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state['momentum'] = torch.zeros_like(weight)
-            # Of an orthogonal matrix as large as the weights are now.
+            # Singular values of an orthogonal matrix with the norm of the initial weights.
             rank = min(len(weight), weight[0].numel())
             state['size'] = weight.norm() / rank**0.5
-        average = state['momentum'].lerp_(gradient, 1 - self.momentum)
-        update = orthogonalise(gradient.lerp(average, self.momentum).flatten(1))
+        average = state['momentum'].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonalise(gradient.lerp(average, MOMENTUM).flatten(1))
         update = update.to(weight.dtype).view_as(weight) * state['size']
-        weight.sub_(update, alpha=lr * self.factor)
+        weight.sub_(update, alpha=lr * FACTOR)
 
     def _adam(self, weight: Tensor, gradient: Tensor, lr: float) -> None:
         state = self.state[weight]
@@ -102,7 +93,7 @@ class Muon(torch.optim.Optimizer):
             state['step'] = torch.zeros(())
         state['step'] += 1
         n = int(state['step'])
-        b1, b2 = self.betas
+        b1, b2 = BETAS
         state['mean'].lerp_(gradient, 1 - b1)
         state['square'].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         denominator = (state['square'] / (1 - b2**n)).sqrt_().add_(1e-8)

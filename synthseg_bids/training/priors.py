@@ -1,23 +1,22 @@
-"""Hyperpriors of intensities, estimated from real scans: the rule of SynthSeg-rule.
+"""Estimate hyperpriors of intensities from real scans, for SynthSeg-rule.
 
-In each scan every class has a typical intensity and a spread, the median and the scaled median
-absolute deviation over its voxels, with intensities as the network sees them. Over the scans of a
-contrast, the median and the scaled median absolute deviation of those are the Gaussian
+The mean and standard deviation of each class in a scan are the median and the scaled median
+absolute deviation over its voxels, with the intensities of the network's input. The median and the
+scaled median absolute deviation of these over the scans of a contrast are the Gaussian
 hyperpriors. Left and right share a class.
 
-References rarely hold every class of the generator. What they do not hold is, in this order:
+References rarely have all classes of the generator. Missing ones are, in this order:
 
 *borrowed* from a class of the same tissue (:data:`BORROWED`: the fifth ventricle looks like the
 lateral ones);
 
-*tissue*: the extra-cerebral classes are the components of a mixture that no reference tells
-apart, the bright voxels that have no label. Each class's mean is drawn from the distribution of
-their intensities, its standard deviation from those of the brain's classes. What is brighter
-than Otsu's threshold counts, so that compact bone goes to the background; only scans that show a
-head are used (:data:`MIN_HEAD`);
+*tissue*: references do not distinguish extra-cerebral classes. Each class's mean has the
+distribution of the intensities of bright voxels without label, its standard deviation that of the
+brain's classes. Bright means above Otsu's threshold, so that compact bone belongs to the
+background; only scans that show a head are used (:data:`MIN_HEAD`);
 
-*wide*: the Gaussian with the moments of the uniform distribution that SynthSeg itself draws
-from. This is also what lesions and vessels get, unless the references label them.
+*wide*: the Gaussian with the moments of the uniform distribution that SynthSeg itself draws from;
+also for lesions and vessels, unless the references label them.
 """
 
 from __future__ import annotations
@@ -39,22 +38,22 @@ from ..measure.stats import median_and_deviation
 from ..synth.intensity import WHITE, ContrastPriors, IntensityConfig
 from .real_scans import LoadedPair
 
-#: What the file says it is.
+#: Name of the file format.
 FORMAT = 'synthseg-bids intensity priors 1'
 
-#: Labels whose class is like that of another one, if the references do not hold it.
+#: Labels that use the class of another one, if the references do not have theirs.
 BORROWED = {24: 4, 72: 4, 136: 4, 85: 2}
-#: FreeSurfer's labels of classes that the generator numbers otherwise: choroid plexus, lesions.
+#: FreeSurfer's labels with other numbers in the generator: choroid plexus, lesions.
 _OTHER_NUMBERS = {31: 136, 63: 136, 77: 25, 78: 25, 79: 25}
 
 #: Classes with fewer voxels than this in a scan are not measured in it.
 MIN_VOXELS = 50
-#: Bright voxels beyond the brain's bounding box, as a part of the brain's voxels, from which on a
-#: scan shows a head. A whole head has 0.2, skull-stripped ones have 0.001 to 0.003.
+#: Least number of bright voxels outside the brain's bounding box, as a fraction of the brain's
+#: voxels, in scans that show a head. A whole head has 0.2, skull-stripped ones 0.001 to 0.003.
 MIN_HEAD = 0.02
-#: Least standard deviation between scans of a class's mean and of its standard deviation, in
-#: parts of the intensity range. One scan tells nothing about it, a few tell little. Among
-#: T1-weighted scans from four sources half of the classes have 0.04 to 0.07, and 0.01 to 0.03.
+#: Least standard deviation between scans of a class's mean and of its standard deviation, as
+#: fractions of the intensity range; it cannot be estimated from one or few scans. Among T1w scans
+#: from four sources half of the classes have 0.04 to 0.07, and 0.01 to 0.03.
 FLOORS = (0.05, 0.02)
 
 _KEYS = ('mean', 'std')
@@ -66,14 +65,14 @@ class PriorsError(UsageError):
 
 @dataclass(frozen=True)
 class Measured:
-    """A class in one scan: number of voxels, typical intensity, spread."""
+    """A class in one scan: number of voxels, mean and standard deviation (both robust)."""
 
     voxels: int
     mean: float
     std: float
 
 
-#: Stands for the classes of extra-cerebral tissue, and for voxels whose class is not known.
+#: Number for the mixture of extra-cerebral classes, and for voxels of unknown class.
 _TISSUE = -1
 
 
@@ -83,14 +82,14 @@ def _class_of_label() -> dict[int, int]:
 
 
 def _classes(pair: LoadedPair) -> np.ndarray:
-    """Return the class of each voxel of a reference, -1 where it has none."""
+    """Return the class of each voxel of a reference, -1 if unknown."""
     of_label = _class_of_label()
     # Unlabelled voxels may be air or tissue.
     of_label[0] = _TISSUE
     lookup = np.full(max(of_label) + 1, _TISSUE)
     lookup[[*of_label]] = [*of_label.values()]
     classes = lookup[pair.folded]
-    # Folding merges classes that have labels of their own.
+    # Labels whose class is lost in `folded`.
     own = of_label | {value: of_label[label] for value, label in _OTHER_NUMBERS.items()}
     for value in {*np.unique(pair.reference).tolist()} & {*own}:
         classes[pair.reference == value] = own[value]
@@ -125,7 +124,7 @@ def measure(pair: LoadedPair) -> dict[int, Measured]:
 
 
 def _shows_head(bright: np.ndarray, labelled: np.ndarray) -> bool:
-    """Whether there is tissue beyond the box around all labelled voxels."""
+    """Return whether there is tissue outside of the bounding box of all labelled voxels."""
     box = bounding_box(labelled)
     if box is None:
         return False
@@ -133,24 +132,21 @@ def _shows_head(bright: np.ndarray, labelled: np.ndarray) -> bool:
     return beyond >= MIN_HEAD * int(labelled.sum())
 
 
-def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
-    """Find the threshold that separates two groups of values best (Otsu 1979).
+def otsu_threshold(values: np.ndarray) -> float:
+    """Return Otsu's threshold (1979) between two groups of values.
 
     Parameters
     ----------
     values : (n,) array
-    bins : int
-        Of the histogram.
 
     Returns
     -------
     float
-        With the largest variance between what lies below and above; nothing lies above if all
-        values are the same.
+        Threshold with the largest between-group variance; the value itself if all are equal.
     """
     if values.min() == values.max():
         return float(values.max())
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values, 256)
     centres = (edges[1:] + edges[:-1]) / 2
     below, total = np.cumsum(counts)[:-1], counts.sum()
     sums = np.cumsum(counts * centres)
@@ -164,12 +160,12 @@ def estimate_priors(pairs: Iterable[LoadedPair]) -> dict[str, Any]:
     Parameters
     ----------
     pairs : iterable of LoadedPair
-        Taken one after the other.
+        Read lazily.
 
     Returns
     -------
     dict
-        What :func:`read_priors` reads, once it is written as JSON.
+        Content of the JSON file for :func:`read_priors`.
     """
     scans: dict[str, dict[str, dict[int, Measured]]] = {}
     for pair in pairs:
@@ -230,7 +226,7 @@ def _of_class(scans: Sequence[Mapping[int, Measured]], number: int) -> list[Meas
 
 
 def _between_scans(measured: Sequence[Measured]) -> list[tuple[float, float]]:
-    """Return centre and spread, over scans, of the mean and of the standard deviation."""
+    """Return median and scaled MAD over scans, of the mean and of the standard deviation."""
     gaussians = []
     for key, floor in zip(_KEYS, FLOORS, strict=True):
         centre, spread = median_and_deviation(np.array([getattr(one, key) for one in measured]))
@@ -241,7 +237,7 @@ def _between_scans(measured: Sequence[Measured]) -> list[tuple[float, float]]:
 def _of_tissue(
     scans: Sequence[Mapping[int, Measured]], tissue: Sequence[Measured]
 ) -> list[tuple[float, float]]:
-    """Return the same for each extra-cerebral class, from the mixture of all."""
+    """Return the hyperpriors of each extra-cerebral class, from the mixture of all."""
     (mean, between), _ = _between_scans(tissue)
     within = float(np.median([one.std for one in tissue]))
     brain = [one for scan in scans for number, one in scan.items() if number > 0]
@@ -249,7 +245,7 @@ def _of_tissue(
 
 
 def _wide() -> list[tuple[float, float]]:
-    """Return Gaussians with the moments of the uniform distributions of SynthSeg."""
+    """Return hyperpriors with the moments of SynthSeg's uniform distributions."""
     config = IntensityConfig()
     return [
         ((high + low) / 2 / WHITE, (high - low) / 12**0.5 / WHITE)
@@ -274,7 +270,7 @@ def read_priors(path: Path, contrasts: Sequence[str] | None = None) -> tuple[Con
     Raises
     ------
     PriorsError
-        If the file is none of priors, a number in it makes no sense, or a contrast is not in it.
+        If the file has another format, an invalid number, or lacks a contrast.
     """
     try:
         content = json.loads(read_text(path))

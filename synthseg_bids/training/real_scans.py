@@ -1,4 +1,4 @@
-"""Real scans with reference segmentations: finding and reading them."""
+"""Find and read real scans with reference segmentations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..measure.overlap import MIN_SHARE_IN_VIEW, FieldOfViewError, resample_near
 
 logger = logging.getLogger(__name__)
 
-#: Most scans that one error message names.
+#: Largest number of scans in one error message.
 _NAMED = 5
 
 
 class PairsError(UsageError):
-    """Scans or their references cannot be used; the message names each and says why."""
+    """Scans or their references cannot be used; the message lists them with reasons."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class LoadedPair:
     contrast : str
         Its BIDS suffix.
     image : (x, y, z) float32 array
-        In RAS, with intensities in [0, 1] as the network sees them.
+        In RAS, with intensities in [0, 1] as in the network's input.
     reference : (x, y, z) int32 array
-        Labels as in the file.
+        Labels of the file.
     folded : (x, y, z) int16 array
         Segmentation labels.
     affine : (4, 4) array
@@ -75,11 +75,11 @@ def find_pairs(
     ----------
     bids_dir : Path
     references : mapping of str to Path
-        Datasets of label maps by name; of several references of a scan the first one is taken.
+        Datasets of label maps by name; the first one with a reference of a scan is used.
     participants : iterable of str, optional
         Labels, with or without ``sub-`` (default: all).
     contrasts : sequence of str, optional
-        BIDS suffixes (default: those that are segmented by default).
+        BIDS suffixes (default: those of the BIDS App).
 
     Returns
     -------
@@ -120,19 +120,17 @@ def find_pairs(
     return pairs
 
 
-def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
-    """Read a scan and its reference, and bring both to the grid of the network.
+def load_pair(pair: Pair) -> LoadedPair:
+    """Read a scan and its reference, and resample both to the network grid at 1 mm.
 
     Parameters
     ----------
     pair : Pair
-    spacing : float
-        Of the grid, in mm.
 
     Returns
     -------
     LoadedPair
-        The reference may be on any other grid of the same head.
+        The reference may have another grid in the same space.
 
     Raises
     ------
@@ -144,7 +142,7 @@ def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
         If most of the reference lies outside the scan.
     """
     scan, reference = read_volume(pair.scan.path), read_label_map(pair.reference)
-    prepared = prepare(scan.data, scan.affine, spacing)
+    prepared = prepare(scan.data, scan.affine, 1.0)
     shape, affine = prepared.image.shape, prepared.affine
     share = share_in_view(reference.data, reference.affine, shape, affine)
     if share < MIN_SHARE_IN_VIEW:
@@ -152,7 +150,7 @@ def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
             f'{pair.reference}: only {share:.0%} of it lies in the field of view of '
             f'{pair.scan.relative}; give a reference in the same space'
         )
-    # Before resampling: an error should tell what is in the file.
+    # Before resampling, so that errors are about the labels in the file.
     folded = fold_reference(reference.data, str(pair.reference))
     moved, folded = (
         resample_nearest(labels, reference.affine, shape, affine)
@@ -163,7 +161,7 @@ def load_pair(pair: Pair, spacing: float = 1.0) -> LoadedPair:
 
 
 def load_pairs(pairs: Sequence[Pair]) -> Iterator[LoadedPair]:
-    """Read pairs one by one, and refuse those that cannot be used all at once.
+    """Read pairs one by one; pairs that cannot be used raise a single error at the end.
 
     Parameters
     ----------

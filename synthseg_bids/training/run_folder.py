@@ -1,4 +1,4 @@
-"""The folder of a training run: checkpoint, network with card, learning curve."""
+"""Save and resume a training run in a folder: checkpoint, network with card, learning curve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKPOINT, MODEL, CURVE = 'checkpoint.pt', 'model.safetensors', 'learning_curve
 
 
 def resume_run(trainer: Trainer, folder: Path) -> list[dict[str, Any]] | None:
-    """Take up a run where its folder leaves it.
+    """Resume a run from the checkpoint in its folder.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def save_run(trainer: Trainer, folder: Path, curve: Sequence[dict[str, Any]], na
     curve : sequence of dict
         Rows of the learning curve.
     name : str
-        Of the network, for its card.
+        Name of the network on its card.
     """
     save_model(folder / MODEL, trainer.average, trainer.card(name, curve))
     if curve:
@@ -63,5 +63,5 @@ def save_run(trainer: Trainer, folder: Path, curve: Sequence[dict[str, Any]], na
         writer.writeheader()
         writer.writerows(curve)
         write_text(folder / CURVE, text.getvalue())
-    # Last, so that a run killed in between is taken up before what is to be written again.
+    # Last, so that a run killed in between resumes before these files and writes them again.
     trainer.save(folder / CHECKPOINT)

@@ -1,8 +1,8 @@
-"""Training on real scans with their labels: the supervised baseline.
+"""Train on real scans with their labels: the supervised baseline.
 
-A labelled scan goes through the same deformation, crop, bias field, normalisation, gamma and
-resolution as a synthetic one, with the same random numbers; only its intensities are its own.
-Whatever trains on label maps trains on labelled scans.
+A labelled scan gets the same deformation, crop, bias field, normalisation, gamma and resolution as
+a synthetic one, with the same random numbers, but keeps its intensities. It can replace a label
+map in training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .real_scans import LoadedPair
 
 @dataclass(frozen=True)
 class LabelledScan(LabelMap):
-    """A scan with the label map that a network is to learn from it.
+    """A scan with its label map, as training data.
 
     Attributes
     ----------
@@ -62,10 +62,10 @@ class LabelledScan(LabelMap):
         ----------
         parameters : Draw
         config : GeneratorConfig
-            The configuration that they were drawn with. What makes intensities of labels, or
-            takes some away (Gaussians, blur, artefacts, stripping), does not apply.
+            The configuration that they were drawn with. Gaussians, blur, artefacts and removal of
+            labels do not apply.
         on_step : callable, optional
-            Is given the results of the steps ``labels`` and ``final``.
+            Called with the results of the steps ``labels`` and ``final``.
 
         Returns
         -------
@@ -104,23 +104,23 @@ def _shape(volume: Tensor) -> tuple[int, int, int]:
 
 
 def labelled_scan(pair: LoadedPair, size: Sequence[int] | None = None) -> LabelledScan:
-    """Make a scan and its reference ready for training.
+    """Prepare a scan and its reference for training.
 
     Parameters
     ----------
     pair : LoadedPair
     size : sequence of int, optional
-        Pad with background to at least this, so that crops of all scans have one size.
+        Pad with background to at least this size, so that crops of all scans have one size.
 
     Returns
     -------
     LabelledScan
-        Half precision, since all scans of a training stay in memory: 50 MB for 256^3 voxels.
+        Half precision, since all scans stay in memory: 50 MB for 256^3 voxels.
 
     Raises
     ------
     LabelMapError
-        If the reference holds no cerebrum.
+        If the reference has no cerebrum.
     """
     labels, affine = padded(pair.folded, pair.affine, size)
     image, _ = padded(pair.image, pair.affine, size)

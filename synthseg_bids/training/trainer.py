@@ -1,10 +1,9 @@
-"""Training a U-Net, on synthetic scans alone or, as a baseline, on real ones (:mod:`.supervised`).
+"""Train a U-Net, on synthetic scans or, as a baseline, on real ones (:mod:`.supervised`).
 
-Sample `i` of a run depends on the run's seed and on `i` only (with priors also on the contrast of
-its step), so a run that is interrupted and resumed sees the same samples as one that is not, and
-continues exactly (on a GPU but for the order of its sums). Several processes (see
-:mod:`.distributed`) share the samples of each step: with `n` of them it is as one of `n` times
-the batch size.
+Sample `i` of a run depends only on the run's seed and on `i` (with priors also on the contrast of
+its step). A run that is interrupted and resumed is therefore identical to one that is not (on a
+GPU except for the order of sums). Several processes (see :mod:`.distributed`) share the samples of
+each step: `n` of them are equivalent to `n` times the batch size.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from .distributed import ProcessGroup
 from .losses import merge_channels, segmentation_losses, wl2
 from .muon import Muon
 
-#: Seeds of the contrasts of steps are as far as this from those of samples.
+#: Offset between the seeds of samples and those of the contrasts of steps.
 FIRST_CONTRAST = 2**61
 
 
@@ -46,7 +45,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Progress:
-    """What the trainer reports after each epoch; one row of the learning curve."""
+    """Progress after an epoch; one row of the learning curve."""
 
     step: int
     learning_rate: float
@@ -62,13 +61,13 @@ class Progress:
 
 
 def age_shares(label_maps: Sequence[LabelMap], weights: Mapping[str, float]) -> Tensor:
-    """Return how often each label map is drawn, so that age groups are as often as asked.
+    """Return the probability of each label map, given relative frequencies of age groups.
 
     Parameters
     ----------
     label_maps : sequence of LabelMap
     weights : mapping of str to float
-        Of the age groups; 1 where a group is not named.
+        Relative frequencies of age groups; 1 for groups that are not listed.
 
     Returns
     -------
@@ -106,11 +105,11 @@ class Trainer:
     ----------
     config : TrainingConfig
     label_maps : sequence of LabelMap
-        To train on; labelled scans are label maps too.
+        Training data; may be labelled scans.
     validation : sequence of LabelMap
-        Held out, to validate on.
+        Held-out data for validation.
     device : torch.device
-        Generates and trains.
+        Device for generation and training.
     ranks : ProcessGroup
         The processes of the run.
     """
@@ -139,10 +138,10 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = self._make_optimizer()
         self.step = 0
-        #: Samples that all processes together have seen.
+        #: Number of samples over all processes.
         self.samples = 0
         self.seconds = 0.0
-        #: Name, checksum and steps of the network whose weights the run began with, if any.
+        #: Name, checksum and steps of the network that the run started from, if any.
         self.started_from: dict[str, Any] = {}
         self.dtype = fast_dtype(self.device)
         shared = self.ranks.wrap(self.network)
@@ -162,12 +161,12 @@ class Trainer:
         ----------
         network : UNet3D
         card : ModelCard
-            Its own, which the card of this run will name.
+            Card of that network, to be named on the card of this run.
 
         Raises
         ------
         CheckpointError
-            If its architecture is another, and no coarser one (see :mod:`..models.upscale`).
+            If its architecture differs, except as in :mod:`..models.upscale`.
         """
         if network.config != self.config.network:
             try:
@@ -176,11 +175,7 @@ class Trainer:
                 raise CheckpointError(str(error)) from error
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
-        self.started_from = {
-            'name': card.name,
-            'sha256': card.sha256,
-            'steps': card.total_steps,
-        }
+        self.started_from = {'name': card.name, 'sha256': card.sha256, 'steps': card.total_steps}
 
     def sample(self, number: int) -> Sample:
         """Generate training sample `number` of this run."""
@@ -194,7 +189,7 @@ class Trainer:
         return Sample(image, target, self._groups(label_map, drawn.deformation.flip))
 
     def _groups(self, label_map: LabelMap, flip: bool) -> list[list[int]]:
-        """Return the channels that a label map, mirrored or not, does not distinguish."""
+        """Return groups of channels that a label map, mirrored or not, does not distinguish."""
         labels = network_labels(self.config.generator.lesion_label)
         mirror = {label.index: label.mirror for label in generation_labels()}
         return [
@@ -203,9 +198,9 @@ class Trainer:
         ]
 
     def _generator(self) -> GeneratorConfig:
-        """Return how this step's samples are made: all of one contrast, where priors say which.
+        """Return the generator's settings of this step; with priors, those of one contrast.
 
-        As SynthSeg-rule in the paper, section 3.2; every process draws the same one.
+        All processes draw the same contrast, as SynthSeg-rule does (paper, section 3.2).
         """
         config = self.config.generator
         priors = config.intensity.priors
@@ -248,12 +243,12 @@ class Trainer:
         return loss.detach()
 
     def _logits(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and the targets of the voxels they are of."""
+        """Return logits and the targets of the same voxels."""
         network = self.config.network
         padded = pad_to_multiple(images, network.size_multiple)
         if network.sub_voxels == 1:
             return self.forward(padded), targets
-        # One voxel of each block, another in each step: an eighth of the memory of all.
+        # One voxel of each block, alternating between steps: an eighth of the memory.
         position = self.step % network.positions
         x, y, z = np.unravel_index(position, (network.sub_voxels,) * 3)
         step = network.sub_voxels
@@ -261,7 +256,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # Early on, average over the steps made so far rather than over the random start.
+        # Early on, a shorter average, to forget the random start.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         average, network = self.average, self.network
         for mean, value in zip(average.parameters(), network.parameters(), strict=True):
@@ -307,7 +302,7 @@ class Trainer:
                 )
                 on_epoch(self, progress)
                 losses, first, before = [], self.samples, self.seconds
-            # Last, since it may end the run.
+            # Last, since it may raise an exception to end the run.
             if on_step is not None:
                 on_step(self, loss)
 
@@ -318,12 +313,12 @@ class Trainer:
         Parameters
         ----------
         configs : mapping of str to GeneratorConfig, optional
-            What scans to draw; default: those of :data:`VALIDATION_PRESETS`.
+            Generator settings by name (default: those of :data:`VALIDATION_PRESETS`).
 
         Returns
         -------
         dict
-            Name to mean Dice; the same scans at every call, one of each label map.
+            Mean Dice by name, over one scan of each label map; scans are the same in every call.
         """
         if configs is None:
             own = self.config.generator
@@ -372,7 +367,7 @@ class Trainer:
         write_whole(path, lambda temporary: torch.save(state, temporary))
 
     def resume(self, path: Path) -> None:
-        """Take up a run where a checkpoint left it.
+        """Resume a run from a checkpoint.
 
         Raises
         ------
@@ -383,7 +378,7 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
             raise CheckpointError(f'{path}: not a checkpoint ({error})') from error
-        # Older checkpoints do not name what was not there to choose.
+        # Older checkpoints lack newer options, which have their defaults.
         if NetworkConfig(**state['architecture']) != self.config.network:
             raise CheckpointError(
                 f'{path}: trained with {state["architecture"]}, asked for '
@@ -404,28 +399,27 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.seconds = state['step'], state['seconds']
-        # Checkpoints without this number are of single processes.
+        # Older checkpoints, of single processes, lack this number.
         self.samples = state.get('samples', self.step * self.config.batch_size)
         self.started_from = state.get('started_from', {})
 
     def card(self, name: str, curve: Sequence[dict[str, Any]] = ()) -> ModelCard:
-        """Describe the network as it stands.
+        """Return the model card of the current network.
 
         Parameters
         ----------
         name : str
         curve : sequence of dict
-            Rows of the learning curve; the last one holds the validation Dice.
+            Rows of the learning curve; the last one has the validation Dice.
         """
-        spacing = self.label_maps[0].spacing_mm * self.config.generator.downsampling
+        spacing = self.label_maps[0].spacing_mm
         size = self.config.generator.size
-        spacing_in = self.label_maps[0].spacing_mm
         return ModelCard(
             name=name,
             network=self.config.network,
-            spacing_mm=spacing,
+            spacing_mm=spacing * self.config.generator.downsampling,
             labels=network_labels(self.config.generator.lesion_label),
-            crop_mm=size and (size[0] * spacing_in, size[1] * spacing_in, size[2] * spacing_in),
+            crop_mm=size and (size[0] * spacing, size[1] * spacing, size[2] * spacing),
             training={
                 'steps': self.step,
                 'samples': self.samples,

@@ -1,4 +1,4 @@
-"""What went wrong in a node, in one line, told as soon as it happens."""
+"""Report failed nodes immediately, each in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 WORKER_KILLED = 'its worker process was killed twice (out of memory, or by a signal)'
 
 JOB_LOST = 'its batch job ended without a result (killed, or out of memory or time)'
-#: By which Nipype's traceback of such a job is known.
+#: Identifies Nipype's traceback of such a job.
 JOB_LOST_SIGN = 'but results file does not exist'
 
 _ERROR = re.compile(r'^[\w.]+(Error|Exception|Interrupt|Exit): ')
@@ -49,10 +49,10 @@ class PluginError(UsageError):
 
 
 class CrashReporter:
-    """Tells about every node that fails; to be mixed into a plugin of Nipype.
+    """Mixin for a Nipype plugin that reports every node that fails.
 
-    Its one more argument is ``on_crash``, called with every :class:`Crash`. They are gathered in
-    ``crashes`` as well.
+    The additional argument ``on_crash`` is called with every :class:`Crash`; all are in
+    ``crashes``.
     """
 
     plugin_args: dict[str, Any]
@@ -63,10 +63,9 @@ class CrashReporter:
 
     def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
         result = result or {'result': None, 'traceback': []}
-        # Text if a batch job ended without a result, which Nipype cannot report.
+        # A string if a batch job ended without a result; Nipype expects lines.
         traceback = ''.join(result['traceback'])
         lines = traceback.splitlines(keepends=True)
-        # Before Nipype adds its own remarks to the traceback.
         try:
             crash_file = super()._report_crash(  # type: ignore[misc]
                 node, result={**result, 'traceback': lines}
@@ -82,18 +81,18 @@ class CrashReporter:
 
 
 def _folder(node: Any) -> str | None:
-    """Return where a node works, if it got that far."""
+    """Return the directory of a node, if it has one already."""
     return str(node.output_dir()) if getattr(node, 'base_dir', None) else None
 
 
 def find_reason(traceback: str, folder: str | None = None) -> str:
-    r"""Find the line of a traceback that says what went wrong.
+    r"""Find the line of a traceback with the reason of the failure.
 
     Parameters
     ----------
     traceback : str
     folder : str, optional
-        Named where the system does not say which file it is about.
+        Path for the message if a system error has none.
 
     Examples
     --------
@@ -105,8 +104,8 @@ def find_reason(traceback: str, folder: str | None = None) -> str:
         return 'unknown error'
     if JOB_LOST_SIGN in traceback:
         return JOB_LOST
-    # Messages of Nipype go on for lines, and errors before a node runs end in a complaint about
-    # its result file.
+    # Nipype's messages have several lines, and errors before a node runs end with one about its
+    # result file.
     errors = [line for line in lines if _ERROR.match(line) and not line.endswith('.pklz')]
     last = errors[-1] if errors else lines[-1]
     if system := _SYSTEM_ERROR.match(last):

@@ -1,4 +1,4 @@
-"""All images of a dataset, a workflow for each subject."""
+"""Workflow for all images of a dataset, with a workflow for each subject."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def init_synthseg_wf(
     Parameters
     ----------
     tasks : iterable of ImageTask
-        The images; nothing depends on any other one.
+        The images, which are independent of each other.
     out_dir : Path
         Root of the output dataset.
     model, model_sha256 : str
@@ -49,23 +49,23 @@ def init_synthseg_wf(
     flip : bool
         Average with the segmentation of the mirrored image.
     autocrop : bool
-        Look for the brain first, where the network was trained on crops.
+        Crop to the brain first, if the network was trained on crops.
     ct : bool, optional
         Whether the images are CT; see :func:`.image.init_image_wf`.
     program : Program, optional
-        Segments instead of our network.
+        External program to use instead of our network.
     posteriors : str
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
-        Of the label maps: ``native``, ``1mm`` or ``both``.
+        Grid of the label maps: ``native``, ``1mm`` or ``both``.
     aseg_stats : bool
-        Write a table like FreeSurfer's ``aseg.stats`` of every image.
+        Write a table like FreeSurfer's ``aseg.stats`` for every image.
     overwrite : bool
-        Compute anew what the working directory holds already.
+        Do not use results in the working directory.
     resources : Resources, optional
         By default one thread on the CPU.
     crash_dir : Path, optional
-        Where crash files go, in a folder for each subject.
+        Folder of crash files, with a subfolder for each subject.
     name : str
 
     Inputs
@@ -99,9 +99,7 @@ def init_synthseg_wf(
     for subject, subject_tasks in by_subject.items():
         label = f'sub-{subject}'
         subject_wf = Workflow(name=label.replace('+', 'plus'))
-        subject_wf.add_nodes([
-            _init_task_wf(task, out_dir, options) for task in subject_tasks
-        ])  # fmt: skip
+        subject_wf.add_nodes([_init_task_wf(task, out_dir, options) for task in subject_tasks])
         if crash_dir is not None:
             subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
         for node in subject_wf._get_all_nodes():
@@ -112,7 +110,7 @@ def init_synthseg_wf(
 
 
 def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Workflow:
-    """Build the workflow of one image of a dataset, saving included."""
+    """Build the workflow of one image of a dataset, with a node that saves its derivatives."""
     workflow = init_image_wf(
         compare=bool(task.references), suffix=task.image.suffix, name=task.name, **options
     )

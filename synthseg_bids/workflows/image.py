@@ -1,4 +1,4 @@
-"""One image: segment, measure, assess, compare."""
+"""Workflow for one image: segment, measure, assess, compare."""
 
 from __future__ import annotations
 
@@ -45,20 +45,19 @@ def init_image_wf(
     model : str
         Name or weights file.
     model_sha256 : str
-        Its checksum, where results in the working directory are to be computed anew for another
-        file of the same name.
+        Checksum of the weights, so that cached results of another file with the same name are
+        not used.
     flip : bool
         Average with the segmentation of the mirrored image.
     autocrop : bool
-        Look for the brain first, where the network was trained on crops.
+        Crop to the brain first, if the network was trained on crops.
     ct : bool, optional
-        Whether the image is CT (default: by its suffix, or where its intensities are Hounsfield
-        units).
+        Whether the image is CT (default: by its suffix or, without, by its intensities).
     program : Program, optional
-        Segments instead of our network, for which alone are `posteriors`, `output_grid` and what
-        is above.
+        External program to use instead of our network; the parameters above, `posteriors` and
+        `output_grid` are for our network only.
     suffix : str
-        Of the image: ``T1w``, ``T2w``, ... The options of a program depend on it.
+        BIDS suffix of the image (``T1w``, ``T2w``, ...), for the options of a program.
     posteriors : str
         Write posterior maps: ``none``, or on the grid ``native`` or ``1mm``.
     output_grid : str
@@ -78,7 +77,7 @@ def init_image_wf(
     references : dict of str to str
         FreeSurfer-style label maps by name; used with `compare`.
     model, model_sha256 : str
-        To be connected where another node makes the model; otherwise the parameters.
+        To be connected if another node makes the model; otherwise the parameters.
 
     Outputs
     -------
@@ -93,21 +92,21 @@ def init_image_wf(
     out_stats : str
         The same with intensities, like FreeSurfer's ``aseg.stats``; with `aseg_stats`.
     out_quality : str
-        Table of quality.
+        Table of quality measures.
     verdict, reasons : str
-        What it comes to: ``pass``, ``review`` or ``fail``, and why.
+        Overall verdict, ``pass``, ``review`` or ``fail``, and its reasons.
     quality_notes : list of str
-        The same where it is not ``pass``, and what else the user should know.
+        Verdict and reasons if it is not ``pass``, and other messages for the user.
     out_scan_figure, out_label_figure : str
         Slices of the image, and of its label map; undefined if they cannot be drawn.
     figure_notes : list of str
-        Why they cannot.
+        Reasons why they cannot be drawn.
     out_overlaps : str
         Table of overlaps with the references; with `compare`, undefined if none can be used.
     compared, refused : list of str
-        Names of the references in that table, and why the others are not; with `compare`.
+        Names of the references in that table, and why others are not in it; with `compare`.
     provenance : dict
-        How the label map was made.
+        Provenance of the label map.
 
     Returns
     -------
@@ -189,7 +188,7 @@ def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node
     """Build the node of our network."""
     if ct is not None:
         options['ct'] = ct
-    # A GPU node takes n_procs GPU slots, hence 1 even where it uses more CPU threads.
+    # A GPU node takes n_procs GPU slots, hence 1 even if it uses more CPU threads.
     segment = Node(
         SegmentImage(**options),
         name='segment',
@@ -210,7 +209,7 @@ def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node
 
 
 def optional_maps(posteriors: str, output_grid: str) -> list[str]:
-    """Name the maps of a workflow beside the label map on the grid of the image.
+    """List the maps of a workflow other than the label map on the grid of the image.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Intermediate results in the working directory are believed as long as they are whole."""
+"""Detect damaged intermediate results in the working directory, and remove them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from synthseg_bids.files import write_json
 
 logger = logging.getLogger(__name__)
 
-#: What the files of a node are compared with.
+#: Record of a node's files, to compare them with.
 _NOTED = '_written.json'
 
 
 def note_results(folder: Path) -> None:
-    """Note the files that a node has written, unless that was done when it ran.
+    """Record the files that a node has written, unless the record is up to date.
 
     Parameters
     ----------
     folder : Path
-        Of the node; where it cannot be written, nothing is noted.
+        Folder of the node; if it is not writable, there is no record.
     """
     noted = folder / _NOTED
     with suppress(OSError):
@@ -39,19 +39,19 @@ def note_results(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """List what a node has left that others read."""
+    """List the files of a node that other nodes may read."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name != _NOTED and path.suffix not in ('.json', '.rst'):
             yield path
 
 
 def drop_damaged(image_folder: Path) -> list[str]:
-    """Remove the results of nodes whose files are damaged, so that they are made again.
+    """Remove the results of nodes with damaged files, so that they run again.
 
     Parameters
     ----------
     image_folder : Path
-        Holds a folder for each node of an image; need not exist.
+        Folder with a subfolder for each node of an image; need not exist.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def drop_damaged(image_folder: Path) -> list[str]:
 
 
 def _damage(folder: Path) -> str:
-    """Say which file of a node is not what was written; empty if none is."""
+    """Return which file of a node is damaged, and how; empty if none is."""
     if not any(folder.glob('result_*.pklz')):
         return ''
     try:
@@ -86,7 +86,7 @@ def _damage(folder: Path) -> str:
 
 
 def _broken_archive(path: Path) -> str:
-    """Say why a result of Nipype cannot be read."""
+    """Return why a result file of Nipype cannot be read; empty if it can."""
     if path.suffix != '.pklz':
         return ''
     try:

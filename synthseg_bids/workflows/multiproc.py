@@ -1,9 +1,9 @@
-"""Run nodes, here or on a cluster, so that a failure fails one node, not the run.
+"""Nipype plugins with which a killed worker fails one node, not the run.
 
 Nipype's MultiProc waits for ever when a worker is killed (``kill -9``, out of memory): the shared
-process pool breaks, every running task is lost, and nobody is told. Here every worker has a pool
-of its own, so only the task that it was running is lost. It gets a second try with nothing beside
-it; if that ends in the same way it fails, is named, and the others go on.
+process pool breaks, and all running tasks are lost without a message. Here every worker has a pool
+of its own, so that only its task is lost. The task is run again, alone; if its worker is killed
+again, the node fails and the others continue.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 from .crashes import WORKER_KILLED, CrashReporter, PluginError
 from .slurm import SlurmPlugin
 
-#: A wait for the end of a task is no longer than this, should nobody tell of it.
+#: Longest wait for the end of a task, in case that its event is missed.
 _MAX_WAIT_S = 1
 
-#: Imported once, by the process that workers are forked from. None of these touches a GPU, which
-#: a forked process could not use any more.
+#: Modules imported once, by the process that workers are forked from. They must not initialise a
+#: GPU, which forked processes could not use.
 _PRELOADED = [
     'synthseg_bids.interfaces',
     'synthseg_bids.inference.segmenter',
@@ -47,9 +47,9 @@ _PRELOADED = [
 
 
 class InlinePlugin(CrashReporter, DistributedPluginBase):
-    """One node after the other in this very process, for debugging.
+    """Run one node after the other in this process, for debugging.
 
-    With the argument ``debug`` Python's debugger opens where the code of a node fails.
+    With the argument ``debug``, Python's debugger opens where the code of a node fails.
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
@@ -59,7 +59,7 @@ class InlinePlugin(CrashReporter, DistributedPluginBase):
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         taskid = len(self._done)
         if self.plugin_args.get('debug'):
-            # Nipype keeps of an exception nothing but its text.
+            # Nipype keeps only the text of an exception.
             node.interface._run_interface = partial(_run_or_debug, node.interface._run_interface)
         self._done[taskid] = run_node(node, updatehash, taskid)
         return taskid
@@ -85,26 +85,26 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
     """MultiProc with a process pool for each worker.
 
     Takes the arguments of MultiProc and :class:`CrashReporter`, ``log_file``, to which workers
-    append, and ``monitor``: whether to measure what every node uses, gathered in ``usage``.
-    ``status_callback`` is called with the status ``killed`` as well, before a second try.
+    append, and ``monitor``, to measure the resources of every node (in ``usage``).
+    ``status_callback`` is also called with the status ``killed``, before a second try.
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
         self.usage: list[dict[str, Any]] = []
         self._pools: list[ProcessPoolExecutor] = []
-        # Idle workers with and without a network in memory: only so many have one, and a GPU
-        # context, as segment at once.
+        # Idle workers with and without a network, and a GPU context, in memory: there are no more
+        # with one than segmentations at once.
         self._idle: dict[bool, list[ProcessPoolExecutor]] = {True: [], False: []}
         self._tasks: dict[int, tuple[Any, bool]] = {}
-        # Tasks whose worker was killed: that wait for their second try, and that had it.
+        # Tasks whose worker was killed: waiting for their second try, and after it.
         self._lost: list[int] = []
         self._tried_again: set[int] = set()
         self._task_ended = threading.Event()
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run all nodes of a graph; see nipype's DistributedPluginBase."""
-        # We wait for the next event instead.
+        # We wait for events instead of polling.
         execution = {**config['execution'], 'poll_sleep_duration': 0}
         try:
             super().run(graph, {**config, 'execution': execution}, updatehash=updatehash)
@@ -144,7 +144,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         future.add_done_callback(partial(self._collect, pool, idle, taskid))
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
-        """Return what became of a task; nothing yet after the first kill of its worker."""
+        """Return the result of a task; None if its worker was killed for the first time."""
         result = super()._get_result(taskid)
         if result is None or not result.get('killed') or taskid in self._tried_again:
             return result
@@ -159,7 +159,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         del self._tasks[taskid]
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        """Start what can be started; nothing beside a second try."""
+        """Start all tasks that fit; a second try runs alone."""
         at_work = {taskid for taskid, _ in self.pending_tasks} - {*self._lost}
         if self._lost and not at_work:
             self._end_idle_workers()
@@ -173,7 +173,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
             self._task_ended.clear()
 
     def _end_idle_workers(self) -> None:
-        """Free the memory that they keep."""
+        """End idle workers, to free their memory."""
         for pools in self._idle.values():
             while pools:
                 pool = pools.pop()
@@ -187,8 +187,8 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
         self._has_predecessor = [graph.in_degree(node) > 0 for node in self.procs]
-        # Nipype collects garbage whenever it looks for nodes to start. That must not take the
-        # longer the more nodes and modules there are.
+        # Nipype collects garbage whenever it looks for nodes to start; this excludes nodes and
+        # modules, which would make it slow.
         gc.collect()
         gc.freeze()
 
@@ -199,7 +199,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
         taskid: int,
         future: Future,
     ) -> None:
-        """Store the result of a task and wake who waits for it; called by a thread of its pool."""
+        """Store the result of a task and signal its end; called by a thread of its pool."""
         self._store_result(pool, idle, taskid, future)
         self._task_ended.set()
 
@@ -227,20 +227,23 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
             idle.append(pool)
             traceback = format_exception(type(error), error, error.__traceback__)
         self._taskresult[taskid] = {
-            'result': None, 'traceback': traceback, 'taskid': taskid, 'killed': killed
-        }  # fmt: skip
+            'result': None,
+            'traceback': traceback,
+            'taskid': taskid,
+            'killed': killed,
+        }
 
     def _stop_workers(self) -> None:
         self.pool.shutdown(wait=False)
-        # There is no public way to the processes of a pool, nor to the thread that watches them.
+        # The processes of a pool and the thread that manages them are not public.
         threads = [pool._executor_manager_thread for pool in self._pools]
         for pool in self._pools:
-            # Interrupted, or stopped at the first crash: what still runs would hold up our exit.
+            # Running tasks, after an interrupt or the first crash, would delay the exit.
             if pool not in self._idle[True] + self._idle[False]:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
-        # Python would do so when it ends, but complains of threads that end just then.
+        # Python would join them at its end, with an error for threads that end at the same time.
         for thread in filter(None, threads):
             thread.join()  # type: ignore[attr-defined]
 
@@ -250,7 +253,7 @@ LOCAL_PLUGINS = ('MultiProc', 'Linear')
 
 
 def make_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
-    """Return the plugin of Nipype of a name.
+    """Return a Nipype plugin by its name.
 
     Parameters
     ----------
@@ -262,7 +265,7 @@ def make_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
     Raises
     ------
     PluginError
-        If there is no such plugin, or it returns before the work is done.
+        If there is no such plugin, or it returns before the jobs have ended.
     """
     check_plugin(name)
     if name == 'MultiProc':
@@ -291,7 +294,7 @@ def check_plugin(name: str) -> None:
 
 
 def run_measured(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
-    """Run a node in a worker and tell how much time and memory it took."""
+    """Run a node in a worker and measure its time and memory."""
     _reset_peak_memory()
     started, before = time.monotonic(), os.times()
     result = run_node(node, updatehash, taskid)
@@ -306,8 +309,7 @@ def run_measured(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
 
 
 def _reset_peak_memory() -> None:
-    # Linux forgets the peak of a process on this request. Elsewhere it is that of all nodes that
-    # the worker has run so far.
+    # Resets the peak of the process on Linux. Elsewhere it includes earlier nodes of the worker.
     with suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')
 
@@ -324,7 +326,7 @@ def _peak_memory_mb() -> float:
 def _start_worker(cwd: str, log_file: str | None) -> None:
     """Prepare a worker process: folder, logging."""
     os.chdir(cwd)
-    # Should the parent be killed, nobody else ends us.
+    # Nothing else ends this process if its parent is killed.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # Nipype's own handler writes to stdout, which is for results only.
     logging.getLogger('nipype').handlers[:] = [logging.NullHandler()]
@@ -334,10 +336,10 @@ def _start_worker(cwd: str, log_file: str | None) -> None:
 
 
 def log_handler(path: str | Path) -> logging.Handler:
-    """Return a handler that appends to a file, be its disk full or names not UTF-8."""
+    """Return a handler that appends to a file, and tolerates full disks and invalid UTF-8."""
     handler = logging.FileHandler(path, encoding='utf-8', errors='backslashreplace')
     handler.setFormatter(logging.Formatter('%(asctime)s %(name)s %(levelname)s: %(message)s'))
-    # By default a traceback on the terminal for every line that cannot be written.
+    # The default prints a traceback for every line that cannot be written.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     return handler
 

@@ -1,4 +1,4 @@
-"""One image, segmented by a program of others."""
+"""Segment one image with an external program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synthseg_bids.interfaces import CleanScan, RunMriSynthSeg, RunSamseg, Trans
 
 from .resources import Resources
 
-#: The interface of each method, and its input for the image.
+#: Interface of each method, and its input for the image.
 _INTERFACES = {'samseg': (RunSamseg, 'in_files'), 'mri_synthseg': (RunMriSynthSeg, 'in_file')}
 
 
@@ -25,15 +25,15 @@ def add_program(
     workflow : nipype.pipeline.engine.Workflow
     program : Program
     suffix : str
-        Of the image.
+        BIDS suffix of the image.
     flip : bool
-        Average with the segmentation of the mirrored image, where the method can.
+        Average with the segmentation of the mirrored image, if the method can.
     resources : Resources
 
     Returns
     -------
     nipype.pipeline.engine.Node
-        The one that has the labels, soft volumes and provenance.
+        The node with labels, soft volumes and provenance.
     """
     inputnode = workflow.get_node('inputnode')
     interface, image = _INTERFACES[program.method.name]

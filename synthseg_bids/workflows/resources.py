@@ -1,4 +1,4 @@
-"""Processors, threads and GPUs: how many segmentations run at once, and where."""
+"""Divide processors, memory and GPUs between segmentations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from synthseg_bids.hardware.memory import total_bytes
 
 logger = logging.getLogger(__name__)
 
-# One segmentation gains little from more threads than this.
+# More threads hardly accelerate one segmentation.
 _MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the nodes of a workflow may use.
+    """Resources for the nodes of a workflow.
 
     Attributes
     ----------
@@ -26,22 +26,22 @@ class Resources:
     slots_per_device : int
         Segmentations at once on each GPU.
     nprocs : int
-        CPU processors in all.
+        Total number of CPU processors.
     threads : int
         CPU threads of one segmentation.
     lock_dir : str
         Folder of the device locks (empty: no locking).
     mem_gb : float or None
-        Memory that a process takes that segments (None: what the method usually takes); see
+        Memory of a process that segments (None: the method's usual one); see
         :func:`synthseg_bids.inference.memory_estimate.worker_gb`.
     total_mem_gb : float
-        Memory that all nodes together may take.
+        Memory for all nodes together.
     gpu_fallback : bool
-        Whether what does not fit into the memory of a GPU goes to the CPU.
+        Whether scans that do not fit a GPU's memory are segmented on the CPU.
     low_memory : bool
-        Whether segmentations are kept small even where there is memory.
+        Whether segmentations use little memory even if more is free.
     memory_limit : int or None
-        Bytes that a forward pass may plan with (None: all that are free).
+        Bytes that a forward pass may use (None: all that are free).
     """
 
     devices: tuple[str, ...] = ('cpu',)
@@ -74,10 +74,10 @@ class Resources:
 
     @property
     def scheduler_procs(self) -> int:
-        """Processors that the scheduler may hand out.
+        """Number of processors for the scheduler.
 
-        One more than there are, so that saving an image need not wait for the next one to be
-        segmented; unless another segmentation would take it.
+        One more than there are, so that saving an image does not wait for the next segmentation;
+        unless that would start another segmentation.
         """
         nprocs = max(self.nprocs, self.n_gpu_procs)
         spare = self.use_gpu or (nprocs + 1) // self.threads == nprocs // self.threads
@@ -102,22 +102,22 @@ def plan_resources(
     device : str or torch.device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     n_gpus : int, optional
-        GPUs to use at most (default: all that are visible).
+        Largest number of GPUs (default: all that are visible).
     procs_per_gpu : int
         Segmentations at once on each GPU.
     nprocs : int, optional
         CPU processors (default: those this process may run on).
     omp_nthreads : int, optional
-        CPU threads of one segmentation. By default as many as there are up to 8: on a CPU, one
-        segmentation with all threads beats several with one each, and takes less memory.
+        CPU threads of one segmentation (default: all, up to 8: on a CPU, one segmentation with
+        all threads is faster than several with one each, and takes less memory).
     total_mem_gb : float, optional
-        Memory to plan with (default: 90 % of what there is).
+        Total memory (default: 90 % of that of the machine or control group).
     lock_dir : path-like
         Folder of the device locks.
     gpu_fallback : bool
-        Whether what does not fit into the memory of a GPU goes to the CPU.
+        Whether scans that do not fit a GPU's memory are segmented on the CPU.
     elsewhere : bool
-        Whether the nodes run on other machines, whose devices cannot be looked at from here.
+        Whether the nodes run on other machines, whose devices are unknown here.
 
     Returns
     -------

@@ -52,31 +52,31 @@ def execute(
     ----------
     tasks : sequence of ImageTask
     ledger : Ledger
-        Gathers what becomes of them.
+        Collects their outcomes.
     out_dir : Path
         Root of the output dataset.
     base_dir : Path
         Working directory.
     name : str
-        Of the workflow, and of its folder in the working directory.
+        Name of the workflow, and of its folder in the working directory.
     log_dir : Path
-        Where workers log and crash files go.
+        Folder of workers' logs and of crash files.
     resources : Resources
     plugin : tuple of str and dict
         Name of a plugin of Nipype and its arguments.
     stop_on_first_crash : bool
-        Start nothing more once an image has failed.
+        Start no more nodes once an image has failed.
     graph : bool
         Draw the workflow to ``graph.svg`` in the log folder.
     monitor : bool
-        Write what every node used to ``resources.tsv`` in the log folder.
+        Write time and memory of every node to ``resources.tsv`` in the log folder.
     **options
         For :func:`init_synthseg_wf`.
     """
     _configure_nipype(base_dir, log_dir, stop_on_first_crash)
     workflow = init_synthseg_wf(
         tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
-    )  # fmt: skip
+    )
     workflow.base_dir = str(base_dir)
     for task in tasks:
         subject = f'sub-{task.image.entities["sub"]}'.replace('+', 'plus')
@@ -105,7 +105,7 @@ def execute(
     except PluginError:
         raise
     except Exception as error:
-        # Once more what was reported for each node; anything else is our own fault.
+        # A summary of the crashes that were reported already; without crashes, our own error.
         if not runner.crashes:
             raise
         logger.debug('%s', error)
@@ -115,7 +115,7 @@ def execute(
 
 
 def _draw(workflow: Workflow, log_dir: Path) -> None:
-    """Draw a workflow, or write it as text where nothing can draw."""
+    """Draw a workflow, or write it as text if Graphviz is missing."""
     dot = log_dir / 'graph.dot'
     workflow.write_hierarchical_dotfile(str(dot), colored=True)
     if shutil.which('dot') is None:
@@ -128,7 +128,7 @@ def _draw(workflow: Workflow, log_dir: Path) -> None:
 
 
 def request_resources(workflow: Workflow, given: str) -> None:
-    """Ask Slurm for what every node needs, except for what the user asks for.
+    """Request each node's resources from Slurm, except those in the user's options.
 
     Parameters
     ----------
@@ -147,17 +147,17 @@ def request_resources(workflow: Workflow, given: str) -> None:
         if not memory:
             wanted.append(f'--mem={max(1, ceil(node.mem_gb))}G')
         if node.is_gpu_node() and not gpus and 'gpu' not in gres:
-            # Of two lists of generic resources the last one counts: the user's.
+            # The user's --gres comes last and would override ours.
             wanted.append('--gpus=1' if gres else '--gres=gpu:1')
         node.plugin_args = {'sbatch_args': ' '.join(wanted)}
 
 
-#: Of options of sbatch, which have longer names.
+#: Short options of sbatch and their long names.
 _SHORT = {'-c': '--cpus-per-task', '-G': '--gpus'}
 
 
 def _sbatch_options(given: str) -> dict[str, str]:
-    """Return options of sbatch, by their long names where these matter to us."""
+    """Parse options of sbatch; short names that matter to us become long ones."""
     options: dict[str, str] = {}
     name = ''
     for word in shlex.split(given):
@@ -168,13 +168,13 @@ def _sbatch_options(given: str) -> dict[str, str]:
             options[name] = word[2:]
         elif name:
             options[name], name = word, ''
-    # Of memory, not of where it is.
+    # Not an amount of memory, unlike other options that start with --mem.
     options.pop('--mem-bind', '')
     return options
 
 
 def _write_usage(path: Path, runner: Any) -> None:
-    """Add what nodes used to a table."""
+    """Append the resources of nodes to a table."""
     if not hasattr(runner, 'usage'):
         logger.warning('--resource-monitor: only with the plugin MultiProc')
         return
@@ -201,7 +201,7 @@ def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) 
 
 
 class Ledger:
-    """What became of each image, gathered while nodes end.
+    """Outcome of each image, collected while nodes end.
 
     Parameters
     ----------
@@ -213,11 +213,11 @@ class Ledger:
         self._by_name = {task.name: task for task in tasks}
         self._outcomes: dict[str, Outcome] = {}
         self._killed: set[str] = set()
-        #: How each image that is done was segmented, by BIDS URI.
+        #: Provenance of each segmented image, by BIDS URI.
         self.provenance: dict[str, dict[str, Any]] = {}
 
     def on_status(self, node: Any, status: str) -> None:
-        """Note that a node started or ended; called by Nipype."""
+        """Record that a node started or ended; called by Nipype."""
         task = self._task_of(node.fullname)
         if status == 'start' and node.name == 'segment':
             logger.info('%s: started', task.image.relative)
@@ -229,8 +229,8 @@ class Ledger:
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
-        notes = [*([f'{_KILLED}; done when tried again'] if task.name in self._killed else []),
-                 *(outputs.notes or [])]  # fmt: skip
+        notes = [f'{_KILLED}; done when tried again'] if task.name in self._killed else []
+        notes += outputs.notes or []
         self.provenance[task.source] = outputs.provenance
         outcome = Outcome(
             task.image.relative,
@@ -241,15 +241,13 @@ class Ledger:
             peak_gpu_mb=outputs.provenance.get('PeakGPUMemoryMB'),
         )
         self._outcomes[task.name] = outcome
-        logger.info(
-            '%s: done (%d of %d images)',
-            outcome.relative, len(self._outcomes), len(self.tasks),
-        )  # fmt: skip
+        count = len(self._outcomes)
+        logger.info('%s: done (%d of %d images)', outcome.relative, count, len(self.tasks))
         for note in outputs.notes or []:
             logger.warning('%s: %s', outcome.relative, note)
 
     def on_crash(self, crash: Crash) -> None:
-        """Note that a node failed; called by the plugin."""
+        """Record that a node failed; called by the plugin."""
         task = self._task_of(crash.node)
         # The output dataset is the folder above logs/<run>.
         parts = Path(crash.crash_file).parts
@@ -257,13 +255,13 @@ class Ledger:
         source = f'{task.image.path}: '
         reason = crash.reason.removeprefix(source)
         if not task.image.path.exists():
-            # Nipype then complains of an input that it was not given.
+            # Nipype's message would be about an undefined input.
             reason = 'No such file any more; put it back, then run the same command again'
         self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
         logger.error('%s%s', source, reason)
 
     def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
-        """Account for images whose workflow broke down as a whole."""
+        """Record images as failed whose whole workflow has failed."""
         left = [task for task in tasks if task.name not in self._outcomes]
         reason = f'not finished: {describe(error)}'
         for task in left:
@@ -272,22 +270,22 @@ class Ledger:
         logger.debug('workflow', exc_info=error)
 
     def drop(self, task: ImageTask) -> None:
-        """Forget an image that another run has segmented in the meantime."""
+        """Record an image that another run has segmented in the meantime."""
         self._outcomes[task.name] = Outcome(task.image.relative, 'current', 'up to date')
 
     def finished(self) -> list[Outcome]:
-        """List what is known so far."""
+        """List the outcomes so far."""
         return [self._outcomes[task.name] for task in self.tasks if task.name in self._outcomes]
 
     def close(self, out_dir: Path, **outputs: Any) -> list[Outcome]:
-        """Check that what should be there is, and account for images never reached.
+        """Check that all outputs exist, and record images that were not reached.
 
         Parameters
         ----------
         out_dir : Path
             Root of the output dataset.
         **outputs
-            What was asked for; see :meth:`~synthseg_bids.bids.plan.ImageTask.kinds`.
+            See :meth:`~synthseg_bids.bids.plan.ImageTask.kinds`.
 
         Returns
         -------
@@ -302,7 +300,7 @@ class Ledger:
                 self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
                 never += 1
             elif outcome.status == 'done':
-                # Whether references could be used, the notes say.
+                # Not if no reference could be used, as the notes explain.
                 kinds = [kind for kind in task.kinds(**outputs) if kind != 'dice']
                 missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
                 if missing:

@@ -1,4 +1,4 @@
-"""Run every node as a job of Slurm."""
+"""Run every node as a Slurm job."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .crashes import JOB_LOST, JOB_LOST_SIGN, CrashReporter, PluginError
 
 logger = logging.getLogger(__name__)
 
-#: Jobs at once unless the user says otherwise; clusters limit those that wait.
+#: Default number of jobs at once; clusters limit waiting jobs.
 MAX_JOBS = 100
-#: How often Slurm is asked, for all jobs at once: it has others to answer.
+#: Interval between queries of all jobs' states, to limit the load of Slurm.
 ASK_EVERY_S = 1.0
-#: How long to wait where Slurm takes no more jobs of this user, and how it says so.
+#: Wait after Slurm has refused a job because of the user's limit, and its message.
 TOO_MANY_S, TOO_MANY = 10.0, 'MaxSubmit'
 
 
 class SlurmPlugin(CrashReporter, SLURMPlugin):
-    """Nipype's SLURM, of which a job that is killed fails one node, not the run.
+    """Nipype's SLURM plugin, with which a killed job fails one node, not the run.
 
     Takes the arguments of SLURM (``sbatch_args``, ``template``, ``max_jobs``, ...) and of
     :class:`CrashReporter`.
@@ -38,7 +38,7 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
     Raises
     ------
     PluginError
-        If there is no Slurm here, or when it refuses a job.
+        If there is no Slurm here, or if it refuses a job.
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
@@ -55,19 +55,19 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
         try:
             super().run(graph, config, updatehash=updatehash)
         finally:
-            # Interrupted, or stopped at the first crash: nobody waits for them any more.
+            # Jobs that are left after an interrupt or the first crash.
             if self._pending:
                 _run('scancel', *map(str, self._pending))
 
     def _submit_batchtask(self, scriptfile: str, node: Any) -> int:
-        """Submit a script; Nipype does not notice when that fails."""
-        # Should the job be killed before it begins, Nipype would take what an earlier run has
-        # left, perhaps of another model, for its result.
+        """Submit a script; Nipype's own method does not notice failures."""
+        # If the job is killed before it starts, Nipype would use the result of an earlier run,
+        # perhaps with another model.
         for path in Path(node.output_dir()).glob('result_*.pklz'):
             path.unlink()
         log = str(Path(scriptfile).parent / 'slurm-%j.out')
         command = ['sbatch', '--parsable', f'--output={log}', f'--job-name={_job_name(node)}']
-        # Of two equal options the last one counts: the user's.
+        # The user's options come last and override ours.
         command += shlex.split(f'{node.plugin_args["sbatch_args"]} {self._sbatch_args or ""}')
         attempt = 0
         while attempt <= self._max_tries:
@@ -88,7 +88,7 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
         raise PluginError(f'{lines[-1]}; correct sbatch_args of the plugin')
 
     def _is_pending(self, taskid: int) -> bool:
-        """Tell whether a job was still there; if Slurm is too busy to say, all of them were."""
+        """Return whether a job is queued or running; the last known state if Slurm is busy."""
         if time.monotonic() - self._asked > ASK_EVERY_S:
             done = _run('squeue', '--noheader', '--format=%A', f'--user={os.getuid()}')
             self._asked = time.monotonic()
@@ -104,19 +104,19 @@ class SlurmPlugin(CrashReporter, SLURMPlugin):
 
 
 def _job_name(node: Any) -> str:
-    """Begin with what tells jobs apart, since squeue shows little of it."""
+    """Reverse the parts of a node's name, since squeue shows only the beginning."""
     return '.'.join(reversed(node.fullname.split('.')))
 
 
 def _why_lost(job: int) -> str:
-    """Say what Slurm knows about a job that has ended, as long as it remembers."""
+    """Return Slurm's state of a job that has ended, and its log; empty if Slurm has forgotten."""
     text = _run('scontrol', 'show', 'job', str(job)).stdout
     state, log = (re.search(rf'\b{field}=(.*)', text) for field in ('JobState', 'StdOut'))
     return f': {state[1].split()[0]}; see {log[1]}' if state and log else ''
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of Slurm."""
+    """Run a Slurm program."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         logger.debug('%s: %s', shlex.join(command), done.stderr.strip())
@@ -125,7 +125,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def _no_interruption() -> Iterator[None]:
-    """Let signals wait, lest a job is submitted whose number is never known."""
+    """Block signals, so that the number of a submitted job is always recorded."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -1,4 +1,4 @@
-"""From label maps of brains to a trained and calibrated network."""
+"""Workflow that trains and calibrates a network on label maps of brains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthseg_bids.interfaces import (
     TrainSynthSeg,
 )
 
-#: Nodes that prepare label maps, and the inputs that these come from.
+#: Nodes that prepare label maps, and their inputs.
 _PARTS = {'prepare': 'label_maps', 'prepare_fit': 'fit_maps', 'prepare_check': 'check_maps'}
 _OUTPUTS = ['out_model', 'model_sha256', 'out_curve', 'out_curve_figure', 'out_samples']
 _OUTPUTS += ['calibration_error', 'out_label_maps', 'out_sidecars', 'out_label_figures']
@@ -40,9 +40,9 @@ def init_training_wf(
 ) -> Workflow:
     """Build a workflow that trains a network on label maps of brains.
 
-    The label maps become label maps of heads, a few synthetic scans of them are drawn, a network
-    is trained on such scans, and its posteriors are calibrated on scans of label maps that it has
-    not seen. After a kill, the workflow goes on from the last checkpoint of the training.
+    The label maps are converted to label maps of heads, a figure of a few synthetic scans is
+    drawn, a network is trained on such scans, and its posteriors are calibrated on scans of
+    held-out label maps. If killed, the workflow resumes from the last checkpoint.
 
     Parameters
     ----------
@@ -58,29 +58,29 @@ def init_training_wf(
     seed : int
         Seed of all random numbers.
     n_samples : int
-        Synthetic scans in the picture of samples.
+        Number of synthetic scans in the figure of samples.
     n_scans : int
-        Synthetic scans for the calibration, per label map and preset.
+        Number of synthetic scans for the calibration, per label map and preset.
     age_group : str
-        Age group of the label maps that no table names: ``adult``, ``infant``, ``old``.
+        Age group of label maps that are not in the table: ``adult``, ``infant``, ``old``.
     use_gpu : bool
         Generate, train and calibrate on a GPU; each of these nodes takes a GPU slot.
     device : str
         With `use_gpu`: ``auto``, ``cuda`` or ``cuda:N``.
     mem_gb : float
-        Memory that training takes, in GB, for Nipype's scheduler.
+        Memory of the training in GB, for Nipype's scheduler.
     name : str
 
     Inputs
     ------
     label_maps : list of str
-        FreeSurfer's label maps (``aseg``, ``aparc+aseg``) of brains, or of heads, to train on.
-        Their file names tell them from the ones below.
+        FreeSurfer's label maps (``aseg``, ``aparc+aseg``) of brains, or label maps of heads, for
+        the training. File names must differ from those below.
     fit_maps, check_maps : list of str
-        Held out: others to fit the temperature of the posteriors on, and to measure the
-        calibration error on. The network is validated on both.
+        Held-out label maps to fit the temperature, and to measure the calibration error. The
+        network is validated on both.
     donors : list of str
-        Label maps of heads to put around the brains; without them fluid alone surrounds them.
+        Label maps of heads to put around the brains; without any, only CSF surrounds them.
     table : str
         Tab-separated table with columns name, age, dataset, licence and remarks of label maps;
         may be left out.
@@ -94,11 +94,11 @@ def init_training_wf(
     out_curve, out_curve_figure : str
         Learning curve, as a table and drawn.
     out_samples : str
-        Picture of synthetic scans with their labels.
+        Figure of synthetic scans with their labels.
     calibration_error : float
         Expected calibration error on synthetic scans of `check_maps`.
     out_label_maps, out_sidecars, out_label_figures : list of str
-        Prepared label maps to train on, what is known of each, and a picture of each.
+        Prepared label maps for the training, a sidecar of each, and a figure of each.
 
     Returns
     -------
@@ -167,12 +167,12 @@ def _add_preparation(workflow: Workflow, age_group: str) -> list[Node]:
 
 
 def _numbers(paths: list[str]) -> list[int]:
-    """Return a number for each label map, so that each gets the next donor."""
+    """Return a different donor's number for each label map."""
     return list(range(len(paths)))
 
 
 def _add_samples(workflow: Workflow, prepare: Node, interface: SynthesizeImage) -> Node:
-    """Add what draws synthetic scans of prepared label maps."""
+    """Add the nodes that generate and draw synthetic scans of prepared label maps."""
     synthesize = Node(interface, name='synthesize', mem_gb=4)
     plot = Node(PlotSamples(), name='plot_samples', mem_gb=1)
     workflow.connect([

@@ -1,4 +1,4 @@
-"""CT scans: which are recognised, and how they pass through."""
+"""CT scans are recognised and segmented."""
 
 from __future__ import annotations
 

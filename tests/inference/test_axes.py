@@ -1,4 +1,4 @@
-"""Headers whose axes are wrong: turned copies that a network is surer of."""
+"""Headers with wrong axes are detected by the confidence in reoriented copies."""
 
 from __future__ import annotations
 

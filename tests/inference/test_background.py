@@ -7,6 +7,7 @@ import pytest
 from stub_networks import LabelStub
 from test_segmenter import segmenter
 
+from synthseg_bids.images import geometry
 from synthseg_bids.images.background import (
     constant_background,
     far_background,
@@ -97,7 +98,8 @@ def test_empty_borders_are_not_resampled(brain, spacing, value, monkeypatch):
         sizes.append(volume.size)
         return plain(volume, matrices)
 
-    monkeypatch.setattr(preprocess, 'resample', resample)
+    for module in (geometry, preprocess):
+        monkeypatch.setattr(module, 'resample', resample)
     fast = prepare(padded, affine, 1.0)
     monkeypatch.setattr(preprocess, 'EMPTY_SHARE', 0)
     whole = prepare(padded, affine, 1.0)

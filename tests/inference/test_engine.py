@@ -29,7 +29,6 @@ CONFIGS = {
         sub_voxels=2,
         output_features=6,
     ),
-    'plain': NetworkConfig(features=4, levels=3, norm='none'),
     'add, batch': NetworkConfig(features=4, levels=3, decoder_convs=1, skip='add'),
     'wide': NetworkConfig(features=24, levels=3),
     'wide, instance': NetworkConfig(features=24, levels=3, norm='instance', norm_placement='conv'),
@@ -75,7 +74,7 @@ def test_equals_the_network(name, dtype, tolerance, monkeypatch):
     assert (found - expected).abs().max() < tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize('name', ['paper', 'plain', 'wide', 'add, batch'])
+@pytest.mark.parametrize('name', ['paper', 'wide', 'add, batch'])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
 @pytest.mark.parametrize('thickness', [16, 24])
 def test_rows_are_those_of_the_whole(name, dtype, tolerance, thickness):

@@ -34,9 +34,9 @@ CPU = torch.device('cpu')
 @pytest.fixture(scope='module', params=['plain', 'sub-voxels'])
 def engine(request) -> Engine:
     torch.manual_seed(0)
-    config = NetworkConfig(features=2, levels=3, norm='none')
+    config = NetworkConfig(features=2, levels=3)
     if request.param == 'sub-voxels':  # blocks of four voxels at the deepest level, as above
-        config = NetworkConfig(features=2, levels=2, norm='none', sub_voxels=2, output_features=3)
+        config = NetworkConfig(features=2, levels=2, sub_voxels=2, output_features=3)
     return Engine(UNet3D(config), CPU, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Memory that is planned with, against memory that is used."""
+"""Predicted memory against memory that is used."""
 
 from __future__ import annotations
 

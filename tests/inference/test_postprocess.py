@@ -1,4 +1,4 @@
-"""From posteriors to labels and volumes: bodies, crops, grids."""
+"""Labels and volumes from posteriors: connected components, crops, grids."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_crops_hold_the_brain_and_a_margin():
         assert part.stop >= min(found.stop + 2, 90)
 
 
-def test_clean_removes_detached_bodies():
+def test_clean_removes_detached_components():
     posteriors = torch.zeros((33, 16, 16, 16))
     left, right = HIPPOCAMPI
     posteriors[left, 1:9, 2:14, 2:14] = 1
@@ -169,7 +169,7 @@ def test_smoothing_averages_neighbours():
     torch.testing.assert_close(smooth(flat.clone()), flat)
 
 
-def test_find_brain_takes_the_largest_body():
+def test_find_brain_takes_the_largest_component():
     outside = torch.ones((12, 12, 12))
     outside[1:3, 1:3, 1:3] = 0.4
     outside[5:9, 4:10, 6:8] = 0.4

@@ -1,4 +1,4 @@
-"""The reference's steps, held against the libraries that it is made of."""
+"""The reference implementation's steps against the libraries that it uses."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_padding_is_what_the_reference_pads(rng):
     assert inside[1:] == (slice(15, 145), slice(60, 67), slice(0, 160))
 
 
-def test_keeps_the_largest_body_of_each_structure(small):
+def test_keeps_the_largest_component_of_each_structure(small):
     engine = Known({17: box(20, 20, 20), 2: box(30, 20, 20), 53: box(40, 20, 20, size=4)})
     stray = box(34, 35, 20, size=3)  # touches nothing
     engine.boxes[10] = stray

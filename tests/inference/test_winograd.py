@@ -1,4 +1,4 @@
-"""Layers in bfloat16 against PyTorch's in float32, on the same rounded numbers."""
+"""Layers in bfloat16 against PyTorch's in float32 on the same rounded numbers."""
 
 from __future__ import annotations
 

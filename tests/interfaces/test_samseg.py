@@ -78,7 +78,7 @@ def test_interface_runs_the_program(samseg, tmp_path, monkeypatch):
     [
         ('STAND_IN_FAILS', '1', 'failed: RuntimeError: inconsistent atlas; see '),
         ('STAND_IN_KILLED', '1', 'failed: killed by SIGKILL, out of memory perhaps; see '),
-        ('STAND_IN_SILENT', '1', 'wrote no seg.mgz: it said nothing; see '),
+        ('STAND_IN_SILENT', '1', 'wrote no seg.mgz: no output; see '),
     ],
 )
 def test_why_a_program_failed_is_one_line(variable, value, reason, samseg, tmp_path, monkeypatch):

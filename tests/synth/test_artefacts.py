@@ -1,4 +1,4 @@
-"""Ghosts and cut fields of view."""
+"""Ghosts and truncated fields of view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From label maps of brains to label maps of heads."""
+"""Label maps of brains are converted to label maps of heads."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_every_draw_is_an_image():
         assert torch.equal(stds, stds[mirror])
         assert means[0] == 0
         outside.append(float(means[ROWS[507]]))
-    # Nobody knows what lies outside of the brain: anything.
+    # Extra-cerebral labels have no fixed tissue.
     assert min(outside) == 0
     assert max(outside) == 300
 

@@ -1,4 +1,4 @@
-"""Ventricles of other sizes than the label map's."""
+"""The ventricles of a label map grow and shrink."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of equal size in every direction."""
+"""Muon: updates have equal singular values."""
 
 from __future__ import annotations
 

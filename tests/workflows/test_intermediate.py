@@ -1,4 +1,4 @@
-"""Damaged intermediate results are made again, whatever they are."""
+"""Damaged intermediate results of any kind are made again."""
 
 from __future__ import annotations
 
