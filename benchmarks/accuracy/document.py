@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from confidence import confidence_table
 from page import table
-from sureness import sureness_table
 from synthetic import CONDITIONS, LOW_FIELD, LOW_FIELD_MM, NOISY, SLICE_MM, SLICES, SNR, WIDE
 
 from synthseg_bids.files import read_table
@@ -146,13 +146,13 @@ def accuracy_blocks(tables: Path, name: str) -> Iterator[str]:
     if name == 'real':
         lesions = read_table(tables / 'real_lesions.tsv')
         yield lesions_table(lesions) if lesions else fill(NO_LESIONS)
-    measures = tables / f'{name}_sureness.tsv'
+    measures = tables / f'{name}_confidence.tsv'
     if measures.exists():
         yield fill(WORST)
         measured = {row['contrast'] for row in summary}
         for condition in (condition for condition in CONDITIONS if condition in measured):
             yield f'.. image:: accuracy/worst_{condition}.png\n'
-        if correlations := sureness_table(measures, tables / f'{name}_scans.tsv'):
+        if correlations := confidence_table(measures, tables / f'{name}_scans.tsv'):
             yield fill(SURENESS)
             yield correlations
 

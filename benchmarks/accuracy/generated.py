@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from sureness import write_sureness
+from confidence import write_confidence
 from synthetic import CONDITIONS, Recipe, draw_worst, list_recipes
 
 from synthseg_bids.images.volume_io import write_image
@@ -39,7 +39,7 @@ def measure_generated(args: argparse.Namespace, work: Path) -> dict[str, str]:
     segmented = {name: segment_recipe(segmenter, recipe, work) for name, recipe in recipes.items()}
     tables = args.docs / 'accuracy'
     tables.mkdir(parents=True, exist_ok=True)
-    write_sureness(tables / 'generated_sureness.tsv', segmented)
+    write_confidence(tables / 'generated_confidence.tsv', segmented)
     options = ['--parts', 'generated', '--label-maps', folder, '--held-out', *args.held_out]
     options += ['--scans', args.scans, '--model', args.model, '--device', args.device]
     options += ['--limit', args.limit] if args.limit else []

@@ -136,8 +136,8 @@ def test_from_label_map_to_page(label_map, tmp_path, kind, request, capsys):
     assert (docs / 'accuracy' / 'generated.png').exists()
     for condition in CONDITIONS:
         assert (docs / 'accuracy' / f'worst_{condition}.png').exists()
-    sureness = read_table(docs / 'accuracy' / 'generated_sureness.tsv')
-    assert len(sureness) == 12 * 32
+    confidence = read_table(docs / 'accuracy' / 'generated_confidence.tsv')
+    assert len(confidence) == 12 * 32
     assert text == page(docs / 'accuracy')
 
 

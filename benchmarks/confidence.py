@@ -20,7 +20,7 @@ MEASURES = {
 FEWEST = 10
 
 
-def write_sureness(path: Path, found: Mapping[str, np.ndarray]) -> None:
+def write_confidence(path: Path, found: Mapping[str, np.ndarray]) -> None:
     """Write confidence and flip Dice (by channel) of each scan; lesions are left out."""
     rows = []
     for scan, measures in found.items():
@@ -34,13 +34,13 @@ def write_sureness(path: Path, found: Mapping[str, np.ndarray]) -> None:
     write_table(path, ('scan', 'index', *MEASURES), rows)
 
 
-def sureness_table(measures: Path, scans: Path) -> str:
+def confidence_table(measures: Path, scans: Path) -> str:
     """Tabulate the rank correlation of each measure with the true Dice.
 
     Parameters
     ----------
     measures : Path
-        From :func:`write_sureness`.
+        From :func:`write_confidence`.
     scans : Path
         Dice of each label of each scan, from ``synthseg evaluate``.
 
