@@ -175,4 +175,8 @@ def _pairs(images: pd.DataFrame) -> Iterator[tuple[str, tuple[str, str], np.ndar
 
 def _numbers(images: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return the numbers of some columns, NaN where there is none."""
-    return images.reindex(columns=list(names)).replace('n/a', np.nan).astype(float)
+    table = images.reindex(columns=list(names))
+    cells = table.to_numpy(dtype=object)
+    # Not DataFrame.replace, whose types depend on the release of pandas.
+    numbers = np.where(cells == 'n/a', np.nan, cells).astype(float)
+    return pd.DataFrame(numbers, table.index, table.columns)
