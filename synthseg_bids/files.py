@@ -36,7 +36,7 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     Raises
     ------
     OSError
-        Of a full disk, or a folder that is not there or cannot be written; it names `path`.
+        If the disk is full, or the folder is missing or cannot be written; it names `path`.
     """
     # A leading dot: readers of BIDS datasets ignore it should we be killed half-way. The number
     # of a process is not enough, since every container has its own process 1.
@@ -47,7 +47,7 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     except OSError as error:
         if error.filename2 is None and error.filename not in (None, str(temporary)):
             raise  # about the source
-        # Of a full disk the system does not say which.
+        # The system does not name the file if the disk is full.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with suppress(OSError):

@@ -104,14 +104,14 @@ def segment(
 ) -> str:
     """Run the BIDS App on participants of a data set, one scan after the other.
 
-    What it has segmented before in this folder stays as it is.
+    Segmentations of earlier runs in this folder are kept.
     """
     threads = torch.get_num_threads()
     code, command = call(
         'synthseg-bids', args.data / data_set, work / 'derivatives' / data_set, 'participant',
         '--participant-label', *(name.removeprefix('sub-') for name in names), *flags,
         '--model', args.model, '--device', args.device,
-        '--nprocs', threads, '--omp-nthreads', threads, '-w', work / 'work' / data_set,
+        '--nprocs', threads, '--omp-nthreads', threads, '-w', work / 'nodes' / data_set,
     )  # fmt: skip
     if code not in (0, 1):
         raise SystemExit(f'exit code {code} from: {command}')

@@ -51,7 +51,7 @@ def average_slices(
     data : (x, y, z) array
     affine : (4, 4) array
     axis : int
-        Of the array, that the slices lie across.
+        Axis of the array that is perpendicular to the slices.
     thickness_mm : float
         Not below the spacing; voxels that two slices share count by their parts. What is left at
         the end is cut off.

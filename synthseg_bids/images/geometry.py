@@ -100,8 +100,8 @@ def largest_distance_mm(one: np.ndarray, other: np.ndarray, shape: Sequence[int]
 def orientation(affine: np.ndarray) -> Orientation:
     """Find the axis swaps and flips that bring an array closest to RAS.
 
-    Of the six pairings of array axes with x, y and z, the one with the largest summed cosine is
-    taken; the affine keeps the remaining oblique rotation.
+    It takes the pairing of array axes with x, y and z, among all six, that has the largest summed
+    cosine; the affine keeps the remaining oblique rotation.
 
     Parameters
     ----------

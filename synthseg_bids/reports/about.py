@@ -17,7 +17,7 @@ _SHOWN = (
     'Seconds',
     'NetworkInputShape',
 )
-#: Of more failures than this the crash is named but not shown.
+#: Number of failures whose crash is shown; those of more are only named.
 _MOST_CRASHES = 50
 
 

@@ -59,7 +59,7 @@ def _volumes(out_dir: Path) -> Iterator[Measure]:
 def _quality(out_dir: Path) -> Iterator[Measure]:
     dictionary = read_json(out_dir / 'group_qc.json')
     for name, values in group_table(out_dir, 'qc').numbers.round(4).items():
-        # Of a measure that is the same everywhere there is nothing to see.
+        # A measure that is the same everywhere is not plotted.
         if values.nunique() > 1:
             unit = dictionary.get(str(name), {}).get('Units', '')
             title = str(name).replace('_', ' ')

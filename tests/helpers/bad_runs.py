@@ -363,9 +363,9 @@ def run_all(folder: Path, model: Path) -> tuple[Run, dict[str, Run]]:
     Returns
     -------
     images : Run
-        Of the run over all bad images.
+        What the run over all bad images printed.
     runs : dict of str to Run
-        Of the others, by what is wrong with them.
+        What the other runs printed, by what is wrong with them.
     """
     folders = {run.what: folder / str(number) for number, run in enumerate(RUNS)}
     for path in [folder / 'images', *folders.values()]:
