@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accuracy import DATA, REPOSITORY
 from page import cpu_name, table
-from synthetic import FIRST_SEED, SLICE_MM, thick_slices
+from synthetic import FIRST_SEED, HELD_OUT, SLICE_MM, held_out_maps, thick_slices
 
 from synthseg_bids.hardware.device import set_threads
 from synthseg_bids.images.ct import is_hounsfield
@@ -26,8 +27,6 @@ from synthseg_bids.measure.overlap import paper_dice
 from synthseg_bids.synth.intensity import ContrastPriors, IntensityConfig
 from synthseg_bids.synth.label_maps import (
     LabelMap,
-    find_label_maps,
-    is_named,
     load_label_map,
     synthesize,
 )
@@ -35,9 +34,7 @@ from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.relaxometry import TISSUE_OF
 from synthseg_bids.synth.resolution import acquire
 
-DATA = Path(__file__).parents[2] / 'shared' / 'data'
-HELD_OUT = ['sub-13', 'sub-14', 'sub-15', 'sub-16']
-TARGET = Path(__file__).parents[1] / 'docs' / 'ct.rst'
+TARGET = REPOSITORY / 'docs' / 'ct.rst'
 #: Mean Hounsfield units: grey matter 37 to 41, white matter 20 to 34, fluid 0 to 15, blood 40 to
 #: 60, muscle 35 to 60, fat -120 to -60, compact bone from 700 (Osborn's Brain; Hounsfield 1973).
 HOUNSFIELD = {
@@ -151,10 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--threads', type=int)
     args = parser.parse_args(argv)
     set_threads(args.threads)
-    paths = [p for p in find_label_maps(args.label_maps) if is_named(p, args.held_out)]
     segmenter = Segmenter(args.model)
-    if seen := segmenter.card.trained_on(paths):
-        raise SystemExit(f'{" ".join(seen)}: the model was trained on it; hold out others')
+    paths = held_out_maps(args.label_maps, args.held_out, segmenter.card)
     found = measure(segmenter, paths, args.scans)
     lines = [
         [name, *(f'{np.nanmean([scan[name] for scan in found[mm]]):.3f}' for mm in SLICES_MM)]

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 from accuracy import DATA, REPOSITORY
-from synthetic import CONDITIONS, FIRST_SEED, synthetic_scan
+from synthetic import CONDITIONS, FIRST_SEED, HELD_OUT, held_out_maps, synthetic_scan
 
 from synthseg_bids.files import write_json
 from synthseg_bids.hardware.device import set_threads
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.measure.qc import confidence_values
 from synthseg_bids.measure.qc_measures import FAIL, REVIEW
-from synthseg_bids.synth.label_maps import find_label_maps, is_named, load_label_map
+from synthseg_bids.synth.label_maps import load_label_map
 
 TARGET = REPOSITORY / 'synthseg_bids' / 'data' / 'qc_limits.json'
 #: Percentiles of good scans below which there is something to look at, and above which no limit of
@@ -43,12 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then write the limits."""
     args = build_parser().parse_args(argv)
     set_threads(args.threads)
-    paths = [p for p in find_label_maps(args.label_maps) if is_named(p, args.held_out)]
     segmenter = Segmenter(args.model, args.device)
-    seen = segmenter.card.trained_on(paths)
-    if seen or not paths:
-        problem = 'the model was trained on it' if seen else 'no such label map'
-        raise SystemExit(f'{" ".join(seen or args.held_out)}: {problem}; hold out others')
+    paths = held_out_maps(args.label_maps, args.held_out, segmenter.card)
     good, spoiled = measure(segmenter, paths, args.scans)
     limits = {name: find_limits(good[name], spoiled[name]) for name in good}
     origin = {
@@ -71,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--label-maps', type=Path, default=DATA / 'label_maps')
-    parser.add_argument(
-        '--held-out', nargs='+', default=['sub-13', 'sub-14', 'sub-15', 'sub-16'], metavar='NAME'
-    )
+    parser.add_argument('--held-out', nargs='+', default=HELD_OUT, metavar='NAME')
     parser.add_argument('--scans', type=int, default=4, help='per label map and condition')
     parser.add_argument('--model', default='default')
     parser.add_argument('--device', default='cpu')

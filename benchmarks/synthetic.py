@@ -15,14 +15,23 @@ from torch import Tensor
 from synthseg_bids.files import read_table
 from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.models.card import ModelCard
 from synthseg_bids.reports.figures import overlay
 from synthseg_bids.synth.generator import GeneratorConfig, draw
 from synthseg_bids.synth.intensity import rescale_percentiles
-from synthseg_bids.synth.label_maps import LabelMap, load_label_map, synthesize
+from synthseg_bids.synth.label_maps import (
+    LabelMap,
+    find_label_maps,
+    is_named,
+    load_label_map,
+    synthesize,
+)
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Noise, Resolution, acquire
 from synthseg_bids.synth.ventricles import VentricleConfig
 
+#: Label maps that the shipped model was not trained on.
+HELD_OUT = ('sub-13', 'sub-14', 'sub-15', 'sub-16')
 #: Far from the seeds of training and of its validation scans, which count from 0.
 FIRST_SEED = 2**40
 SLICE_MM = 5
@@ -67,6 +76,16 @@ class Recipe:
     def make(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image, labels and affine; see :func:`synthetic_scan`."""
         return synthetic_scan(_label_map(self.path), self.condition, self.seed)
+
+
+def held_out_maps(folder: Path, names: Sequence[str], card: ModelCard) -> list[Path]:
+    """Return the label maps of some names; exit if there is none or the model has seen one."""
+    paths = [path for path in find_label_maps(folder) if is_named(path, names)]
+    seen = card.trained_on(paths)
+    if seen or not paths:
+        problem = 'the model was trained on it' if seen else 'no such label map'
+        raise SystemExit(f'{" ".join(seen or names)}: {problem}; hold out others')
+    return paths
 
 
 @lru_cache(maxsize=1)

@@ -28,12 +28,8 @@ from synthseg_bids.bids.group_stats import MAX_Z  # noqa: E402
 from synthseg_bids.bids.references import NATIVE_SPACES  # noqa: E402
 from synthseg_bids.external.methods import METHODS, T2_WEIGHTED  # noqa: E402
 from synthseg_bids.labels import segmentation_labels  # noqa: E402
-from synthseg_bids.measure.qc_measures import (  # noqa: E402
-    MODEL_LIMITS,
-    QC_GROUPS,
-    SECTIONS,
-    VOLUME_RANGES_ML,
-)
+from synthseg_bids.measure.qc_limits import MODEL_LIMITS, QC_GROUPS, VOLUME_RANGES_ML  # noqa: E402
+from synthseg_bids.measure.qc_measures import SECTIONS  # noqa: E402
 from synthseg_bids.measure.stats import MIN_VALUES  # noqa: E402
 
 Content = dict[str, Any]
@@ -125,9 +121,9 @@ def printed(images: Any, runs: Mapping[str, Any], folder: Path) -> Content:
     Parameters
     ----------
     images : Run
-        Of the run over all bad images.
+        What the run over all bad images printed.
     runs : mapping of str to Run
-        Of the others, by what is wrong with them.
+        What the other runs printed, by what is wrong with them.
     folder : Path
         Where everything lies.
     """

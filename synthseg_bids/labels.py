@@ -44,6 +44,8 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 CSF = 24
 #: Lesions of the white matter (FreeSurfer: WM-hypointensities), a label of some networks.
 LESION = 77
+#: BIDS standard tissue of the deep grey matter; see :attr:`Label.mapping`.
+SUBCORTICAL_GREY = 9
 #: Generation labels of lesions.
 DRAWN_LESIONS = (25, 57)
 #: Left and right labels of codes without a side: white matter (corpus callosum, ...), vermis.
@@ -101,6 +103,12 @@ class Label:
     mapping: int | None
     color: str
 
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green and blue, each from 0 to 255."""
+        red, green, blue = bytes.fromhex(self.color.removeprefix('#'))
+        return red, green, blue
+
 
 def _optional_int(text: str) -> int | None:
     return None if text == 'n/a' else int(text)
@@ -154,6 +162,12 @@ def segmentation_labels(lesions: bool = False) -> tuple[Label, ...]:
     found = (label for label in _all_labels() if label.channel is not None)
     every = tuple(sorted(found, key=lambda label: label.channel or 0))
     return tuple(label for label in every if lesions or label.index != LESION)
+
+
+def labels_of_tissue(mapping: int) -> tuple[int, ...]:
+    """Return the segmentation labels of a BIDS standard tissue (:attr:`Label.mapping`)."""
+    found = segmentation_labels(lesions=True)
+    return tuple(label.index for label in found if label.mapping == mapping)
 
 
 def network_labels(lesions: bool = False) -> tuple[int, ...]:

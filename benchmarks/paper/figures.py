@@ -55,6 +55,6 @@ def painted(own: dict[str, np.ndarray], panel: str) -> np.ndarray:
         return np.zeros_like(grey)
     colors = np.zeros((256, 3))
     for label in segmentation_labels():
-        colors[label.index] = [int(label.color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        colors[label.index] = np.array(label.rgb) / 255
     labels = own[panel]
     return np.where((labels > 0)[..., None], 0.35 * grey + 0.65 * colors[labels], grey)

@@ -121,11 +121,13 @@ def _check_names(args: argparse.Namespace, several: bool) -> None:
 
 
 def _check_single(args: argparse.Namespace) -> None:
+    from ..images.checks import check_output
+
     if args.recursive:
         raise ValueError(f'{args.scan}: is no folder; leave out --recursive')
     for path in (args.out, args.posteriors):
-        if path is not None and not path.name[1:].endswith(('.nii', '.nii.gz')):
-            raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
+        if path is not None:
+            check_output(path)
     given = (args.out, args.posteriors, args.volumes, args.lut)
     outputs = [path for path in given if path is not None]
     if args.posteriors is not None:

@@ -23,8 +23,8 @@ from ..bids.ignore import is_litter
 from ..bids.records import fault, is_broken_seal, record, seal
 from ..errors import is_out_of_memory
 from ..files import read_text, sha256, sidecar, write_table, write_text
-from ..images.checks import READABLE
-from ..images.volume_io import WRITABLE, Volume
+from ..images.checks import READABLE, check_output
+from ..images.volume_io import Volume
 from ..inference.reading import read_ahead
 from ..inference.segmenter import Segmenter
 from ..labels import channels_of
@@ -153,8 +153,7 @@ def _check_outputs(jobs: list[Job]) -> None:
     owners: dict[Path, Job] = {}
     for job in jobs:
         for path in job.outputs.values():
-            if not path.name[1:].endswith(WRITABLE):
-                raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
+            check_output(path)
             if path.resolve() in scans:
                 raise ValueError(f'{path}: would overwrite a scan; give another name')
             other = owners.setdefault(path.resolve(), job)

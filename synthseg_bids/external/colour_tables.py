@@ -28,8 +28,7 @@ _ITK_SNAP = f"""{'#' * 48}
 
 
 def _rgb(label: Label) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(label.color.removeprefix('#'))
-    return (red, green, blue) if label.index else (0, 0, 0)
+    return label.rgb if label.index else (0, 0, 0)
 
 
 def _freesurfer(labels: Iterable[Label]) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..files import read_text, write_text
-from ..labels import channel_labels, fold_reference
+from ..labels import SUBCORTICAL_GREY, channel_labels, fold_reference, labels_of_tissue
 
 #: White matter of either side.
 _HYPOINTENSITIES = 77
 _CORTEX = (3, 42)
-_SUBCORTICAL = (10, 11, 12, 13, 17, 18, 26, 28, 49, 50, 51, 52, 53, 54, 58, 60)
+_SUBCORTICAL = labels_of_tissue(SUBCORTICAL_GREY)
 #: Name, field, description and labels of FreeSurfer's measures that are sums of our labels.
 _MEASURES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ('lhCortex', 'lhCortexVol', 'Left hemisphere cortical gray matter volume', (3,)),

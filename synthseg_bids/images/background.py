@@ -23,15 +23,13 @@ PERCENTILES, MIN_GAP = (0.5, 99.5), 0.1
 EMPTY_SHARE = 0.25
 
 
-def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float | None:
+def constant_background(data: np.ndarray) -> float | None:
     """Return the value of a constant background; None if there is none.
 
     Parameters
     ----------
     data : (x, y, z) array
         Finite.
-    min_share : float
-        Least share of the voxels on the faces of the volume with exactly this value.
 
     Returns
     -------
@@ -45,11 +43,17 @@ def constant_background(data: np.ndarray, min_share: float = MIN_SHARE) -> float
     >>> constant_background(scan)
     -1024.0
     """
+    value, share = _most_frequent_at_border(data)
+    return value if share >= MIN_SHARE else None
+
+
+def _most_frequent_at_border(data: np.ndarray) -> tuple[float, float]:
+    """Return the most frequent value on the faces of a volume, and its share of their voxels."""
     faces = [data.take(index, axis).ravel() for axis in range(3) for index in (0, -1)]
     border = np.concatenate(faces)
     values, counts = np.unique(border, return_counts=True)
     most = int(counts.argmax())
-    return float(values[most]) if counts[most] >= min_share * border.size else None
+    return float(values[most]), float(counts[most]) / border.size
 
 
 def far_background(data: np.ndarray) -> float | None:
@@ -65,15 +69,14 @@ def far_background(data: np.ndarray) -> float | None:
     float or None
         None if there is none, or if it is the usual 0 of a scan without negative values.
     """
-    value = constant_background(data, MIN_SHARE_OF_PADDING)
-    if value is None:
+    value, share = _most_frequent_at_border(data)
+    if share < MIN_SHARE_OF_PADDING:
         return None
     others = data[data != value]
     if not others.size or (value == 0 and others.min() >= 0):
         return None
     low, high = np.percentile(others[:: max(1, others.size // 1_000_000)], PERCENTILES)
-    everywhere = constant_background(data) is not None
-    gap = 0 if everywhere else MIN_GAP * (high - low)
+    gap = 0 if share >= MIN_SHARE else MIN_GAP * (high - low)
     return None if low - gap <= value <= high + gap else value
 
 
@@ -120,3 +123,17 @@ def filled_box(data: np.ndarray, margin: int) -> tuple[slice, ...]:
     if box is None:
         return tuple(slice(0, n) for n in data.shape)
     return widen_box(box, margin, data.shape)
+
+
+def small_filled_box(data: np.ndarray, margin: int) -> tuple[slice, ...] | None:
+    """Return :func:`filled_box` if it leaves out most of the volume; else None.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        Finite.
+    margin : int
+        Added to all sides, in voxels.
+    """
+    box = filled_box(data, margin)
+    return box if data[box].size <= EMPTY_SHARE * data.size else None

@@ -20,6 +20,7 @@ from .geometry import largest_distance_mm, spacing_mm
 logger = logging.getLogger(__name__)
 
 READABLE = ('.nii', '.nii.gz', '.mgz', '.mgh', '.img', '.hdr')
+WRITABLE = ('.nii', '.nii.gz')
 COMPRESSED = ('.gz', '.mgz')
 #: Header and voxels of one image in two files.
 PAIR = ('.hdr', '.img')
@@ -35,6 +36,21 @@ MAX_CONFLICT_MM = 1.0
 _AGAIN = 'export or download it again'
 # Largest compression ratio of deflate.
 _MAX_COMPRESSION = 1032
+
+
+def check_output(path: Path) -> None:
+    """Refuse a name of an output that no image can be written under.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+    """
+    if not path.name[1:].endswith(WRITABLE):
+        raise ValueError(f'{path}: give a name, and .nii.gz or .nii as its end')
 
 
 def check_file(path: Path) -> None:

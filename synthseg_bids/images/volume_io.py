@@ -21,13 +21,11 @@ from nibabel.nifti1 import Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 
 from ..files import write_whole
-from .checks import COMPRESSED, InputImageError, check_file, check_image, damaged
+from .checks import COMPRESSED, WRITABLE, InputImageError, check_file, check_image, damaged
 from .geometry import spacing_mm
 from .header import Header, quiet_nibabel
 
 logger = logging.getLogger(__name__)
-
-WRITABLE = ('.nii', '.nii.gz')
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.background import EMPTY_SHARE, filled_box
+from ..images.background import small_filled_box
 from ..models.card import ModelCard
 from .engine import Engine
 from .forward import predict
@@ -52,10 +52,8 @@ def region_to_segment(
     -------
     tuple of slice
     """
-    region: Box = filled_box(image, EMPTY_MARGIN)
-    # Small empty margins are kept.
-    if image[region].size > EMPTY_SHARE * image.size:
-        region = tuple(slice(0, n) for n in image.shape)
+    whole = tuple(slice(0, n) for n in image.shape)
+    region: Box = small_filled_box(image, EMPTY_MARGIN) or whole
     for _ in range(LOCALISATIONS if autocrop and card.crop_mm else 0):
         closer = _closer(engine, image, region, card, plan)
         if closer == region:

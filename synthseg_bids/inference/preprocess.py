@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputImageError
-from ..images.background import EMPTY_SHARE, constant_background, filled_box
+from ..images.background import constant_background, small_filled_box
 from ..images.geometry import (
     Orientation,
     orientation,
@@ -84,10 +84,11 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
 
 def _resample(scan: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
     """Resample a scan; a constant background that fills most of it is not interpolated."""
-    background, box = constant_background(scan), filled_box(scan, 0)
-    if background is None or scan[box].size > EMPTY_SHARE * scan.size:
+    box = small_filled_box(scan, 0)
+    if box is None:
         return resample(scan, matrices)
-    image = np.full([len(matrix) for matrix in matrices], background, dtype=np.float32)
+    shape = [len(matrix) for matrix in matrices]
+    image = np.full(shape, constant_background(scan), dtype=np.float32)
     reached, part = resample_box(scan, box, matrices)
     image[reached] = part
     return image

@@ -32,7 +32,7 @@ from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import mirror_channels, segmentation_labels
-from ..measure.qc_measures import MAX_AXES_GAIN, MODEL_LIMITS
+from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models.card import ModelCard
 from ..models.registry import DEFAULT_MODEL, load_model
 from .axes import SURE_CONFIDENCE, TurnedScan, segment_turned
@@ -303,8 +303,8 @@ class Segmenter:
     def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
         """Segment rotated copies of the network's input, if its confidence was low."""
         # The threshold was measured for the shipped model alone.
-        shipped = self.card.sha256 == MODEL_LIMITS['origin']['model_sha256']
-        if not shipped or overall_confidence(confidence) >= SURE_CONFIDENCE:
+        known = limits_hold(self.card.sha256)
+        if not known or overall_confidence(confidence) >= SURE_CONFIDENCE:
             return None
         if not all(part.stop > part.start for part in brain):
             brain = tuple(slice(0, n) for n in image.shape)

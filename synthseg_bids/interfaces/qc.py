@@ -7,28 +7,14 @@ from typing import Any
 
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
-from .base import VersionedInputSpec
+from .base import ConfidenceSpec, VersionedInputSpec
 
 
-class _InputSpec(VersionedInputSpec):
+class _InputSpec(ConfidenceSpec, VersionedInputSpec):
     in_file = File(
         exists=True, mandatory=True, desc='image; the suffix of a BIDS name gives its contrast'
     )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
-    confidence = traits.List(
-        traits.Float, desc='mean posterior of each label over its voxels, by channel'
-    )
-    flip_dice = traits.List(
-        traits.Float, desc='overlap of each label with that of the mirrored image, by channel'
-    )
-    unsure_mm3 = traits.Tuple(
-        traits.Float,
-        traits.Float,
-        desc='volumes of low confidence in left and in right structures',
-    )
-    turned = traits.Tuple(
-        traits.Str, traits.Float, desc='orientation of highest confidence, and gain in confidence'
-    )
     ct = traits.Bool(False, usedefault=True, desc='whether it was segmented as CT')
     model_sha256 = traits.Str(
         '', usedefault=True, desc='checksum; limits of confidence are for the shipped model only'

@@ -11,7 +11,7 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined
 
 from synthseg_bids import __version__
 
-from .base import DeviceName, GpuInputSpec, VersionedInputSpec
+from .base import ConfidenceSpec, DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
@@ -46,29 +46,14 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     )
 
 
-class _OutputSpec(TraitedSpec):
+class _OutputSpec(ConfidenceSpec, TraitedSpec):
     out_labels = File(exists=True, desc='label map on the grid of the image')
     out_posteriors = File(desc='posterior maps on the grid of the image')
     out_labels_1mm = File(desc='label map on a 1 mm grid in RAS over the same field of view')
     out_posteriors_1mm = File(desc='posterior maps on that grid')
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
-    confidence = traits.List(traits.Float, desc='mean posterior of each label, by channel')
-    flip_dice = traits.List(
-        traits.Float, desc='Dice of the straight and the mirrored pass, by channel'
-    )
     model_sha256 = traits.Str(desc='checksum of the weights')
     ct = traits.Bool(desc='whether it was segmented as CT')
-    unsure_mm3 = traits.Tuple(
-        traits.Float,
-        traits.Float,
-        desc='volumes of low confidence in left and in right structures',
-    )
-    turned = traits.Tuple(
-        traits.Str,
-        traits.Float,
-        desc='orientation of highest confidence, and gain in confidence; undefined if confidence '
-        'in the image as it is was high',
-    )
     provenance = traits.Dict(desc='provenance of the label map, for its sidecar')
 
 

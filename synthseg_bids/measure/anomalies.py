@@ -11,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from ..images.geometry import spacing_mm
-from ..labels import CSF
-from .stats import median_and_deviation
+from ..labels import CSF, SUBCORTICAL_GREY, labels_of_tissue
+from .stats import interior, median_and_deviation
 
 #: Spacing of the grid on which regions are looked for, unless the scan is coarser.
 GRID_MM = 1.5
@@ -27,7 +27,7 @@ POCKET_RADIUS_MM = 8.0
 TISSUES: tuple[tuple[int, ...], ...] = (
     (2, 41, 77),
     (3, 42),
-    (10, 11, 12, 13, 17, 18, 26, 28, 49, 50, 51, 52, 53, 54, 58, 60),
+    labels_of_tissue(SUBCORTICAL_GREY),
     (4, 5, 14, 15, 43, 44),
     (7, 46),
     (8, 47),
@@ -85,13 +85,13 @@ def _odd_voxels(data: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np
     if white.sum() < MIN_VOXELS:
         return None
     data = data / _bias(data, white, labels > 0)
-    white_median, _ = median_and_deviation(data[_core(white)])
+    white_median, _ = median_and_deviation(data[interior(white, MIN_VOXELS, beyond=False)])
     odd = np.zeros(labels.shape, bool)
     for tissue in TISSUES:
         mask = np.isin(labels, tissue)
         if mask.sum() < MIN_VOXELS:
             continue
-        median, deviation = median_and_deviation(data[_core(mask)])
+        median, deviation = median_and_deviation(data[interior(mask, MIN_VOXELS, beyond=False)])
         deviation = max(deviation, MIN_DEVIATION * abs(white_median))
         odd[mask] = abs(data[mask] - median) > MAX_DEVIATIONS * deviation
     # At least two voxels wide, too: slices mix tissues.
@@ -109,7 +109,7 @@ def _bias(data: np.ndarray, white: np.ndarray, brain: np.ndarray) -> np.ndarray:
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in data.shape]
     x, y, z = np.meshgrid(*axes, indexing='ij', sparse=True)
     terms = (x * 0 + 1, x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)
-    inside = _core(white)
+    inside = interior(white, MIN_VOXELS, beyond=False)
     design = np.stack([np.broadcast_to(term, data.shape)[inside] for term in terms], 1)
     target = data[inside].astype(np.float64)
     weights = np.ones(len(target))
@@ -123,12 +123,6 @@ def _bias(data: np.ndarray, white: np.ndarray, brain: np.ndarray) -> np.ndarray:
         return np.ones_like(data)
     field = sum(factor * term for factor, term in zip(factors, terms, strict=True)) / middle
     return np.where(brain, np.clip(field, 1 / 3, 3), 1)
-
-
-def _core(mask: np.ndarray) -> np.ndarray:
-    """Leave out the border of a mask, unless little remains."""
-    inner = ndimage.binary_erosion(mask)
-    return inner if inner.sum() >= MIN_VOXELS else mask
 
 
 def _opened(mask: np.ndarray, radius_mm: float, spacing: np.ndarray) -> np.ndarray:

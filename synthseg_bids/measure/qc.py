@@ -24,20 +24,17 @@ from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from .anomalies import measure_anomalies
 from .overlap import total_intracranial, volumes_from_labels
-from .qc_measures import (
+from .qc_limits import (
     CONTRASTS_OF,
-    FAIL,
     MAX_ASYMMETRY,
-    MEASURES,
     MIN_CONTRAST,
     MODEL_LIMITS,
-    PASS,
     QC_GROUPS,
-    REVIEW,
-    VERDICT,
     VOLUME_RANGES_ML,
+    limits_hold,
 )
-from .stats import median_and_deviation
+from .qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
+from .stats import interior, median_and_deviation
 
 _BRAIN_STEM = 16
 _WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
@@ -120,8 +117,8 @@ def assess(
     if suffix in CONTRASTS_OF and guess != UNCLEAR:
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
-    own = model_sha256 == MODEL_LIMITS['origin']['model_sha256']
-    return judge(values, details, () if own else (*MODEL_LIMITS['limits'], 'unsure_difference_ml'))
+    of_shipped = (*MODEL_LIMITS['limits'], 'unsure_difference_ml')
+    return judge(values, details, () if limits_hold(model_sha256) else of_shipped)
 
 
 def summarise(reasons: str, most: int = 2) -> str:
@@ -228,9 +225,11 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
     values['zero_tissue'] = float((tissue == 0).mean())
     if ct:
         data, tissue = (np.clip(part, *CT_RANGE) for part in (data, tissue))
-    white, grey, fluid = (
-        data[_core(np.isin(labels, sides))] if sides != _CORTEX else data[np.isin(labels, sides)]
-        for sides in (_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES)
+    # The cortex is too thin to leave out its border.
+    grey = data[np.isin(labels, _CORTEX)]
+    white, fluid = (
+        data[interior(np.isin(labels, sides), _MIN_VOXELS, beyond=True)]
+        for sides in (_WHITE_MATTER, _LATERAL_VENTRICLES)
     )
     if min(white.size, grey.size) < _MIN_VOXELS:
         return values
@@ -258,16 +257,6 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
         kind = kinds.get((values['white_matter'], values['csf']), UNCLEAR)
         values.setdefault('contrast_guess', kind)
     return values
-
-
-def _core(mask: np.ndarray) -> np.ndarray:
-    """Leave out the voxels of a mask that touch its outside, unless few remain."""
-    inner = mask.copy()
-    for axis in range(3):
-        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        along[1:] &= source[:-1]
-        along[:-1] &= source[1:]
-    return inner if inner.sum() >= _MIN_VOXELS else mask
 
 
 def confidence_values(

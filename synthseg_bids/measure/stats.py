@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 #: Fewer values than this tell nothing about what is usual.
 MIN_VALUES = 5
@@ -24,6 +25,21 @@ class Spread(NamedTuple):
     centre: float
     scale: float
     n: int
+
+
+def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
+    """Leave out the voxels of a mask that touch its outside, unless few remain.
+
+    Parameters
+    ----------
+    mask : (x, y, z) boolean array
+    min_voxels : int
+        If fewer remain, the mask is returned as it is.
+    beyond : bool
+        Whether what lies beyond the volume counts as inside.
+    """
+    inner = ndimage.binary_erosion(mask, border_value=beyond)
+    return inner if inner.sum() >= min_voxels else mask
 
 
 def median_and_deviation(sample: np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..files import write_whole
-from ..labels import LESION, generation_labels, segmentation_labels
+from ..labels import LESION, Label, generation_labels, segmentation_labels
 
 #: Views of a volume, by the axis they are across.
 PLANES = ('sagittal', 'coronal', 'axial')
@@ -22,8 +22,8 @@ def _save(figure: Figure, path: Path) -> None:
     write_whole(path, lambda temporary: canvas.print_png(str(temporary)))
 
 
-def _rgb(color: str) -> list[float]:
-    return [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def _rgb(label: Label) -> np.ndarray:
+    return np.array(label.rgb) / 255
 
 
 def _middle(brain: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def _label_colors(labels: np.ndarray) -> np.ndarray:
     """Return red, green, blue and opacity for each segmentation label up to the largest."""
     colors = np.zeros((int(max(labels.max(), LESION)) + 1, 4))
     for label in segmentation_labels(lesions=True)[1:]:
-        colors[label.index] = [*_rgb(label.color), 0.6]
+        colors[label.index] = [*_rgb(label), 0.6]
     return colors
 
 
@@ -175,7 +175,7 @@ def generation_steps(steps: Mapping[str, np.ndarray], path: Path) -> None:
         PNG file to write.
     """
     table = generation_labels()
-    colors = np.array([_rgb(label.color) for label in table])
+    colors = np.array([_rgb(label) for label in table])
     brain = np.array([label.target != 0 for label in table])[steps['labels']]
     middle = _middle(brain)
     windows = {name: np.percentile(volume, (0.5, 99.5)) for name, volume in steps.items()}
@@ -205,7 +205,7 @@ def label_map_picture(labels: np.ndarray, path: Path) -> None:
     colors = np.zeros((int(labels.max()) + 1, 3))
     greys = iter(np.linspace(0.35, 0.9, sum(label.extracerebral for label in table)))
     for label in table:
-        color = [next(greys)] * 3 if label.extracerebral else _rgb(label.color)
+        color = [next(greys)] * 3 if label.extracerebral else _rgb(label)
         if label.index < len(colors):
             colors[label.index] = color
     middle = _middle(np.isin(labels, [label.index for label in table if label.target]))

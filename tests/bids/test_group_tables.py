@@ -21,7 +21,8 @@ from synthseg_bids.files import read_table, write_json
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
-from synthseg_bids.measure.qc_measures import MEASURES, MODEL_LIMITS
+from synthseg_bids.measure.qc_limits import MODEL_LIMITS
+from synthseg_bids.measure.qc_measures import MEASURES
 from synthseg_bids.measure.stats import intraclass_correlations
 
 HIPPOCAMPUS = 'Left-Hippocampus'

@@ -25,7 +25,7 @@ from synthseg_bids.files import write_json, write_text
 from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
-from synthseg_bids.measure.qc_measures import QC_GROUPS, VOLUME_RANGES_ML
+from synthseg_bids.measure.qc_limits import QC_GROUPS, VOLUME_RANGES_ML
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.png import write_grey, write_indexed
 

@@ -7,7 +7,7 @@ import pytest
 from stub_networks import LabelStub
 from test_segmenter import segmenter
 
-from synthseg_bids.images import geometry
+from synthseg_bids.images import background, geometry
 from synthseg_bids.images.background import (
     constant_background,
     far_background,
@@ -101,7 +101,7 @@ def test_empty_borders_are_not_resampled(brain, spacing, value, monkeypatch):
     for module in (geometry, preprocess):
         monkeypatch.setattr(module, 'resample', resample)
     fast = prepare(padded, affine, 1.0)
-    monkeypatch.setattr(preprocess, 'EMPTY_SHARE', 0)
+    monkeypatch.setattr(background, 'EMPTY_SHARE', 0)
     whole = prepare(padded, affine, 1.0)
     np.testing.assert_allclose(fast.image, whole.image, rtol=1e-6, atol=1e-4)
     np.testing.assert_array_equal(fast.affine, whole.affine)

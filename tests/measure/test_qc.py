@@ -16,15 +16,8 @@ from synthseg_bids.inference.memory_estimate import describe_model
 from synthseg_bids.interfaces import AssessQuality
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.qc import Header, assess, judge
-from synthseg_bids.measure.qc_measures import (
-    FAIL,
-    MEASURES,
-    MODEL_LIMITS,
-    PASS,
-    QC_GROUPS,
-    REVIEW,
-    VOLUME_RANGES_ML,
-)
+from synthseg_bids.measure.qc_limits import MODEL_LIMITS, QC_GROUPS, VOLUME_RANGES_ML
+from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 #: Of the network that the limits of confidence were found for.
