@@ -20,6 +20,8 @@ DERIVATIVE_ENTITIES = (
     'hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc'
 )  # fmt: skip
 IMAGE_EXTENSIONS = ('.nii.gz', '.nii')
+#: What the name of a segmentation ends with where it is one of three tissues.
+TISSUE_SEG = 'tissue'
 
 _ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synthseg_bids.measure.tissues import OUTPUTS
+
 from .names import anat_folder, bids_uri, derivative_stem
 from .query import ImageFile, Skipped
 from .references import find_reference
@@ -40,7 +42,11 @@ class ImageTask:
         return self.image.path.name.partition('.')[0].replace('+', 'plus')
 
     def kinds(
-        self, output_grid: str = 'native', posteriors: str = 'none', aseg_stats: bool = False
+        self,
+        output_grid: str = 'native',
+        posteriors: str = 'none',
+        aseg_stats: bool = False,
+        tissues: Iterable[str] = (),
     ) -> list[str]:
         """List the kinds of outputs it should give.
 
@@ -52,6 +58,8 @@ class ImageTask:
             Grid of the posterior maps: ``none``, ``native`` or ``1mm``.
         aseg_stats : bool
             Whether a table like FreeSurfer's ``aseg.stats`` is among them.
+        tissues : iterable of str
+            Keys of :data:`synthseg_bids.measure.tissues.OUTPUTS`.
         """
         wanted = {
             'dseg': output_grid != '1mm',
@@ -63,7 +71,8 @@ class ImageTask:
             'probseg1mm': posteriors == '1mm',
             'dice': self.references,
         }
-        return [kind for kind, yes in wanted.items() if yes]
+        maps = [kind for which in tissues for kind in OUTPUTS[which]]
+        return [*(kind for kind, yes in wanted.items() if yes), *maps]
 
 
 def plan_tasks(

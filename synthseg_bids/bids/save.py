@@ -9,21 +9,41 @@ from typing import Any
 from ..files import copy_file, write_json, write_text
 from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
+from .names import TISSUE_SEG
 from .records import record, seal
 from .tables import ASEG_STATS, DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
+from .tissues import tissue_sidecars
 
-EXTENSIONS = {
-    'dseg': '.nii.gz',
-    'dseg1mm': '.nii.gz',
-    'probseg': '.nii.gz',
-    'probseg1mm': '.nii.gz',
-    'morph': '.tsv',
-    'aseg': '.stats',
-    'qc': '.tsv',
-    'dice': '.tsv',
+#: Suffix and extension of every kind of output.
+_ENDS = {
+    'dseg': 'dseg.nii.gz',
+    'dseg1mm': 'dseg.nii.gz',
+    'probseg': 'probseg.nii.gz',
+    'probseg1mm': 'probseg.nii.gz',
+    'brain_mask': 'mask.nii.gz',
+    'intracranial_mask': 'mask.nii.gz',
+    'tissues': 'dseg.nii.gz',
+    'gm': 'probseg.nii.gz',
+    'wm': 'probseg.nii.gz',
+    'csf': 'probseg.nii.gz',
+    'five_tissue': 'probseg.nii.gz',
+    'morph': 'morph.tsv',
+    'aseg': 'aseg.stats',
+    'qc': 'qc.tsv',
+    'dice': 'dice.tsv',
 }
-#: Kinds on the 1 mm grid, which their names tell by a resolution instead.
-_1MM = '1mm'
+#: Entities of kinds that share a suffix with others.
+_ENTITIES = {
+    'dseg1mm': '_res-1mm',
+    'probseg1mm': '_res-1mm',
+    'brain_mask': '_label-brain',
+    'intracranial_mask': '_label-intracranial',
+    'gm': '_label-GM',
+    'wm': '_label-WM',
+    'csf': '_label-CSF',
+}
+#: What kinds of another division append to the name of the segmentation.
+_DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
 #: Fields of the label map's sidecar that say whether another run would give the same.
 _IDENTITY = {
     'SoftwareVersion': 'version',
@@ -45,7 +65,7 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
     stem : str
         Relative path up to the suffix, e.g. ``sub-01/anat/sub-01_seg-synthseg_desc-T1w``.
     kinds : sequence of str
-        Keys of :data:`EXTENSIONS`.
+        See :meth:`synthseg_bids.bids.plan.ImageTask.kinds`.
 
     Examples
     --------
@@ -53,15 +73,18 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
     ['sub-01/anat/sub-01_desc-T1w_morph.tsv', 'sub-01/anat/sub-01_desc-T1w_morph.json']
     >>> output_files('sub-01_desc-T1w', ['dseg1mm'])[0]
     'sub-01_res-1mm_desc-T1w_dseg.nii.gz'
+    >>> output_files('sub-01_seg-synthseg_desc-T1w', ['brain_mask', 'tissues'])[::2]
+    ['sub-01_label-brain_desc-T1w_mask.nii.gz', 'sub-01_seg-synthsegtissue_desc-T1w_dseg.nii.gz']
     """
-    start, _, contrast = stem.rpartition('_desc-')
-    names = {
-        kind: f'{start}_res-{_1MM}_desc-{contrast}_{kind.removesuffix(_1MM)}'
-        if kind.endswith(_1MM)
-        else f'{stem}_{kind}'
-        for kind in kinds
-    }
-    return [name + end for kind, name in names.items() for end in (EXTENSIONS[kind], '.json')]
+    names = []
+    for kind in kinds:
+        start, _, contrast = stem.rpartition('_desc-')
+        if kind.endswith('_mask'):  # BIDS allows no seg there
+            start = start.partition('_seg-')[0]
+        start += _DIVISIONS.get(kind, '') + _ENTITIES.get(kind, '')
+        name = f'{start}_desc-{contrast}_{_ENDS[kind]}'
+        names += [name, f'{name.partition(".")[0]}.json']
+    return names
 
 
 def _marker(kinds: Collection[str]) -> str:
@@ -139,6 +162,7 @@ def save_image_outputs(
         'dseg1mm': label_map_sidecar(source, provenance, on_1mm_grid=True),
         'probseg': posteriors_sidecar(source, provenance),
         'probseg1mm': posteriors_sidecar(source, provenance, on_1mm_grid=True),
+        **tissue_sidecars(source),
         'morph': {'Sources': [source], **MORPH_COLUMNS},
         'aseg': {'Sources': [source], 'Description': ASEG_STATS},
         'qc': {'Sources': [source], **QC_COLUMNS},
@@ -150,7 +174,7 @@ def save_image_outputs(
     for kind in markers.keys() & files.keys():
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
-    stale = [*EXTENSIONS] if outdated else ['dice'] if tried else []
+    stale = [*_ENDS] if outdated else ['dice'] if tried else []
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)

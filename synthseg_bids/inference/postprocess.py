@@ -235,10 +235,7 @@ def resample_labels(
     """
     winner = np.full(to_shape, labels[0], dtype=np.int16)
     kept = np.zeros((len(labels), *to_shape), dtype=np.uint8) if keep_posteriors else None
-    matrices = [
-        torch.from_numpy(resampling_matrix(n_in, n_out, step)[:, part])
-        for n_in, n_out, step, part in zip(shape, to_shape, steps, box, strict=True)
-    ]
+    matrices = _matrices(shape, to_shape, steps, box)
     # A voxel's largest probability is at least 1 / n_channels, and interpolation averages: a
     # channel below that in all neighbours cannot win. Stored as a byte, less than 1 / 510 is 0.
     floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
@@ -260,6 +257,58 @@ def resample_labels(
         best[part] = torch.maximum(best[part], probability)
         inside[part][better.numpy()] = labels[channel]
     return winner, kept
+
+
+@torch.inference_mode()
+def resample_sums(
+    posteriors: Tensor,
+    box: Box,
+    shape: tuple[int, ...],
+    to_shape: tuple[int, ...],
+    steps: np.ndarray,
+    groups: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Add up the posteriors of groups of channels and resample the sums to another grid.
+
+    Parameters
+    ----------
+    posteriors, box, shape, to_shape, steps
+        See :func:`resample_labels`.
+    groups : sequence of sequence of int
+        Channels of each group; none of them in two groups.
+
+    Returns
+    -------
+    (n_groups, x', y', z') uint8 array
+        Probabilities times 255. They are rounded so that the sum of the first groups, however
+        many, is less than 1/510 off; all of them sum to at most 255.
+    """
+    matrices = _matrices(shape, to_shape, steps, box)
+    found = np.zeros((len(groups), *to_shape), dtype=np.uint8)
+    total = torch.zeros(to_shape)
+    before = np.zeros(to_shape, dtype=np.uint8)
+    for kept, channels in zip(found, groups, strict=True):
+        if not channels:
+            continue
+        probability = posteriors[channels[0]].clone()
+        for channel in channels[1:]:
+            probability += posteriors[channel]
+        region, part = _resample_support(probability, matrices, 1 / 512)
+        total[region] += part
+        rounded = _to_byte(total[region])
+        kept[region] = rounded - before[region]
+        before[region] = rounded
+    return found
+
+
+def _matrices(
+    shape: tuple[int, ...], to_shape: tuple[int, ...], steps: np.ndarray, box: Box
+) -> list[Tensor]:
+    """Return the matrices that resample what is in a box of one grid to another."""
+    return [
+        torch.from_numpy(resampling_matrix(n_in, n_out, step)[:, part])
+        for n_in, n_out, step, part in zip(shape, to_shape, steps, box, strict=True)
+    ]
 
 
 def _resample_support(

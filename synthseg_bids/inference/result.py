@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..images.geometry import from_ras
 from ..images.volume_io import Volume, header_of, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
+from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
 from .axes import TurnedScan
-from .postprocess import Box
+from .postprocess import Box, resample_sums
 from .preprocess import Prepared
 
 if TYPE_CHECKING:
@@ -77,6 +79,9 @@ class Segmentation:
         :func:`.confidence.unsure_sides`.
     turned : TurnedScan or None
         The best orientation, if confidence was low; None if it was high.
+    tissues : (5, x, y, z) uint8 array, or None
+        Probabilities of the parts of tissues times 255, on the scan's grid; see
+        :data:`synthseg_bids.measure.tissues.PARTS`.
     """
 
     labels: np.ndarray
@@ -93,6 +98,7 @@ class Segmentation:
     ct: bool = False
     unsure_mm3: tuple[float, float] = (0.0, 0.0)
     turned: TurnedScan | None = None
+    tissues: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,25 @@ class NetworkPosteriors:
     confidence: np.ndarray
     unsure_mm3: tuple[float, float]
     turned: TurnedScan | None
+
+    def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
+        """Return the probabilities of tissues on the grid of the scan.
+
+        Parameters
+        ----------
+        labels : (n_channels,) tuple of int
+            Label of each channel.
+
+        Returns
+        -------
+        (5, x, y, z) uint8 array
+            See :attr:`Segmentation.tissues`.
+        """
+        grid = self.prepared
+        from_shape, to_shape = grid.image.shape, grid.scan_shape
+        groups = channels_of_parts(labels)
+        sums = resample_sums(self.posteriors, self.box, from_shape, to_shape, grid.steps, groups)
+        return from_ras(sums, grid.orient)
 
 
 @dataclass(frozen=True, repr=False)

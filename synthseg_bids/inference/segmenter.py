@@ -225,6 +225,7 @@ class Segmenter:
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
         ct: bool | None = None,
+        tissues: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -241,6 +242,8 @@ class Segmenter:
         ct : bool, optional
             Whether it is a CT scan, to be clipped to 0 to 80 Hounsfield units (default: detected
             by :func:`~synthseg_bids.images.ct.is_hounsfield`).
+        tissues : bool
+            Whether to return the probabilities of tissues (5 bytes per voxel).
 
         Returns
         -------
@@ -252,7 +255,7 @@ class Segmenter:
             If nearly all voxels have one value.
         """
         found = self.predict(data, affine, ct)
-        return self.resample(found, posteriors, labels_1mm, posteriors_1mm)
+        return self.resample(found, posteriors, labels_1mm, posteriors_1mm, tissues)
 
     def predict(
         self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
@@ -336,6 +339,7 @@ class Segmenter:
         posteriors: bool = False,
         labels_1mm: bool = False,
         posteriors_1mm: bool = False,
+        tissues: bool = False,
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
         grid = found.prepared
@@ -348,9 +352,8 @@ class Segmenter:
             isotropic = IsotropicMaps(*maps, new_affine)
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
-        peak = None
-        if self.device.type == 'cuda':
-            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        on_gpu = self.device.type == 'cuda'
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
             labels=np.ascontiguousarray(from_ras(labels, grid.orient)),
             volumes_mm3=soft_volumes(
@@ -371,6 +374,7 @@ class Segmenter:
             ct=found.ct,
             unsure_mm3=found.unsure_mm3,
             turned=found.turned,
+            tissues=found.tissue_parts(self.card.labels) if tissues else None,
         )
 
     def _resample_to(
