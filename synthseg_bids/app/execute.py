@@ -182,6 +182,7 @@ def _execute(
         flip=not config.fast,
         autocrop=config.autocrop,
         ct=config.ct,
+        lesions=config.lesions,
         **config.outputs,
         overwrite=config.overwrite,
     )

@@ -22,6 +22,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'model': ('--model', ('default',)),
     'autocrop': ('--no-autocrop', (True,)),
     'ct': ('--ct', (None, False)),
+    'lesions': ('--lesions', ('label',)),
     'output_grid': ('--output-grid (or --level full)', ('native',)),
     'posteriors': ('--posteriors (or --level full)', ('none',)),
     'device': ('--device', ('auto', 'cpu')),
@@ -59,6 +60,7 @@ class ChosenMethod:
             'FlipAveraging': not config.fast,
             'Autocrop': config.autocrop,
             'CT': describe_ct(ct_setting(config.ct, suffix)),
+            'Lesions': config.lesions,
         }
 
     def used(self) -> dict[str, Any]:

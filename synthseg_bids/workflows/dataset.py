@@ -27,6 +27,7 @@ def init_synthseg_wf(
     flip: bool = True,
     autocrop: bool = True,
     ct: bool | None = None,
+    lesions: str = 'label',
     program: Program | None = None,
     posteriors: str = 'none',
     output_grid: str = 'native',
@@ -52,6 +53,8 @@ def init_synthseg_wf(
         Crop to the brain first, if the network was trained on crops.
     ct : bool, optional
         Whether the images are CT; see :func:`.image.init_image_wf`.
+    lesions : {'label', 'fold'}
+        See :class:`~synthseg_bids.inference.options.SegmentOptions`.
     program : Program, optional
         External program to use instead of our network.
     posteriors : str
@@ -90,6 +93,7 @@ def init_synthseg_wf(
         'flip': flip,
         'autocrop': autocrop,
         'ct': ct,
+        'lesions': lesions,
         'program': program,
         'posteriors': posteriors,
         'output_grid': output_grid,
