@@ -51,6 +51,7 @@ _IDENTITY = {
     'FlipAveraging': '--fast',
     'Autocrop': '--autocrop',
     'CT': '--ct',
+    'Lesions': '--lesions',
     'MethodVersion': 'version of the method',
     'MethodOptions': 'options of the method',
     'InputSHA256': 'image',
@@ -65,7 +66,7 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
     stem : str
         Relative path up to the suffix, e.g. ``sub-01/anat/sub-01_seg-synthseg_desc-T1w``.
     kinds : sequence of str
-        See :meth:`synthseg_bids.bids.plan.ImageTask.kinds`.
+        See :meth:`synthseg_bids.bids.image_record.ImageRecord.kinds`.
 
     Examples
     --------
