@@ -58,6 +58,9 @@ class RunConfig:
     output_grid: str = 'native'
     posteriors: str = 'none'
     aseg_stats: bool = False
+    tissue_maps: bool = False
+    five_tissue: bool = False
+    precomputed: Path | None = None
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None
@@ -83,12 +86,24 @@ class RunConfig:
     verbose: int = 0
 
     @property
+    def tissues(self) -> tuple[str, ...]:
+        """Keys of :data:`synthseg_bids.measure.tissues.OUTPUTS`."""
+        wanted = {
+            # Their names do not tell methods apart.
+            'masks': self.method == OURS,
+            'tissue_maps': self.tissue_maps or self.precomputed is not None,
+            'five_tissue': self.five_tissue,
+        }
+        return tuple(key for key, yes in wanted.items() if yes)
+
+    @property
     def outputs(self) -> dict[str, Any]:
         """What is written beside the label map and its tables."""
         return {
             'output_grid': self.output_grid,
             'posteriors': self.posteriors,
             'aseg_stats': self.aseg_stats,
+            'tissues': self.tissues,
         }
 
 

@@ -156,7 +156,8 @@ def _run_participants(config: RunConfig) -> int:
     plugin = _without_shared_memory(plugin, resources)
     # First of all, since a folder that cannot be written is better found out now.
     write_text(work_dir / '.writable', '')
-    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method)
+    tissues = 'tissue_maps' in config.tissues
+    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method, tissues)
     log_dir = _start_log(config, chosen, resources)
     setup = Setup(chosen, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)

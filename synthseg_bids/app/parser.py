@@ -273,6 +273,20 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '--aseg-stats', '--aseg_stats', action='store_true',
         help='write volumes and intensities in the format of the aseg.stats of FreeSurfer, too',
     )  # fmt: skip
+    group.add_argument(
+        '--tissue-maps', action='store_true',
+        help='write probabilities of grey matter, white matter and cerebrospinal fluid, and a '
+        'label map of these three, on the grids of the images',
+    )  # fmt: skip
+    group.add_argument(
+        '--five-tissue', '--5tt', action='store_true',
+        help='write the five-tissue-type image of MRtrix (5tt)',
+    )  # fmt: skip
+    group.add_argument(
+        '--precomputed', type=_path, metavar='DIR',
+        help='write mask and tissue maps of one image of each participant, the best T1w where '
+        'there is one, to this folder as well, for smriprep or fmriprep --derivatives DIR',
+    )  # fmt: skip
 
 
 def _add_resources(group: argparse._ArgumentGroup) -> None:

@@ -16,6 +16,8 @@ from synthseg_bids.labels import segmentation_labels
 from .. import files
 from ..files import write_json, write_table, write_text
 from .errors import QueryError
+from .names import TISSUE_SEG
+from .tissues import write_tissue_lookup
 
 APP = 'synthseg-bids'
 BIDS_VERSION = '1.10.1'
@@ -53,6 +55,11 @@ Every image of the source dataset has its own files, named after it:
   `LabelMap` gives in the sidecar.
 - `*_res-1mm_*` (on request): the same on a grid of 1 mm over the field of view of the image, its
   axes along R, A and S as closely as swapping and flipping those of the image allows.
+- `*_label-brain_*_mask.nii.gz`: brain and ventricles with the fluid in sulci and cisterns;
+  `*_label-intracranial_*_mask.nii.gz`: all that is inside the skull.
+- `*_seg-<method>tissue_*_dseg.nii.gz` (on request): grey matter (1), white matter (2) and
+  cerebrospinal fluid (3); `*_label-<GM|WM|CSF>_*_probseg.nii.gz`: their probabilities.
+- `*_seg-<method>5tt_*_probseg.nii.gz` (on request): the five-tissue-type image of MRtrix.
 - `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
   `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
   sensitive to large voxels.
@@ -83,6 +90,7 @@ def describe_dataset(
     bids_dir: Path,
     derivatives: Mapping[str, Path],
     method: Method = METHODS[OURS],
+    tissues: bool = False,
 ) -> None:
     """Write the files at the root of the output dataset.
 
@@ -96,6 +104,8 @@ def describe_dataset(
         Other datasets that URIs may refer to, by name.
     method : Method
         What segments the images.
+    tissues : bool
+        Whether label maps of the three tissues are written, too.
 
     Raises
     ------
@@ -109,6 +119,8 @@ def describe_dataset(
     links |= {name: _relative(path, out_dir) for name, path in derivatives.items()}
     links['raw'] = _relative(bids_dir, out_dir)
     write_label_lookup(out_dir, method)
+    if tissues:
+        write_tissue_lookup(out_dir / f'seg-{method.seg}{TISSUE_SEG}_dseg.tsv')
     methods = [m.title for m in METHODS.values() if _lookup(out_dir, m).exists()]
     description: dict[str, Any] = {
         'Name': f'{" and ".join(methods)} segmentations of {raw.get("Name") or "a BIDS dataset"}',

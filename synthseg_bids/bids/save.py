@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from synthseg_bids.external.methods import OURS
+
 from ..files import copy_file, write_json, write_text
 from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
@@ -93,6 +95,12 @@ def _marker(kinds: Collection[str]) -> str:
     return 'dseg' if 'dseg' in kinds else 'dseg1mm'
 
 
+def _kinds_of(stem: str) -> list[str]:
+    """List the kinds that may be named after a stem: masks, which name no method, are ours."""
+    ours = f'_seg-{OURS}_' in stem
+    return [kind for kind in _ENDS if ours or not kind.endswith('_mask')]
+
+
 def figure_files(stem: str) -> dict[str, str]:
     """Name the figures of one image, relative to the output dataset.
 
@@ -175,7 +183,7 @@ def save_image_outputs(
     for kind in markers.keys() & files.keys():
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
-    stale = [*_ENDS] if outdated else ['dice'] if tried else []
+    stale = _kinds_of(stem) if outdated else ['dice'] if tried else []
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)

@@ -268,11 +268,11 @@ def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
 def posteriors_image(
     posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
 ) -> nib.Nifti1Image:
-    """Make a 4D image of posterior probabilities: bytes with a scale factor of 1/255.
+    """Make an image of posterior probabilities: bytes with a scale factor of 1/255.
 
     Parameters
     ----------
-    posteriors : (channel, x, y, z) array
+    posteriors : (channel, x, y, z) array, or (x, y, z) array of uint8
         Probabilities, or uint8 that are already multiplied by 255.
     affine : (4, 4) array
         Used without `like`.
@@ -288,7 +288,7 @@ def posteriors_image(
         for channel, posterior in enumerate(posteriors):
             scaled[channel] = np.rint(np.clip(posterior, 0, 1).astype(np.float32) * 255)
         posteriors = scaled
-    data = np.moveaxis(posteriors, 0, -1)
+    data = np.moveaxis(posteriors, 0, -1) if posteriors.ndim == 4 else posteriors
     if like is None:
         image = nib.Nifti1Image(data, affine)
         _set_forms(image.header, affine)
@@ -312,6 +312,22 @@ def write_posteriors(
         See :func:`posteriors_image`.
     """
     _save(path, posteriors_image(posteriors, affine, like))
+
+
+def write_maps(path: str | Path, maps: np.ndarray, like: Volume) -> None:
+    """Write several maps as the volumes of one image on the grid of another volume.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz``.
+    maps : (volume, x, y, z) array
+        Its type is kept.
+    like : Volume
+    """
+    image = _image_like(np.moveaxis(maps, 0, -1), like)
+    image.header.set_xyzt_units('mm', 'sec')
+    _save(path, image)
 
 
 def _open(path: Path) -> Any:

@@ -386,7 +386,7 @@ class Segmenter:
             ct=found.ct,
             unsure_mm3=found.unsure_mm3,
             turned=found.turned,
-            tissues=found.tissue_parts(self.card.labels) if tissues else None,
+            tissues=found.tissue_parts(self.labels) if tissues else None,
         )
 
     def _resample_to(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_labels_1mm = File(exists=True, desc='label map on the 1 mm grid')
     in_posteriors = File(exists=True, desc='posterior maps')
     in_posteriors_1mm = File(exists=True, desc='posterior maps on the 1 mm grid')
+    in_brain_mask = File(exists=True, desc='brain mask')
+    in_intracranial_mask = File(exists=True, desc='intracranial mask')
+    in_tissues = File(exists=True, desc='label map of three tissues')
+    in_gm = File(exists=True, desc='probability of grey matter')
+    in_wm = File(exists=True, desc='probability of white matter')
+    in_csf = File(exists=True, desc='probability of cerebrospinal fluid')
+    in_five_tissue = File(exists=True, desc='five-tissue-type image')
     in_volumes = File(exists=True, mandatory=True, desc='table of volumes')
     in_stats = File(exists=True, desc="table of volumes in the format of FreeSurfer's aseg.stats")
     in_quality = File(exists=True, desc='table of quality measures')
@@ -63,6 +71,7 @@ class SaveDerivatives(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.save import save_image_outputs
         from synthseg_bids.files import sha256
+        from synthseg_bids.measure.tissues import OUTPUTS
 
         inputs = self.inputs
         files = {
@@ -74,6 +83,7 @@ class SaveDerivatives(SimpleInterface):
             'dice': inputs.in_overlaps,
             'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,
             'dseg1mm': inputs.in_labels_1mm,
+            **{kind: getattr(inputs, f'in_{kind}') for kind in chain(*OUTPUTS.values())},
         }
         # Sidecars must not depend on the run time.
         fields = {key: value for key, value in inputs.provenance.items() if key not in _OF_THE_RUN}

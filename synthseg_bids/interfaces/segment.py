@@ -34,6 +34,13 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='write posteriors on a 1 mm grid')
+    masks = traits.Bool(False, usedefault=True, desc='write brain mask and intracranial mask')
+    tissue_maps = traits.Bool(
+        False, usedefault=True, desc='write three tissues: a label map and their probabilities'
+    )
+    five_tissue = traits.Bool(
+        False, usedefault=True, desc='write the five-tissue-type image of MRtrix'
+    )
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
     )
@@ -56,6 +63,14 @@ class _OutputSpec(ConfidenceSpec, TraitedSpec):
     out_posteriors = File(desc='posterior maps on the grid of the image')
     out_labels_1mm = File(desc='label map on a 1 mm grid in RAS over the same field of view')
     out_posteriors_1mm = File(desc='posterior maps on that grid')
+    out_brain_mask = File(desc='brain and ventricles, with the fluid in sulci and cisterns')
+    out_intracranial_mask = File(desc='brain and all cerebrospinal fluid around it')
+    out_tissues = File(desc='1 grey matter, 2 white matter, 3 cerebrospinal fluid')
+    out_gm = File(desc='probability of grey matter')
+    out_wm = File(desc='probability of white matter, lesions included')
+    out_csf = File(desc='probability of cerebrospinal fluid, ventricles included')
+    out_five_tissue = File(desc='cortical and subcortical grey matter, white matter, '
+                           'cerebrospinal fluid and pathological tissue, 4D')
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
     model_sha256 = traits.Str(desc='checksum of the weights')
     ct = traits.Bool(desc='whether it was segmented as CT')
@@ -109,6 +124,7 @@ class SegmentImage(SimpleInterface):
                     labels_1mm=inputs.labels_1mm,
                     posteriors_1mm=inputs.posteriors_1mm,
                     ct=ct,
+                    tissues=inputs.tissue_maps or inputs.five_tissue,
                 )
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
@@ -116,6 +132,7 @@ class SegmentImage(SimpleInterface):
             write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
             self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
         self._write_isotropic(found.isotropic, out)
+        self._write_tissues(found, volume, out)
         self._results['out_labels'] = str(out / 'dseg.nii.gz')
         self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
         self._results['confidence'] = found.confidence.tolist()
@@ -148,6 +165,29 @@ class SegmentImage(SimpleInterface):
         if found.peak_gpu_mb is not None:
             self._results['provenance']['PeakGPUMemoryMB'] = round(found.peak_gpu_mb)
         return runtime
+
+    def _write_tissues(self, found: Any, volume: Any, out: Path) -> None:
+        from synthseg_bids.images.geometry import spacing_mm
+        from synthseg_bids.images.volume_io import write_label_map, write_maps, write_posteriors
+        from synthseg_bids.measure import tissues
+
+        inputs, labels, parts = self.inputs, found.labels, found.tissues
+        label_maps = {}
+        if inputs.masks:
+            label_maps['brain_mask'] = tissues.brain_mask(labels, spacing_mm(volume.affine))
+            label_maps['intracranial_mask'] = tissues.intracranial_mask(labels)
+        if inputs.tissue_maps:
+            label_maps['tissues'] = tissues.three_tissues(labels)
+            probabilities = tissues.three_probabilities(parts)
+            for name, one in zip(('gm', 'wm', 'csf'), probabilities, strict=True):
+                path = self._results[f'out_{name}'] = str(out / f'{name}.nii.gz')
+                write_posteriors(path, one, volume.affine, volume)
+        for name, values in label_maps.items():
+            path = self._results[f'out_{name}'] = str(out / f'{name}.nii.gz')
+            write_label_map(path, values, volume, 'u1')
+        if inputs.five_tissue:
+            path = self._results['out_five_tissue'] = str(out / 'five_tissue.nii.gz')
+            write_maps(path, tissues.five_tissues(parts, labels), volume)
 
     def _write_isotropic(self, maps: Any, out: Path) -> None:
         from synthseg_bids.images.volume_io import write_image, write_posteriors

@@ -103,8 +103,13 @@ def three_probabilities(parts: np.ndarray) -> np.ndarray:
     (3, x, y, z) uint8 array
         Those of :data:`TISSUES`.
     """
-    starts = np.cumsum([0, *map(len, PARTS[:-1])])
-    return np.add.reduceat(parts, starts, axis=0, dtype=np.uint8)
+    ends = np.cumsum([len(tissue) for tissue in PARTS])
+    found = np.empty((len(PARTS), *parts.shape[1:]), dtype=np.uint8)
+    for tissue, end, own in zip(found, ends, PARTS, strict=True):
+        tissue[...] = parts[end - 1]
+        for part in parts[end - len(own) : end - 1]:
+            tissue += part
+    return found
 
 
 def five_tissues(parts: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -123,12 +128,13 @@ def five_tissues(parts: np.ndarray, labels: np.ndarray) -> np.ndarray:
         In the order of :data:`FIVE_TISSUES`; they sum to 1 where there is a label, and are 0
         elsewhere.
     """
-    total = parts.sum(0, dtype=np.uint8)
-    inside = labels != 0
     found = np.zeros(parts.shape, dtype=np.float32)
-    share = inside / np.maximum(total, 1, dtype=np.float32)
+    if (box := bounding_box(labels != 0)) is None:
+        return found
+    inner = parts[(slice(None), *box)]
+    share = (labels[box] != 0) / np.maximum(inner.sum(0, dtype=np.uint8), 1, dtype=np.float32)
     for volume, part in enumerate(FIVE_TISSUES.values()):
-        np.multiply(parts[part], share, out=found[volume])
+        np.multiply(inner[part], share, out=found[volume][box])
     return found
 
 

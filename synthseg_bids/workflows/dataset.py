@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def init_synthseg_wf(
     posteriors: str = 'none',
     output_grid: str = 'native',
     aseg_stats: bool = False,
+    tissues: Collection[str] = (),
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -63,6 +64,8 @@ def init_synthseg_wf(
         Grid of the label maps: ``native``, ``1mm`` or ``both``.
     aseg_stats : bool
         Write a table like FreeSurfer's ``aseg.stats`` for every image.
+    tissues : collection of str
+        Masks and tissue maps to write; see :func:`.image.init_image_wf`.
     overwrite : bool
         Do not use results in the working directory.
     resources : Resources, optional
@@ -98,6 +101,7 @@ def init_synthseg_wf(
         'posteriors': posteriors,
         'output_grid': output_grid,
         'aseg_stats': aseg_stats,
+        'tissues': tissues,
         'resources': resources,
     }
     for subject, subject_images in by_subject.items():
@@ -144,7 +148,9 @@ def _init_saving_wf(image: ImageRecord, out_dir: Path, options: dict[str, Any]) 
     ]
     connections += [
         (f'out_{name}', f'in_{name}')
-        for name in optional_maps(options['posteriors'], options['output_grid'])
+        for name in optional_maps(
+            options['posteriors'], options['output_grid'], options['tissues']
+        )
     ]
     if options['aseg_stats']:
         connections.append(('out_stats', 'in_stats'))

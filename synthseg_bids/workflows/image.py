@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from synthseg_bids.interfaces import (
     PlotSegmentation,
     SegmentImage,
 )
+from synthseg_bids.measure.tissues import OUTPUTS
 
 from .program import add_program
 from .resources import Resources
@@ -35,6 +37,7 @@ def init_image_wf(
     posteriors: str = 'none',
     output_grid: str = 'native',
     aseg_stats: bool = False,
+    tissues: Collection[str] = (),
     compare: bool = False,
     resources: Resources | None = None,
     name: str = 'image_wf',
@@ -67,6 +70,9 @@ def init_image_wf(
         ``native``; ``1mm`` and ``both`` write a label map on a 1 mm grid as well.
     aseg_stats : bool
         Write a table like FreeSurfer's ``aseg.stats``.
+    tissues : collection of str
+        Masks and tissue maps to write: ``masks``, ``tissue_maps``, ``five_tissue``; see
+        :class:`synthseg_bids.interfaces.SegmentImage`.
     compare : bool
         Compare with references.
     resources : Resources, optional
@@ -90,6 +96,9 @@ def init_image_wf(
         Label map on a 1 mm grid; by `output_grid`.
     out_posteriors, out_posteriors_1mm : str
         Posterior maps on the grid of the image, or on that of 1 mm; by `posteriors`.
+    out_brain_mask, out_intracranial_mask, out_tissues, out_gm, out_wm, out_csf : str
+    out_five_tissue : str
+        Masks and tissue maps on the grid of the image; by `tissues`.
     out_volumes : str
         Table of volumes.
     out_stats : str
@@ -125,6 +134,7 @@ def init_image_wf(
     )
     inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
+    outputs += [f'out_{kind}' for kinds in OUTPUTS.values() for kind in kinds]
     outputs += ['out_volumes', 'out_stats', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
     outputs += ['out_overlaps', 'compared', 'refused', 'provenance']
@@ -143,6 +153,7 @@ def init_image_wf(
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
+            **dict.fromkeys(tissues, True),
         )
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)
@@ -175,7 +186,7 @@ def init_image_wf(
     if aseg_stats:
         workflow.connect(inputnode, 'in_file', measure, 'in_file')
         workflow.connect(measure, 'out_stats', outputnode, 'out_stats')
-    for name in optional_maps(posteriors, output_grid):
+    for name in optional_maps(posteriors, output_grid, tissues):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
     if compare:
         comparison = Node(CompareSegmentations(), name='compare', mem_gb=1)
@@ -212,17 +223,22 @@ def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node
     return segment
 
 
-def optional_maps(posteriors: str, output_grid: str) -> list[str]:
+def optional_maps(
+    posteriors: str, output_grid: str, tissues: Collection[str] = ()
+) -> list[str]:
     """List the maps of a workflow other than the label map on the grid of the image.
 
     Examples
     --------
     >>> optional_maps('native', 'both')
     ['labels_1mm', 'posteriors']
+    >>> optional_maps('none', 'native', ['masks'])
+    ['brain_mask', 'intracranial_mask']
     """
     wanted = {
         'labels_1mm': output_grid != 'native',
         'posteriors': posteriors == 'native',
         'posteriors_1mm': posteriors == '1mm',
     }
-    return [name for name, yes in wanted.items() if yes]
+    maps = [name for which in tissues for name in OUTPUTS[which]]
+    return [*(name for name, yes in wanted.items() if yes), *maps]
