@@ -20,7 +20,7 @@ DERIVATIVE_ENTITIES = (
     'hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc'
 )  # fmt: skip
 IMAGE_EXTENSIONS = ('.nii.gz', '.nii')
-#: What the name of a segmentation ends with where it is one of three tissues.
+#: What the name of a segmentation ends with where it has three tissues, not structures.
 TISSUE_SEG = 'tissue'
 
 _ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
@@ -66,6 +66,17 @@ def parse_name(name: str) -> tuple[dict[str, str], str, str] | None:
     if not well_formed or next(iter(entities), None) != 'sub':
         return None
     return entities, suffix, extension
+
+
+def has_tissues(name: str) -> bool:
+    """Tell whether a label map, by its name, has three tissues instead of structures.
+
+    Examples
+    --------
+    >>> has_tissues('sub-01_seg-synthsegtissue_desc-T1w_dseg.nii.gz')
+    True
+    """
+    return re.search(f'_seg-[a-zA-Z0-9]*{TISSUE_SEG}_', name) is not None
 
 
 def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synthseg') -> str:

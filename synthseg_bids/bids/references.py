@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .image_record import ImageRecord
-from .names import DERIVATIVE_ENTITIES, anat_folder, parse_name
+from .names import DERIVATIVE_ENTITIES, anat_folder, has_tissues, parse_name
 from .query import DEFAULT_SUFFIXES
 
 #: Spaces whose label maps lie on the subject's own head.
@@ -75,7 +75,7 @@ def _rank(path: Path, image: ImageRecord) -> tuple[int, ...] | None:
     entities = parsed[0]
     if _head(entities) != _head(image.entities) or {'label', 'hemi'} & {*entities}:
         return None
-    if entities.get('space', 'orig') not in NATIVE_SPACES:
+    if entities.get('space', 'orig') not in NATIVE_SPACES or has_tissues(path.name):
         return None
     description = entities.get('desc', '')
     contrast = next((s for s in DEFAULT_SUFFIXES if description.startswith(s)), None)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..bids.image_record import ImageRecord
-from ..bids.names import DERIVATIVE_ENTITIES, parse_name
+from ..bids.names import DERIVATIVE_ENTITIES, has_tissues, parse_name
 from ..bids.query import DEFAULT_SUFFIXES
 from ..bids.references import find_reference
 from ..files import read_description, write_table
@@ -153,7 +153,8 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
                 f'{path}: a data set needs data sets as references, not one label map '
                 f'({", ".join(map(str, single.values()))})'
             )
-        paths = sorted(path.glob('sub-*/**/anat/sub-*_dseg.nii.gz'))
+        maps = sorted(path.glob('sub-*/**/anat/sub-*_dseg.nii.gz'))
+        paths = [file for file in maps if not has_tissues(file.name)]
         if not paths:
             raise ValueError(
                 f'{path}: no sub-*/[ses-*/]anat/*_dseg.nii.gz here; give the output folder of '

@@ -69,8 +69,10 @@ class _OutputSpec(ConfidenceSpec, TraitedSpec):
     out_gm = File(desc='probability of grey matter')
     out_wm = File(desc='probability of white matter, lesions included')
     out_csf = File(desc='probability of cerebrospinal fluid, ventricles included')
-    out_five_tissue = File(desc='cortical and subcortical grey matter, white matter, '
-                           'cerebrospinal fluid and pathological tissue, 4D')
+    out_five_tissue = File(
+        desc='cortical and subcortical grey matter, white matter, '
+        'cerebrospinal fluid and pathological tissue, 4D'
+    )
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
     model_sha256 = traits.Str(desc='checksum of the weights')
     ct = traits.Bool(desc='whether it was segmented as CT')

@@ -223,9 +223,7 @@ def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node
     return segment
 
 
-def optional_maps(
-    posteriors: str, output_grid: str, tissues: Collection[str] = ()
-) -> list[str]:
+def optional_maps(posteriors: str, output_grid: str, tissues: Collection[str] = ()) -> list[str]:
     """List the maps of a workflow other than the label map on the grid of the image.
 
     Examples
