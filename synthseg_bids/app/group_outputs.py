@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import describe
 
+from .config import RunConfig
+
 if TYPE_CHECKING:
     from synthseg_bids.bids.image_record import ImageRecord
 
@@ -182,6 +184,19 @@ def write_reports(
         *((f'report of sub-{label}', subject(label)) for label in participants),
         *([('group report', lambda: write_group_report(out_dir, run_uuid))] if group else []),
     )
+
+
+def write_second_dataset(config: RunConfig, participants: Sequence[str]) -> bool:
+    """Write the dataset of ``--precomputed`` for some participants; see :func:`write_tables`."""
+    from synthseg_bids.bids.precomputed import write_precomputed
+
+    assert config.precomputed is not None
+    folder, out_dir = config.precomputed.resolve(), config.output_dir.resolve()
+
+    def write() -> None:
+        write_precomputed(out_dir, folder, config.bids_dir, participants, config.verify)
+
+    return _attempt((str(folder), write))
 
 
 def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:

@@ -26,6 +26,7 @@ from .group_outputs import (
     outdated_participants,
     tree_participants,
     write_reports,
+    write_second_dataset,
     write_tables,
 )
 from .method import ChosenMethod, choose_method
@@ -188,6 +189,9 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         # Whoever interrupts us does not wait for tables over thousands of images.
         if not interrupted:
             complete = _finish(config, plan, setup)
+            if config.precomputed:
+                participants = {image.participant for image in (*plan.pending, *plan.current)}
+                complete &= write_second_dataset(config, sorted(participants))
     return complete
 
 

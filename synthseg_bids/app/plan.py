@@ -62,6 +62,11 @@ def check_folders(config: RunConfig) -> Path:
         if folder not in ('derivatives', 'sourcedata'):
             logger.warning('%s: lies in the dataset, as raw data do; better %s', out_dir, better)
     refuse_foreign_dataset(out_dir)
+    if config.precomputed:
+        second = config.precomputed.resolve()
+        if second == bids_dir or out_dir in (second, *second.parents) or second in out_dir.parents:
+            raise QueryError(f'--precomputed {second}: give a folder of its own, beside {out_dir}')
+        refuse_foreign_dataset(second)
     work_dir = (config.work_dir or default_work_dir(bids_dir)).resolve()
     if bids_dir in [work_dir, *work_dir.parents]:
         raise QueryError(f'{work_dir}: the working directory lies in the dataset; use -w DIR')

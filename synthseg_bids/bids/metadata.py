@@ -116,19 +116,42 @@ def describe_dataset(
     previous = read_description(out_dir)
     refuse_foreign_dataset(out_dir)
     links = dict((previous or {}).get('DatasetLinks', {}))
-    links |= {name: _relative(path, out_dir) for name, path in derivatives.items()}
-    links['raw'] = _relative(bids_dir, out_dir)
+    links |= {name: relative_path(path, out_dir) for name, path in derivatives.items()}
+    links['raw'] = relative_path(bids_dir, out_dir)
     write_label_lookup(out_dir, method)
     if tissues:
         write_tissue_lookup(out_dir / f'seg-{method.seg}{TISSUE_SEG}_dseg.tsv')
     methods = [m.title for m in METHODS.values() if _lookup(out_dir, m).exists()]
+    name = f'{" and ".join(methods)} segmentations of {raw.get("Name") or "a BIDS dataset"}'
+    write_description(out_dir, name, raw, links)
+    write_text(out_dir / '.bidsignore', _BIDSIGNORE)
+    write_text(out_dir / 'README.md', _README)
+    if not (out_dir / 'CHANGES').exists():
+        write_text(out_dir / 'CHANGES', f'{__version__}\n  - Made by {APP} {__version__}.\n')
+
+
+def write_description(
+    folder: Path, name: str, raw: Mapping[str, Any], links: Mapping[str, str]
+) -> None:
+    """Write ``dataset_description.json`` of a dataset that we make.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        What it holds.
+    raw : mapping
+        Description of the raw dataset, from which authors and license are taken.
+    links : mapping of str to str
+        Datasets that BIDS URIs refer to, by name; ``raw`` at least.
+    """
     description: dict[str, Any] = {
-        'Name': f'{" and ".join(methods)} segmentations of {raw.get("Name") or "a BIDS dataset"}',
+        'Name': name,
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'GeneratedBy': [_generated_by()],
         'SourceDatasets': [{'URL': links['raw']}],
-        'DatasetLinks': links,
+        'DatasetLinks': dict(links),
         'HowToAcknowledge': 'Cite Billot et al., A Learning Strategy for Contrast-agnostic MRI '
         'Segmentation, MIDL 2020, and Billot et al., SynthSeg: Segmentation of brain MRI scans of '
         'any contrast and resolution without retraining, Medical Image Analysis 86:102789, 2023, '
@@ -137,11 +160,7 @@ def describe_dataset(
     description |= {key: raw[key] for key in ('License', 'Authors') if raw.get(key)}
     if str(raw.get('DatasetDOI', '')).startswith('doi:'):
         description['SourceDatasets'][0]['DOI'] = raw['DatasetDOI']
-    write_json(out_dir / 'dataset_description.json', description)
-    write_text(out_dir / '.bidsignore', _BIDSIGNORE)
-    write_text(out_dir / 'README.md', _README)
-    if not (out_dir / 'CHANGES').exists():
-        write_text(out_dir / 'CHANGES', f'{__version__}\n  - Made by {APP} {__version__}.\n')
+    write_json(folder / 'dataset_description.json', description)
 
 
 def refuse_foreign_dataset(out_dir: Path) -> None:
@@ -174,7 +193,8 @@ def _generated_by() -> dict[str, Any]:
     return entry
 
 
-def _relative(path: Path, start: Path) -> str:
+def relative_path(path: Path, start: Path) -> str:
+    """Return the path of one dataset as seen from another, for its links."""
     return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
 
 

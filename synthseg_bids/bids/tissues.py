@@ -40,7 +40,7 @@ def tissue_sidecars(source: str) -> dict[str, dict[str, Any]]:
             'Type': 'ROI',
             'Description': 'Brain and all cerebrospinal fluid around it, without holes',
         },
-        'tissues': {'Manual': False, 'Description': f'Three tissues. {_FOLDED}'},
+        'tissues': {},  # as the table of the tissues says
         'five_tissue': {
             'Manual': False,
             'Description': 'Five tissues in the order of MRtrix; they sum to 1 where the label '
@@ -70,4 +70,6 @@ def write_tissue_lookup(path: Path) -> None:
         )
     ]
     write_table(path, list(rows[0]), rows)
-    write_json(path.with_suffix('.json'), {'Description': f'Three tissues. {_FOLDED}'})
+    write_json(
+        path.with_suffix('.json'), {'Description': f'Three tissues. {_FOLDED}', 'Manual': False}
+    )

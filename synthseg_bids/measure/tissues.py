@@ -1,10 +1,10 @@
 """Tissues and masks, for programs that do not use structures.
 
 Two divisions are in use. BIDS numbers grey matter, white matter and cerebrospinal fluid 1, 2 and
-3; MRtrix's anatomically constrained tractography wants cortical and subcortical grey matter, white
-matter, cerebrospinal fluid and pathological tissue (``5ttgen``). The second refines the first. Both
-follow what sMRIPrep and MRtrix make of FreeSurfer's labels: brainstem and ventral diencephalon are
-white matter, hippocampus and amygdala cortical grey matter.
+3; MRtrix's anatomically constrained tractography wants cortical and subcortical grey matter,
+white matter, cerebrospinal fluid and pathological tissue (``5ttgen``). The second refines the
+first. Both follow what sMRIPrep and MRtrix make of FreeSurfer's labels: brainstem and ventral
+diencephalon are white matter, hippocampus and amygdala cortical grey matter.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..labels import CSF, LESION, segmentation_labels
 
 #: Grey matter, white matter and cerebrospinal fluid, in the order of BIDS.
 TISSUES = ('GM', 'WM', 'CSF')
-#: Labels of the parts of each tissue: cortical and subcortical grey matter; normal white matter and
-#: lesions; fluid.
+#: Labels of the parts of each tissue: cortical and subcortical grey matter; normal white matter
+#: and lesions; fluid.
 PARTS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((3, 42, 8, 47, 17, 53, 18, 54), (10, 49, 11, 50, 12, 51, 13, 52, 26, 58)),
     ((2, 41, 7, 46, 16, 28, 60), (LESION,)),
