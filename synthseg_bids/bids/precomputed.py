@@ -140,7 +140,7 @@ def _rank(out_dir: Path, candidate: _Candidate) -> tuple[Any, ...]:
     rows = checked_rows(out_dir / f'{candidate.stem}_qc.tsv')
     verdict = next((row['value'] for row in rows if row['measure'] == VERDICT), '')
     suffix = candidate.suffix
-    mask = nib.load(out_dir / output_files(candidate.stem, ['brain_mask'])[0])
+    mask: Any = nib.load(out_dir / output_files(candidate.stem, ['brain_mask'])[0])
     # Headers keep sizes of 1 mm as 0.9999999.
     sides = [round(float(mm), 3) for mm in mask.header.get_zooms()[:3]]
     return (
@@ -200,7 +200,7 @@ def _earlier(folder: Path, participant: str) -> set[Path]:
 def _copy(
     out_dir: Path, folder: Path, best: _Candidate, paths: Mapping[tuple[str, str], Path]
 ) -> None:
-    """Copy the files of an image, each with its sidecar; the one that tells about all comes last."""
+    """Copy the files of an image, each with its sidecar; that of the label map comes last."""
     marker = paths[_MARKER, '.json']
     marker.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(marker.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,13 +24,15 @@ def copy_canonical(source: Path, path: Path) -> None:
     path : Path
         ``.nii`` or ``.nii.gz``; appears once it is complete.
     """
-    image: nib.Nifti1Image = nib.load(source)
+    image: Any = nib.load(source)
     if nib.aff2axcodes(image.affine) == ('R', 'A', 'S'):
         copy_file(source, path)
         return
     scaling = image.dataobj.slope, image.dataobj.inter
     # Values as they are stored: nibabel would scale them, and again when it saves.
-    stored = nib.Nifti1Image(np.asanyarray(image.dataobj.get_unscaled()), None, image.header)
+    stored = nib.Nifti1Image(
+        np.asanyarray(image.dataobj.get_unscaled()), image.affine, image.header
+    )
     canonical = nib.as_closest_canonical(stored)
     canonical.header.set_slope_inter(*scaling)
     path.parent.mkdir(parents=True, exist_ok=True)
