@@ -103,6 +103,7 @@ class ChosenMethod:
             autocrop=config.autocrop,
             low_memory=config.low_mem,
             posteriors=config.posteriors,
+            tissues=config.tissues,
             memory_limit=memory_limit,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ CROPS = 1.3
 #: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, from the
 #: network and cleaned), and of posteriors as they are written.
 SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
+#: Bytes per voxel of masks and tissue maps, and of what they are computed from.
+TISSUE_BYTES = {'masks': 2, 'tissue_maps': 13, 'five_tissue': 35}
 
 
 def worker_gb(
@@ -38,6 +40,7 @@ def worker_gb(
     autocrop: bool = True,
     low_memory: bool = False,
     posteriors: str = 'none',
+    tissues: Collection[str] = (),
     memory_limit: int | None = None,
 ) -> float:
     """Predict the memory of a process that segments scans on the CPU, one after the other.
@@ -51,6 +54,9 @@ def worker_gb(
         See :class:`synthseg_bids.inference.segmenter.Segmenter`.
     posteriors : str
         Grid of the posterior maps that are written: ``none``, ``native`` or ``1mm``.
+    tissues : collection of str
+        Masks and tissue maps that are written; keys of
+        :data:`synthseg_bids.measure.tissues.OUTPUTS`.
     memory_limit : int, optional
         Bytes that a forward pass may use (default: as many as it needs).
 
@@ -60,15 +66,22 @@ def worker_gb(
         In GB of 2**30 bytes; an upper bound if that much memory is free.
     """
     limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
+    maps = sum(TISSUE_BYTES[which] for which in tissues)
     largest = max(
-        (_scan_bytes(card, grid, flip, autocrop, limit, posteriors) for grid in {*grids}),
+        (_scan_bytes(card, grid, flip, autocrop, limit, posteriors, maps) for grid in {*grids}),
         default=0,
     )
     return (PROCESS_BYTES + GAPS * largest) / 2**30
 
 
 def _scan_bytes(
-    card: ModelCard, grid: Grid, flip: bool, autocrop: bool, limit: int | None, posteriors: str
+    card: ModelCard,
+    grid: Grid,
+    flip: bool,
+    autocrop: bool,
+    limit: int | None,
+    posteriors: str,
+    map_bytes: int,
 ) -> int:
     """Return the peak memory of one scan, without that of the process itself."""
     shape, spacing = grid
@@ -79,7 +92,7 @@ def _scan_bytes(
     forward = max(locating, _forward_bytes(card.network, seen, flip, limit))
     written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
     per_channel = CLEANED_BYTES * math.prod(seen) + WRITTEN_BYTES * written
-    finish = int(card.network.out_channels * per_channel)
+    finish = int(card.network.out_channels * per_channel) + map_bytes * math.prod(shape)
     return SCAN_BYTES * math.prod(shape) + max(forward, finish)
 
 
