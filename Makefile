@@ -5,6 +5,7 @@
 # make test-pythons: the fast tests on every Python from 3.10 to 3.13 that is installed, with the
 #     newest dependencies that it allows (constraints.txt pins those of 3.11, and torch)
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
+# make test-smriprep: sMRIPrep, in an environment of its own, collects what --precomputed writes
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
 #     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
@@ -30,6 +31,7 @@ INSTALLED = $(VENV)/installed
 PYTHONS ?= 3.10 3.11 3.12 3.13
 KERAS = $(VENV)/keras
 SAMSEG = $(VENV)/samseg
+SMRIPREP = $(VENV)/smriprep
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
@@ -60,7 +62,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
-.PHONY: test-docker test-singularity test-slurm test-fast test-gpu test-pythons clean
+.PHONY: test-smriprep test-docker test-singularity test-slurm test-fast test-gpu test-pythons clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -84,6 +86,13 @@ test-pythons:
 test-parity: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python -m pytest -q -m parity tests/parity
+
+# With sMRIPrep comes indexed_gzip, with which nibabel reads in another way.
+test-smriprep: $(INSTALLED)
+	$(PYTHON) -m venv $(SMRIPREP)
+	$(SMRIPREP)/bin/pip install --quiet 'smriprep>=0.19'
+	SMRIPREP_PYTHON=$(abspath $(SMRIPREP))/bin/python $(BIN)/python -m pytest -q \
+		tests/bids/test_precomputed.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

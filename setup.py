@@ -72,6 +72,8 @@ setup(
         'validate': ['bids-validator-deno'],
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
+        # What takes the masks and tissue maps of --precomputed: make test-smriprep.
+        'smriprep': ['smriprep>=0.19'],
         # Comparison with other implementations: make test-parity.
         'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measure import tissues
 from synthseg_bids.measure.tissues import (
     FIVE_TISSUES,
     PARTS,
@@ -42,15 +41,6 @@ def test_every_structure_has_one_tissue():
     channels = channels_of_parts((0, *STRUCTURES))
     assert sorted(c for part in channels for c in part) == list(range(1, len(STRUCTURES) + 1))
     assert sorted(FIVE_TISSUES.values()) == list(range(5))
-
-
-def test_tissues_are_those_of_smriprep():
-    anatomical = pytest.importorskip(
-        'smriprep.workflows.anatomical', reason='smriprep is not installed: make test-smriprep'
-    )
-    table = np.array(anatomical._aseg_to_three())
-    labels = np.array(STRUCTURES)
-    np.testing.assert_array_equal(three_tissues(labels), table[labels])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +130,3 @@ def test_nothing_has_empty_masks():
     assert not brain_mask(nothing, ISOTROPIC).any()
     assert not intracranial_mask(nothing).any()
     assert not brain_mask(np.full_like(nothing, 24), ISOTROPIC).any()
-
-
-def test_outputs_have_names():
-    assert len({name for names in tissues.OUTPUTS.values() for name in names}) == 7
