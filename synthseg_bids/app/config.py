@@ -87,7 +87,7 @@ class RunConfig:
 
     @property
     def tissues(self) -> tuple[str, ...]:
-        """Keys of :data:`synthseg_bids.measure.tissues.OUTPUTS`."""
+        """Keys of :data:`synthseg_bids.bids.names.TISSUE_KINDS`."""
         wanted = {
             # Their names do not tell methods apart.
             'masks': self.method == OURS,

@@ -30,7 +30,7 @@ NEEDED_GB = 4.0
 EXIT_USAGE = 2
 
 #: Options that name folders which are written to.
-_WRITTEN = ('output_dir', 'work_dir', 'bids_database_dir')
+_WRITTEN = ('output_dir', 'work_dir', 'bids_database_dir', 'precomputed')
 #: Folders of the image that a mount would hide.
 _OF_THE_IMAGE = ('/opt/synthseg-bids', '/usr/bin', '/usr/lib', '/usr/local/bin', '/usr/local/lib')
 _OF_THE_SYSTEM = ('/bin', '/dev', '/etc', '/lib', '/lib64', '/proc', '/sys', '/tmp')

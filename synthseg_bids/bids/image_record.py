@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from synthseg_bids.measure.tissues import OUTPUTS
-
-from .names import bids_uri
+from .names import TISSUE_KINDS, bids_uri
 
 Status = Literal['pending', 'current', 'done', 'skipped', 'failed']
 
@@ -108,7 +106,7 @@ class ImageRecord:
         aseg_stats : bool
             Whether a table like FreeSurfer's ``aseg.stats`` is among them.
         tissues : iterable of str
-            Masks and tissue maps; keys of :data:`synthseg_bids.measure.tissues.OUTPUTS`.
+            Masks and tissue maps; keys of :data:`synthseg_bids.bids.names.TISSUE_KINDS`.
         """
         wanted = {
             'dseg': output_grid != '1mm',
@@ -120,5 +118,5 @@ class ImageRecord:
             'probseg1mm': posteriors == '1mm',
             'dice': self.references,
         }
-        maps = [kind for which in tissues for kind in OUTPUTS[which]]
+        maps = [kind for which in tissues for kind in TISSUE_KINDS[which]]
         return [*(kind for kind, yes in wanted.items() if yes), *maps]

@@ -20,6 +20,12 @@ DERIVATIVE_ENTITIES = (
     'hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc'
 )  # fmt: skip
 IMAGE_EXTENSIONS = ('.nii.gz', '.nii')
+#: Kinds of masks and tissue maps, by the option that asks for them.
+TISSUE_KINDS = {
+    'masks': ('brain_mask', 'intracranial_mask'),
+    'tissue_maps': ('tissues', 'gm', 'wm', 'csf'),
+    'five_tissue': ('five_tissue',),
+}
 #: What the name of a segmentation ends with where it has three tissues, not structures.
 TISSUE_SEG = 'tissue'
 

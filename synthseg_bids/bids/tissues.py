@@ -28,7 +28,7 @@ def tissue_sidecars(source: str) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict of str to dict
-        By kind; see :data:`synthseg_bids.measure.tissues.OUTPUTS`.
+        By kind; see :data:`synthseg_bids.bids.names.TISSUE_KINDS`.
     """
     own: dict[str, dict[str, Any]] = {
         'brain_mask': {

@@ -56,7 +56,7 @@ def worker_gb(
         Grid of the posterior maps that are written: ``none``, ``native`` or ``1mm``.
     tissues : collection of str
         Masks and tissue maps that are written; keys of
-        :data:`synthseg_bids.measure.tissues.OUTPUTS`.
+        :data:`synthseg_bids.bids.names.TISSUE_KINDS`.
     memory_limit : int, optional
         Bytes that a forward pass may use (default: as many as it needs).
 

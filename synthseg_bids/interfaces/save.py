@@ -69,9 +69,9 @@ class SaveDerivatives(SimpleInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.names import TISSUE_KINDS
         from synthseg_bids.bids.save import save_image_outputs
         from synthseg_bids.files import sha256
-        from synthseg_bids.measure.tissues import OUTPUTS
 
         inputs = self.inputs
         files = {
@@ -83,7 +83,7 @@ class SaveDerivatives(SimpleInterface):
             'dice': inputs.in_overlaps,
             'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,
             'dseg1mm': inputs.in_labels_1mm,
-            **{kind: getattr(inputs, f'in_{kind}') for kind in chain(*OUTPUTS.values())},
+            **{kind: getattr(inputs, f'in_{kind}') for kind in chain(*TISSUE_KINDS.values())},
         }
         # Sidecars must not depend on the run time.
         fields = {key: value for key, value in inputs.provenance.items() if key not in _OF_THE_RUN}

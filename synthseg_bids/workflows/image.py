@@ -9,6 +9,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from synthseg_bids.bids.names import TISSUE_KINDS
 from synthseg_bids.external.methods import METHODS, OURS, Program
 from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.interfaces import (
@@ -18,7 +19,6 @@ from synthseg_bids.interfaces import (
     PlotSegmentation,
     SegmentImage,
 )
-from synthseg_bids.measure.tissues import OUTPUTS
 
 from .program import add_program
 from .resources import Resources
@@ -134,7 +134,7 @@ def init_image_wf(
     )
     inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
-    outputs += [f'out_{kind}' for kinds in OUTPUTS.values() for kind in kinds]
+    outputs += [f'out_{kind}' for kinds in TISSUE_KINDS.values() for kind in kinds]
     outputs += ['out_volumes', 'out_stats', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
     outputs += ['out_overlaps', 'compared', 'refused', 'provenance']
@@ -238,5 +238,5 @@ def optional_maps(posteriors: str, output_grid: str, tissues: Collection[str] = 
         'posteriors': posteriors == 'native',
         'posteriors_1mm': posteriors == '1mm',
     }
-    maps = [name for which in tissues for name in OUTPUTS[which]]
+    maps = [name for which in tissues for name in TISSUE_KINDS[which]]
     return [*(name for name, yes in wanted.items() if yes), *maps]

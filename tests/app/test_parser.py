@@ -31,7 +31,7 @@ EVERYTHING = [
     *('--no-autocrop', '--ct', '--lesions', 'fold', '--low-mem'),
     *('--aggregate-session-reports', '1', '--debug', 'pdb'),
     *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats'),
-    *('--run-uuid', '20260101-120000_a'),
+    *('--tissue-maps', '--5tt', '--precomputed', 'pre', '--run-uuid', '20260101-120000_a'),
 ]
 
 
@@ -62,6 +62,20 @@ def test_every_setting_has_an_option():
 def test_level_is_a_default(words, grid, posteriors):
     config = parse_args([*PLACES, *words.split()])
     assert (config.output_grid, config.posteriors) == (grid, posteriors)
+
+
+@pytest.mark.parametrize(
+    ('words', 'tissues'),
+    [
+        ('', ('masks',)),
+        ('--tissue-maps', ('masks', 'tissue_maps')),
+        ('--five-tissue --precomputed pre', ('masks', 'tissue_maps', 'five_tissue')),
+        # Masks do not tell methods apart by their names.
+        ('--method samseg', ()),
+    ],
+)
+def test_masks_and_tissue_maps(words, tissues):
+    assert parse_args([*PLACES, *words.split()]).outputs['tissues'] == tissues
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 from synthseg_bids.app.config import read_toml
 from synthseg_bids.app.main import main
 from synthseg_bids.files import read_table
+from synthseg_bids.measure.tissues import three_tissues
 
 
 def test_one_bad_scan_fails_alone(finished):
@@ -67,6 +68,9 @@ def test_output_tree(finished):
     for stem, more in stems.items():
         for kind in ['dseg', 'probseg', 'morph', 'qc', *more]:
             expected |= {f'{stem}_{kind}{ends[kind]}', f'{stem}_{kind}.json'}
+        for label in ('brain', 'intracranial'):
+            mask = stem.replace('_seg-synthseg_', f'_label-{label}_')
+            expected |= {f'{mask}_mask.nii.gz', f'{mask}_mask.json'}
         participant, name = stem.split('/')[0], stem.rpartition('/')[2]
         expected |= {f'{participant}/figures/{name}_{kind}.png' for kind in ('scan', 'dseg')}
     assert files == expected
@@ -196,7 +200,8 @@ def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     plugin.write_text('plugin = "Linear"\n')
     out = tmp_path / 'out'
     run = launch(raw, out, tiny_model, '--level', 'full', '--use-plugin', plugin,
-                 '--suffix', 'T1w', 'FLAIR', '--write-graph', '--mem-gb', '3')  # fmt: skip
+                 '--suffix', 'T1w', 'FLAIR', '--write-graph', '--mem-gb', '3',
+                 '--five-tissue', '--precomputed', tmp_path / 'pre')  # fmt: skip
     assert run.stdout.splitlines()[-1] == '2 done, 4 skipped, 1 failed'
     assert run.code == 1
     assert 'ends too early' in run.stderr
@@ -216,6 +221,35 @@ def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     assert not (out / stem.format('', 'probseg.nii.gz')).exists()
     (log_dir,) = (path.parent for path in out.glob('logs/*/config.toml'))
     assert 'segment' in (log_dir / 'graph.dot').read_text()
+    check_tissues(raw, out / 'sub-01/anat', tmp_path / 'pre')
+
+
+def check_tissues(raw, anat, precomputed):
+    """Check the masks and tissue maps of the T1w scan, and the dataset of one image each."""
+    image = nib.load(raw / GOOD[0])
+    labels = np.asanyarray(nib.load(anat / 'sub-01_seg-synthseg_desc-T1w_dseg.nii.gz').dataobj)
+    maps = {
+        name: nib.load(anat / f'sub-01_{name}.nii.gz')
+        for name in (
+            'label-brain_desc-T1w_mask', 'label-intracranial_desc-T1w_mask',
+            'seg-synthsegtissue_desc-T1w_dseg', 'seg-synthseg5tt_desc-T1w_probseg',
+            *(f'seg-synthseg_label-{t}_desc-T1w_probseg' for t in ('GM', 'WM', 'CSF')),
+        )
+    }  # fmt: skip
+    for found in maps.values():
+        assert found.shape[:3] == image.shape
+        np.testing.assert_array_equal(found.affine, image.affine)
+    brain, head, three, five, *probabilities = (found.get_fdata() for found in maps.values())
+    assert (brain <= head).all()
+    assert (head >= (labels > 0)).all()
+    np.testing.assert_array_equal(three, three_tissues(labels))
+    assert maps['seg-synthseg5tt_desc-T1w_probseg'].get_data_dtype() == np.float32
+    np.testing.assert_allclose(five.sum(-1), labels > 0, atol=1e-5)
+    assert np.sum(probabilities, 0).max() <= 1 + 1e-6
+    plain = {path.name for path in precomputed.rglob('sub-*.nii.gz')}
+    ends = ('desc-brain_mask', 'dseg', *(f'label-{t}_probseg' for t in ('GM', 'WM', 'CSF')))
+    starts = ('sub-01', 'sub-02_ses-a')
+    assert plain == {f'{start}_{end}.nii.gz' for start in starts for end in ends}
 
 
 @pytest.mark.slow
@@ -246,7 +280,7 @@ def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):
     code = main(options(raw, tmp_path / 'out', tiny_model, '--dry-run'))
     header, *lines, last = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert header.split() == ['ACTION', 'IMAGE', 'REASON', 'OUTPUTS']
+    assert header.split() == ['ACTION', 'IMAGE', 'REASON', 'TISSUE_KINDS']
     assert last == '4 to segment, 2 skipped, 1 failed'
     rows = {line.split()[1]: line for line in lines}
     assert len(rows) == 7

@@ -10,7 +10,9 @@ import torch
 from filelock import FileLock
 from heads import write_heads
 from matplotlib.image import imread
+from nipype.interfaces.base import isdefined
 
+from synthseg_bids.bids.names import TISSUE_KINDS
 from synthseg_bids.cli.main import main
 from synthseg_bids.files import read_table
 from synthseg_bids.interfaces import (
@@ -27,6 +29,7 @@ from synthseg_bids.interfaces import (
 from synthseg_bids.interfaces.gpu_slots import claim_device
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.tissues import brain_mask, intracranial_mask, three_tissues
 from synthseg_bids.models.registry import load_model
 from synthseg_bids.synth.label_maps import LabelMapError, load_label_map
 
@@ -61,6 +64,35 @@ def test_segment(tmp_path, tiny_model, rng, monkeypatch):
     assert len(outputs.soft_volumes_mm3) == len(segmentation_labels())
     assert outputs.provenance['ModelName'] == 'tiny'
     assert len(outputs.provenance['InputSHA256']) == 64
+
+
+def test_segment_writes_masks_and_tissues(tmp_path, tiny_model, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = write(tmp_path / 'image.nii.gz', rng.random((9, 10, 11)).astype('f4'))
+    asked = dict.fromkeys(TISSUE_KINDS, True)
+    node = SegmentImage(in_file=str(image), model=str(tiny_model), num_threads=1, **asked)
+    outputs = node.run().outputs
+    maps = {
+        name: nib.load(getattr(outputs, f'out_{name}'))
+        for names in TISSUE_KINDS.values()
+        for name in names
+    }
+    for found in maps.values():
+        np.testing.assert_array_equal(found.affine, nib.load(image).affine)
+    labels = np.asanyarray(nib.load(outputs.out_labels).dataobj)
+    np.testing.assert_array_equal(maps['tissues'].dataobj, three_tissues(labels))
+    np.testing.assert_array_equal(maps['brain_mask'].dataobj, brain_mask(labels, np.full(3, 8.0)))
+    np.testing.assert_array_equal(maps['intracranial_mask'].dataobj, intracranial_mask(labels))
+    five = maps['five_tissue'].get_fdata()
+    assert five.shape == (9, 10, 11, 5)
+    np.testing.assert_allclose(five.sum(-1), labels > 0, atol=1e-5)
+    # In the head the five are the three, divided by what is not background.
+    total = sum(maps[name].get_fdata() for name in ('gm', 'wm', 'csf'))
+    grey = five[..., 0] + five[..., 1]
+    inside = labels > 0
+    np.testing.assert_allclose((grey * total)[inside], maps['gm'].get_fdata()[inside], atol=1e-5)
+    plain = SegmentImage(in_file=str(image), model=str(tiny_model), num_threads=1)
+    assert not isdefined(plain.run().outputs.out_brain_mask)
 
 
 def test_gpu_nodes_are_recognised_and_devices_do_not_count_as_inputs(tmp_path, rng):

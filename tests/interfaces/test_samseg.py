@@ -240,6 +240,8 @@ def test_resume_knows_version_and_options(
             '--posteriors (or --level full): not with --method',
         ),
         ('samseg', ['--level', 'full'], 'not with --method samseg'),
+        ('samseg', ['--tissue-maps'], '--tissue-maps: not with --method samseg'),
+        ('samseg', ['--precomputed', 'pre'], '--precomputed: not with --method samseg'),
         ('samseg', ['--fast'], '--fast: not with --method samseg'),
         ('mri_synthseg', ['--device', 'cuda'], '--device: not with --method mri_synthseg'),
         ('mri_synthseg', ['--model', 'x'], '--model: not with --method mri_synthseg'),
