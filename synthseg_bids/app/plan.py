@@ -204,7 +204,7 @@ def print_plan(config: RunConfig, plan: Plan) -> None:
     from synthseg_bids.bids.query import LITTER_REASON
     from synthseg_bids.bids.save import output_files
 
-    rows = [('ACTION', 'IMAGE', 'REASON', 'TISSUE_KINDS')]
+    rows = [('ACTION', 'IMAGE', 'REASON', 'OUTPUTS')]
     for image in plan.pending:
         files = output_files(image.stem, image.kinds(**config.outputs))
         names = [file.rpartition('/')[2] for file in files if not file.endswith('.json')]

@@ -40,7 +40,7 @@ def planned(capsys, raw: Path, out: Path, model: Path, *more: object) -> dict[st
     assert main(options(raw, out, model, *more, '--dry-run')) == 0
     assert contents(out) == before
     lines = capsys.readouterr().out.splitlines()
-    start, end = lines[0].index('REASON'), lines[0].index('TISSUE_KINDS')
+    start, end = lines[0].index('REASON'), lines[0].index('OUTPUTS')
     rows = [(line.split()[1], line[start:end].strip()) for line in lines[1:-1]
             if line.startswith('segment')]  # fmt: skip
     return {name: reason for name, reason in rows if name in GOOD}

@@ -280,7 +280,7 @@ def test_dry_run_writes_nothing(raw, tiny_model, tmp_path, capsys):
     code = main(options(raw, tmp_path / 'out', tiny_model, '--dry-run'))
     header, *lines, last = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert header.split() == ['ACTION', 'IMAGE', 'REASON', 'TISSUE_KINDS']
+    assert header.split() == ['ACTION', 'IMAGE', 'REASON', 'OUTPUTS']
     assert last == '4 to segment, 2 skipped, 1 failed'
     rows = {line.split()[1]: line for line in lines}
     assert len(rows) == 7
