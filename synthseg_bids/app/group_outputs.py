@@ -88,7 +88,12 @@ def _modified(path: Path) -> float:
 
 
 def write_tables(
-    out_dir: Path, participants: Sequence[str], group: bool = True, verify: bool = False
+    out_dir: Path,
+    participants: Sequence[str],
+    group: bool = True,
+    verify: bool = False,
+    bids_dir: Path | None = None,
+    charts: bool = False,
 ) -> bool:
     """Compare the contrasts of some participants and gather the tables of all.
 
@@ -100,6 +105,8 @@ def write_tables(
         Whether to gather them; takes the longer the more participants there are.
     verify : bool
         Whether to read all outputs, and not only look at their sizes.
+    bids_dir, charts
+        See :func:`.bids.group.write_group_tables`.
 
     Returns
     -------
@@ -126,7 +133,7 @@ def write_tables(
         # Of several runs that end at once, the one that writes last must also be the one that
         # read last.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
-            write_group_tables(out_dir, wrong)
+            write_group_tables(out_dir, wrong, bids_dir, charts)
 
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
