@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,18 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, 
 
 def write_cells(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Write a table of text; see :func:`write_table`."""
-    cells = [columns, *rows]
-    if path.suffix == '.csv':
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows(cells)
-        write_text(path, text.getvalue())
-    else:
-        write_text(path, ''.join('\t'.join(row) + '\n' for row in cells))
+
+    def fill(temporary: Path) -> None:
+        cells = chain([columns], rows)
+        # File names need not be text.
+        with temporary.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+            if path.suffix == '.csv':
+                csv.writer(file, lineterminator='\n').writerows(cells)
+            else:
+                file.writelines('\t'.join(row) + '\n' for row in cells)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, fill)
 
 
 def cell(value: Any) -> str:

@@ -75,7 +75,7 @@ def write_brain_charts(path: Path, morph: GroupMorph, raw: Path | None) -> None:
         known = rows['dx'].eq(_CONTROL) if column == 'dx' else rows[column].notna()
         if not known.any():
             logger.warning('%s: no %s is known; fill in the column %s', path, what, column)
-    cells = rows.map(cell).replace('n/a', 'NA')
+    cells = rows.astype(object).where(rows.notna(), None).map(cell).replace('n/a', 'NA')
     write_cells(path, [*cells], cells.itertuples(index=False, name=None))
     write_json(path.with_suffix('.json'), _dictionary())
 
@@ -97,7 +97,7 @@ def chart_rows(images: pd.DataFrame, study: str, age_unit: str = 'years') -> pd.
     DataFrame
         Volumes in mm^3; unknown values are NaN or None.
     """
-    age = pd.to_numeric(_column(images, 'age'), errors='coerce')
+    age = pd.to_numeric(_column(images, 'age'), errors='coerce').to_numpy(float, na_value=np.nan)
     days = age * _DAYS.get(age_unit[:1].lower(), DAYS_PER_YEAR)
     rows = pd.DataFrame({
         'participant': images['participant_id'],

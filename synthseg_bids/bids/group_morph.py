@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def _correct(volumes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame,
 
 def write_wide(path: Path, morph: GroupMorph) -> None:
     """Write one row per image; see :func:`.files.write_table`."""
-    _write(path, _cells(morph))
+    write_cells(path, morph.columns, _cells(morph).itertuples(index=False, name=None))
 
 
 def write_long(path: Path, morph: GroupMorph) -> Columns:
@@ -138,26 +138,24 @@ def write_long(path: Path, morph: GroupMorph) -> Columns:
     Columns are the identity of the image, its covariates and total, name of the structure,
     volume, proportion and residual.
     """
+    columns = {name: morph.columns[name] for name in (*morph.identity, morph.names[-1])} | _LONG
+    write_cells(path, columns, _long_rows(morph))
+    return columns
+
+
+def _long_rows(morph: GroupMorph) -> Iterator[tuple[str, ...]]:
+    # The cells of the long table would take far more memory than those of the wide one.
     cells = _cells(morph)
     *structures, total = morph.names
-    shared = cells[[*morph.identity, total]]
-    rows = pd.concat([
-        shared.assign(
-            name=name,
-            volume_mm3=cells[name],
-            proportion=cells[name + PROPORTION],
-            residual_mm3=cells[name + RESIDUAL],
-        )
+    shared = cells[[*morph.identity, total]].itertuples(index=False, name=None)
+    measured = [
+        cells[[name, name + PROPORTION, name + RESIDUAL]].itertuples(index=False, name=None)
         for name in structures
-    ]).sort_index(kind='stable')  # fmt: skip
-    _write(path, rows)
-    return {**{column: morph.columns[column] for column in shared}, **_LONG}
+    ]
+    for about, *values in zip(shared, *measured, strict=True):
+        for name, three in zip(structures, values, strict=True):
+            yield *about, name, *three
 
 
 def _cells(morph: GroupMorph) -> pd.DataFrame:
     return morph.table[[*morph.columns]].map(cell)
-
-
-def _write(path: Path, cells: pd.DataFrame) -> None:
-    columns = [cells[column] for column in cells]
-    write_cells(path, [str(column) for column in cells], zip(*columns, strict=True))
