@@ -62,6 +62,10 @@ setup(
             'h5py',
             'hypothesis',
             'mypy',
+            # ComBat of docs/statistics.rst; versions from 2.5 ask for NumPy 1 and pandas 2.
+            'neuroHarmonize>=2.4.5,<2.5',
+            'neuroCombat',
+            'statsmodels',
             'pytest',
             'ruff',
         ],
