@@ -29,7 +29,7 @@ EVERYTHING = [
     *('--overwrite', '--verify', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
     *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
     *('--no-autocrop', '--ct', '--low-mem', '--aggregate-session-reports', '1', '--debug', 'pdb'),
-    *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats'),
+    *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats', '--charts'),
     *('--run-uuid', '20260101-120000_a'),
 ]
 
