@@ -225,14 +225,8 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
 
 
 def _write_tables(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:
-    return write_tables(
-        config.output_dir.resolve(),
-        participants,
-        group,
-        config.verify,
-        config.bids_dir,
-        config.charts,
-    )
+    out_dir, raw = config.output_dir.resolve(), config.bids_dir
+    return write_tables(out_dir, participants, group, config.verify, raw, config.charts)
 
 
 def _write_reports(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:

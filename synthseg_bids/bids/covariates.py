@@ -128,7 +128,9 @@ def _read(path: Path, key: str) -> pd.DataFrame:
     if key not in table:
         logger.warning('%s: has no column %s; going on without it', path, key)
         return pd.DataFrame()
-    known = table.map(lambda value: str(value).strip(), na_action='ignore')
+    # Editors leave empty columns behind.
+    named = table.drop(columns='', errors='ignore')
+    known = named.map(lambda value: str(value).strip(), na_action='ignore')
     known = known.where(~known.isin(['n/a', '']))
     return known[known[key].notna()].reset_index(drop=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from synthseg_bids.labels import LESION, segmentation_labels
@@ -62,8 +63,8 @@ class GroupMorph:
 
 def volume_names(rows: Iterable[Mapping[str, str]] = ()) -> tuple[str, ...]:
     """List structures and total; lesions where a row has them."""
-    labels = segmentation_labels(lesions=True)
-    lesions = any(label.name in row for label in labels if label.index == LESION for row in rows)
+    name = next(x.name for x in segmentation_labels(lesions=True) if x.index == LESION)
+    lesions = any(name in row for row in rows)
     return (*(label.name for label in segmentation_labels(lesions) if label.index), TOTAL_NAME)
 
 
@@ -115,7 +116,7 @@ def _correct(volumes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame,
     """Correct volumes for the size of the head."""
     structures = volumes.drop(columns=TOTAL_NAME)
     total = volumes[TOTAL_NAME].where(volumes[TOTAL_NAME] > 0)
-    residuals = structures * float('nan')
+    residuals = pd.DataFrame(np.nan, structures.index, structures.columns)
     for _, group in images.groupby(['contrast', 'method']):
         rows = group.index
         residuals.loc[rows] = regression_residuals(

@@ -66,8 +66,9 @@ Every image of the source dataset has its own files, named after it:
 `group_status.tsv` names every image that was looked at and says what became of it; the other
 `group_*.tsv` gather the tables of all images. `group_morph.tsv` (a row per image) and
 `group_morph_long.tsv` (a row per image and structure) join participants.tsv, sessions.tsv and the
-scanners of the raw dataset, and correct volumes for the size of the head. Each table has a data
-dictionary of the same name.
+scanners of the raw dataset, and correct volumes for the size of the head. `group_brainchart.csv`
+(on request) is for the brain charts of Bethlehem et al., 2022. Each table has a data dictionary of
+the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 

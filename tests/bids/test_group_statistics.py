@@ -177,7 +177,7 @@ def test_participants_sessions_and_scanners_are_joined(tmp_path, raw, caplog):
 
 
 def test_participants_with_a_row_per_session(raw):
-    text = 'participant_id\tsession_id\tage\nsub-1\ta\t3\nsub-1\tses-b\t4\nsub-2\tn/a\t5\n'
+    text = 'participant_id\tsession_id\tage\t\nsub-1\ta\t3\t\nsub-1\tses-b\t4\nsub-2\tn/a\t5\n'
     write_text(raw / 'participants.tsv', text)
     images = pd.DataFrame({
         'participant_id': ['sub-1', 'sub-2', 'sub-1'],
