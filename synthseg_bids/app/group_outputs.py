@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from synthseg_bids.errors import describe
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.bids.image_record import ImageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,20 @@ def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> lis
     return select_participants(out_dir, wanted)
 
 
-def outdated_participants(out_dir: Path, tasks: Iterable[ImageTask]) -> list[str]:
+def outdated_participants(out_dir: Path, images: Iterable[ImageRecord]) -> list[str]:
     """List the participants whose report is missing or older than their outputs.
 
     Parameters
     ----------
     out_dir : Path
-    tasks : iterable of ImageTask
+    images : iterable of ImageRecord
         Images whose outputs are up to date.
     """
     outdated = set()
-    for task in tasks:
-        participant = task.image.entities['sub']
-        table = _modified(out_dir / f'{task.stem}_morph.json')
-        if table > _modified(out_dir / f'sub-{participant}.html'):
-            outdated.add(participant)
+    for image in images:
+        table = _modified(out_dir / f'{image.stem}_morph.json')
+        if table > _modified(out_dir / f'sub-{image.participant}.html'):
+            outdated.add(image.participant)
     return sorted(outdated)
 
 
@@ -115,19 +114,13 @@ def write_tables(
     """
     from filelock import FileLock
 
-    from synthseg_bids.bids.agreement import write_agreement
     from synthseg_bids.bids.damage import damaged_agreement, damaged_outputs
     from synthseg_bids.bids.group import write_group_tables
 
     wrong: dict[str, str] = {}
 
     def compare() -> None:
-        again = damaged_agreement(out_dir, verify) if group else {}
-        labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
-        for name, what in again.items():
-            logger.warning('%s: %s; written again', out_dir / name, what)
-            (out_dir / name).unlink(missing_ok=True)
-        write_agreement(out_dir, sorted({*participants} | labels))
+        _compare(out_dir, participants, damaged_agreement(out_dir, verify) if group else {})
 
     def gather() -> None:
         # Of several runs that end at once, the one that writes last must also be the one that
@@ -148,6 +141,17 @@ def write_tables(
         *([('damaged outputs', check)] if group else []),
         *([('group tables', gather)] if group else []),
     )
+
+
+def _compare(out_dir: Path, participants: Iterable[str], again: Mapping[str, str]) -> None:
+    """Compare the contrasts of some participants, and of those whose tables are damaged."""
+    from synthseg_bids.bids.agreement import write_agreement
+
+    labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
+    for name, what in again.items():
+        logger.warning('%s: %s; written again', out_dir / name, what)
+        (out_dir / name).unlink(missing_ok=True)
+    write_agreement(out_dir, sorted({*participants} | labels))
 
 
 def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:

@@ -85,8 +85,6 @@ def write_group_tables(
         Whether to write ``group_brainchart.csv``; see :mod:`.brain_charts`.
     """
     volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
-    names = [*_STRUCTURES, TOTAL_NAME]
-
     overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
     columns = {
         name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
@@ -100,10 +98,19 @@ def write_group_tables(
     raw = _find_raw(out_dir, bids_dir) if volumes else None
     _write_morph(out_dir, group_morph(volumes, _IDENTITY, verdicts, raw), charts, raw)
 
-    columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
+    columns = {
+        name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *_STRUCTURES, TOTAL_NAME)
+    }
     agreement = _gather_agreement(out_dir, damaged)
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
+    _write_statistics(out_dir, volumes, quality)
+    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
+
+
+def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:
+    """Write which images stand out and how well volumes are repeated."""
+    names = [*_STRUCTURES, TOTAL_NAME]
     compared = [measure.name for measure in MEASURES if measure.compared]
     images = pd.DataFrame(volumes, columns=[*_IDENTITY, *names])
     outliers = [
@@ -112,7 +119,6 @@ def write_group_tables(
     ]
     _write(out_dir, 'outliers', {**_IDENTITY, **OUTLIER_COLUMNS}, outliers)
     _write(out_dir, 'reliability', RELIABILITY_COLUMNS, reliability(images, names))
-    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
 
 
 def _find_raw(out_dir: Path, bids_dir: Path | None) -> Path | None:
