@@ -70,6 +70,8 @@ setup(
         'official': ['h5py'],
         # A look at the raw dataset before it is segmented.
         'validate': ['bids-validator-deno'],
+        # NiiVue, for synthseg view.
+        'view': ['ipyniivue>=2.4'],
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
         # Comparison with other implementations: make test-parity.
