@@ -151,11 +151,12 @@ class ViewerServer(ThreadingHTTPServer):
         if name == 'viewer.css':
             style = resource('report.css') + resource(name)
             return _Reply(style.encode(), 'text/css; charset=utf-8')
-        asked = parse_qs(query)
-        stem = asked.get('image', [''])[0]
+        asked = parse_qs(query, keep_blank_values=True)
         people = list_participants(self.out_dir)
+        stem = asked.get('image', [''])[0]
         participant = stem.partition('/')[0] or asked.get('participant', people)[0]
-        if name or participant not in people:
+        absent = 'image' in asked and find_label_map(self.out_dir, stem) is None
+        if name or absent or participant not in people:
             return _ABSENT
         page = viewer_page(self.out_dir, participant, stem, self.bids_dir)
         return _Reply(page.encode(), _HTML, headers={'Content-Security-Policy': _VIEWER_POLICY})

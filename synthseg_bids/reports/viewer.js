@@ -1,6 +1,6 @@
 // The viewer: a scan and its label map, drawn by NiiVue.
 
-import { Niivue, SLICE_TYPE } from './niivue.js';
+import { MULTIPLANAR_TYPE, Niivue, SHOW_RENDER, SLICE_TYPE } from './niivue.js';
 
 const MODES = {
   multi: SLICE_TYPE.MULTIPLANAR,
@@ -16,7 +16,6 @@ const one = (id) => document.getElementById(id);
 const settings = {
   mode: 'multi',
   opacity: '50',
-  outline: false,
   ...JSON.parse(sessionStorage.getItem('view') ?? '{}'),
   change(values) {
     Object.assign(this, values);
@@ -28,15 +27,17 @@ class Viewer {
   constructor(drawn) {
     this.drawn = drawn;
     this.only = null;
+    this.bare = false;
     this.names = new Map(drawn.table.map((label) => [label.index, label.name]));
     this.readout = document.querySelector('output');
     this.niivue = new Niivue({
       dragAndDropEnabled: false,
+      crosshairWidth: 0.6,
+      crosshairWidthUnit: 'percent',
       crosshairColor: [0.45, 0.72, 1, 0.8],
       fontColor: [0.7, 0.76, 0.82, 1],
-      multiplanarForceRender: true,
       isNearestInterpolation: true,
-      logLevel: 'warn',
+      logLevel: 'error',
     });
     this.niivue.onLocationChange = ({ mm }) => this.tell(mm);
   }
@@ -44,19 +45,23 @@ class Viewer {
   async start() {
     const canvas = one('canvas');
     await this.niivue.attachToCanvas(canvas);
-    const { volumes } = this.drawn;
-    await this.niivue.loadVolumes(volumes.map(({ labels, ...volume }) => ({
-      ...volume,
-      opacity: labels ? settings.opacity / 100 : 1,
-    })));
-    this.layer = volumes.length - 1;
-    this.labels = this.niivue.volumes[this.layer];
-    this.colour();
-    this.show();
+    // Where there is no graphics card, drawing in 3D takes too long to do it at every step.
+    const { opts, gl } = this.niivue;
+    const info = gl.getExtension('WEBGL_debug_renderer_info');
+    const renderer = gl.getParameter(info?.UNMASKED_RENDERER_WEBGL ?? gl.RENDERER);
+    const slow = /swiftshader|llvmpipe|software/i.test(renderer);
+    opts.multiplanarShowRender = slow ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS;
+    opts.multiplanarLayout = slow ? MULTIPLANAR_TYPE.AUTO : MULTIPLANAR_TYPE.GRID;
+    await this.niivue.loadVolumes(this.drawn.volumes);
+    this.labels = this.niivue.volumes.at(-1);
+    this.draw();
     canvas.addEventListener('pointermove', (event) => this.point(event));
     canvas.addEventListener('pointerleave', () => this.tell(this.crosshair()));
     one('opacity').addEventListener('input', (event) => this.change({ opacity: event.target.value }));
-    one('outline').addEventListener('click', () => this.change({ outline: !settings.outline }));
+    one('flicker').addEventListener('click', () => this.flicker());
+    document.addEventListener('keydown', (event) => {
+      if (event.key === 'f' && !event.ctrlKey && !event.metaKey) this.flicker();
+    });
     for (const button of all('[data-mode]')) {
       button.addEventListener('click', () => this.change({ mode: button.dataset.mode }));
     }
@@ -71,15 +76,24 @@ class Viewer {
     this.show();
   }
 
+  // Shows what is chosen with the next frame, so that a slider that is dragged does not fall behind.
   show() {
+    this.due ??= requestAnimationFrame(() => {
+      this.due = null;
+      this.draw();
+    });
+  }
+
+  draw() {
     one('opacity').value = settings.opacity;
-    one('outline').ariaPressed = String(settings.outline);
+    one('flicker').ariaPressed = String(this.bare);
     for (const button of all('[data-mode]')) {
       button.ariaPressed = String(button.dataset.mode === settings.mode);
     }
-    this.niivue.setOpacity(this.layer, settings.opacity / 100);
-    this.niivue.setAtlasOutline(settings.outline ? 1 : 0);
-    this.niivue.setSliceType(MODES[settings.mode]);
+    this.colour();
+    this.labels.opacity = this.bare ? 0 : settings.opacity / 100;
+    this.niivue.opts.sliceType = MODES[settings.mode];
+    this.niivue.updateGLVolume();
   }
 
   // Give the labels the colours of the table; those that are not asked for are transparent.
@@ -94,31 +108,40 @@ class Viewer {
       I: table.map(({ index }) => index),
       labels: table.map(({ name }) => name),
     });
-    this.niivue.updateGLVolume();
+  }
+
+  flicker() {
+    this.bare = !this.bare;
+    this.show();
   }
 
   isolate(button) {
     const chosen = button.ariaPressed !== 'true';
     for (const other of all('[data-labels]')) other.ariaPressed = String(chosen && other === button);
     this.only = chosen ? button.dataset.labels.split(' ').map(Number) : null;
-    this.colour();
+    this.show();
+  }
+
+  // In millimetres of the scanner, also where the slices are oblique.
+  world(place) {
+    return this.niivue.frac2mm(place, 0, true);
   }
 
   crosshair() {
-    return this.niivue.frac2mm(this.niivue.scene.crosshairPos);
+    return this.world(this.niivue.scene.crosshairPos);
   }
 
   point({ offsetX, offsetY }) {
     const dpr = this.niivue.uiData.dpr ?? 1;
     const place = this.niivue.canvasPos2frac([offsetX * dpr, offsetY * dpr]);
-    this.tell(place[0] < 0 ? this.crosshair() : this.niivue.frac2mm(place));
+    this.tell(place[0] < 0 ? this.crosshair() : this.world(place));
   }
 
   tell(mm) {
     if (!this.labels) return;
     const [x, y, z] = this.labels.mm2vox([...mm]);
     this.readout.textContent = this.names.get(this.labels.getValue(x, y, z)) || '\u200b';
-    const [right, front, up] = [...mm].map((value) => value.toFixed(0));
+    const [right, front, up] = [...mm].map((value) => Math.round(value) + 0);  // no -0
     one('place').textContent = `x ${right}, y ${front}, z ${up} mm`;
   }
 }

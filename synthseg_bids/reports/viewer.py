@@ -124,7 +124,8 @@ def _linked(out_dir: Path, dataset: str) -> list[Path]:
     description = read_json(out_dir / 'dataset_description.json')
     links, sources = (description.get(key) for key in ('DatasetLinks', 'SourceDatasets'))
     named = [links.get(dataset)] if isinstance(links, dict) else []
-    named += [s.get('URL') for s in sources or () if isinstance(s, dict)]
+    if isinstance(sources, list):
+        named += [one.get('URL') for one in sources if isinstance(one, dict)]
     paths = [str(link).removeprefix('file://') for link in named if link]
     return [out_dir / path for path in paths if '://' not in path]
 
@@ -174,9 +175,7 @@ def _describe(out_dir: Path, shown: LabelMap, scan: Path | None) -> dict[str, An
     lesions = bool(shown.sidecar.get('LesionLabel'))
     is_ct = shown.sidecar.get('CT') is True or image.contrast in CT_SUFFIXES
     pages = [session_page(image), f'{image.participant}.html']
-    volumes = [
-        {'url': f'../tree/{quote(shown.path)}', 'name': Path(shown.path).name, 'labels': True}
-    ]
+    volumes = [{'url': f'../tree/{quote(shown.path)}', 'name': Path(shown.path).name}]
     if scan:
         # The end of the name says how it is packed.
         window = dict(zip(('cal_min', 'cal_max'), CT_RANGE, strict=True)) if is_ct else {}
