@@ -61,6 +61,7 @@ setup(
             'bids-validator-deno',
             'h5py',
             'hypothesis',
+            'ipyniivue>=2.4',
             'mypy',
             'pytest',
             'ruff',
