@@ -175,7 +175,9 @@ def _describe(out_dir: Path, shown: LabelMap, scan: Path | None) -> dict[str, An
     lesions = bool(shown.sidecar.get('LesionLabel'))
     is_ct = shown.sidecar.get('CT') is True or image.contrast in CT_SUFFIXES
     pages = [session_page(image), f'{image.participant}.html']
-    volumes = [{'url': f'../tree/{quote(shown.path)}', 'name': Path(shown.path).name}]
+    volumes: list[dict[str, Any]] = [
+        {'url': f'../tree/{quote(shown.path)}', 'name': Path(shown.path).name}
+    ]
     if scan:
         # The end of the name says how it is packed.
         window = dict(zip(('cal_min', 'cal_max'), CT_RANGE, strict=True)) if is_ct else {}
