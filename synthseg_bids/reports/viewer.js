@@ -32,7 +32,7 @@ class Viewer {
     this.readout = document.querySelector('output');
     this.niivue = new Niivue({
       dragAndDropEnabled: false,
-      crosshairWidth: 0.6,
+      crosshairWidth: 0.4,
       crosshairWidthUnit: 'percent',
       crosshairColor: [0.45, 0.72, 1, 0.8],
       fontColor: [0.7, 0.76, 0.82, 1],
@@ -148,6 +148,7 @@ class Viewer {
 
 const participant = document.querySelector('select[name=participant]');
 participant.addEventListener('change', () => participant.form.submit());
+document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
 const drawn = one('drawn');
 if (drawn) {
   const state = one('state');

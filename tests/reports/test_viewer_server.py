@@ -13,11 +13,17 @@ from urllib.parse import quote
 import pytest
 from viewed_tree import STEM, served, write_viewed_tree
 
+from synthseg_bids.bids.save import output_files
 from synthseg_bids.errors import UsageError
 from synthseg_bids.external import niivue
 from synthseg_bids.files import read_description, write_json
 from synthseg_bids.reports.server import ViewerServer
-from synthseg_bids.reports.viewer import find_scan
+from synthseg_bids.reports.viewer import (
+    find_label_map,
+    find_scan,
+    list_label_maps,
+    viewer_page,
+)
 
 SECRET = b'nobody is to read this'
 
@@ -309,6 +315,33 @@ def test_sidecars_that_say_odd_things(out, tmp_path):
             write_json(path, {**read_description(path), 'Sources': sources})
             assert get(server, f'scan/{STEM}')[0].status == 404
             assert get(server, 'view/?participant=sub-01')[0].status == 200
+
+
+def test_the_map_on_the_own_grid_comes_first(tmp_path):
+    out = write_viewed_tree(tmp_path, ['01'])
+    own, other = output_files(STEM, ['dseg']), output_files(STEM, ['dseg1mm'])
+    for name, copy in zip(own, other, strict=True):
+        (out / copy).write_bytes((out / name).read_bytes())
+    assert [
+        found.path for found in list_label_maps(out, 'sub-01') if found.image.stem == STEM
+    ] == [own[0]]
+    (out / own[0]).unlink()
+    assert find_label_map(out, STEM).path == other[0]
+    (out / other[1]).unlink()
+    assert find_label_map(out, STEM) is None
+
+
+def test_what_the_sidecar_says_is_shown(tmp_path):
+    out = write_viewed_tree(tmp_path, ['01'])
+    page = viewer_page(out, 'sub-01', STEM)
+    assert 'cal_max' not in page
+    assert 'White matter lesions' not in page
+    path = out / f'{STEM}_dseg.json'
+    write_json(path, {**read_description(path), 'CT': True, 'LesionLabel': True})
+    page = viewer_page(out, 'sub-01', STEM)
+    assert '"cal_max":80' in page
+    assert 'White matter lesions' in page
+    assert '"index":77' in page
 
 
 # -- NiiVue ------------------------------------------------------------------------------------
