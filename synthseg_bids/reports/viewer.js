@@ -60,7 +60,8 @@ class Viewer {
     one('opacity').addEventListener('input', (event) => this.change({ opacity: event.target.value }));
     one('flicker').addEventListener('click', () => this.flicker());
     document.addEventListener('keydown', (event) => {
-      if (event.key === 'f' && !event.ctrlKey && !event.metaKey) this.flicker();
+      const typed = event.ctrlKey || event.metaKey || event.target.localName === 'select';
+      if (event.key === 'f' && !typed) this.flicker();
     });
     for (const button of all('[data-mode]')) {
       button.addEventListener('click', () => this.change({ mode: button.dataset.mode }));
