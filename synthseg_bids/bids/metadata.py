@@ -139,15 +139,18 @@ def describe_dataset(
 def refuse_foreign_dataset(out_dir: Path) -> None:
     """Raise QueryError if the folder holds a dataset that we did not make."""
     description = read_description(out_dir)
-    if description is None:
-        return
-    tools = description.get('GeneratedBy')
-    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
-    if first.get('Name') != APP:
+    if description is not None and not is_ours(description):
         raise QueryError(
             f'{out_dir}: holds another dataset ({description.get("Name", "no name")}); '
             'give an empty folder for the output'
         )
+
+
+def is_ours(description: Mapping[str, Any]) -> bool:
+    """Tell by the description of a dataset whether we made it."""
+    tools = description.get('GeneratedBy')
+    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
+    return first.get('Name') == APP
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

@@ -242,10 +242,34 @@ def label_map_sidecar(out_dir: Path, image: Image) -> dict[str, Any]:
     return next((found for path in paths if (found := read_json(path))), {})
 
 
+def inside(root: Path, relative: str) -> Path | None:
+    """Return a file of a dataset; None where there is none that may be read out.
+
+    Parameters
+    ----------
+    root : Path
+    relative : str
+        Path with forward slashes. Hidden files and folders, and paths that lead out of `root` by
+        ``..``, by a leading slash or by a link, are as good as absent.
+
+    Returns
+    -------
+    Path or None
+        A regular file, links resolved.
+    """
+    if any(not part or part.startswith('.') or '\0' in part for part in relative.split('/')):
+        return None
+    try:
+        path = (root / relative).resolve(strict=True)
+    except (OSError, RuntimeError):  # a circle of links
+        return None
+    return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+
+
 def read_text(out_dir: Path, relative: str) -> str:
     """Read the end of a text file of the dataset; empty if it is missing or outside."""
-    path = (out_dir / relative).resolve()
-    if not relative or not path.is_relative_to(out_dir.resolve()) or not path.is_file():
+    path = inside(out_dir, relative)
+    if path is None:
         return ''
     text = path.read_text(encoding='utf-8', errors='replace')
     return text if len(text) <= _MOST_TEXT else f'[...]\n{text[-_MOST_TEXT:]}'
