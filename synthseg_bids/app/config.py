@@ -61,6 +61,7 @@ class RunConfig:
     tissue_maps: bool = False
     five_tissue: bool = False
     precomputed: Path | None = None
+    charts: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None

@@ -158,7 +158,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument(
         'analysis_level', nargs='+', choices=['participant', 'group'],
         help='participant: segment images; group: rebuild tables and reports from the output '
-        'dataset alone; or both',
+        'dataset and, where it is there, participants.tsv and sidecars of the raw one; or both',
     )  # fmt: skip
     _add_selection(parser.add_argument_group('which images'))
     _add_segmentation(parser.add_argument_group('segmentation and outputs'))
@@ -286,6 +286,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '--precomputed', type=_path, metavar='DIR',
         help='write mask and tissue maps of one image of each participant, the best T1w where '
         'there is one, to this folder as well, for smriprep or fmriprep --derivatives DIR',
+    )  # fmt: skip
+    group.add_argument(
+        '--charts', action='store_true',
+        help='with the tables of all images, write group_brainchart.csv, too: volumes, age and '
+        'sex in the columns that the brain charts of Bethlehem et al. (Nature 2022) take',
     )  # fmt: skip
 
 

@@ -265,6 +265,10 @@ def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
         header.set_qform(None, code=0)
 
 
+#: What posteriors count in: the float32 below 1/255, so that bytes that sum to 255 do not exceed 1.
+_BYTE = np.nextafter(np.float32(1 / 255), np.float32(0))
+
+
 def posteriors_image(
     posteriors: np.ndarray, affine: np.ndarray, like: Volume | None = None
 ) -> nib.Nifti1Image:
@@ -295,7 +299,7 @@ def posteriors_image(
     else:
         image = _image_like(data, like)
     image.header.set_xyzt_units('mm', 'sec')
-    image.header.set_slope_inter(1 / 255, 0)
+    image.header.set_slope_inter(_BYTE, 0)
     return image
 
 
