@@ -265,7 +265,7 @@ def _set_forms(header: nib.Nifti1Header, affine: np.ndarray) -> None:
         header.set_qform(None, code=0)
 
 
-#: What posteriors count in: the float32 below 1/255, so that bytes that sum to 255 do not exceed 1.
+#: Step of posteriors: the float32 below 1/255, so that bytes with a sum of 255 do not exceed 1.
 _BYTE = np.nextafter(np.float32(1 / 255), np.float32(0))
 
 
