@@ -13,11 +13,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tissue_tree import add_image, make_labels
+from tissue_tree import add_image, make_labels, write_results
 
-from synthseg_bids.bids.damage import damaged_outputs
+from synthseg_bids.bids.damage import damaged_outputs, markers
+from synthseg_bids.bids.names import TISSUE_KINDS
 from synthseg_bids.bids.precomputed import write_precomputed
-from synthseg_bids.files import read_table
+from synthseg_bids.bids.references import find_reference
+from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
+from synthseg_bids.cli.evaluate import find_scans
+from synthseg_bids.files import read_table, sha256
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.tissues import brain_mask, three_tissues
 
@@ -167,6 +171,44 @@ def test_a_participant_without_maps_is_left_out(tmp_path, caplog):
         write(tmp_path, '01', '02')
     assert 'sub-02: no image has masks and tissue maps' in caplog.text
     assert images(folder) == {f'sub-01/anat/sub-01_{name}.nii.gz' for name in NAMES}
+
+
+def test_masks_and_maps_of_an_image_are_outputs_like_others(tmp_path):
+    image = add_image(tmp_path, T1W)
+    out, anat = tmp_path / 'out', tmp_path / 'out/sub-01/anat'
+    kinds = [kind for names in TISSUE_KINDS.values() for kind in names if kind != 'five_tissue']
+    expected = {'SoftwareVersion': '1', 'InputSHA256': sha256(tmp_path / 'raw' / T1W)}
+    assert why_outdated(out, image.stem, ['dseg', *kinds], {}, expected) == ''
+    assert why_outdated(out, image.stem, ['five_tissue', 'dseg'], {}, expected) == (
+        'sub-01_seg-synthseg5tt_desc-T1w_probseg.nii.gz is missing'
+    )
+    names = output_files(image.stem, kinds)
+    assert len(names) == 12
+    for name in names:
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[:-1])
+        assert list(damaged_outputs(out)) == [name]
+        reason = why_outdated(out, image.stem, ['dseg', *kinds], {}, expected)
+        assert reason.startswith(Path(name).name)
+        (out / name).write_bytes(content)
+    # What an earlier model has left goes, but what another method leaves of ours.
+    files = write_results(tmp_path / 'work', tmp_path / 'raw' / T1W, make_labels(), 'pass')
+    label_map = {kind: files[kind] for kind in ('dseg', 'morph')}
+    for stem in (image.stem.replace('synthseg', 'samseg'), image.stem):
+        assert (anat / 'sub-01_label-brain_desc-T1w_mask.nii.gz').exists()
+        for version in '12':
+            new = {'SoftwareVersion': version}
+            save_image_outputs(out, stem, label_map, image.source, {}, [], new)
+    assert not any((out / name).exists() for name in names)
+
+
+def test_label_maps_of_tissues_are_no_segmentations(tmp_path):
+    image = add_image(tmp_path, T1W)
+    out = tmp_path / 'out'
+    segmentation = f'{image.stem}_dseg.nii.gz'
+    assert [path.name for path in markers(out)] == ['sub-01_seg-synthseg_desc-T1w_dseg.json']
+    assert find_reference(image, {'ours': out}) == {'ours': out / segmentation}
+    assert [scan.path for scan in find_scans(out, {})] == [out / segmentation]
 
 
 def test_both_trees_are_valid_bids(tmp_path, validator):
