@@ -222,6 +222,28 @@ def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     (log_dir,) = (path.parent for path in out.glob('logs/*/config.toml'))
     assert 'segment' in (log_dir / 'graph.dot').read_text()
     check_tissues(raw, out / 'sub-01/anat', tmp_path / 'pre')
+    # What is missing there is copied again, and nothing is segmented.
+    lost = tmp_path / 'pre/sub-01/anat/sub-01_dseg.nii.gz'
+    content, written = lost.read_bytes(), (out / stem.format('', 'dseg.nii.gz')).stat().st_mtime_ns
+    lost.unlink()
+    again = ['--level', 'full', '--use-plugin', plugin, '--suffix', 'T1w', '--mem-gb', '3']
+    again += ['--participant-label', '01', '--five-tissue', '--precomputed', tmp_path / 'pre']
+    assert main(options(raw, out, tiny_model, *again)) == 0
+    assert lost.read_bytes() == content
+    assert (out / stem.format('', 'dseg.nii.gz')).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize('folder', ['raw', 'out', 'out/pre', '.', 'other'])
+def test_precomputed_needs_a_folder_of_its_own(tmp_path, tiny_model, capsys, folder):
+    raw = tmp_path / 'raw'
+    write_image(raw / 'sub-01/anat/sub-01_T1w.nii.gz')
+    other = tmp_path / 'other/dataset_description.json'
+    other.parent.mkdir()
+    other.write_text('{"Name": "fMRIPrep"}')
+    more = ['--precomputed', tmp_path / folder, '--dry-run']
+    assert main(options(raw, tmp_path / 'out', tiny_model, *more)) == 2
+    told = capsys.readouterr().err
+    assert 'another dataset' in told if folder == 'other' else 'give a folder of its own' in told
 
 
 def check_tissues(raw, anat, precomputed):

@@ -60,6 +60,7 @@ def test_what_is_asked_for_counts(bfloat16):
     assert worker_gb(wide, low_memory=True) < worker_gb(wide, flip=False) < usual
     usual = worker_gb(PAPER)
     assert usual < worker_gb(PAPER, posteriors='native')
+    assert usual < worker_gb(PAPER, tissues=['masks', 'five_tissue'])
     closer = dataclasses.replace(PAPER, crop_mm=(160.0, 192.0, 160.0))
     assert worker_gb(closer) < worker_gb(closer, autocrop=False) == usual
 
