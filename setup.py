@@ -59,6 +59,7 @@ setup(
     extras_require={
         'test': [
             'bids-validator-deno',
+            'boutiques',
             'h5py',
             'hypothesis',
             'mypy',
@@ -72,6 +73,8 @@ setup(
         'validate': ['bids-validator-deno'],
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
+        # A look at what is published: make release-check.
+        'release': ['build', 'twine'],
         # Comparison with other implementations: make test-parity.
         'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },
