@@ -74,7 +74,7 @@ setup(
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
         # A look at what is published: make release-check.
-        'release': ['build', 'twine'],
+        'release': ['build', 'PyYAML', 'twine'],
         # Comparison with other implementations: make test-parity.
         'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },
