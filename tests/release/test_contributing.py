@@ -18,6 +18,6 @@ def test_its_make_targets_exist():
 
 def test_its_files_exist():
     folders = 'synthseg_bids|tests|docs|benchmarks|release|examples|training'
-    named = set(re.findall(rf'(?<![\w/.])((?:{folders})/[\w./]+)', TEXT))
+    named = set(re.findall(rf'(?<![\w/.])((?:{folders})/[\w./-]+)', TEXT))
     assert len(named) > 15
     assert [name for name in named if not (ROOT / name).exists()] == []
