@@ -95,7 +95,6 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
-	$(BIN)/python benchmarks/generator.py
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
 
