@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         'test': [
+            'PyYAML',
             'bids-validator-deno',
             'boutiques',
             'h5py',
