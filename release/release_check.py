@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(folder: Path, torch_index: str | None) -> tuple[list[str], list[Path]]:
-    """Build, compare, install and try.
+    """Build and compare; if nothing is wrong so far, install and try.
 
     Parameters
     ----------
@@ -105,8 +105,9 @@ def check(folder: Path, torch_index: str | None) -> tuple[list[str], list[Path]]
     problems += disagreements(facts)
     LOGGER.info('name, version, licence and summary compared: %s', ', '.join(facts))
 
-    programs = install(folder / 'env', wheel, source / 'constraints.txt', torch_index)
-    problems += trial_problems(programs, folder / 'elsewhere', facts['wheel']['version'])
+    if not problems:
+        programs = install(folder / 'env', wheel, source / 'constraints.txt', torch_index)
+        problems = trial_problems(programs, folder / 'elsewhere', facts['wheel']['version'])
     return problems, [wheel, sdist]
 
 
