@@ -30,7 +30,7 @@ NEEDED_GB = 4.0
 EXIT_USAGE = 2
 
 #: Options that name folders which are written to.
-WRITTEN = ('output_dir', 'work_dir', 'bids_database_dir', 'precomputed')
+WRITTEN = ('output_dir', 'work_dir', 'precomputed', 'bids_database_dir')
 #: Folders of the image that a mount would hide.
 _OF_THE_IMAGE = ('/opt/synthseg-bids', '/usr/bin', '/usr/lib', '/usr/local/bin', '/usr/local/lib')
 _OF_THE_SYSTEM = ('/bin', '/dev', '/etc', '/lib', '/lib64', '/proc', '/sys', '/tmp')
@@ -223,7 +223,7 @@ def complete(options: dict[str, Any]) -> None:
 def make_folders(options: Mapping[str, Any]) -> None:
     """Make the folders that are written to, so that they belong to the user."""
     # The index of the images is written by a dry run, too.
-    for key in WRITTEN[2:] if options.get('dry_run') else WRITTEN:
+    for key in WRITTEN[3:] if options.get('dry_run') else WRITTEN:
         if key in options:
             options[key].mkdir(parents=True, exist_ok=True)
 
