@@ -19,6 +19,7 @@ from synthseg_bids.bids.save import output_files
 from synthseg_bids.bids.status import Outcome
 from synthseg_bids.errors import describe
 from synthseg_bids.files import read_table, write_table
+from synthseg_bids.progress import Progress
 
 from .crashes import Crash, PluginError
 from .dataset import init_synthseg_wf
@@ -212,7 +213,11 @@ class Ledger:
         self.tasks = list(tasks)
         self._by_name = {task.name: task for task in tasks}
         self._outcomes: dict[str, Outcome] = {}
+        self._running: set[str] = set()
+        self._failed: set[str] = set()
         self._killed: set[str] = set()
+        #: Line of progress, drawn while this context is open.
+        self.progress = Progress(len(self.tasks), 'image')
         #: Provenance of each segmented image, by BIDS URI.
         self.provenance: dict[str, dict[str, Any]] = {}
 
@@ -220,6 +225,8 @@ class Ledger:
         """Record that a node started or ended; called by Nipype."""
         task = self._task_of(node.fullname)
         if status == 'start' and node.name == 'segment':
+            self._running.add(task.name)
+            self._show()
             logger.info('%s: started', task.image.relative)
         if status == 'killed':
             self._killed.add(task.name)
@@ -240,9 +247,11 @@ class Ledger:
             device=outputs.provenance['Device'],
             peak_gpu_mb=outputs.provenance.get('PeakGPUMemoryMB'),
         )
-        self._outcomes[task.name] = outcome
-        count = len(self._outcomes)
-        logger.info('%s: done (%d of %d images)', outcome.relative, count, len(self.tasks))
+        self._settle(task, outcome)
+        count, left = self.progress.n_ended, self.progress.time_left()
+        logger.info(
+            '%s: done (%d of %d images)%s', task.image.relative, count, len(self.tasks), left
+        )
         for note in outputs.notes or []:
             logger.warning('%s: %s', outcome.relative, note)
 
@@ -257,7 +266,7 @@ class Ledger:
         if not task.image.path.exists():
             # Nipype's message would be about an undefined input.
             reason = 'No such file any more; put it back, then run the same command again'
-        self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
+        self._settle(task, Outcome(task.image.relative, 'failed', reason, crash_file))
         logger.error('%s%s', source, reason)
 
     def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
@@ -265,13 +274,13 @@ class Ledger:
         left = [task for task in tasks if task.name not in self._outcomes]
         reason = f'not finished: {describe(error)}'
         for task in left:
-            self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
+            self._settle(task, Outcome(task.image.relative, 'failed', reason))
         logger.error('%d images %s', len(left), reason)
         logger.debug('workflow', exc_info=error)
 
     def drop(self, task: ImageTask) -> None:
         """Record an image that another run has segmented in the meantime."""
-        self._outcomes[task.name] = Outcome(task.image.relative, 'current', 'up to date')
+        self._settle(task, Outcome(task.image.relative, 'current', 'up to date'))
 
     def finished(self) -> list[Outcome]:
         """List the outcomes so far."""
@@ -309,6 +318,19 @@ class Ledger:
         if never:
             logger.error('%d images were not reached', never)
         return [self._outcomes[task.name] for task in self.tasks]
+
+    def _settle(self, task: ImageTask, outcome: Outcome) -> None:
+        """Keep the outcome of an image."""
+        self._outcomes[task.name] = outcome
+        self._running.discard(task.name)
+        if outcome.status == 'failed':
+            self._failed.add(task.name)
+        self._show()
+
+    def _show(self) -> None:
+        n_ended, n_failed = len(self._outcomes), len(self._failed)
+        counts = n_ended - n_failed, len(self._running), n_failed
+        self.progress.show(n_ended, '{} done, {} running, {} failed'.format(*counts))
 
     def _task_of(self, node: str) -> ImageTask:
         return next(self._by_name[part] for part in node.split('.') if part in self._by_name)
