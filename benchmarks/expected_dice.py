@@ -25,7 +25,7 @@ from accuracy import DATA, REPOSITORY
 from accuracy.lesions import LESION_REFERENCE
 from accuracy.real import OTHER_PROTOCOL, SOURCES, TEMPLATES, Source, read_sources, without
 from degraded import DEGRADED, Degradation
-from expected_dice_fit import REAL, draw, fit
+from expected_dice_fit import REAL, draw, fit, heads
 from synthetic import CONDITIONS, HELD_OUT, Recipe, held_out_maps, list_recipes
 
 from synthseg_bids.files import read_table, write_json, write_table
@@ -68,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(kind, scan, file=sys.stderr, flush=True)
             rows += rows_of(sha256, kind, scan, *measure())
             write_table(table, COLUMNS, rows)
-    groups = {group: fit([r for r in rows if r['group'] == group and r['kind'] != REAL])
+    fitted = {group: [r for r in rows if r['group'] == group and r['kind'] != REAL]
               for group in QC_GROUPS}  # fmt: skip
+    # A network may find nothing of a group.
+    groups = {group: fit(own) for group, own in fitted.items() if len(heads(own)) > 1}
     origin = {
         'written_by': 'benchmarks/expected_dice.py',
         'model': segmenter.card.name,

@@ -66,6 +66,15 @@ def nodes(confidence: np.ndarray, dice: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.array(centres), found.x[ends[:-1]]
 
 
+def heads(rows: Rows) -> set[str]:
+    """Name the heads that scans were made from."""
+    return {_head(row) for row in rows}
+
+
+def _head(row: Mapping[str, str]) -> str:
+    return row['scan'].partition('_')[0]
+
+
 def held_out(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict the scans of each head from those of the others.
 
@@ -74,12 +83,10 @@ def held_out(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     confidence, dice, residuals : (n,) array
         Residuals are Dice minus prediction.
     """
-    heads = {row['scan'].partition('_')[0] for row in rows}
     parts = []
-    for head in sorted(heads):
-        own = [row for row in rows if row['scan'].partition('_')[0] == head]
-        confidence, dice = values(own)
-        others = nodes(*values([row for row in rows if row not in own]))
+    for head in sorted(heads(rows)):
+        confidence, dice = values([row for row in rows if _head(row) == head])
+        others = nodes(*values([row for row in rows if _head(row) != head]))
         parts.append((confidence, dice, dice - np.interp(confidence, *others)))
     confidence, dice, residuals = (np.concatenate(part) for part in zip(*parts, strict=True))
     return confidence, dice, residuals
@@ -88,7 +95,7 @@ def held_out(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def draw(rows: Rows, groups: Mapping[str, Fit], path: Path) -> None:
     """Draw the scans of every group, real ones apart, and the fit with its error."""
     figure = Figure(figsize=(11, 6), layout='constrained')
-    axes = figure.subplots(2, (len(groups) + 1) // 2, squeeze=False).ravel()
+    axes = figure.subplots(2, max(1, (len(groups) + 1) // 2), squeeze=False).ravel()
     for axis, (group, found) in zip(axes, groups.items(), strict=False):
         own = [row for row in rows if row['group'] == group]
         for real, color in ((False, '0.65'), (True, 'tab:red')):

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .qc_limits import QC_GROUPS
-
 #: Nodes of the fit of each group: ``confidence``, ``dice`` and ``error``; and how they were found.
 #: Written by ``benchmarks/expected_dice.py``, for one network.
 FITTED: dict[str, Any] = json.loads(
@@ -38,10 +36,9 @@ def expected_dice(values: Mapping[str, Any], model_sha256: str) -> dict[str, tup
     if model_sha256 != FITTED['origin']['model_sha256']:
         return {}
     found = {}
-    for group in QC_GROUPS:
+    for group, nodes in FITTED['groups'].items():
         confidence = values.get(f'confidence_{group}')
         if confidence is not None:
-            nodes = FITTED['groups'][group]
             found[f'expected_dice_{group}'] = interpolate(nodes, confidence)
     return found
 
