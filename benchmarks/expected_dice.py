@@ -141,14 +141,14 @@ def list_scans(
     """List kind and name of every scan, and what measures its confidence and Dice by label."""
     for name, recipe in list_recipes(paths, scans).items():
         yield recipe.condition, name, partial(measure_generated, segmenter, recipe)
-    for recipe in list_recipes(paths, 1, [GOOD]).values():
-        for kind, degrade in DEGRADED.items():
-            yield kind, recipe.stem, partial(measure_generated, segmenter, recipe, degrade)
     for source in read_sources(SOURCES):
         folder = data / source.data_set / source.participant
         if source.group != TEMPLATES and folder.is_dir():
             name = f'{source.participant} {source.contrast}'
             yield REAL, name, partial(measure_real, segmenter, source, data / source.data_set)
+    for recipe in list_recipes(paths, 1, [GOOD]).values():
+        for kind, degrade in DEGRADED.items():
+            yield kind, recipe.stem, partial(measure_generated, segmenter, recipe, degrade)
 
 
 def measure_generated(
