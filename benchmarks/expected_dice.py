@@ -5,10 +5,11 @@ Usage: python benchmarks/expected_dice.py [--model MODEL] [--data DIR] ...
 For each group of structures, the mean Dice is an increasing function of the mean confidence: an
 isotonic regression over scans made from label maps that the model was not trained on. These are
 scans as ``make accuracy`` makes them, and taken from its tables where it has measured this model;
-and degraded ones, whose Dice is low. The fit goes to synthseg_bids/data/expected_dice.json, from
-where quality control takes it. Real scans with references are not used for it, but are compared
-with it. All scans are in docs/qc/expected_dice.tsv: those of this model are not segmented again.
-Run docs/build.py qc afterwards. Under fifteen minutes on 2 cores.
+clear ones, whose Dice is high; and degraded ones, whose Dice is low. The fit goes to
+synthseg_bids/data/expected_dice.json, from where quality control takes it. Real scans with
+references are not used for it, but are compared with it. All scans are in
+docs/qc/expected_dice.tsv: those of this model are not segmented again. Run docs/build.py qc
+afterwards. Under fifteen minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from accuracy.lesions import LESION_REFERENCE
 from accuracy.real import OTHER_PROTOCOL, SOURCES, TEMPLATES, Source, read_sources, without
 from degraded import DEGRADED, Degradation
 from expected_dice_fit import REAL, draw, fit, heads
-from synthetic import CONDITIONS, HELD_OUT, Recipe, held_out_maps, list_recipes
+from synthetic import CLEAR, CONDITIONS, HELD_OUT, Recipe, held_out_maps, list_recipes
 
 from synthseg_bids.files import read_table, write_json, write_table
 from synthseg_bids.hardware.device import set_threads
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'model_sha256': sha256,
         'label_maps': [path.name for path in paths],
         'scans': len({r['scan'] for r in rows if r['kind'] in CONDITIONS}),
+        'clear_scans': len({r['scan'] for r in rows if r['kind'] == CLEAR}),
         'degraded_scans': len({(r['kind'], r['scan']) for r in rows if r['kind'] in DEGRADED}),
     }
     write_json(args.out, {'origin': origin, 'groups': groups})
@@ -139,7 +141,7 @@ def list_scans(
     segmenter: Segmenter, paths: Sequence[Path], scans: int, data: Path
 ) -> Iterator[tuple[str, str, Callable[[], tuple[Values, Values]]]]:
     """List kind and name of every scan, and what measures its confidence and Dice by label."""
-    for name, recipe in list_recipes(paths, scans).items():
+    for name, recipe in list_recipes(paths, scans, (*CONDITIONS, CLEAR)).items():
         yield recipe.condition, name, partial(measure_generated, segmenter, recipe)
     for source in read_sources(SOURCES):
         folder = data / source.data_set / source.participant

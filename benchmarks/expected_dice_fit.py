@@ -58,12 +58,17 @@ def nodes(confidence: np.ndarray, dice: np.ndarray) -> tuple[np.ndarray, np.ndar
     Parameters
     ----------
     confidence, dice : (n,) array
-        Sorted by confidence.
+
+    Returns
+    -------
+    confidence, dice : (n_steps,) array
+        Increasing.
     """
-    found = isotonic_regression(dice)
-    ends = found.blocks
-    centres = [confidence[a:b].mean() for a, b in pairwise(ends)]
-    return np.array(centres), found.x[ends[:-1]]
+    distinct, where, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    found = isotonic_regression(np.bincount(where, dice) / counts, weights=counts)
+    steps = [slice(a, b) for a, b in pairwise(found.blocks)]
+    centres = [np.average(distinct[step], weights=counts[step]) for step in steps]
+    return np.array(centres), found.x[found.blocks[:-1]]
 
 
 def heads(rows: Rows) -> set[str]:

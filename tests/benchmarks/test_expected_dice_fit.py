@@ -14,6 +14,7 @@ from degraded import DEGRADED
 from expected_dice import CONDITIONS, main, measured_before, rows_of
 from expected_dice_fit import calibration, fit, held_out, nodes
 from plain_head import write_head
+from synthetic import CLEAR
 
 from synthseg_bids.files import read_table, sha256
 from synthseg_bids.measure.qc_limits import QC_GROUPS
@@ -42,6 +43,10 @@ def test_violations_are_pooled():
     confidence, dice = nodes(np.array([0.1, 0.2, 0.4, 0.5]), np.array([0.1, 0.4, 0.2, 0.5]))
     np.testing.assert_allclose(confidence, [0.1, 0.3, 0.5])
     np.testing.assert_allclose(dice, [0.1, 0.3, 0.5])
+    # Of one confidence there is one Dice, and it counts as often as it was found.
+    confidence, dice = nodes(np.array([0.2, 0.2, 0.4]), np.array([0.1, 0.7, 0.1]))
+    np.testing.assert_allclose(confidence, [0.8 / 3])
+    np.testing.assert_allclose(dice, [0.3])
 
 
 def test_a_known_function_is_found():
@@ -143,7 +148,7 @@ def test_from_label_maps_to_the_fit(tmp_path, capfd):
     found = json.loads((tmp_path / 'fit.json').read_text())
     assert found['origin']['model_sha256'] == sha256(model)
     measured = capfd.readouterr().err
-    assert all(measured.count(f'{kind} sub-') == 2 for kind in (*CONDITIONS, *DEGRADED))
+    assert all(measured.count(f'{kind} sub-') == 2 for kind in (*CONDITIONS, CLEAR, *DEGRADED))
     assert 'real sub-aomic T1w' in measured
     assert {row['model'] for row in read_table(table)} == {sha256(model)[:12]}
     assert table.with_suffix('.png').is_file()
