@@ -126,9 +126,11 @@ def synthetic_scan(
     if condition == WIDE:
         config = replace(config, ventricles=WIDENED)
     if condition == CLEAR:
-        intensity = replace(config.intensity, realistic_probability=1, std=(0, 8))
-        config = replace(config, intensity=intensity, resolution=None, noise=None)
-        config = replace(config, lesions=None, artefacts=None)
+        intensity = replace(
+            config.intensity, realistic_probability=1, std=(0, 5), bias_std=(0, 0.2), gamma=0.1
+        )
+        none = dict.fromkeys(('resolution', 'noise', 'lesions', 'texture', 'artefacts'))
+        config = replace(config, intensity=intensity, **none)
     values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
     if condition not in ACQUIRED:
         image, target, affine = synthesize(label_map, config, seed)
