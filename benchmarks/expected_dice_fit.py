@@ -131,15 +131,30 @@ def calibration(rows: Rows, groups: Mapping[str, Fit]) -> list[dict[str, float]]
     found = []
     for group, nodes_of in groups.items():
         own = [row for row in rows if row['group'] == group]
-        real = [row for row in own if row['kind'] == REAL]
-        confidence, dice = values(real)
-        expected = np.interp(confidence, nodes_of['confidence'], nodes_of['dice'])
+        dice, expected = predicted([row for row in own if row['kind'] == REAL], nodes_of)
         _, generated, residuals = held_out([row for row in own if row['kind'] != REAL])
         found.append(
             _summary(dice, dice - expected)
             | {f'generated_{k}': v for k, v in _summary(generated, residuals).items()}
         )
     return found
+
+
+def predicted(rows: Rows, found: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Dice of scans and what the fit of their group expects."""
+    confidence, dice = values(rows)
+    return dice, np.interp(confidence, found['confidence'], found['dice'])
+
+
+def below(rows: Rows, groups: Mapping[str, Fit], limit: float) -> dict[str, int]:
+    """Count the groups of real scans below a limit: by Dice, by expected Dice, by both."""
+    counts = dict.fromkeys(('dice', 'expected', 'both'), 0)
+    for group, found in groups.items():
+        real = [row for row in rows if (row['group'], row['kind']) == (group, REAL)]
+        low, expected_low = (part < limit for part in predicted(real, found))
+        for name, flags in zip(counts, (low, expected_low, low & expected_low), strict=True):
+            counts[name] += int(flags.sum())
+    return counts
 
 
 def _summary(dice: np.ndarray, residuals: np.ndarray) -> dict[str, float]:

@@ -20,7 +20,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent / 'benchmarks'), str(FOLDER.parent / 'tests' / 'helpers')]
 
-from expected_dice_fit import calibration  # noqa: E402
+from expected_dice_fit import below, calibration  # noqa: E402
 from page import render  # noqa: E402
 
 from synthseg_bids.app.method import OF_OURS  # noqa: E402
@@ -102,8 +102,12 @@ def _calibration() -> Content:
     found = calibration(rows, FITTED['groups'])
     return {
         'real': max(one['scans'] for one in found),
+        'low': below(rows, FITTED['groups'], MIN_EXPECTED_DICE),
         'calibration': [
-            (f'``{group}``', *(f'{one[name]:.2f}'.replace('nan', 'n/a') for name in columns))
+            (
+                f'``{group}``',
+                *(f'{round(one[name], 2) + 0:.2f}'.replace('nan', 'n/a') for name in columns),
+            )
             for group, one in zip(FITTED['groups'], found, strict=True)
         ],
     }

@@ -12,7 +12,7 @@ import pytest
 from app import save_tiny_model
 from degraded import DEGRADED
 from expected_dice import CONDITIONS, main, measured_before, rows_of
-from expected_dice_fit import calibration, fit, held_out, nodes
+from expected_dice_fit import below, calibration, fit, held_out, nodes
 from plain_head import write_head
 from synthetic import CLEAR
 
@@ -78,6 +78,13 @@ def test_calibration_of_real_scans():
     assert abs(found['generated_bias']) < 2e-3
     (found,) = calibration([*scans, *real[:1]], {'cortex': fit(scans)})
     assert np.isnan(found['correlation'])
+
+
+def test_poor_scans_are_counted():
+    groups = {'cortex': fit(rows(lambda x: x))}
+    real = rows(lambda x: x - 0.1, 1, n=6, kind='real')
+    # Confidences of 0.4, 0.5, ... 0.9: two are expected below 0.55, three are.
+    assert below(real, groups, 0.55) == {'dice': 3, 'expected': 2, 'both': 2}
 
 
 @pytest.mark.parametrize('kind', DEGRADED)

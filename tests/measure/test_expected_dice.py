@@ -51,8 +51,8 @@ def test_the_fit_is_that_of_the_shipped_model():
         assert len(confidence) == len(dice) == len(error) > 5
         assert (np.diff(confidence) > 0).all()
         assert (np.diff(dice) > 0).all()
-        # What is hardly sure of anything is hardly right, and the surest scans are good.
-        assert 0 <= dice[0] < 0.5
+        # Degraded scans are far from clear ones.
+        assert 0 <= dice[0] < dice[-1] - 0.2
         assert 0.8 < dice[-1] <= 1
         assert ((error > 0) & (error < 0.25)).all()
 
