@@ -39,10 +39,13 @@ SLICES = f'slices{SLICE_MM}mm'
 WIDE = 'ventricles'
 NOISY = 'snr'
 LOW_FIELD = 'lowfield'
+#: Not a condition of its own in accuracy: contrasts of real sequences at full resolution, with
+#: little noise, of which a network is as sure as it is of good real scans.
+CLEAR = 'clear'
 CONDITIONS = ('midl2020', 'synthseg2023', SLICES, WIDE, NOISY, LOW_FIELD)
 #: Conditions that are acquired here, and the presets of those that are not presets themselves.
 ACQUIRED = (SLICES, NOISY, LOW_FIELD)
-PRESET_OF = {WIDE: 'midl2020'} | dict.fromkeys(ACQUIRED, 'synthseg2023')
+PRESET_OF = {WIDE: 'midl2020', CLEAR: 'synthseg-bids'} | dict.fromkeys(ACQUIRED, 'synthseg2023')
 #: Mean intensity of the brain by the standard deviation of the noise of acquired voxels.
 SNR = {NOISY: (8, 15), LOW_FIELD: (10, 10)}
 LOW_FIELD_MM = 3
@@ -122,6 +125,12 @@ def synthetic_scan(
     config = evaluation_config(PRESET_OF.get(condition, condition), PRESETS['synthseg-bids'])
     if condition == WIDE:
         config = replace(config, ventricles=WIDENED)
+    if condition == CLEAR:
+        intensity = replace(
+            config.intensity, realistic_probability=1, std=(0, 5), bias_std=(0, 0.2), gamma=0.1
+        )
+        none = dict.fromkeys(('resolution', 'noise', 'lesions', 'texture', 'artefacts'))
+        config = replace(config, intensity=intensity, **none)
     values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
     if condition not in ACQUIRED:
         image, target, affine = synthesize(label_map, config, seed)

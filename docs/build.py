@@ -20,6 +20,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent / 'benchmarks'), str(FOLDER.parent / 'tests' / 'helpers')]
 
+from expected_dice_fit import below, calibration  # noqa: E402
 from page import render  # noqa: E402
 
 from synthseg_bids.app.method import OF_OURS  # noqa: E402
@@ -27,8 +28,15 @@ from synthseg_bids.app.parser import build_parser  # noqa: E402
 from synthseg_bids.bids.group_stats import MAX_Z  # noqa: E402
 from synthseg_bids.bids.references import NATIVE_SPACES  # noqa: E402
 from synthseg_bids.external.methods import METHODS, T2_WEIGHTED  # noqa: E402
+from synthseg_bids.files import read_table  # noqa: E402
 from synthseg_bids.labels import segmentation_labels  # noqa: E402
-from synthseg_bids.measure.qc_limits import MODEL_LIMITS, QC_GROUPS, VOLUME_RANGES_ML  # noqa: E402
+from synthseg_bids.measure.expected_dice import FITTED  # noqa: E402
+from synthseg_bids.measure.qc_limits import (  # noqa: E402
+    MIN_EXPECTED_DICE,
+    MODEL_LIMITS,
+    QC_GROUPS,
+    VOLUME_RANGES_ML,
+)
 from synthseg_bids.measure.qc_measures import SECTIONS  # noqa: E402
 from synthseg_bids.measure.stats import MIN_VALUES  # noqa: E402
 
@@ -76,10 +84,32 @@ def qc() -> Content:
             for title, measures in SECTIONS.items()
         },
         'origin': MODEL_LIMITS['origin'],
+        'fitted': FITTED['origin'],
+        'min_dice': MIN_EXPECTED_DICE,
+        **_calibration(),
         'ranges': [(names[i], f'{a:g}', f'{b:g}') for i, (a, b) in VOLUME_RANGES_ML.items()],
         'groups': groups,
         'max_z': MAX_Z,
         'min_values': MIN_VALUES,
+    }
+
+
+def _calibration() -> Content:
+    """Say how well the fit of expected Dice predicts."""
+    rows = read_table(FOLDER / 'qc' / 'expected_dice.tsv')
+    columns = [f'{kind}{name}' for kind in ('generated_', '')
+               for name in ('dice', 'bias', 'error', 'correlation')]  # fmt: skip
+    found = calibration(rows, FITTED['groups'])
+    return {
+        'real': max(one['scans'] for one in found),
+        'low': below(rows, FITTED['groups'], MIN_EXPECTED_DICE),
+        'calibration': [
+            (
+                f'``{group}``',
+                *(f'{round(one[name], 2) + 0:.2f}'.replace('nan', 'n/a') for name in columns),
+            )
+            for group, one in zip(FITTED['groups'], found, strict=True)
+        ],
     }
 
 

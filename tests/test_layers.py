@@ -21,7 +21,7 @@ LAYERS = (
     ('synth', 'models'),
     ('measure', 'external'),
     ('images', 'hardware'),
-    ('labels', 'linear', 'files', 'errors'),
+    ('labels', 'linear', 'files', 'errors', 'progress'),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 #: Packages that only some rooms, or modules, may import.

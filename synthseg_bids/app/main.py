@@ -177,7 +177,8 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     ledger = Ledger(plan.pending)
     complete = interrupted = False
     try:
-        segment_images(config, plan, ledger, setup)
+        with ledger.progress:
+            segment_images(config, plan, ledger, setup)
     except KeyboardInterrupt:
         interrupted = True
         raise

@@ -58,6 +58,10 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
         },
     },
     'value': {'Description': 'Its value; n/a if it could not be measured.'},
+    'error': {
+        'Description': 'Root mean square error of an expected Dice, in generated scans of similar '
+        'confidence and of heads that the expectation was not fitted to; n/a for other measures.',
+    },
     'flag': {
         'Description': 'Whether the value lies within the limits; n/a if there are none.',
         'Levels': {

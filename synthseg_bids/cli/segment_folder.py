@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .. import __version__
 from ..bids.damage import read_marker
@@ -29,6 +21,7 @@ from ..inference.reading import read_ahead
 from ..inference.segmenter import Segmenter
 from ..labels import channels_of
 from ..measure.overlap import TOTAL_NAME
+from ..progress import Progress
 from .segment_scan import load, measure, segment, write_maps
 
 logger = logging.getLogger(__name__)
@@ -99,15 +92,18 @@ def run(args: argparse.Namespace) -> int:
         logger.info('%d scans have their outputs already (--overwrite: anew)', len(volumes))
     failed: list[str] = []
     try:
-        with _progress(len(todo)) as report:
+        with Progress(len(todo), 'scan') as progress:
             scans = read_ahead([job.scan for job in todo])
-            for job, (_, reading) in zip(todo, scans, strict=True):
+            for n_ended, (job, (_, reading)) in enumerate(zip(todo, scans, strict=True), 1):
                 try:
                     volumes[job], note = _segment_one(segmenter, job, reading, args, made_by)
                 except (ValueError, MemoryError, RuntimeError) as error:
                     note = f'failed: {_why(error, job)}'
                     failed.append(note)
-                report(job, note)
+                progress.show(n_ended, job.name)
+                if not progress.at_terminal:
+                    left = progress.time_left()
+                    logger.info('%d/%d %s%s', n_ended, len(todo), note, left)
     finally:
         if args.volumes is not None:
             _write_volumes(args.volumes, jobs, volumes, len(segmenter.labels))
@@ -236,29 +232,6 @@ def _why(error: Exception, job: Job) -> str:
     if is_out_of_memory(error):
         return f'{job.scan}: out of memory; use a machine with more'
     raise error
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[Job, str], None]]:
-    """Show a progress bar on a terminal; otherwise log a line per scan, with the time left."""
-    start, at_terminal = time.monotonic(), sys.stderr.isatty()
-    # On terminals that report a width of 0, tqdm would draw no bar.
-    width = shutil.get_terminal_size().columns
-    bar = tqdm(total=total, unit='scan', disable=not at_terminal, ncols=width)
-    with logging_redirect_tqdm(), bar:
-        n_done = 0
-
-        def report(job: Job, note: str) -> None:
-            nonlocal n_done
-            n_done += 1
-            bar.set_postfix_str(job.name)
-            bar.update()
-            if not at_terminal:
-                left = (time.monotonic() - start) / n_done * (total - n_done)
-                end = f'; {tqdm.format_interval(left)} left' if n_done < total else ''
-                logger.info('%d/%d %s%s', n_done, total, note, end)
-
-        yield report
 
 
 def _write_volumes(

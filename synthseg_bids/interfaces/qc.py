@@ -17,7 +17,9 @@ class _InputSpec(ConfidenceSpec, VersionedInputSpec):
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
     ct = traits.Bool(False, usedefault=True, desc='whether it was segmented as CT')
     model_sha256 = traits.Str(
-        '', usedefault=True, desc='checksum; limits of confidence are for the shipped model only'
+        '',
+        usedefault=True,
+        desc='checksum; limits of confidence, and expected Dice, are those of one model',
     )
 
 

@@ -23,6 +23,7 @@ from ..images.geometry import (
 from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from .anomalies import measure_anomalies
+from .expected_dice import expected_dice
 from .overlap import total_intracranial, volumes_from_labels
 from .qc_limits import (
     CONTRASTS_OF,
@@ -91,8 +92,9 @@ def assess(
     Returns
     -------
     list of dict
-        With the keys ``measure``, ``value``, ``flag`` (``pass``, ``review``, ``fail``; None where
-        there are no limits or no value) and ``reason``; the last one is the verdict.
+        With the keys ``measure``, ``value``, ``error`` (None where there is none), ``flag``
+        (``pass``, ``review``, ``fail``; None where there are no limits or no value) and
+        ``reason``; the last one is the verdict.
     """
     volumes, details = _volume_values(volumes_from_labels(labels, affine))
     values = {
@@ -118,7 +120,10 @@ def assess(
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     of_shipped = (*MODEL_LIMITS['limits'], 'unsure_difference_ml')
-    return judge(values, details, () if limits_hold(model_sha256) else of_shipped)
+    expected = expected_dice(values, model_sha256)
+    values |= {name: dice for name, (dice, _) in expected.items()}
+    errors = {name: error for name, (_, error) in expected.items()}
+    return judge(values, details, () if limits_hold(model_sha256) else of_shipped, errors)
 
 
 def summarise(reasons: str, most: int = 2) -> str:
@@ -145,7 +150,10 @@ def summarise(reasons: str, most: int = 2) -> str:
 
 
 def judge(
-    values: Mapping[str, Any], details: Mapping[str, str], unlimited: Collection[str] = ()
+    values: Mapping[str, Any],
+    details: Mapping[str, str],
+    unlimited: Collection[str] = (),
+    errors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Hold measured values against their limits.
 
@@ -157,6 +165,8 @@ def judge(
         Which structures a measure is about.
     unlimited : collection of str
         Measures whose limits do not hold.
+    errors : mapping of str to float, optional
+        Standard errors of values that are estimates.
 
     Returns
     -------
@@ -171,9 +181,9 @@ def judge(
         limited = measure.limits and measure.name not in unlimited
         if limited and value is not None and not np.isnan(value):
             flag, reason = measure.judge(value, details.get(measure.name, ''))
-        rows.append(
-            {'measure': measure.name, 'value': value, 'flag': flag, 'reason': reason or None}
-        )
+        error = (errors or {}).get(measure.name)
+        row = {'measure': measure.name, 'value': value, 'error': error, 'flag': flag}
+        rows.append({**row, 'reason': reason or None})
     flags = {row['flag'] for row in rows}
     verdict = next(flag for flag in (FAIL, REVIEW, PASS) if flag in flags or flag == PASS)
     # What makes a scan fail is said first.

@@ -69,6 +69,10 @@ MAX_ASYMMETRY: dict[int, float] = {
     28: 0.25,
 }
 
+#: Dice below which a group of structures asks for a look: where users of SynthSeg 2.0 discard
+#: structures by its score, which is a predicted Dice, too (``mri_synthseg --qc``).
+MIN_EXPECTED_DICE = 0.65
+
 #: How sure a network is depends on the network. These limits are those of the shipped one, with
 #: how they were found, written by ``benchmarks/qc_limits.py``. They hold for no other one.
 MODEL_LIMITS: dict[str, Any] = json.loads(

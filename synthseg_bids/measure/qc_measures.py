@@ -19,6 +19,7 @@ from .qc_limits import (
     MAX_AXES_GAIN,
     MAX_UNSURE_ML,
     MIN_CONTRAST,
+    MIN_EXPECTED_DICE,
     MODEL_LIMITS,
     QC_GROUPS,
     VOLUME_RANGES_ML,
@@ -238,8 +239,6 @@ def _model_limits(measure: str) -> tuple[float, float]:
 
 
 _NOTE = f'The limits hold for the model {MODEL_LIMITS["origin"]["model"]} alone.'
-
-
 _LOOKED = f'Measured for the model {MODEL_LIMITS["origin"]["model"]} alone.'
 
 
@@ -270,6 +269,18 @@ _CONFIDENCE = (
         low='segmented unlike its mirror image (Dice {value})',
         note=_NOTE,
     ),
+)
+
+_EXPECTED = tuple(
+    Measure(
+        f'expected_dice_{group}',
+        f'Dice overlap with the truth, averaged over the structures of the group {_plain(group)}, '
+        'that generated scans of the same confidence had; n/a for other models.',
+        review=(MIN_EXPECTED_DICE, inf),
+        low=f'expected Dice of the {_plain(group)} is {{value}}',
+        compared=False,
+    )
+    for group in QC_GROUPS
 )
 
 _RANGES = ', '.join(
@@ -376,6 +387,7 @@ SECTIONS: dict[str, tuple[Measure, ...]] = {
     'Field of view': _VIEW,
     'Intensities': _INTENSITIES,
     'Confidence': _CONFIDENCE,
+    'Expected Dice': _EXPECTED,
     'Volumes': _VOLUMES,
     'Anomalies': _ANOMALIES,
 }

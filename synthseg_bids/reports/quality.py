@@ -11,6 +11,8 @@ from .charts import format_number
 from .tree import Image, Row, checked_rows, group_table, number, read_json
 
 _VERDICT = 'verdict'
+#: Begin of the names of measures.
+EXPECTED = 'expected_dice_'
 
 
 def read_quality(out_dir: Path, image: Image) -> tuple[str, list[Row]]:
@@ -46,10 +48,19 @@ def describe_quality(out_dir: Path, image: Image) -> dict[str, Any]:
         'verdict': verdict,
         'reasons': [row['reason'] for row in reasons],
         'unusual': _unusual(out_dir, image),
+        'expected': [
+            (
+                row['measure'].removeprefix(EXPECTED).replace('_', ' '),
+                dice,
+                number(row.get('error')),
+            )
+            for row in rows
+            if row['measure'].startswith(EXPECTED) and (dice := number(row['value'])) is not None
+        ],
         'measures': [
             (
                 row['measure'].replace('_', ' '),
-                _value(row['value']),
+                ' ± '.join(_value(cell) for cell in (row['value'], row.get('error')) if cell),
                 row['flag'],
                 explanations.get(row['measure'], ''),
             )

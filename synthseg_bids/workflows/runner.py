@@ -6,6 +6,7 @@ import logging
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 from nipype import config as nipype_config
 from nipype.pipeline.engine import Workflow
 
-from synthseg_bids.bids.image_record import ImageRecord
+from synthseg_bids.bids.image_record import ImageRecord, Status
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.errors import describe
 from synthseg_bids.files import read_table, write_table
+from synthseg_bids.progress import Progress
 
 from .crashes import Crash, PluginError
 from .dataset import init_synthseg_wf
@@ -212,11 +214,16 @@ class Ledger:
         self.images = list(images)
         self._by_name = {image.name: image for image in images}
         self._killed: set[str] = set()
+        self._running: set[str] = set()
+        #: Line of progress, drawn while this context is open.
+        self.progress = Progress(len(self.images), 'image')
 
     def on_status(self, node: Any, status: str) -> None:
         """Record that a node started or ended; called by Nipype."""
         image = self._image_of(node.fullname)
         if status == 'start' and node.name == 'segment':
+            self._running.add(image.name)
+            self._show()
             logger.info('%s: started', image.relative)
         if status == 'killed':
             self._killed.add(image.name)
@@ -229,9 +236,9 @@ class Ledger:
         notes = [f'{_KILLED}; done when tried again'] if image.name in self._killed else []
         notes += outputs.notes or []
         image.provenance = outputs.provenance
-        image.settle('done', '; '.join(notes))
-        count = len(self.images) - len(self._pending(self.images))
-        logger.info('%s: done (%d of %d images)', image.relative, count, len(self.images))
+        self._settle(image, 'done', '; '.join(notes))
+        count, left = self.progress.n_ended, self.progress.time_left()
+        logger.info('%s: done (%d of %d images)%s', image.relative, count, len(self.images), left)
         for note in outputs.notes or []:
             logger.warning('%s: %s', image.relative, note)
 
@@ -246,7 +253,7 @@ class Ledger:
         if not image.path.exists():
             # Nipype's message would be about an undefined input.
             reason = 'No such file any more; put it back, then run the same command again'
-        image.settle('failed', reason, crash_file)
+        self._settle(image, 'failed', reason, crash_file)
         logger.error('%s%s', source, reason)
 
     def abandon(self, images: Sequence[ImageRecord], error: Exception) -> None:
@@ -254,7 +261,7 @@ class Ledger:
         left = self._pending(images)
         reason = f'not finished: {describe(error)}'
         for image in left:
-            image.settle('failed', reason)
+            self._settle(image, 'failed', reason)
         logger.error('%d images %s', len(left), reason)
         logger.debug('workflow', exc_info=error)
 
@@ -282,6 +289,19 @@ class Ledger:
                 logger.error('%s: %s', image.path, image.reason)
         if never:
             logger.error('%d images were not reached', len(never))
+
+    def _settle(
+        self, image: ImageRecord, status: Status, reason: str, crash_file: str = ''
+    ) -> None:
+        image.settle(status, reason, crash_file)
+        self._running.discard(image.name)
+        self._show()
+
+    def _show(self) -> None:
+        counts = Counter(image.status for image in self.images)
+        n_ended, n_failed = len(self.images) - counts['pending'], counts['failed']
+        note = f'{n_ended - n_failed} done, {len(self._running)} running, {n_failed} failed'
+        self.progress.show(n_ended, note)
 
     @staticmethod
     def _pending(images: Sequence[ImageRecord]) -> list[ImageRecord]:

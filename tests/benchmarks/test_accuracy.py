@@ -22,6 +22,7 @@ from accuracy.repeatability import (
 )
 from accuracy.tabulate import repeatability_tables
 from accuracy.targets import accumbens_ratio, find_targets, within
+from plain_head import write_head
 from synthetic import (
     ACQUIRED,
     CONDITIONS,
@@ -49,17 +50,8 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def label_map(tmp_path):
     """A head of ventricles, white matter and cortex, left and right, in fluid."""
-    labels = np.zeros((32, 32, 32), np.uint8)
-    labels[2:30, 2:30, 2:30] = 24
-    labels[5:27, 5:27, 5:27] = 3
-    labels[8:24, 8:24, 8:24] = 2
-    labels[12:20, 13:19, 13:19] = 4
-    labels[16:][labels[16:] == 4] = 43
-    labels[16:][labels[16:] == 3] = 42
-    labels[16:][labels[16:] == 2] = 41
     path = tmp_path / 'maps' / 'sub-13_dseg.nii.gz'
-    path.parent.mkdir()
-    nib.save(nib.Nifti1Image(labels, np.diag([-1.0, 1, 1, 1])), path)
+    write_head(path)
     return path
 
 

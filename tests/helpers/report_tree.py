@@ -24,6 +24,7 @@ from synthseg_bids.bids.tables import (
 )
 from synthseg_bids.files import write_json, write_text
 from synthseg_bids.labels import CSF, segmentation_labels
+from synthseg_bids.measure.expected_dice import FITTED, expected_dice
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
 from synthseg_bids.measure.qc_limits import QC_GROUPS, VOLUME_RANGES_ML
@@ -117,8 +118,11 @@ def _write_image(
     total = sum(volume for _, volume in volumes.values())
     write_morph_table(out / f'{stem}_morph.tsv', morph_rows(volumes, total))
     values = {f'confidence_{group}': float(rng.beta(30, 3)) for group in QC_GROUPS}
+    expected = expected_dice(values, FITTED['origin']['model_sha256'])
+    values |= {name: dice for name, (dice, _) in expected.items()}
+    errors = {name: error for name, (_, error) in expected.items()}
     values |= {'snr': float(rng.normal(12, 3)), 'total_intracranial_ml': total / 1000}
-    write_qc_table(out / f'{stem}_qc.tsv', judge(values, {}))
+    write_qc_table(out / f'{stem}_qc.tsv', judge(values, {}, errors=errors))
     for kind in ('morph', 'qc'):
         write_json(out / f'{stem}_{kind}.json', sources)
     if compared:

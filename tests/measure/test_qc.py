@@ -326,6 +326,10 @@ def test_interface(tmp_path, rng, monkeypatch):
     outputs = node.run().outputs
     rows = {row['measure']: row for row in read_table(Path(outputs.out_table))}
     assert rows['confidence_cortex']['flag'] == PASS
+    expected = rows['expected_dice_cortex']
+    assert 0.8 < float(expected['value']) <= 1
+    assert 0 < float(expected['error']) < 0.2
+    assert expected['flag'] == PASS
     assert (rows['n_not_finite']['value'], rows['flip_dice']['value']) == ('3', 'n/a')
     assert (rows['sform_code']['value'], rows['qform_code']['value']) == ('2', '2')
     assert float(rows['sform_qform_distance_mm']['value']) == pytest.approx(0.5 * 45)

@@ -184,6 +184,7 @@ def test_subject_report_tells_everything(tree):
         'device = "cpu"',
         'Scans were segmented with',
         'Volumes of all images',
+        'Expected Dice of 8 groups of structures',
     ):
         assert said in page.text, said
     verdict = read_table(tree / 'sub-01/ses-1/anat/sub-01_ses-1_seg-synthseg_desc-T1w_qc.tsv')[-1]
