@@ -127,16 +127,18 @@ def fit_bias(
     count = count + count[mirror]
     fitted = count >= MIN_VOXELS
     fitted[list(fixed)] = False
-    bias = torch.zeros(len(mirror))
+    before = [(logits / temperature).softmax(-1) for logits in passes]
+    factor = torch.ones(len(mirror))
     for _ in range(ROUNDS):
-        volume = averaged(passes, temperature, bias).sum(0)
+        # The posteriors of biased logits are the former ones times a factor, normalised.
+        sums = [one.T @ (1 / (one @ factor)) for one in before]
+        volume = factor * torch.stack(sums).mean(0)
         ratio = (volume + volume[mirror]) / count
         if not fitted.any() or float((ratio[fitted] - 1).abs().max()) < VOLUME_ERROR:
             break
-        bias[fitted] -= ratio[fitted].log()
-        bias[fitted] -= bias[0]
-        bias[0] = 0
-    return bias
+        factor[fitted] /= ratio[fitted]
+        factor[fitted] /= factor[0].clone()
+    return factor.log()
 
 
 def calibration_error(posteriors: Tensor, target: Tensor) -> float:
