@@ -172,7 +172,7 @@ def measure_repeatability(args: argparse.Namespace, work: Path) -> dict[str, str
         print(condition, flush=True)
         found = segmenter.segment(data, affine, labels_1mm=True).isotropic
         assert found is not None
-        ours = resample_nearest(found.labels, found.affine, scan.shape, scan.affine)
+        ours = resample_nearest(found.labels, found.affine, scan.grid)
         rows += compare_maps(condition, ours[kept], unchanged[kept], scan.affine)
     rows += compare_session(segmenter, session)
     write_table(args.docs / 'accuracy' / 'repeatability.tsv', COLUMNS, rows)

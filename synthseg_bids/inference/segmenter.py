@@ -29,7 +29,7 @@ from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
 from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
+from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
@@ -350,28 +350,28 @@ class Segmenter:
         posteriors_1mm: bool = False,
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
-        grid = found.prepared
-        labels, kept = self._resample_to(found, grid.scan_shape, grid.steps, posteriors)
+        prepared = found.prepared
+        labels, kept = self._resample_to(found, prepared.scan_grid, prepared.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
-            shape, new_affine = resampled_grid(grid.scan_shape, grid.scan_affine, 1.0)
+            grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample_to(found, shape, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, new_affine)
+            maps = self._resample_to(found, grid, steps, posteriors_1mm)
+            isotropic = IsotropicMaps(*maps, grid.affine)
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
         peak = None
         if self.device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
         return Segmentation(
-            labels=np.ascontiguousarray(from_ras(labels, grid.orient)),
+            labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
             volumes_mm3=soft_volumes(
                 found.posteriors,
-                grid.image.size,
-                voxel_volume_mm3(grid.affine),
+                prepared.image.size,
+                voxel_volume_mm3(prepared.grid.affine),
                 self.card.unknown_channels,
             ),
-            posteriors=None if kept is None else from_ras(kept, grid.orient),
+            posteriors=None if kept is None else from_ras(kept, prepared.orient),
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
@@ -386,12 +386,12 @@ class Segmenter:
         )
 
     def _resample_to(
-        self, found: NetworkPosteriors, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
+        self, found: NetworkPosteriors, grid: Grid, steps: np.ndarray, posteriors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels and posteriors on another grid in RAS."""
         from_shape = found.prepared.image.shape
         return resample_labels(
-            found.posteriors, found.box, from_shape, shape, steps, self.labels, posteriors
+            found.posteriors, found.box, from_shape, grid.shape, steps, self.labels, posteriors
         )
 
     def _infer(

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from ..images.geometry import bounding_box
+from ..images.geometry import Grid, bounding_box
 from ..labels import CSF, channel_labels
 from .overlap import dice_per_label, paper_dice, resample_nearest, volumes_from_labels
 
@@ -168,9 +168,9 @@ def compare(one: Outline, other: Outline) -> Agreement:
     centre = np.average(moving, axis=0, weights=weights)
     apart = moving @ motion[:3, :3].T + motion[:3, 3] - fixed
     moved = motion @ other.affine
-    shape, grid = _common_grid(one.labels.shape, one.affine, other.labels.shape, moved)
-    first = resample_nearest(one.labels, one.affine, shape, grid)
-    second = resample_nearest(other.labels, moved, shape, grid)
+    grid = _common_grid(Grid(one.labels.shape, one.affine), Grid(other.labels.shape, moved))
+    first = resample_nearest(one.labels, one.affine, grid)
+    second = resample_nearest(other.labels, moved, grid)
     cosine = (np.trace(motion[:3, :3]) - 1) / 2
     return Agreement(
         dice=dice_per_label(first, second, [label for label in channel_labels() if label]),
@@ -183,16 +183,14 @@ def compare(one: Outline, other: Outline) -> Agreement:
     )
 
 
-def _common_grid(
-    shape: tuple[int, ...], affine: np.ndarray, shape_2: tuple[int, ...], affine_2: np.ndarray
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Lay a grid along the axes of the world over two volumes."""
+def _common_grid(*grids: Grid) -> Grid:
+    """Lay a grid along the axes of the world over others."""
     corners = np.concatenate([
-        np.array(list(product(*((-0.5, n - 0.5) for n in shape)))) @ affine[:3, :3].T
-        + affine[:3, 3]
-        for shape, affine in ((shape, affine), (shape_2, affine_2))
+        np.array(list(product(*((-0.5, n - 0.5) for n in grid.shape)))) @ grid.affine[:3, :3].T
+        + grid.affine[:3, 3]
+        for grid in grids
     ])  # fmt: skip
     low, high = corners.min(axis=0), corners.max(axis=0)
-    grid = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
-    grid[:3, 3] = low + GRID_MM / 2
-    return tuple(int(n) for n in np.ceil((high - low) / GRID_MM)), grid
+    affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
+    affine[:3, 3] = low + GRID_MM / 2
+    return Grid(tuple(int(n) for n in np.ceil((high - low) / GRID_MM)), affine)

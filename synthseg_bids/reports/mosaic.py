@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from synthseg_bids.images.geometry import (
+    Grid,
     bounding_box,
     orientation,
-    ras_affine,
     resampling_matrix,
     spacing_mm,
     to_ras,
@@ -78,8 +78,8 @@ def draw_mosaic(
         Positions in :func:`label_palette`.
     """
     orient = orientation(affine)
+    to_world = Grid(scan.shape, affine).in_ras().affine
     scan, labels = to_ras(scan, orient), to_ras(labels, orient)
-    to_world = ras_affine(affine, scan.shape, orient)
     spacing = spacing_mm(to_world)
     brain = bounding_box(labels > 0) or tuple(slice(0, n) for n in scan.shape)
     view = _view(brain, scan.shape, spacing)
