@@ -18,7 +18,8 @@ from typing import Any
 from synthseg_bids import __version__
 from synthseg_bids.errors import UsageError, explain_error
 
-from .parser import build_parser, read_options, write_options
+from .command_line import read_options, write_options
+from .parser import build_parser
 from .plan import default_work_dir
 
 PROG = 'synthseg-bids-docker'

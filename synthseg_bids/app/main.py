@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from synthseg_bids.errors import UsageError, explain_error
 
 from ..hardware.allocator import keep_memory
+from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
 from .fit_memory import fit_memory
@@ -29,7 +30,7 @@ from .group_outputs import (
     write_tables,
 )
 from .method import ChosenMethod, choose_method
-from .parser import PROG, parse_args
+from .parser import PROG
 from .plan import (
     Plan,
     check_folders,
