@@ -102,8 +102,8 @@ def add(
 ) -> None:
     """Segment a scan and add how sure the network was; NaN where it found nothing."""
     found = segmenter.segment(image, affine)
-    assert found.flip_dice is not None
-    measured: dict[str, Any] = confidence_values(found.confidence.tolist(), list(found.flip_dice))
+    report = found.report
+    measured: dict[str, Any] = confidence_values(report.confidence, report.flip_dice)
     for name, value in measured.items():
         values.setdefault(name, []).append(math.nan if value is None else value)
 

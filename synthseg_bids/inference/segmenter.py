@@ -32,11 +32,12 @@ from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
+from ..measure.network_report import NetworkReport
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
 from ..models.card import ModelCard
 from ..models.registry import load_model
-from .axes import SURE_CONFIDENCE, TurnedScan, segment_turned
+from .axes import SURE_CONFIDENCE, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
@@ -296,24 +297,30 @@ class Segmenter:
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        confidence = mean_confidence(posteriors)
-        return NetworkPosteriors(
-            prepared,
-            posteriors,
-            box,
-            seen=tuple(prediction.posteriors.shape[1:]),
-            flip_dice=prediction.flip_dice,
-            device=device,
-            start=start,
-            fallback=note,
-            ct=ct,
-            confidence=confidence,
-            unsure_mm3=unsure_sides(posteriors, self.labels, self.card.spacing_mm),
-            turned=self._turn(prepared.image[region], inner, confidence),
+        best, winner = posteriors.max(0)
+        confidence = mean_confidence(best, winner, len(posteriors))
+        flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
+        report = NetworkReport(
+            self.card.sha256,
+            ct,
+            tuple(confidence.tolist()),
+            tuple(flip_dice),
+            unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
+            self._turn(prepared.image[region], inner, confidence),
         )
+        seen = tuple(prediction.posteriors.shape[1:])
+        return NetworkPosteriors(prepared, posteriors, box, seen, device, start, report, note)
 
-    def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
-        """Segment rotated copies of the network's input, if its confidence was low."""
+    def _turn(
+        self, image: np.ndarray, brain: Box, confidence: np.ndarray
+    ) -> tuple[str, float] | None:
+        """Segment rotated copies of the network's input, if its confidence was low.
+
+        Returns
+        -------
+        (str, float) or None
+            See :class:`~synthseg_bids.measure.network_report.NetworkReport`.
+        """
         # The threshold was measured for the shipped model alone.
         known = limits_hold(self.card.sha256)
         if not known or overall_confidence(confidence) >= SURE_CONFIDENCE:
@@ -328,7 +335,7 @@ class Segmenter:
                 'right); correct them',
                 ', '.join(turned.code),
             )
-        return turned
+        return turned.code, turned.gain
 
     def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
         """Smooth the posteriors, then refine them by the image's intensities."""
@@ -375,14 +382,10 @@ class Segmenter:
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
-            confidence=found.confidence,
-            flip_dice=found.flip_dice,
+            report=found.report,
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
-            ct=found.ct,
-            unsure_mm3=found.unsure_mm3,
-            turned=found.turned,
         )
 
     def _resample_to(

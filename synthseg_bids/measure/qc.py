@@ -23,6 +23,7 @@ from ..images.geometry import (
 from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from .anomalies import measure_anomalies
+from .network_report import NO_REPORT, NetworkReport
 from .overlap import total_intracranial, volumes_from_labels
 from .qc_limits import (
     CONTRASTS_OF,
@@ -54,13 +55,8 @@ def assess(
     labels: np.ndarray,
     affine: np.ndarray,
     header: Header,
-    confidence: Sequence[float] | None = None,
-    flip_dice: Sequence[float] | None = None,
+    network: NetworkReport = NO_REPORT,
     suffix: str = '',
-    model_sha256: str = '',
-    ct: bool = False,
-    unsure_mm3: tuple[float, float] | None = None,
-    turned: tuple[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -72,21 +68,11 @@ def assess(
         Its segmentation labels.
     affine : (4, 4) array
     header : Header
-    confidence : (n_channels,) sequence of float, optional
-        Mean posterior of each label over its voxels; NaN where it has none.
-    flip_dice : (n_channels,) sequence of float, optional
-        Overlap of each label in the scan and in its mirror image; NaN where neither has it.
+    network : NetworkReport
+        Its confidence is compared with limits only if they were measured for this very network;
+        the contrast of a scan segmented as CT is measured in the window of the brain.
     suffix : str
         Contrast that the scan should have: ``T1w``, ``T2w``, ...
-    model_sha256 : str
-        Checksum of the network's weights. How sure it was is held against limits only if they
-        were found for this very network (:data:`~synthseg_bids.measure.qc_measures.MODEL_LIMITS`).
-    ct : bool
-        Whether it was segmented as CT; its contrast is measured in the window of the brain then.
-    unsure_mm3 : (float, float), optional
-        Volume of left and of right structures that the network is unsure of.
-    turned : (str, float), optional
-        Where the axes run to in the copy that it is surest of, and how much surer it is.
 
     Returns
     -------
@@ -99,17 +85,17 @@ def assess(
         **_header_values(header, labels.shape, affine),
         'n_negative': int((data < 0).sum()),
         **_cuts(to_ras(labels, orientation(affine))),
-        **_intensity_values(data, labels, ct),
-        **confidence_values(confidence, flip_dice),
+        **_intensity_values(data, labels, network.ct),
+        **confidence_values(network.confidence, network.flip_dice),
         **volumes,
-        **measure_anomalies(np.clip(data, *CT_RANGE) if ct else data, labels, affine),
+        **measure_anomalies(np.clip(data, *CT_RANGE) if network.ct else data, labels, affine),
     }
-    if unsure_mm3 is not None:
-        left, right = unsure_mm3
+    if network.unsure_mm3 is not None:
+        left, right = network.unsure_mm3
         values['unsure_difference_ml'] = abs(left - right) / 1000
         details['unsure_difference_ml'] = 'left' if left > right else 'right'
-    if turned is not None:
-        code, values['axes_gain'] = turned
+    if network.turned is not None:
+        code, values['axes_gain'] = network.turned
         details['axes_gain'] = (
             f'where it says R, A and S the scan runs to {", ".join(code)}, but for left and right'
         )
@@ -118,7 +104,7 @@ def assess(
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     of_shipped = (*MODEL_LIMITS['limits'], 'unsure_difference_ml')
-    return judge(values, details, () if limits_hold(model_sha256) else of_shipped)
+    return judge(values, details, () if limits_hold(network.model_sha256) else of_shipped)
 
 
 def summarise(reasons: str, most: int = 2) -> str:
@@ -259,17 +245,15 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
     return values
 
 
-def confidence_values(
-    confidence: Sequence[float] | None, flip_dice: Sequence[float] | None
-) -> Values:
+def confidence_values(confidence: Sequence[float], flip_dice: Sequence[float]) -> Values:
     """Average over structures how sure a network was; see :func:`assess`."""
     values: Values = {}
-    if confidence is not None and len(confidence):
+    if confidence:
         labels = channels_of(len(confidence))
         by_label = {label.index: c for label, c in zip(labels, confidence, strict=True)}
         for group, members in QC_GROUPS.items():
             values[f'confidence_{group}'] = _mean([by_label[label] for label in members])
-    if flip_dice is not None and len(flip_dice):
+    if flip_dice:
         by_channel = zip(channels_of(len(flip_dice)), flip_dice, strict=True)
         values['flip_dice'] = _mean([dice for label, dice in by_channel if label.index != 0])
     return values
