@@ -1,4 +1,4 @@
-"""What is written once images are done: tables over all of them, methods text, reports."""
+"""Group tables and reports, which are written once images are done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """Outputs are not what the run that wrote them has noted."""
+    """Outputs differ from the checksums recorded when they were written."""
 
 
 def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> list[str]:
@@ -122,14 +122,13 @@ def write_tables(
         write_agreement(out_dir, sorted({*participants} | labels))
 
     def gather() -> None:
-        # Of several runs that end at once, the one that writes last must also be the one that
-        # read last.
+        # If several runs end at once, the one that writes last must have read last, too.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
             write_group_tables(out_dir, wrong)
 
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
-        # All of them are left out of the tables.
+        # Outputs that another run is writing are left out of the tables, too, but are no error.
         ours = _without_unfinished(out_dir, wrong)
         if ours:
             told = '; '.join(f'{out_dir / name} {what}' for name, what in ours.items())
@@ -143,7 +142,7 @@ def write_tables(
 
 
 def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what is not whole because another run is writing it."""
+    """Leave out the outputs that another run is writing just now."""
     from synthseg_bids.bids.locks import held_by_others
 
     label = {name: re.split('[/ ]', name)[0].removeprefix('sub-') for name in wrong}
@@ -185,7 +184,7 @@ def write_reports(
 
 
 def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
-    """Take every step, whatever becomes of the others."""
+    """Run every step, even if others fail; return whether all succeeded."""
     complete = True
     for what, step in steps:
         try:

@@ -1,4 +1,4 @@
-"""How well two segmentations of one head agree, wherever it lay in the scanner.
+"""Agreement of two segmentations of one head, after a rigid alignment.
 
 No intensities are registered: the two label maps are laid over each other by the centroids of
 their structures, as rigid bodies, and compared voxel by voxel. What remains is the disagreement
@@ -23,12 +23,12 @@ GRID_MM = 1.0
 
 
 class AlignmentError(ValueError):
-    """Two label maps have too little in common to be aligned."""
+    """Two label maps have too few common structures to be aligned."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A label map with what comparing it needs again and again.
+    """A label map with its volumes and centroids, which every comparison needs.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a second label map agrees with a first one.
+    """Agreement of a second label map with a first one.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def kabsch(moving: np.ndarray, fixed: np.ndarray, weights: np.ndarray) -> np.nda
     from_centre, to_centre = weights @ moving, weights @ fixed
     covariance = (moving - from_centre).T @ ((fixed - to_centre) * weights[:, None])
     left, _, right = np.linalg.svd(covariance)
-    # Where the best orthogonal matrix is a reflection, turn the axis that matters least.
+    # If the best orthogonal matrix is a reflection, invert the axis of least covariance.
     sign = np.sign(np.linalg.det(left @ right))
     motion = np.eye(4)
     motion[:3, :3] = right.T @ np.diag([1, 1, sign]) @ left.T
@@ -184,7 +184,7 @@ def compare(one: Outline, other: Outline) -> Agreement:
 
 
 def _common_grid(*grids: Grid) -> Grid:
-    """Lay a grid along the axes of the world over others."""
+    """Return a grid along the world axes that covers all others."""
     corners = np.concatenate([
         np.array(list(product(*((-0.5, n - 0.5) for n in grid.shape)))) @ grid.affine[:3, :3].T
         + grid.affine[:3, 3]

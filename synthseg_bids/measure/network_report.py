@@ -36,5 +36,5 @@ class NetworkReport:
     turned: tuple[str, float] | None = None
 
 
-#: Of a method that reports nothing of the kind.
+#: Report of methods that have no measure of confidence.
 NO_REPORT = NetworkReport()

@@ -22,7 +22,7 @@ from .surface import surface_distances
 #: Name of the sum of all structures, the volume inside the skull.
 TOTAL_NAME = 'Total-Intracranial'
 
-#: References of which less than this lies in a scan's field of view are not of that scan.
+#: Least part of a reference that must lie in a scan's field of view.
 MIN_SHARE_IN_VIEW = 0.5
 
 #: Name of the row that averages the paper's 12 structures.
@@ -30,7 +30,7 @@ MEAN_NAME = 'Mean-of-12-Structures'
 
 
 class FieldOfViewError(ValueError):
-    """A reference lies elsewhere than the segmentation it is compared with."""
+    """Most of a reference lies outside the field of view of the segmentation."""
 
 
 def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tuple[int, float]]:
@@ -142,7 +142,7 @@ def paper_dice(segmentation: np.ndarray, reference: np.ndarray) -> dict[str, flo
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Average what is not NaN."""
+    """Average the values that are not NaN."""
     known = [value for value in values if not np.isnan(value)]
     return sum(known) / len(known) if known else float('nan')
 
@@ -178,7 +178,7 @@ def resample_nearest(labels: np.ndarray, affine: np.ndarray, grid: Grid) -> np.n
 
 
 def share_in_view(reference: np.ndarray, reference_affine: np.ndarray, grid: Grid) -> float:
-    """Tell how much of a label map lies in the field of view of an image.
+    """Compute which part of a label map lies in the field of view of an image.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def share_in_view(reference: np.ndarray, reference_affine: np.ndarray, grid: Gri
         Part of the labelled voxels, 0 to 1.
     """
     voxels = np.argwhere(reference)
-    # Some ten thousand of them tell as much as all.
+    # A sample of ten thousand voxels is enough.
     voxels = voxels[:: max(1, len(voxels) // 10_000)]
     to_image = np.linalg.inv(grid.affine) @ reference_affine
     places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
@@ -202,7 +202,7 @@ def share_in_view(reference: np.ndarray, reference_affine: np.ndarray, grid: Gri
 
 
 def as_distinguished(segmentation: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Give a segmentation the labels that a reference distinguishes.
+    """Merge labels of a segmentation that a reference does not distinguish.
 
     Parameters
     ----------

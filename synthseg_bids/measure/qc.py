@@ -40,9 +40,10 @@ from .stats import interior, median_and_deviation
 _BRAIN_STEM = 16
 _WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
 _FLUID = (CSF, *QC_GROUPS['ventricles'])
-#: Fewer voxels than this have no noise to speak of, and are not eroded.
+#: Least number of voxels to estimate noise from, and to erode a mask to.
 _MIN_VOXELS = 100
-#: Part of the tissue below 0 from which on 0 is not "no signal", as in standardised images.
+#: Largest part of the tissue below 0 in scans whose 0 means "no signal"; standardised images have
+#: more.
 _MAX_NEGATIVE = 0.01
 
 UNCLEAR, CT = 'unclear', 'CT'
@@ -108,7 +109,7 @@ def assess(
 
 
 def summarise(reasons: str, most: int = 2) -> str:
-    """Shorten what led to a verdict to a line.
+    """Shorten the reasons for a verdict to one line.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def summarise(reasons: str, most: int = 2) -> str:
 def judge(
     values: Mapping[str, Any], details: Mapping[str, str], unlimited: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Hold measured values against their limits.
+    """Compare measured values with their limits.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def judge(
         )
     flags = {row['flag'] for row in rows}
     verdict = next(flag for flag in (FAIL, REVIEW, PASS) if flag in flags or flag == PASS)
-    # What makes a scan fail is said first.
+    # Reasons to fail come before reasons to review.
     flagged = sorted((row for row in rows if row['reason']), key=lambda row: row['flag'] != FAIL)
     reason = '; '.join(row['reason'] for row in flagged)
     return [*rows, {'measure': VERDICT, 'value': verdict, 'flag': verdict, 'reason': reason}]
@@ -246,7 +247,7 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
 
 
 def confidence_values(confidence: Sequence[float], flip_dice: Sequence[float]) -> Values:
-    """Average over structures how sure a network was; see :func:`assess`."""
+    """Average the confidence of a network over groups of structures; see :func:`assess`."""
     values: Values = {}
     if confidence:
         labels = channels_of(len(confidence))
@@ -289,13 +290,13 @@ def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, di
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    """List names, but not all of many."""
+    """List the first few of many names."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
 
 
 def _unusual(label: Label, ml: float) -> str:
-    """Say what is unusual about a volume; empty if nothing is, or if there is none."""
+    """Describe an implausible volume; empty if it is plausible, or 0."""
     low, high = VOLUME_RANGES_ML[label.mirror if label.side == 'right' else label.index]
     if ml == 0 or low <= ml <= high:
         return ''
@@ -303,7 +304,7 @@ def _unusual(label: Label, ml: float) -> str:
 
 
 def _uneven(label: Label, ml: Mapping[int, float]) -> str:
-    """Say how much more one side has than the other; empty if plausible or if one is missing."""
+    """Describe an implausible asymmetry; empty if it is plausible, or if a side is missing."""
     left, right = ml[label.index], ml[label.mirror]
     limit = MAX_ASYMMETRY[label.index]
     if min(left, right) == 0 or abs(left - right) <= limit * (left + right) / 2:

@@ -1,4 +1,4 @@
-"""Statistics over images: which values stand out, and how well repeated ones agree."""
+"""Statistics over images: outliers, and agreement of repeated measurements."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-#: Fewer values than this tell nothing about what is usual.
+#: Least number of values from which outliers are determined.
 MIN_VALUES = 5
 
 
 class Spread(NamedTuple):
-    """Where a sample lies and how wide it is, whatever a few of its values are.
+    """Robust centre and scale of a sample.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def robust_spread(values: np.ndarray) -> Spread:
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
-    """Tell how many standard deviations each value lies from what is usual.
+    """Compute the distance of each value from the centre, in robust standard deviations.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Accuracy over many scans: overlaps of each, their means, and how sure those are.
+"""Accuracy over many scans: overlaps of each, means, and confidence intervals of the means.
 
 A row of the table of scans is one number: the Dice overlap of one scan with one reference in one
 structure. Summaries are over scans, so that every scan counts the same however many structures
@@ -22,7 +22,7 @@ MEAN_OF_LABELS = f'Mean-of-{len(segmentation_labels()) - 1}-Labels'
 #: Contrast of the rows that summarise all scans.
 ALL_CONTRASTS = 'all'
 
-#: What is known of a structure beside its overlap.
+#: Measures of a structure other than its overlap.
 MEASURES = ('volume_mm3', 'reference_volume_mm3', 'hd95_mm', 'surface_distance_mm')
 SCAN_COLUMNS = (
     'reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES
@@ -40,7 +40,7 @@ _BLOCK = 1_000
 
 
 def mean_of_known(values: Iterable[float]) -> float:
-    """Average what is not NaN.
+    """Average the values that are not NaN.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str
 
 
 def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Average what is known of each of the paper's structures, for each contrast and for all.
+    """Average all measures of the paper's structures, for each contrast and for all.
 
     Parameters
     ----------
