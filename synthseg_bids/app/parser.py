@@ -89,16 +89,16 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--bids-database-wipe', action='store_true',
-        help='write the index anew, since files were added to the dataset or removed',
+        help='write the index again, after files were added to the dataset or removed',
     )  # fmt: skip
     group.add_argument(
         '--echo', choices=['all', 'first'],
-        help='of several echoes, segment each by itself or the first alone (default: all)',
+        help='segment every echo of an image, or the first one only (default: all)',
     )  # fmt: skip
     group.add_argument(
         '--batch', type=_batch, metavar='I/N',
-        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; what '
-        'tells about all of them is left to the level group',
+        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; group '
+        'tables and the group report are left to the level group',
     )  # fmt: skip
     group.add_argument(
         '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
@@ -108,15 +108,15 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--skip-bids-validation', '--skip_bids_validator', action='store_true',
-        help='do not ask the BIDS validator about the dataset',
+        help='do not run the BIDS validator',
     )  # fmt: skip
 
 
 def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--method', choices=[*METHODS],
-        help='what segments: our network, or to compare with it SAMSEG (see docs/methods.rst) or '
-        f'the SynthSeg of FreeSurfer, where they are installed (default: {OURS})',
+        help='our network or, if they are installed, SAMSEG or the SynthSeg of FreeSurfer, for '
+        f'comparison; see docs/methods.rst (default: {OURS})',
     )  # fmt: skip
     group.add_argument(
         '--model', metavar='NAME|PATH', help='model by name, or weights file (default: default)'
@@ -132,9 +132,8 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--autocrop', action=argparse.BooleanOptionalAction,
-        help='find the brain first and segment the part of the image around it, as large as in '
-        'training, rather than all of it; use --no-autocrop where the wrong part is found '
-        '(default: yes)',
+        help='find the brain first and segment only the part of the image around it, as large as '
+        'in training; use --no-autocrop if the wrong part is found (default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--ct', action=argparse.BooleanOptionalAction,
@@ -162,7 +161,7 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--aseg-stats', '--aseg_stats', action='store_true',
-        help='write volumes and intensities in the format of the aseg.stats of FreeSurfer, too',
+        help='also write volumes and intensities in the format of the aseg.stats of FreeSurfer',
     )  # fmt: skip
 
 
@@ -173,21 +172,21 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--omp-nthreads', '--omp_nthreads', type=_positive, metavar='N',
-        help='CPU threads of one segmentation (default: as many as there are, up to 8)',
+        help='CPU threads of one segmentation (default: all, up to 8)',
     )  # fmt: skip
     group.add_argument(
         '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
-        help='memory to plan with; 8 and 8G are gigabytes, unlike in fMRIPrep, 8000M megabytes '
-        '(default: 90%% of what there is)',
+        help='memory that all processes may use together; 8 and 8G are gigabytes, unlike in '
+        'fMRIPrep, 8000M are megabytes (default: 90%% of the available memory)',
     )  # fmt: skip
     group.add_argument(
         '--low-mem', '--low_mem', action='store_true',
-        help='keep each segmentation small: posteriors in half precision, large images in tiles, '
-        'less accurate at their borders (default: only where memory is short)',
+        help='use less memory: posteriors in half precision, and large images in tiles, less '
+        'accurate at their borders (default: only if memory is short)',
     )  # fmt: skip
     group.add_argument(
         '--device', metavar='DEVICE',
-        help='auto (a GPU where there is one), cpu, cuda or cuda:N (default: auto)',
+        help='auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)',
     )  # fmt: skip
     group.add_argument(
         '--n-gpus', type=_count, metavar='N', help='GPUs to use, 0 for none (default: all)'
@@ -198,7 +197,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--gpu-fallback', action=argparse.BooleanOptionalAction,
-        help='go on on the CPU if a GPU fails or its memory is too small (default: yes)',
+        help='continue on the CPU if a GPU fails or its memory is too small (default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--use-plugin', type=_path, metavar='FILE',
@@ -206,7 +205,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '-w', '--work-dir', type=_path, metavar='DIR',
-        help='intermediate files; the same folder resumes (default: ./work)',
+        help='folder of intermediate files; with the same folder, a run resumes (default: ./work)',
     )  # fmt: skip
     group.add_argument(
         '--clean-workdir', action='store_true',
@@ -216,7 +215,9 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        '--overwrite', action='store_true', help='redo images whose outputs are up to date'
+        '--overwrite',
+        action='store_true',
+        help='segment again images whose outputs are up to date',
     )
     group.add_argument(
         '--verify', action='store_true',
@@ -227,8 +228,8 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--aggregate-session-reports', type=_positive, metavar='N',
-        help='participants with more than N sessions have a report for each of them beside that '
-        f'of all (default: {MOST_SESSIONS})',
+        help='participants with more than N sessions also have a report for each session '
+        f'(default: {MOST_SESSIONS})',
     )  # fmt: skip
     group.add_argument(
         '--config-file', type=_path, metavar='FILE',
@@ -254,10 +255,10 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
 def _add_instead(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--dry-run', action='store_true',
-        help='list every image, its outputs, what is skipped and why; write nothing',
+        help='list every image with its outputs, or why it is skipped; write nothing',
     )  # fmt: skip
     group.add_argument(
-        '--reports-only', action='store_true', help='write the reports anew, nothing else'
+        '--reports-only', action='store_true', help='write the reports again, and nothing else'
     )
     group.add_argument(
         '--run-uuid', metavar='UUID',
@@ -272,7 +273,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 def _add_information(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--version', action='version', version=f'{PROG} {__version__}')
-    group.add_argument('-v', '--verbose', action='count', help='say more; repeatable')
+    group.add_argument('-v', '--verbose', action='count', help='log more; may be repeated')
 
 
 def _label(prefix: str) -> Callable[[str], str]:
