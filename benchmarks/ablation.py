@@ -1,4 +1,4 @@
-"""What each part of the generative model is worth; writes docs/ablation.tsv and .rst.
+"""Ablation of the generative model, one part at a time; writes docs/ablation.tsv and .rst.
 
 Usage: python benchmarks/ablation.py [--variants NAME ...] [--steps N] [--page-only]
 
@@ -120,7 +120,7 @@ def measure(
     trainer = make_trainer(variant, args, maps)
     trainer.run(lambda trainer, progress: None)
     base = trainer.config.generator
-    # Coarse resolutions and all else as in training, whatever the variant trains on.
+    # All variants are measured on the same realistic scans, those of the base model.
     real = _realistic(BASE, 1)
     configs = {name: evaluation_config(name, base) for name in VALIDATION_PRESETS}
     found: dict[str, object] = dict(trainer.validate({**configs, REAL: real}))

@@ -19,7 +19,7 @@ _INTERVAL_S = 0.1
 
 @dataclass
 class Usage:
-    """What a program used.
+    """Resources that a program used.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Find how sure the shipped network is of good scans and of spoiled ones, and set limits by that.
+"""Set the limits of confidence: measure the shipped network on good and on spoiled scans.
 
 Usage: python benchmarks/qc_limits.py [--label-maps DIR] [--held-out NAME ...] [--scans N] ...
 

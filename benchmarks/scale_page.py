@@ -98,7 +98,7 @@ def growth(rows: list[Measured]) -> dict[str, object]:
 
 
 def verdicts(rows: list[Measured]) -> list[str]:
-    """Say what the tables come to, and what of it was computed rather than measured."""
+    """Describe the results in words, and what was computed rather than measured."""
     runs, rest, plans, groups = (
         of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group')
     )  # fmt: skip

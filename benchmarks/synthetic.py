@@ -52,7 +52,7 @@ WIDENED = VentricleConfig(probability=1, growth=(4, 10))
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one scan is made, and what its files are called."""
+    """Recipe of one scan, and the names of its files."""
 
     path: Path
     condition: str
@@ -61,12 +61,12 @@ class Recipe:
 
     @property
     def labels_name(self) -> str:
-        """Of its true labels."""
+        """Return the name of the file of true labels."""
         return f'{self._folder}/{self.stem}_dseg.nii.gz'
 
     @property
     def segmentation_name(self) -> str:
-        """Of what a model makes of it."""
+        """Return the name of the file of its segmentation."""
         return f'{self._folder}/{self.stem}_seg-synthseg_desc-{self.condition}_dseg.nii.gz'
 
     @property

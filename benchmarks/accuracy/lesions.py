@@ -18,7 +18,7 @@ COLUMNS = ('scan', 'contrast', 'volume_ml', 'reference_ml', 'dice')
 
 
 def has_lesions(card: ModelCard) -> bool:
-    """Whether a network has a label of lesions."""
+    """Return whether a network has a label of lesions."""
     return LESION in card.labels
 
 

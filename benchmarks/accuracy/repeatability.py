@@ -1,4 +1,4 @@
-"""Repeatability, which needs no reference: what changes when the same head is scanned otherwise.
+"""Repeatability: differences between segmentations of one head in different scans.
 
 One scan is spoiled in known ways, and its segmentation compared with that of the scan as it is;
 the contrasts of a session are compared with each other.
@@ -159,7 +159,7 @@ def _rows(
 
 
 def measure_repeatability(args: argparse.Namespace, work: Path) -> dict[str, str]:
-    """Segment the scan as it is and as it is not; return the facts of the run."""
+    """Segment the scan and its spoiled copies; return the facts of the run."""
     path, session = args.data / SCAN, [args.data / name for name in SESSION]
     if not all(p.exists() for p in (path, *session)):
         print(f'{args.data}: no {SCAN}, or not all of {", ".join(SESSION)}; skipped')

@@ -23,7 +23,7 @@ from .systems import Run, tree
 #: the scan from 00 to ff, and label numbers of everything else.
 COLUMNS = ('contrast', 'scan', 'panel', 'row', 'pixels')
 SCAN, REFERENCE = 'Scan', 'Reference'
-#: Around the brain, in pixels of 1 mm.
+#: Margin around the brain, in pixels of 1 mm.
 MARGIN = 6
 
 

@@ -1,4 +1,4 @@
-"""What the paper says about the systems, held against our numbers."""
+"""Test statements of the paper about the systems with our numbers."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ COMPARISONS = (
     ),
 )  # fmt: skip
 
-#: Those that are not the paper's, which has no such network.
+#: Statements about the shipped network, which the paper does not have.
 NOT_OF_THE_PAPER = tuple(one.text for one in COMPARISONS if one.better == 'shipped')
 
 
 def judge(scans: Rows) -> list[dict[str, Any]]:
-    """Hold each statement against the overlaps.
+    """Test each statement with the overlaps.
 
     Parameters
     ----------
