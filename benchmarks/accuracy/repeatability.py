@@ -19,7 +19,7 @@ from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import CSF, PAPER_STRUCTURES
 from synthseg_bids.measure.agreement import compare, outline
 from synthseg_bids.measure.overlap import dice_per_label, resample_nearest, volumes_from_labels
-from synthseg_bids.measure.summary import mean_of_known
+from synthseg_bids.measure.stats import mean_of_known
 
 SCAN = 'adults/sub-aomic/anat/sub-aomic_T1w.nii.gz'
 #: Contrasts of one session; the others are compared with the first one.

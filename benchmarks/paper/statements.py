@@ -10,7 +10,8 @@ from typing import Any
 
 from synthseg_bids.files import read_table
 from synthseg_bids.measure.overlap import MEAN_NAME
-from synthseg_bids.measure.summary import bootstrap_interval, mean_of_known
+from synthseg_bids.measure.stats import mean_of_known
+from synthseg_bids.measure.summary import bootstrap_interval
 
 COLUMNS = ('statement', 'measure', 'paper', 'here', 'ci_low', 'ci_high', 'scans', 'verdict')
 HOLDS, FAILS, OPEN, ABSENT = 'holds', 'does not hold', 'undecided', 'not measured'

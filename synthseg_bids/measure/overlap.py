@@ -17,6 +17,7 @@ from ..labels import (
     nearest_side,
     segmentation_labels,
 )
+from .stats import mean_of_known
 from .surface import surface_distances
 
 #: Name of the sum of all structures, the volume inside the skull.
@@ -137,14 +138,11 @@ def paper_dice(segmentation: np.ndarray, reference: np.ndarray) -> dict[str, flo
     """
     labels = [label for sides in PAPER_STRUCTURES.values() for label in sides]
     dice = dice_per_label(segmentation, reference, labels)
-    paper = {name: _mean([dice[s] for s in sides]) for name, sides in PAPER_STRUCTURES.items()}
-    return paper | {'mean': _mean(list(paper.values()))}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Average the values that are not NaN."""
-    known = [value for value in values if not np.isnan(value)]
-    return sum(known) / len(known) if known else float('nan')
+    paper = {
+        name: mean_of_known(dice[side] for side in sides)
+        for name, sides in PAPER_STRUCTURES.items()
+    }
+    return paper | {'mean': mean_of_known(paper.values())}
 
 
 def resample_nearest(labels: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:

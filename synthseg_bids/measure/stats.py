@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,18 @@ class Spread(NamedTuple):
     centre: float
     scale: float
     n: int
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """Average the values that are not NaN.
+
+    Examples
+    --------
+    >>> mean_of_known([0.5, float('nan'), 1.0]), mean_of_known([])
+    (0.75, nan)
+    """
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float('nan')
 
 
 def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:

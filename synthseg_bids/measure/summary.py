@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..labels import PAPER_STRUCTURES, segmentation_labels
 from .overlap import MEAN_NAME
-from .stats import intraclass_correlations
+from .stats import intraclass_correlations, mean_of_known
 
 #: Name of the row that averages all labels but background.
 MEAN_OF_LABELS = f'Mean-of-{len(segmentation_labels()) - 1}-Labels'
@@ -37,18 +37,6 @@ SUMMARY_COLUMNS = (
 
 _RESAMPLES = 10_000
 _BLOCK = 1_000
-
-
-def mean_of_known(values: Iterable[float]) -> float:
-    """Average the values that are not NaN.
-
-    Examples
-    --------
-    >>> mean_of_known([0.5, float('nan'), 1.0]), mean_of_known([])
-    (0.75, nan)
-    """
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float('nan')
 
 
 def bootstrap_interval(
