@@ -26,8 +26,8 @@ from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.measure.overlap import paper_dice
 from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.artefacts import ArtefactConfig
-from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, is_named, load_label_map
+from synthseg_bids.synth.parameters import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
 from synthseg_bids.synth.texture import TextureConfig
 from synthseg_bids.synth.ventricles import VentricleConfig

@@ -18,8 +18,9 @@ import torch
 from inference_rows import our_labels
 
 from synthseg_bids.synth import generator
-from synthseg_bids.synth.generator import apply, draw
+from synthseg_bids.synth.generator import apply
 from synthseg_bids.synth.label_maps import load_label_map
+from synthseg_bids.synth.parameters import draw
 from synthseg_bids.synth.presets import PRESETS
 
 STEPS = {

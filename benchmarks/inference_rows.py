@@ -169,7 +169,8 @@ def our_generator(args, preset: str):
 
     import torch
 
-    from synthseg_bids.synth.generator import apply, draw
+    from synthseg_bids.synth.generator import apply
+    from synthseg_bids.synth.parameters import draw
     from synthseg_bids.synth.presets import PRESETS
 
     torch.set_num_threads(args.threads)

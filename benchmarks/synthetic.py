@@ -17,7 +17,6 @@ from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.models.card import ModelCard
 from synthseg_bids.reports.figures import overlay
-from synthseg_bids.synth.generator import GeneratorConfig, draw
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.label_maps import (
     LabelMap,
@@ -26,6 +25,7 @@ from synthseg_bids.synth.label_maps import (
     load_label_map,
     synthesize,
 )
+from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Noise, Resolution, acquire
 from synthseg_bids.synth.ventricles import VentricleConfig

@@ -18,7 +18,8 @@ from ..files import read_text
 from ..images.geometry import orientation, to_ras
 from ..images.volume_io import read_label_map, write_image
 from ..labels import generation_indices, network_labels
-from .generator import Draw, GeneratorConfig, OnStep, apply, draw
+from .generator import OnStep, apply
+from .parameters import Draw, GeneratorConfig, draw
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from ..measure.overlap import paper_dice
 from ..models.card import ModelCard
 from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
 from ..models.upscale import upscale
-from ..synth.generator import GeneratorConfig
 from ..synth.label_maps import LabelMap, generate
+from ..synth.parameters import GeneratorConfig
 from ..synth.presets import VALIDATION_PRESETS, evaluation_config
 from .config import TrainingConfig, learning_rate
 from .distributed import ProcessGroup
