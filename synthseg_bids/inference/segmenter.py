@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
@@ -46,10 +45,10 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
+from .postprocess import Box, clean, resample_labels, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
-from .refine import own_steps, refine
+from .refine import sharpen
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
 
 logger = logging.getLogger(__name__)
@@ -291,7 +290,8 @@ class Segmenter:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         else:
-            posteriors = self._sharpen(posteriors, prepared.image[region][inner], prepared.steps)
+            image = prepared.image[region][inner]
+            posteriors = sharpen(posteriors, image, prepared.steps, self.card)
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
         box = tuple(
@@ -336,18 +336,6 @@ class Segmenter:
                 ', '.join(turned.code),
             )
         return turned.code, turned.gain
-
-    def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
-        """Smooth the posteriors, then refine them by the image's intensities."""
-        card = self.card
-        if card.network.sub_voxels > 1:
-            posteriors = smooth(posteriors)
-        if card.intensity_weight:
-            mirror = mirror_channels(card.labels).tolist()
-            steps = own_steps(steps, image, posteriors[0] < 0.5)
-            weight = card.intensity_weight
-            posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight, steps)
-        return posteriors
 
     def resample(
         self,
