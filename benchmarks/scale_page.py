@@ -99,9 +99,7 @@ def growth(rows: list[Measured]) -> dict[str, object]:
 
 def verdicts(rows: list[Measured]) -> list[str]:
     """Describe the results in words, and what was computed rather than measured."""
-    runs, rest, plans, groups = (
-        of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group')
-    )  # fmt: skip
+    runs, rest, plans, groups = (of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group'))
     lines = [
         f'- From {one.size:,} to {other.size:,} scans, one more scan takes {each:.3f} CPU seconds '
         f'of workflow, tiny network included ({met(each, MOST_OVERHEAD_S)} {MOST_OVERHEAD_S:g}).'

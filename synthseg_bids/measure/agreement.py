@@ -161,9 +161,9 @@ def compare(one: Outline, other: Outline) -> Agreement:
         raise AlignmentError(f'only {len(common)} structures in common')
     fixed = np.array([one.centroids[label] for label in common])
     moving = np.array([other.centroids[label] for label in common])
-    weights = np.array([
-        (one.volumes_mm3[label] * other.volumes_mm3[label]) ** 0.25 for label in common
-    ])  # fmt: skip
+    weights = np.array(
+        [(one.volumes_mm3[label] * other.volumes_mm3[label]) ** 0.25 for label in common]
+    )
     motion = kabsch(moving, fixed, weights)
     centre = np.average(moving, axis=0, weights=weights)
     apart = moving @ motion[:3, :3].T + motion[:3, 3] - fixed

@@ -24,9 +24,7 @@ ALL_CONTRASTS = 'all'
 
 #: Measures of a structure other than its overlap.
 MEASURES = ('volume_mm3', 'reference_volume_mm3', 'hd95_mm', 'surface_distance_mm')
-SCAN_COLUMNS = (
-    'reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES
-)  # fmt: skip
+SCAN_COLUMNS = ('reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES)
 STRUCTURE_COLUMNS = (
     'reference', 'contrast', 'structure', 'n', 'dice', 'hd95_mm', 'surface_distance_mm',
     'volume_ratio', 'volume_icc'

@@ -155,7 +155,7 @@ def test_structures_keep_their_position(shape, spacing):
     matrices = [
         resampling_matrix(a, b, 1.5 / s)
         for a, b, s in zip(shape, grid.shape, spacing, strict=True)
-    ]  # fmt: skip
+    ]
     moved = resample(volume, matrices)
     shift = centre_of_mass_mm(moved, grid.affine) - centre_of_mass_mm(volume, affine)
     assert np.linalg.norm(shift) < 0.05 * 1.5
