@@ -256,7 +256,7 @@ def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
         weights.append(weight * independence(steps))
         return posteriors
 
-    monkeypatch.setattr('synthseg_bids.inference.segmenter.refine', refine)
+    monkeypatch.setattr('synthseg_bids.inference.refine.refine', refine)
     card = ModelCard('stub', NetworkConfig(levels=3), 1.0, intensity_weight=0.8)
     engine = StubEngine(SideStub(), card.network)
     affine = np.diag([1, 1, step, 1.0])
