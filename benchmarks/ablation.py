@@ -1,4 +1,4 @@
-"""What each part of the generative model is worth; writes docs/ablation.tsv and .rst.
+"""Ablation of the generative model, one part at a time; writes docs/ablation.tsv and .rst.
 
 Usage: python benchmarks/ablation.py [--variants NAME ...] [--steps N] [--page-only]
 
@@ -26,8 +26,8 @@ from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.measure.overlap import paper_dice
 from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.artefacts import ArtefactConfig
-from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, is_named, load_label_map
+from synthseg_bids.synth.parameters import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
 from synthseg_bids.synth.texture import TextureConfig
 from synthseg_bids.synth.ventricles import VentricleConfig
@@ -120,7 +120,7 @@ def measure(
     trainer = make_trainer(variant, args, maps)
     trainer.run(lambda trainer, progress: None)
     base = trainer.config.generator
-    # Coarse resolutions and all else as in training, whatever the variant trains on.
+    # All variants are measured on the same realistic scans, those of the base model.
     real = _realistic(BASE, 1)
     configs = {name: evaluation_config(name, base) for name in VALIDATION_PRESETS}
     found: dict[str, object] = dict(trainer.validate({**configs, REAL: real}))

@@ -1,4 +1,4 @@
-"""How well a segmentation's own measures of confidence tell how good it is."""
+"""Correlation of a segmentation's measures of confidence with its true Dice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURES = {
     'confidence': 'Mean posterior of a structure',
     'flip_dice': 'Dice of the straight and the mirrored pass',
 }
-#: Correlations over fewer scans say nothing.
+#: Least number of scans for a correlation.
 FEWEST = 10
 
 

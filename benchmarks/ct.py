@@ -1,4 +1,4 @@
-"""How well CT scans are segmented: generated ones of label maps that the model has not seen.
+"""Accuracy in CT scans, generated from label maps that the model was not trained on.
 
 Usage: python benchmarks/ct.py [--label-maps DIR] [--held-out NAME ...] [--scans N] [--model NAME]
 
@@ -44,7 +44,7 @@ HOUNSFIELD = {
     'muscle': 52, 'fat': -95, 'marrow': 250, 'eye': 12, 'bone': 1000, 'air': -1000,
 }  # fmt: skip
 GREY_MATTER = 38
-#: What the extra-cerebral labels of the SynthSeg maps look like, by where they lie.
+#: Tissues of the extra-cerebral labels of the SynthSeg maps, by their position.
 OUTSIDE = {
     502: 'air', 506: 'eye', 507: 'muscle', 508: 'fat', 509: 'muscle', 511: 'fat', 512: 'air',
     514: 'blood', 515: 'bone', 516: 'marrow', 530: 'fat',

@@ -64,7 +64,7 @@ BOUNDS = (
     ('bfloat16', 2, 'network-ours-bfloat16', 1),
     ('GPU', 2, 'network-ours-cuda-flip', 2),
 )
-#: Rows that run as where nothing has changed the settings of the C library.
+#: Rows that run with the default settings of the C library.
 AS_IS = ('tensorflow', 'dipy', 'given-back')
 COLUMNS = (
     *('what', 'implementation', 'seconds', 'first_seconds', 'peak_gb', 'times_faster'),

@@ -54,7 +54,7 @@ def keras_network(args):
 
 
 def plain_network(args, dtype_name: str = 'float32'):
-    """Run the network as it is written, every array whole."""
+    """Run the network in plain PyTorch, without tiles or fused layers."""
     import torch
 
     from synthseg_bids.models.unet import UNet3D
@@ -89,7 +89,7 @@ def our_network(args, dtype_name: str, flip: bool = False, device: str = 'cpu'):
 
 
 def without_ideas(args, repeats: int = 4):
-    """Time passes that lack one idea each, in turn: all share what disturbs the machine."""
+    """Time passes with one optimisation switched off each, in turn, so that noise is shared."""
     import torch
     from torch.nn import functional
 
@@ -169,7 +169,8 @@ def our_generator(args, preset: str):
 
     import torch
 
-    from synthseg_bids.synth.generator import apply, draw
+    from synthseg_bids.synth.generator import apply
+    from synthseg_bids.synth.parameters import draw
     from synthseg_bids.synth.presets import PRESETS
 
     torch.set_num_threads(args.threads)

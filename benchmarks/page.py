@@ -1,4 +1,4 @@
-"""What the pages that are written have in common: those of docs/build.py, too."""
+"""Templates and tables of generated pages, also for docs/build.py."""
 
 from __future__ import annotations
 

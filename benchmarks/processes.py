@@ -19,7 +19,7 @@ _INTERVAL_S = 0.1
 
 @dataclass
 class Usage:
-    """What a program used.
+    """Resources that a program used.
 
     Attributes
     ----------
@@ -77,9 +77,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
             texts.append(stream.read().decode(errors='replace'))
     cpu = _children_cpu() - before
     load = os.getloadavg()[0]
-    return Usage(
-        process.returncode, *texts, seconds, cpu, peak_bytes / 2**20, open_files, load
-    )  # fmt: skip
+    return Usage(process.returncode, *texts, seconds, cpu, peak_bytes / 2**20, open_files, load)
 
 
 def _children_cpu() -> float:

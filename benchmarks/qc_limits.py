@@ -1,4 +1,4 @@
-"""Find how sure the shipped network is of good scans and of spoiled ones, and set limits by that.
+"""Set the limits of confidence: measure the shipped network on good and on spoiled scans.
 
 Usage: python benchmarks/qc_limits.py [--label-maps DIR] [--held-out NAME ...] [--scans N] ...
 
@@ -102,8 +102,8 @@ def add(
 ) -> None:
     """Segment a scan and add how sure the network was; NaN where it found nothing."""
     found = segmenter.segment(image, affine)
-    assert found.flip_dice is not None
-    measured: dict[str, Any] = confidence_values(found.confidence.tolist(), list(found.flip_dice))
+    report = found.report
+    measured: dict[str, Any] = confidence_values(report.confidence, report.flip_dice)
     for name, value in measured.items():
         values.setdefault(name, []).append(math.nan if value is None else value)
 

@@ -144,7 +144,7 @@ class Dataset:
         return [f'sub-{number:06d}' for number in range(self.size)]
 
     def start(self, *more: str, level: str = 'participant') -> Usage:
-        """Run the app; whatever it says is shown if it fails."""
+        """Run the app; show its output if it fails."""
         arguments = [self.raw, self.out, level, '--model', self.model, '--device', 'cpu']
         arguments += ['--nprocs', self.nprocs, '--omp-nthreads', 1, '--skip-bids-validation']
         arguments += ['-w', self.folder / 'work', *more]
@@ -182,7 +182,7 @@ class Dataset:
         }
 
     def _marks(self) -> tuple[float, float]:
-        """Tell when the first scan was started and the last one was done, of the last run."""
+        """Return when the first scan of the last run was started and the last one was done."""
         logs = sorted(self.out.glob('logs/*/synthseg-bids.log'))
         lines = logs[-1].read_text().splitlines() if logs else []
         times = [

@@ -98,10 +98,8 @@ def growth(rows: list[Measured]) -> dict[str, object]:
 
 
 def verdicts(rows: list[Measured]) -> list[str]:
-    """Say what the tables come to, and what of it was computed rather than measured."""
-    runs, rest, plans, groups = (
-        of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group')
-    )  # fmt: skip
+    """Describe the results in words, and what was computed rather than measured."""
+    runs, rest, plans, groups = (of_kind(rows, what) for what in ('run', 'rest', 'plan', 'group'))
     lines = [
         f'- From {one.size:,} to {other.size:,} scans, one more scan takes {each:.3f} CPU seconds '
         f'of workflow, tiny network included ({met(each, MOST_OVERHEAD_S)} {MOST_OVERHEAD_S:g}).'

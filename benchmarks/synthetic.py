@@ -17,7 +17,6 @@ from synthseg_bids.labels import CSF, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.models.card import ModelCard
 from synthseg_bids.reports.figures import overlay
-from synthseg_bids.synth.generator import GeneratorConfig, draw
 from synthseg_bids.synth.intensity import rescale_percentiles
 from synthseg_bids.synth.label_maps import (
     LabelMap,
@@ -26,6 +25,7 @@ from synthseg_bids.synth.label_maps import (
     load_label_map,
     synthesize,
 )
+from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS, evaluation_config
 from synthseg_bids.synth.resolution import Noise, Resolution, acquire
 from synthseg_bids.synth.ventricles import VentricleConfig
@@ -55,7 +55,7 @@ WIDENED = VentricleConfig(probability=1, growth=(4, 10))
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one scan is made, and what its files are called."""
+    """Recipe of one scan, and the names of its files."""
 
     path: Path
     condition: str
@@ -64,12 +64,12 @@ class Recipe:
 
     @property
     def labels_name(self) -> str:
-        """Of its true labels."""
+        """Return the name of the file of true labels."""
         return f'{self._folder}/{self.stem}_dseg.nii.gz'
 
     @property
     def segmentation_name(self) -> str:
-        """Of what a model makes of it."""
+        """Return the name of the file of its segmentation."""
         return f'{self._folder}/{self.stem}_seg-synthseg_desc-{self.condition}_dseg.nii.gz'
 
     @property

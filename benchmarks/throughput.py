@@ -41,23 +41,23 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class StandIn(Resources):
-    """A device that is treated as a GPU, whatever it is."""
+    """Resources whose device is treated as a GPU, even if it is a CPU."""
 
     @property
     def use_gpu(self) -> bool:
-        """It is."""
+        """Return True for every device."""
         return True
 
 
 class Clock(Ledger):
-    """Notes when each image is done."""
+    """Ledger that also records when each image is done."""
 
     def __init__(self, images: Sequence[ImageRecord]) -> None:
         super().__init__(images)
         self.ends: list[float] = []
 
     def on_status(self, node: Any, status: str) -> None:
-        """Note that a node started or ended; called by Nipype."""
+        """Record that a node started or ended; called by Nipype."""
         super().on_status(node, status)
         if status == 'end' and node.name == 'save':
             self.ends.append(time.monotonic())

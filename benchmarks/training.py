@@ -30,7 +30,7 @@ MARK = '.. What follows is written by benchmarks/training.py; do not edit.\n'
 
 @dataclass(frozen=True)
 class Row:
-    """What is measured: so many processes, each with so many threads or a GPU."""
+    """Number of processes, and threads or GPUs of each, of one measurement."""
 
     processes: int = 1
     threads: int = 1
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def missing(self) -> str:
-        """Why it cannot be measured here, if so."""
+        """Return why it cannot be measured here; empty if it can."""
         found = torch.cuda.device_count()
         if not self.gpu or found >= self.processes:
             return ''

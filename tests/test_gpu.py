@@ -21,8 +21,9 @@ from synthseg_bids.interfaces import CalibrateModel, SynthesizeImage, TrainSynth
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.models.card import ModelCard, read_card, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
-from synthseg_bids.synth.generator import apply, draw, output_size
+from synthseg_bids.synth.generator import apply
 from synthseg_bids.synth.label_maps import find_label_maps, load_label_map
+from synthseg_bids.synth.parameters import draw, output_size
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training.config import TrainingConfig
 from synthseg_bids.training.real_scans import find_pairs, load_pairs

@@ -1,4 +1,4 @@
-"""How good a model is, on real and on generated scans: measurements, tables, docs/accuracy.rst."""
+"""Accuracy of a model in real and generated scans: measurements, tables, docs/accuracy.rst."""
 
 from pathlib import Path
 

@@ -75,8 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--limit', type=int, help='at most this many participants per data set, and label maps')
     add('--device', default='cpu', help='auto, cpu, cuda or cuda:N')
     add('--threads', type=int, help='CPU threads')
-    add('--work', type=Path, metavar='DIR',
-        help='keep segmentations here, to go on with')  # fmt: skip
+    add('--work', type=Path, metavar='DIR', help='keep segmentations here, to go on with')
     add('--docs', type=Path, default=REPOSITORY / 'docs', help='where the page goes')
     add('--page-only', action='store_true', help='rewrite the page from its tables')
     return parser.parse_args(argv)

@@ -80,7 +80,7 @@ def segment_recipe(segmenter: Segmenter, recipe: Recipe, work: Path) -> np.ndarr
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, data, affine)
-    measures = np.stack([found.confidence, found.flip_dice])
+    measures = np.stack([found.report.confidence, found.report.flip_dice])
     record.parent.mkdir(parents=True, exist_ok=True)
     np.savez(record, measures=measures, model=segmenter.card.sha256)
     return measures

@@ -18,7 +18,7 @@ COLUMNS = ('scan', 'contrast', 'volume_ml', 'reference_ml', 'dice')
 
 
 def has_lesions(card: ModelCard) -> bool:
-    """Whether a network has a label of lesions."""
+    """Return whether a network has a label of lesions."""
     return LESION in card.labels
 
 
@@ -37,7 +37,7 @@ def lesion_row(scan: str, contrast: str, ours: Volume, mask: Path | None) -> dic
     row: dict[str, object] = {'scan': scan, 'contrast': contrast, 'volume_ml': volume}
     if mask is not None:
         theirs = read_label_map(mask)
-        found = resample_nearest(ours.data, ours.affine, theirs.shape, theirs.affine)
+        found = resample_nearest(ours.data, ours.affine, theirs.grid)
         reference = float((theirs.data == LESION).sum()) * voxel_volume_mm3(theirs.affine) / 1000
         row['reference_ml'] = reference
         row['dice'] = dice_per_label(found, theirs.data, [LESION])[LESION]

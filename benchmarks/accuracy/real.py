@@ -25,7 +25,7 @@ from . import REPOSITORY
 from .lesions import LESION_REFERENCE, has_lesions, lesion_row, write_lesions
 from .steps import call
 
-#: Which scans there are, unless the folder of the page has a list of its own.
+#: List of the scans, unless there is one in the folder of the page.
 SOURCES = REPOSITORY / 'docs' / 'accuracy' / 'real_sources.tsv'
 TEMPLATES = 'templates'
 #: Labels whose protocol is another in the references of a group: the amygdala of
@@ -44,7 +44,7 @@ class Source:
 
 
 def read_sources(path: Path) -> list[Source]:
-    """Read which scans there are."""
+    """Read the list of scans."""
     return [
         Source(*row['Scan'].split(), row['Data set'], row['Group']) for row in read_table(path)
     ]
@@ -156,7 +156,7 @@ def compare(
 
 
 def without(compared: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> list[dict[str, Any]]:
-    """Make unknown what is compared of some labels."""
+    """Set the measures of some labels to NaN."""
     unknown = dict.fromkeys(
         ('dice', 'volume_mm3', 'reference_volume_mm3', 'hd95_mm', 'surface_distance_mm'), math.nan
     )

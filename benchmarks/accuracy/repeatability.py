@@ -1,4 +1,4 @@
-"""Repeatability, which needs no reference: what changes when the same head is scanned otherwise.
+"""Repeatability: differences between segmentations of one head in different scans.
 
 One scan is spoiled in known ways, and its segmentation compared with that of the scan as it is;
 the contrasts of a session are compared with each other.
@@ -19,7 +19,7 @@ from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import CSF, PAPER_STRUCTURES
 from synthseg_bids.measure.agreement import compare, outline
 from synthseg_bids.measure.overlap import dice_per_label, resample_nearest, volumes_from_labels
-from synthseg_bids.measure.summary import mean_of_known
+from synthseg_bids.measure.stats import mean_of_known
 
 SCAN = 'adults/sub-aomic/anat/sub-aomic_T1w.nii.gz'
 #: Contrasts of one session; the others are compared with the first one.
@@ -159,7 +159,7 @@ def _rows(
 
 
 def measure_repeatability(args: argparse.Namespace, work: Path) -> dict[str, str]:
-    """Segment the scan as it is and as it is not; return the facts of the run."""
+    """Segment the scan and its spoiled copies; return the facts of the run."""
     path, session = args.data / SCAN, [args.data / name for name in SESSION]
     if not all(p.exists() for p in (path, *session)):
         print(f'{args.data}: no {SCAN}, or not all of {", ".join(SESSION)}; skipped')
@@ -172,7 +172,7 @@ def measure_repeatability(args: argparse.Namespace, work: Path) -> dict[str, str
         print(condition, flush=True)
         found = segmenter.segment(data, affine, labels_1mm=True).isotropic
         assert found is not None
-        ours = resample_nearest(found.labels, found.affine, scan.shape, scan.affine)
+        ours = resample_nearest(found.labels, found.affine, scan.grid)
         rows += compare_maps(condition, ours[kept], unchanged[kept], scan.affine)
     rows += compare_session(segmenter, session)
     write_table(args.docs / 'accuracy' / 'repeatability.tsv', COLUMNS, rows)

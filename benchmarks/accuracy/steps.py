@@ -1,4 +1,4 @@
-"""What all parts do: call our programs, name model and machine, keep tables."""
+"""Common steps of all parts: run our programs, describe model and machine, save tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from synthseg_bids.hardware.device import fast_dtype, resolve_device
 from synthseg_bids.models.card import ModelCard, read_card, sha256
 from synthseg_bids.models.registry import model_path
 
-#: What a part writes into its folder ``evaluation``, and the ends of the names they are kept by.
+#: Files that a part writes into its folder ``evaluation``, and ends of their names in docs.
 KEPT = {
     'dice_scans.tsv': 'scans.tsv',
     'dice_summary.tsv': 'summary.tsv',
@@ -43,7 +43,7 @@ def describe(args: argparse.Namespace) -> dict[str, str]:
 
 
 def calibration(card: ModelCard) -> dict[str, str]:
-    """Say how far the posteriors are from probabilities, if the card does."""
+    """Describe the calibration error, if the model card has it."""
     facts = card.validation.get('calibration')
     if not facts:
         return {}

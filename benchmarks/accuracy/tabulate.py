@@ -1,4 +1,4 @@
-"""The tables of the page, from those of the measurements."""
+"""Make the tables of the page from those of the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the next network is to reach, and what the measured one does."""
+"""Compare the measured network with the targets of the next one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACCUMBENS = ('26', '58')
 
 
 class Target(NamedTuple):
-    """One target: what is measured, what is wanted, what was reached, whether that is enough."""
+    """One target: the measure, the wanted value, the measured value, whether it is met."""
 
     text: str
     wanted: str
@@ -80,7 +80,7 @@ def verdict(met: bool) -> str:
 
 
 def at_least(text: str, low: float, values: Sequence[float]) -> Target:
-    """Ask of all values that none is below a limit."""
+    """Return a target that no value is below a limit."""
     wanted = f'at least {low:g}'
     if not values:
         return Target(text, wanted, UNKNOWN, UNKNOWN)
@@ -88,7 +88,7 @@ def at_least(text: str, low: float, values: Sequence[float]) -> Target:
 
 
 def within(text: str, low: float, high: float, ratios: Mapping[str, float]) -> Target:
-    """Ask of all ratios, by structure, that they lie within limits."""
+    """Return a target that all ratios, by structure, lie within limits."""
     wanted = f'{low:.2f} to {high:.2f}'
     if not ratios:
         return Target(text, wanted, UNKNOWN, UNKNOWN)
@@ -98,7 +98,7 @@ def within(text: str, low: float, high: float, ratios: Mapping[str, float]) -> T
 
 
 def generated_targets(scans: Rows, structures: Rows) -> list[Target]:
-    """Compare the scans generated from held-out label maps with what is wanted of them."""
+    """Compare the scans generated from held-out label maps with their targets."""
     dice = {name: mean_dice(scans, name) for name in ('midl2020', 'synthseg2023', NOISY)}
     limits = {'midl2020': (0.875, 0.95, 1.05), 'synthseg2023': (0.83, 0.92, 1.08)}
     found = [
@@ -176,7 +176,7 @@ def known(cells: Iterable[str]) -> list[float]:
 
 
 def at_most(text: str, high: float, values: Sequence[float], form: str) -> Target:
-    """Ask of all values that none is above a limit."""
+    """Return a target that no value is above a limit."""
     wanted = f'at most {form.format(high)}'
     if not values:
         return Target(text, wanted, UNKNOWN, UNKNOWN)

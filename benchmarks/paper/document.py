@@ -1,4 +1,4 @@
-"""The page docs/paper.rst, from the tables alone."""
+"""Write the page docs/paper.rst from the tables alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .statements import ABSENT, FAILS, HOLDS, NOT_OF_THE_PAPER, OPEN, published
 NAN = 'n/a'
 _PAPER_OPTIONS = SIZES['paper'].split()
 PAPER_STEPS = int(_PAPER_OPTIONS[_PAPER_OPTIONS.index('--steps') + 1])
-#: Pictures that are shown where there are any.
+#: Pictures that are shown if they exist.
 PICTURES = ('figure2', 'figure3')
 
 

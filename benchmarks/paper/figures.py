@@ -1,4 +1,4 @@
-"""Figures 4 and 5, each from its table alone."""
+"""Draw figures 4 and 5, each from its table alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``python -m paper`` can be asked for."""
+"""Options of ``python -m paper``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEMS = {
     'supervised': 'Supervised',
     'samseg': 'SAMSEG',
 }
-#: Those that are trained here.
+#: Systems that are trained here.
 TRAINED = ('synthseg', 'rule', 'supervised')
 STAGES = ('all', 'run', 'tables', 'figures', 'page')
 #: Options of ``synthseg train``, the same for all networks.

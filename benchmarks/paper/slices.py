@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from synthseg_bids.files import write_table
+from synthseg_bids.images.geometry import Grid
 from synthseg_bids.images.volume_io import read_label_map, read_volume
 from synthseg_bids.labels import channel_labels, fold_reference
 from synthseg_bids.measure.overlap import MEAN_NAME, resample_nearest
@@ -22,7 +23,7 @@ from .systems import Run, tree
 #: the scan from 00 to ff, and label numbers of everything else.
 COLUMNS = ('contrast', 'scan', 'panel', 'row', 'pixels')
 SCAN, REFERENCE = 'Scan', 'Reference'
-#: Around the brain, in pixels of 1 mm.
+#: Margin around the brain, in pixels of 1 mm.
 MARGIN = 6
 
 
@@ -95,11 +96,12 @@ def cut(pair: Pair, panels: Mapping[str, Path | None]) -> dict[str, np.ndarray]:
     reference = read_label_map(pair.reference)
     labels = fold_reference(reference.data, str(pair.reference))
     corner, shape = view(labels, reference.affine)
-    grid = np.eye(4)
-    grid[:3, 3] = corner
+    to_world = np.eye(4)
+    to_world[:3, 3] = corner
+    grid = Grid(shape, to_world)
 
     def sliced(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        return resample_nearest(data, affine, shape, grid)[:, 0].T[::-1]
+        return resample_nearest(data, affine, grid)[:, 0].T[::-1]
 
     image = read_volume(pair.scan.path)
     grey = sliced(image.data, image.affine)

@@ -1,4 +1,4 @@
-"""What the paper says about the systems, held against our numbers."""
+"""Test statements of the paper about the systems with our numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from synthseg_bids.files import read_table
 from synthseg_bids.measure.overlap import MEAN_NAME
-from synthseg_bids.measure.summary import bootstrap_interval, mean_of_known
+from synthseg_bids.measure.stats import mean_of_known
+from synthseg_bids.measure.summary import bootstrap_interval
 
 COLUMNS = ('statement', 'measure', 'paper', 'here', 'ci_low', 'ci_high', 'scans', 'verdict')
 HOLDS, FAILS, OPEN, ABSENT = 'holds', 'does not hold', 'undecided', 'not measured'
@@ -78,12 +79,12 @@ COMPARISONS = (
     ),
 )  # fmt: skip
 
-#: Those that are not the paper's, which has no such network.
+#: Statements about the shipped network, which the paper does not have.
 NOT_OF_THE_PAPER = tuple(one.text for one in COMPARISONS if one.better == 'shipped')
 
 
 def judge(scans: Rows) -> list[dict[str, Any]]:
-    """Hold each statement against the overlaps.
+    """Test each statement with the overlaps.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Steps that are not repeated: each has a folder that remembers how it was made."""
+"""Steps that run once: each has a folder with a record of how it was made."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Step:
     prepare: Callable[[Path], None] | None = None
 
     def settings(self) -> dict[str, object]:
-        """Return what decides the result, that of earlier steps as a checksum."""
+        """Return the settings that decide the result, and checksums of earlier steps."""
         content = json.dumps([step.settings() for step in self.after])
         return {
             'commands': [list(command) for command in self.commands],
@@ -89,7 +89,7 @@ class Step:
             return
         if record.exists() and not same:
             shutil.rmtree(self.folder)
-        # Programs of ours go on where they were interrupted.
+        # Our programs resume after an interruption.
         write_json(record, {'settings': self.settings(), 'done': False})
         if self.prepare:
             self.prepare(self.folder)

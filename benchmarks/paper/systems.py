@@ -1,4 +1,4 @@
-"""The four systems: what is trained on what, and what is run on the scans."""
+"""The four systems: training data, trainings, and segmentation of the scans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .steps import Step
 REFERENCE = 'reference'
 #: The paper's supervised network is trained on T1-weighted scans.
 SUPERVISED_CONTRAST = 'T1w'
-#: What "synthseg synthesize --steps" draws.
+#: Steps that "synthseg synthesize --steps" draws.
 PICTURE = 'synth-0000_steps.png'
 
 
@@ -43,11 +43,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folders."""
+        """Return the name of its folders."""
         return f'{self.system}-{self.number}' if self.number else self.system
 
     def seen(self, pair: Pair) -> str:
-        """Say why a scan is no fair test of it; ``no`` if it is one."""
+        """Return why a scan is no fair test of it; ``no`` if it is fair."""
         if pair.scan.entities['sub'] in self.trained_on:
             return 'trained on'
         return 'own reference' if self.system in pair.reference.name else 'no'
@@ -152,7 +152,7 @@ def tree(args: argparse.Namespace, run: Run) -> Path:
 
 
 def absent(args: argparse.Namespace, run: Run) -> str:
-    """Say why a run cannot be had; empty if it can."""
+    """Return why a run is impossible here; empty if it is possible."""
     if run.system != 'samseg':
         return ''
     if args.samseg_tree:

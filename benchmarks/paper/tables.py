@@ -1,4 +1,4 @@
-"""From what was run to tables: overlaps, run times, trainings, and the facts of the run."""
+"""Make the tables of a run: overlaps, run times, trainings, and facts of the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .statements import COLUMNS as STATEMENT_COLUMNS
 from .statements import judge, per_scan
 from .systems import Run, absent, contrasts_seen, evaluation, groups, tree
 
-#: Stands for the folder of --samseg-tree.
+#: Placeholder for the folder of --samseg-tree.
 SAMSEG_TREE = 'SAMSEG_TREE'
 SCAN_COLUMNS = ('system', 'number', 'scan', 'contrast', 'seen', 'structure', 'dice', 'seconds')
 TABLE2_COLUMNS = (

@@ -15,13 +15,13 @@ from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import OURS
 from synthseg_bids.files import read_text
 
-#: What each level writes where --posteriors and --output-grid do not say.
+#: Posterior maps and grids that each level writes, unless --posteriors or --output-grid is given.
 LEVELS = {'minimal': ('none', 'native'), 'full': ('1mm', 'both')}
 
-#: More sessions than this have a report each.
+#: Participants with more sessions than this have a report for each session.
 MOST_SESSIONS = 4
 
-#: Tables of a saved file that tell about a run without setting anything.
+#: Tables of a saved file that describe a run and are not settings.
 _INFORMATIVE = ('run', 'resources')
 
 
@@ -130,7 +130,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the settings that a run saved, or that somebody wrote.
+    """Read the settings that a run saved, or that a user wrote.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def format_config(config: RunConfig, **tables: dict[str, Any]) -> str:
 
 
 def _as_toml(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is not set, which TOML has no word for, and spell out paths."""
+    """Leave out what is not set, since TOML has no null, and turn paths into text."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):

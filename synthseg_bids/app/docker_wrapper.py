@@ -1,4 +1,4 @@
-"""Run the BIDS App in a container: takes its options, and mounts what they name."""
+"""Run the BIDS App in a container, with the same options; mount the folders that they name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from typing import Any
 from synthseg_bids import __version__
 from synthseg_bids.errors import UsageError, explain_error
 
-from .parser import build_parser, read_options, write_options
+from .command_line import read_options, write_options
+from .parser import build_parser
 from .plan import default_work_dir
 
 PROG = 'synthseg-bids-docker'
-#: What ``make docker`` builds.
+#: Image that ``make docker`` builds.
 IMAGE = f'synthseg-bids:{__version__}'
 ENGINES = ('docker', 'podman')
 #: What one segmentation takes at most.
@@ -44,7 +45,7 @@ class ContainerError(UsageError):
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs containers.
+    """A program that runs containers.
 
     Attributes
     ----------
@@ -62,7 +63,7 @@ class Engine:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Become the container engine, or say why not.
+    """Replace this process with the container engine; exit with a message if there is none.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_engine(name: str | None = None) -> Engine:
-    """Ask the engines whether they run.
+    """Return the first container engine that works.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def find_engine(name: str | None = None) -> Engine:
             engine = _read_info(candidate, json.loads(answer.stdout))
         except (ValueError, LookupError):
             continue
-        # Without its daemon, docker still tells about itself.
+        # Without its daemon, "docker info" succeeds as well, but reports no memory.
         if engine.memory_gb:
             return engine
     raise ContainerError(
@@ -205,7 +206,7 @@ def gpu_options(engine: Engine, image: str, options: Mapping[str, Any]) -> list[
 
 
 def complete(options: dict[str, Any]) -> None:
-    """Say what the app would find out by looking around, which it cannot from inside.
+    """Add options for what the app cannot find out inside of the container.
 
     Parameters
     ----------

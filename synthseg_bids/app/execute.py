@@ -1,4 +1,4 @@
-"""Segment what a plan says, a chunk of participants at a time."""
+"""Segment the pending images of a plan, in chunks of participants."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Images of one Nipype graph: building it takes time that grows with the square of its nodes,
-#: while starting workers anew takes seconds.
+#: Number of images in one Nipype graph. The time to build a graph grows with the square of its
+#: nodes, whereas new workers start within seconds.
 CHUNK = 200
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with.
+    """Method, resources and folders of a run.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord
 def _still_pending(
     config: RunConfig, chunk: Sequence[ImageRecord], setup: Setup
 ) -> list[ImageRecord]:
-    """Drop what another run has done since the plan was made."""
+    """Drop images that another run has segmented since the plan was made."""
     _remove_leftovers(config.output_dir.resolve(), chunk)
     for image in chunk:
         check_pending(config, image, setup.chosen, setup.checksums)
@@ -134,7 +134,7 @@ def _still_pending(
 
 
 def _remove_leftovers(out_dir: Path, images: Sequence[ImageRecord]) -> None:
-    """Remove what killed processes have left, of this run or an earlier one."""
+    """Remove temporary files of killed processes, of this run or an earlier one."""
     from synthseg_bids.files import remove_leftovers
 
     folders = {(out_dir / image.stem).parent for image in images}
@@ -146,13 +146,13 @@ def _remove_leftovers(out_dir: Path, images: Sequence[ImageRecord]) -> None:
 def _attempt(
     config: RunConfig, images: Sequence[ImageRecord], ledger: Ledger, setup: Setup, graph: bool
 ) -> Exception | None:
-    """Segment a chunk; return what has brought down its workflow as a whole."""
+    """Segment a chunk; return the error if its whole workflow failed."""
     from synthseg_bids.workflows.crashes import PluginError
 
     try:
         _execute(config, images, ledger, setup, graph)
     except PluginError:
-        raise  # about the settings, which are the same for all chunks
+        raise  # The settings are wrong, and so they are for all chunks.
     except Exception as error:
         ledger.abandon(images, error)
         return error

@@ -1,4 +1,4 @@
-"""Memory that was promised is compared with what the images take, before anything runs."""
+"""Compare the memory that the images need with ``--mem-gb``, before anything runs."""
 
 from __future__ import annotations
 

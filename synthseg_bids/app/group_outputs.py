@@ -1,4 +1,4 @@
-"""What is written once images are done: tables over all of them, methods text, reports."""
+"""Group tables and reports, which are written once images are done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """Outputs are not what the run that wrote them has noted."""
+    """Outputs differ from the checksums recorded when they were written."""
 
 
 def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> list[str]:
@@ -125,14 +125,13 @@ def write_tables(
         _compare(out_dir, participants, damaged_agreement(out_dir, verify) if group else {})
 
     def gather() -> None:
-        # Of several runs that end at once, the one that writes last must also be the one that
-        # read last.
+        # If several runs end at once, the one that writes last must have read last, too.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
             write_group_tables(out_dir, wrong, bids_dir, charts)
 
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
-        # All of them are left out of the tables.
+        # Outputs that another run is writing are left out of the tables, too, but are no error.
         ours = _without_unfinished(out_dir, wrong)
         if ours:
             told = '; '.join(f'{out_dir / name} {what}' for name, what in ours.items())
@@ -157,7 +156,7 @@ def _compare(out_dir: Path, participants: Iterable[str], again: Mapping[str, str
 
 
 def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what is not whole because another run is writing it."""
+    """Leave out the outputs that another run is writing just now."""
     from synthseg_bids.bids.locks import held_by_others
 
     label = {name: re.split('[/ ]', name)[0].removeprefix('sub-') for name in wrong}
@@ -212,7 +211,7 @@ def write_second_dataset(config: RunConfig, participants: Sequence[str]) -> bool
 
 
 def _attempt(*steps: tuple[str, Callable[[], object]]) -> bool:
-    """Take every step, whatever becomes of the others."""
+    """Run every step, even if others fail; return whether all succeeded."""
     complete = True
     for what, step in steps:
         try:

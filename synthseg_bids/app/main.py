@@ -1,4 +1,4 @@
-"""The BIDS App: find the images, segment them with Nipype, account for every one of them."""
+"""The BIDS App: find the images, segment them with Nipype, record the outcome of each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from synthseg_bids.errors import UsageError, explain_error
 
 from ..hardware.allocator import keep_memory
+from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
 from .fit_memory import fit_memory
@@ -30,7 +31,7 @@ from .group_outputs import (
     write_tables,
 )
 from .method import ChosenMethod, choose_method
-from .parser import PROG, parse_args
+from .parser import PROG
 from .plan import (
     Plan,
     check_folders,
@@ -48,15 +49,15 @@ logger = logging.getLogger('synthseg_bids')
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
-#: Of what the machine has: who asks for more means megabytes.
+#: Requests above this multiple of the physical memory are taken for a mix-up of MB and GB.
 MOST_MEMORY = 4
 
-#: Errors of the operating system that tell about what was asked for.
+#: Errors of the operating system that count as wrong usage: the paths given cannot be used.
 _USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class Terminated(KeyboardInterrupt):
-    """What batch systems send has arrived."""
+    """The process has received SIGTERM, as batch systems send it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +156,7 @@ def _run_participants(config: RunConfig) -> int:
         return 0
     resources = _divide_resources(config, plan, chosen, plugin[0], work_dir)
     plugin = _without_shared_memory(plugin, resources)
-    # First of all, since a folder that cannot be written is better found out now.
+    # First of all, so that a folder that is not writable is an error before anything has run.
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues
     describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method, tissues)
@@ -187,7 +188,7 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         note_missing_references(plan.pending, dict(config.derivatives))
         write_status(out_dir, plan.counted, setup.chosen.method.seg)
         setup.checksums.save()
-        # Whoever interrupts us does not wait for tables over thousands of images.
+        # After an interrupt, users do not wait for tables of thousands of images.
         if not interrupted:
             complete = _finish(config, plan, setup)
             if config.precomputed:
@@ -203,7 +204,8 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     out_dir = config.output_dir.resolve()
     changed = {image.participant for image in plan.pending}
     changed.update(outdated_participants(out_dir, plan.current))
-    # Were every task of a job array to gather all tables, their time would grow with the square.
+    # If every task of a job array gathered all tables, the time would grow with the square of
+    # their number.
     group = config.batch is None
     asked = config.charts and group
     if not changed and not asked and (not group or (out_dir / 'group.html').exists()):
@@ -244,13 +246,13 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
 
 
 def _check_resources(config: RunConfig) -> None:
-    """Refuse what cannot be meant, in a dry run, too."""
+    """Refuse impossible devices and amounts of memory, in a dry run, too."""
     from synthseg_bids.hardware.device import check_device_name
     from synthseg_bids.hardware.memory import machine_bytes
 
     check_device_name(config.device)
     machine_gb = machine_bytes() / 2**30
-    # Other machines than this one may have more.
+    # With a plugin, jobs may run on other machines, which may have more memory.
     if not config.use_plugin and (config.mem_gb or 0) > MOST_MEMORY * machine_gb:
         raise UsageError(
             f'--mem-gb {config.mem_gb:g}: this machine has {machine_gb:.0f} GB; '
@@ -283,14 +285,14 @@ def _divide_resources(
 def _without_shared_memory(
     plugin: tuple[str, dict[str, Any]], resources: Resources
 ) -> tuple[str, dict[str, Any]]:
-    """Stay in one process where the system has no shared memory for several to talk by."""
+    """Use one process if there is no shared memory, by which several would communicate."""
     import multiprocessing
 
     if plugin[0] != 'MultiProc':
         return plugin
     try:
         multiprocessing.get_context('forkserver').Lock()
-    # The latter where Python was built without it.
+    # ImportError if Python was built without semaphores.
     except (OSError, ImportError) as error:
         what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         reason = f'/dev/shm: {what}'
@@ -305,10 +307,10 @@ def _without_shared_memory(
 
 
 def _set_environment(verbose: int) -> None:
-    """Prepare logging and keep CUDA from doing what nobody asked for."""
+    """Set up logging, and environment variables of PyTorch and of the memory allocator."""
     keep_memory()
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
-    # Nipype's own handler writes to stdout, which is for results only; a first one keeps it away.
+    # Nipype adds a handler that writes to stdout, unless there is one; stdout is for results only.
     nipype = logging.getLogger('nipype')
     nipype.addHandler(logging.NullHandler())
     console = logging.StreamHandler()
@@ -321,7 +323,7 @@ def _set_environment(verbose: int) -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
-    """Stop the workers and write the status before we go."""
+    """Turn SIGTERM into an exception, so that workers are stopped and the status is written."""
     raise Terminated
 
 

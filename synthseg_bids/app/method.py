@@ -1,4 +1,4 @@
-"""What segments the images of a run: our network, or a program of others."""
+"""The method that segments the images of a run: our network, or an external program."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
 
 @dataclass(frozen=True)
 class ChosenMethod:
-    """What segments the images.
+    """The method of a run, with its weights or its program.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class ChosenMethod:
     program: Program | None = None
 
     def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
-        """Return what a sidecar says of how an image of some suffix is segmented."""
+        """Return the fields of a sidecar that identify the method, for images of one suffix."""
         if self.program:
             return self.program.identity(suffix, not config.fast)
         return {
@@ -67,13 +67,13 @@ class ChosenMethod:
         }
 
     def used(self) -> dict[str, Any]:
-        """Return what the settings that are kept with the logs say of it."""
+        """Return the description of the method that is saved with the logs."""
         if self.program:
             return {'program': self.program.path, 'program_version': self.program.version}
         return {'model_file': self.model}
 
     def about(self) -> dict[str, Any]:
-        """Return what the methods text says of it."""
+        """Return the description of the method for the methods text."""
         if self.model is None:
             return {'program': self.program}
         from synthseg_bids.inference.memory_estimate import describe_model
@@ -95,7 +95,7 @@ class ChosenMethod:
             return self.method.mem_gb
         from synthseg_bids.inference.memory_estimate import HEAD, describe_model, worker_gb
 
-        # Workers keep their memory: each will have segmented the largest image sooner or later.
+        # Workers do not return memory, and each may get the largest image.
         return worker_gb(
             describe_model(self.model),
             {image.grid or HEAD for image in images},
@@ -108,7 +108,7 @@ class ChosenMethod:
         )
 
     def least_pass_bytes(self, config: RunConfig, images: Iterable[ImageRecord]) -> int | None:
-        """Return the least that forward passes can do with and lose nothing, if that is known."""
+        """Return the least memory of an exact forward pass in bytes, if known."""
         if self.model is None:
             return None
         from synthseg_bids.inference.memory_estimate import HEAD, describe_model, least_pass_bytes

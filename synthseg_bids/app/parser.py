@@ -1,19 +1,18 @@
-"""Command line of the BIDS App; nothing heavy is imported here."""
+"""Options of the BIDS App; nothing heavy is imported here."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from synthseg_bids import __version__
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 from synthseg_bids.external.methods import METHODS, OURS
 from synthseg_bids.inference.options import LESIONS
 
-from .config import LEVELS, MOST_SESSIONS, ConfigError, RunConfig, read_config
+from .config import LEVELS, MOST_SESSIONS
 
 PROG = 'synthseg-bids'
 
@@ -28,114 +27,6 @@ exit codes:
 
 No network access, no telemetry, no license file needed. Intended for research only.
 """
-
-
-def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
-    """Turn a command line into settings; exits with 2 if it makes no sense.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        By default the arguments of this process.
-
-    Returns
-    -------
-    RunConfig
-    """
-    chosen: dict[str, Any] = read_options(build_parser(), argv)
-    posteriors, grid = LEVELS[chosen.get('level', 'minimal')]
-    chosen = {'posteriors': posteriors, 'output_grid': grid, **chosen}
-    # Lists become tuples, so that the settings cannot change.
-    fixed: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
-    }
-    return RunConfig(**fixed)
-
-
-def read_options(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Return the options given on a command line, or in the file that it names.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        From :func:`build_parser`; may have more options.
-    argv : sequence of str, optional
-        By default the arguments of this process.
-
-    Returns
-    -------
-    dict
-    """
-    given = vars(parser.parse_args(argv))
-    given.pop('notrack', None)
-    path = given.pop('config_file', None)
-    chosen = {**(_saved_options(parser, path, given) if path else {}), **given}
-    names = [name for name, _ in chosen.get('derivatives', ())]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        parser.error(f'-d/--derivatives: {", ".join(twice)} given twice')
-    if 'run_uuid' in chosen and not chosen.get('reports_only'):
-        parser.error('--run-uuid: only with --reports-only; every other run names itself')
-    if chosen.get('bids_database_wipe') and 'bids_database_dir' not in chosen:
-        parser.error('--bids-database-wipe: only with --bids-database-dir DIR')
-    return chosen
-
-
-def write_options(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> list[str]:
-    """Write options as on a command line, in words.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-    options : mapping of str to object
-        As :func:`read_options` returns them, or as TOML files have them. What is no option of
-        the parser is left out.
-
-    Returns
-    -------
-    list of str
-    """
-    actions = {action.dest: action for action in parser._actions if action.option_strings}
-    return [
-        word
-        for key, value in options.items()
-        if key in actions
-        for word in _words(actions[key], value)
-    ]
-
-
-def _saved_options(
-    parser: argparse.ArgumentParser, path: Path, given: dict[str, Any]
-) -> dict[str, Any]:
-    """Read the options of a file, checked as if they stood on the command line."""
-    try:
-        settings = read_config(path)
-    except ConfigError as error:
-        parser.error(str(error))
-    if 'level' in given:  # it stands for these two, which the file has from its own level
-        settings = {k: v for k, v in settings.items() if k not in ('posteriors', 'output_grid')}
-    words = [str(given[key]) for key in ('bids_dir', 'output_dir')] + ['participant']
-    words += write_options(parser, settings)
-    return vars(build_parser(f'{PROG}: {path}').parse_args(words))
-
-
-def _words(action: argparse.Action, value: Any) -> list[str]:
-    """Write one setting as on the command line."""
-    option = action.option_strings[-1 if value is False else 0]
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [option]
-    if action.nargs == 0:
-        return [option] * int(value)
-    if isinstance(value, dict):
-        value = list(value.items())
-    if isinstance(value, list):
-        pairs = (item if isinstance(item, tuple) else (item,) for item in value)
-        return [option, *('='.join(map(str, pair)) for pair in pairs)] if value else []
-    if isinstance(value, tuple):
-        value = '/'.join(map(str, value))
-    return [f'{option}={value}' if option.startswith('--') else option + str(value)]
 
 
 def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
@@ -198,16 +89,16 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--bids-database-wipe', action='store_true',
-        help='write the index anew, since files were added to the dataset or removed',
+        help='write the index again, after files were added to the dataset or removed',
     )  # fmt: skip
     group.add_argument(
         '--echo', choices=['all', 'first'],
-        help='of several echoes, segment each by itself or the first alone (default: all)',
+        help='segment every echo of an image, or the first one only (default: all)',
     )  # fmt: skip
     group.add_argument(
         '--batch', type=_batch, metavar='I/N',
-        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; what '
-        'tells about all of them is left to the level group',
+        help='only the I-th of N parts of the participants, I from 1 to N, for job arrays; group '
+        'tables and the group report are left to the level group',
     )  # fmt: skip
     group.add_argument(
         '-d', '--derivatives', '--reference-seg', nargs='+', action='extend',
@@ -217,15 +108,15 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--skip-bids-validation', '--skip_bids_validator', action='store_true',
-        help='do not ask the BIDS validator about the dataset',
+        help='do not run the BIDS validator',
     )  # fmt: skip
 
 
 def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--method', choices=[*METHODS],
-        help='what segments: our network, or to compare with it SAMSEG (see docs/methods.rst) or '
-        f'the SynthSeg of FreeSurfer, where they are installed (default: {OURS})',
+        help='our network or, if they are installed, SAMSEG or the SynthSeg of FreeSurfer, for '
+        f'comparison; see docs/methods.rst (default: {OURS})',
     )  # fmt: skip
     group.add_argument(
         '--model', metavar='NAME|PATH', help='model by name, or weights file (default: default)'
@@ -241,9 +132,8 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--autocrop', action=argparse.BooleanOptionalAction,
-        help='find the brain first and segment the part of the image around it, as large as in '
-        'training, rather than all of it; use --no-autocrop where the wrong part is found '
-        '(default: yes)',
+        help='find the brain first and segment only the part of the image around it, as large as '
+        'in training; use --no-autocrop if the wrong part is found (default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--ct', action=argparse.BooleanOptionalAction,
@@ -271,7 +161,7 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--aseg-stats', '--aseg_stats', action='store_true',
-        help='write volumes and intensities in the format of the aseg.stats of FreeSurfer, too',
+        help='also write volumes and intensities in the format of the aseg.stats of FreeSurfer',
     )  # fmt: skip
     group.add_argument(
         '--tissue-maps', action='store_true',
@@ -301,21 +191,21 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--omp-nthreads', '--omp_nthreads', type=_positive, metavar='N',
-        help='CPU threads of one segmentation (default: as many as there are, up to 8)',
+        help='CPU threads of one segmentation (default: all, up to 8)',
     )  # fmt: skip
     group.add_argument(
         '--mem-gb', '--mem_gb', '--mem', type=_memory, metavar='GB',
-        help='memory to plan with; 8 and 8G are gigabytes, unlike in fMRIPrep, 8000M megabytes '
-        '(default: 90%% of what there is)',
+        help='memory that all processes may use together; 8 and 8G are gigabytes, unlike in '
+        'fMRIPrep, 8000M are megabytes (default: 90%% of the available memory)',
     )  # fmt: skip
     group.add_argument(
         '--low-mem', '--low_mem', action='store_true',
-        help='keep each segmentation small: posteriors in half precision, large images in tiles, '
-        'less accurate at their borders (default: only where memory is short)',
+        help='use less memory: posteriors in half precision, and large images in tiles, less '
+        'accurate at their borders (default: only if memory is short)',
     )  # fmt: skip
     group.add_argument(
         '--device', metavar='DEVICE',
-        help='auto (a GPU where there is one), cpu, cuda or cuda:N (default: auto)',
+        help='auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)',
     )  # fmt: skip
     group.add_argument(
         '--n-gpus', type=_count, metavar='N', help='GPUs to use, 0 for none (default: all)'
@@ -326,7 +216,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '--gpu-fallback', action=argparse.BooleanOptionalAction,
-        help='go on on the CPU if a GPU fails or its memory is too small (default: yes)',
+        help='continue on the CPU if a GPU fails or its memory is too small (default: yes)',
     )  # fmt: skip
     group.add_argument(
         '--use-plugin', type=_path, metavar='FILE',
@@ -334,7 +224,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         '-w', '--work-dir', type=_path, metavar='DIR',
-        help='intermediate files; the same folder resumes (default: ./work)',
+        help='folder of intermediate files; with the same folder, a run resumes (default: ./work)',
     )  # fmt: skip
     group.add_argument(
         '--clean-workdir', action='store_true',
@@ -344,7 +234,9 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        '--overwrite', action='store_true', help='redo images whose outputs are up to date'
+        '--overwrite',
+        action='store_true',
+        help='segment again images whose outputs are up to date',
     )
     group.add_argument(
         '--verify', action='store_true',
@@ -355,8 +247,8 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--aggregate-session-reports', type=_positive, metavar='N',
-        help='participants with more than N sessions have a report for each of them beside that '
-        f'of all (default: {MOST_SESSIONS})',
+        help='participants with more than N sessions also have a report for each session '
+        f'(default: {MOST_SESSIONS})',
     )  # fmt: skip
     group.add_argument(
         '--config-file', type=_path, metavar='FILE',
@@ -382,10 +274,10 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
 def _add_instead(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--dry-run', action='store_true',
-        help='list every image, its outputs, what is skipped and why; write nothing',
+        help='list every image with its outputs, or why it is skipped; write nothing',
     )  # fmt: skip
     group.add_argument(
-        '--reports-only', action='store_true', help='write the reports anew, nothing else'
+        '--reports-only', action='store_true', help='write the reports again, and nothing else'
     )
     group.add_argument(
         '--run-uuid', metavar='UUID',
@@ -400,7 +292,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 def _add_information(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--version', action='version', version=f'{PROG} {__version__}')
-    group.add_argument('-v', '--verbose', action='count', help='say more; repeatable')
+    group.add_argument('-v', '--verbose', action='count', help='log more; may be repeated')
 
 
 def _label(prefix: str) -> Callable[[str], str]:

@@ -1,4 +1,4 @@
-"""What a run of the BIDS App would do: images, outputs, what is up to date, what is left out."""
+"""Plan a run of the BIDS App: images to segment, up to date, and skipped."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def make_plan(config: RunConfig, chosen: ChosenMethod, checksums: Checksums) -> 
         if not participants:
             logger.info('batch %d of %d has no participants', number, of)
             return Plan()
-    # pybids need not look for names where all participants are wanted.
+    # If all participants are wanted, pybids need not compare labels.
     narrowed = bool(config.participant_label or config.exclude_participant_label or config.batch)
     filters = None
     if config.bids_filter_file:
@@ -148,10 +148,10 @@ def make_plan(config: RunConfig, chosen: ChosenMethod, checksums: Checksums) -> 
 
 
 def _nothing_left(config: RunConfig, skipped: Sequence[ImageRecord]) -> str:
-    """Say why no image is left: the reasons of those that were left out, most frequent first."""
+    """Return an error message with the most frequent reasons why images were left out."""
     from synthseg_bids.bids.query import LITTER_REASON
 
-    # That another suffix was asked for is no reason.
+    # Images of other suffixes are not expected to be segmented.
     skipped = [image for image in skipped if image.reason != LITTER_REASON]
     reasons = Counter(image.reason for image in skipped if not image.reason.startswith('suffix '))
     if not reasons:
@@ -182,7 +182,7 @@ def _why_pending(
     from synthseg_bids.bids.save import has_outputs, why_outdated
 
     kinds = image.kinds(**config.outputs)
-    # Reading images to compare checksums is for those that have outputs at all.
+    # Images without outputs need not be read to compare checksums.
     if not has_outputs(config.output_dir, image.stem, kinds):
         return 'no outputs yet'
     if config.overwrite:

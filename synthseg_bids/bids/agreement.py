@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _LabelMap:
-    """A label map of ours: its file, the image it was made from and that one's entities."""
+    """One of our label maps: its file, the source image, and the entities of that image."""
 
     path: Path
     source: str
@@ -71,7 +71,7 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
         for path in (out_dir / f'sub-{label}').rglob('*_seg-*_agreement.tsv'):
             if path not in tables:
                 _remove(path)
-        # Of one participant, only: a thousand of them do not fit the memory.
+        # Kept for one participant only: those of a thousand do not fit into memory.
         outlines = lru_cache(maxsize=None)(_outline)
         for path, pairs in tables.items():
             origin = _origin(pairs, out_dir)
@@ -88,7 +88,7 @@ def _label_maps(folder: Path) -> list[_LabelMap]:
     """List the finished label maps of a participant, one per image and method."""
     found: dict[tuple[str, str], _LabelMap] = {}
     paths = [p for pattern in ('anat', 'ses-*/anat') for p in folder.glob(f'{pattern}/sub-*')]
-    # With a resolution last: a grid of 1 mm serves where there is no other.
+    # Label maps on a 1 mm grid are sorted last, and used if there is no other.
     for path in sorted(paths, key=lambda path: ('_res-' in path.name, path)):
         parsed = parse_name(path.name)
         if parsed is None or parsed[1:] != ('dseg', '.nii.gz') or has_tissues(path.name):
@@ -147,7 +147,7 @@ def _table(out_dir: Path, participant: str, session: str, seg: str) -> Path:
 
 
 def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:
-    """Say what a table is made from: another run on the same would give the same."""
+    """Return the sources of a table, which change if another run would change the table."""
     maps = {entry.source: entry.path for _, *two in pairs for entry in two}
     return {
         'Sources': sorted(maps),

@@ -1,4 +1,4 @@
-"""Checksums of images and references, remembered so that a second run need not read them all."""
+"""Checksums of images and references, saved so that a second run need not read them all."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Checksums:
         return known['sha256']
 
     def note(self, uri: str, path: Path, checksum: str) -> None:
-        """Remember a checksum that somebody else computed a moment ago."""
+        """Store a checksum that was just computed elsewhere."""
         row = self._row(uri, path)
         if row is not None:
             self._known[uri] = self._new[uri] = {**row, 'sha256': checksum}
 
     def save(self) -> None:
-        """Add what is new to the file, which other processes may write as well."""
+        """Add new checksums to the file, which other processes may write as well."""
         if not self._new:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A methods text in the numbers of the dataset at hand: ``logs/CITATION.md`` and ``.bib``."""
+"""Methods text with the numbers of the dataset at hand: ``logs/CITATION.md`` and ``.bib``."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def _bibliography(text: str) -> str:
 
 
 def _about_program(program: Program) -> tuple[str, str]:
-    """Say what the program of another method is, and what became of its labels."""
+    """Describe the program of another method, and how its labels were converted."""
     title = program.method.title
     around = _AROUND_PROGRAM.format(
         title=title, version=program.version, key=_KEYS[program.method.name]

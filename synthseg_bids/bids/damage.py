@@ -1,4 +1,4 @@
-"""Outputs that are no longer what the runs that wrote them have noted."""
+"""Find damaged outputs: those that differ from what was recorded when they were written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .records import TableError, fault, is_broken_seal, read_whole_table, unread
 
 logger = logging.getLogger(__name__)
 
-#: What is written with every label map.
+#: Files that are written with every label map.
 _ALWAYS = ('morph.tsv', 'morph.json', 'qc.tsv', 'qc.json')
-#: What may be deleted to save space, together with its sidecar.
+#: Kind of output that may be deleted to save space, together with its sidecar.
 _OPTIONAL = 'probseg'
 
 
 def read_marker(path: Path) -> dict[str, Any]:
-    """Read a sidecar that tells of the other files; an absent or broken one is empty."""
+    """Read a sidecar that records the other outputs; empty if it is absent or broken."""
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def damage(out_dir: Path, marker: Path, verify: bool = False) -> dict[str, str]:
-    """Compare the outputs of one image with what the run that wrote them has noted.
+    """Compare the outputs of one image with what was recorded when they were written.
 
     Parameters
     ----------
@@ -63,14 +63,14 @@ def damage(out_dir: Path, marker: Path, verify: bool = False) -> dict[str, str]:
 
 
 def _deleted(path: Path) -> bool:
-    """Tell whether posteriors are gone with their sidecar, as people do to save space."""
+    """Return whether posteriors were deleted together with their sidecar, to save space."""
     stem = path.name.removesuffix('.json').removesuffix('.nii.gz')
     both = (path.with_name(f'{stem}.nii.gz'), path.with_name(f'{stem}.json'))
     return stem.endswith(_OPTIONAL) and not any(one.exists() for one in both)
 
 
 def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
-    """Look for files of one image that cannot be whole."""
+    """Find files of one image that cannot be complete, although nothing is recorded of them."""
     own = marker.name.removesuffix('dseg.json')
     start = own.replace('_res-1mm_', '_')
     paths = {path for some in (own, start) for path in marker.parent.glob(f'{some}*')}
@@ -111,14 +111,14 @@ def damaged_agreement(out_dir: Path, verify: bool = False) -> dict[str, str]:
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
         for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_agreement.tsv')):
             noted = read_marker(path.with_suffix('.json')).get('Table') or {}
-            # Of those of earlier versions nothing is noted.
+            # Earlier versions recorded nothing.
             if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
                 found[path.relative_to(out_dir).as_posix()] = what
     return found
 
 
 def _lost(out_dir: Path, seen: set[tuple[str, str]]) -> dict[str, str]:
-    """Look for images that count as done and whose label map nobody can tell of."""
+    """Find images with the status "done" that have no label map."""
     path = out_dir / 'group_status.tsv'
     if not path.exists():
         return {}
@@ -140,7 +140,7 @@ def _lost(out_dir: Path, seen: set[tuple[str, str]]) -> dict[str, str]:
 
 
 def checked_rows(path: Path) -> list[dict[str, str]]:
-    """Read a table of one image or session; one that is damaged has no rows, and that is said."""
+    """Read a table of one image or session; log an error and return no rows if it is damaged."""
     if not path.exists():
         return []
     kind = path.name.rpartition('_')[2]

@@ -1,4 +1,4 @@
-"""Why a dataset, or what was asked of it, cannot be used; messages are one line."""
+"""Errors about a dataset or a query; their messages are one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from synthseg_bids.errors import UsageError
 
 
 class QueryError(UsageError):
-    """What was asked for is not in the dataset."""
+    """The dataset does not contain what the query asks for."""
 
 
 class NotBidsError(ValueError):

@@ -40,13 +40,13 @@ _SHORT_NAMES = (
     *('task', 'run', 'echo', 'flip', 'inv', 'mt', 'part', 'chunk', 'sample', 'space'),
     *_LONG_NAMES.values(),
 )
-#: Not entities, but what pybids lets one ask for as well.
+#: Keys of a query that are not entities.
 _OTHER_KEYS = ('datatype', 'suffix', 'extension', 'regex_search')
-#: The enums of pybids, and how we write them; what is optional is not asked for.
+#: The enums of pybids, and how we write them. OPTIONAL is missing, since it is no filter.
 _ENUMS = {'NONE': None, 'ANY': '*', 'REQUIRED': '*'}
 _ENUM = re.compile(r'<?Query\.([A-Za-z]+)(?:: ?\d+>)?')
 
-#: For each suffix the wanted value of entities (and of the other keys).
+#: Wanted values of entities and other keys, by suffix.
 Filters = Mapping[str, Mapping[str, Any]]
 
 
@@ -117,7 +117,7 @@ def _short(entity: str, path: Path) -> str:
 def mismatch(
     filters: Filters, entities: Mapping[str, str], suffix: str, extension: str
 ) -> str | None:
-    """Say which entity keeps an image out; None if the filters let it pass.
+    """Return the entity that excludes an image; None if the filters select it.
 
     Examples
     --------

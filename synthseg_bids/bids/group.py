@@ -188,7 +188,7 @@ def _gather(out_dir: Path, kind: str, key: str, value: str, damaged: Collection[
         row
         for path in _tables(out_dir, f'desc-*_{kind}', damaged)
         for row in _widen(path, key, value)
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: (row['source'], row['method'], row['reference']))
 
 

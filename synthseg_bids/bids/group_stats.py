@@ -1,4 +1,4 @@
-"""Statistics over the images of a dataset: which stand out, and how well repeated ones agree."""
+"""Statistics over the images of a dataset: outliers, and agreement of repeated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a dataset's ``.bidsignore`` names, in the syntax of ``.gitignore``; and litter."""
+"""Files to ignore: those in ``.bidsignore``, and those left behind by systems and editors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathspec import GitIgnoreSpec
 from ..files import EncodingError, read_text
 from .errors import QueryError
 
-#: What file systems and editors leave behind: macOS, Windows, Emacs, Vim, NFS.
+#: Names of files that macOS, Windows, Emacs, Vim and NFS leave behind.
 LITTER = re.compile(r'\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|.*~|#.*#|\..*\.sw[a-p]|\.nfs.*')
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file of this name is no part of any dataset.
+    """Return whether a file of this name was left behind by a file system or an editor.
 
     Examples
     --------

@@ -42,7 +42,7 @@ _PYBIDS_NAMES = {
 
 @dataclass(frozen=True)
 class Index:
-    """What pybids found.
+    """Files that pybids found, and those that the filters select.
 
     Attributes
     ----------
@@ -128,14 +128,14 @@ def _unwanted(bids_dir: Path, participants: Iterable[str] | None = None) -> re.P
 
 
 def _closed_folders(bids_dir: Path) -> Iterator[str]:
-    """Yield the folders on the way to images that may not be entered or listed."""
+    """Yield folders above images that cannot be entered or listed for lack of permission."""
     for subject in sorted(bids_dir.glob('sub-*')):
         folders = [subject, subject / 'anat']
         if os.access(subject, os.R_OK | os.X_OK):
             sessions = [path for path in subject.iterdir() if path.name.startswith('ses-')]
             folders += [place for path in sessions for place in (path, path / 'anat')]
         for folder in folders:
-            # What is not there is not closed.
+            # A missing folder is no lack of permission.
             if os.path.lexists(folder) and not os.access(folder, os.R_OK | os.X_OK):
                 yield folder.relative_to(bids_dir).as_posix()
 
@@ -182,7 +182,7 @@ def _open(
 
 
 def _write_database(bids_dir: Path, database: Path) -> None:
-    """Write the index of all participants; a run that is killed leaves no half of it."""
+    """Write the index of all participants; a killed run leaves no partial index."""
     temporary = database / f'.{os.getpid()}-{uuid.uuid4().hex[:8]}'
     try:
         temporary.mkdir(parents=True)
@@ -199,7 +199,7 @@ def _write_database(bids_dir: Path, database: Path) -> None:
 
 
 def _check_database(bids_dir: Path, database: Path) -> None:
-    """Refuse the index of another dataset, which pybids would take for this one's."""
+    """Refuse the index of another dataset, which pybids would use without notice."""
     path = (database / DATABASE_FILE).absolute()
     try:
         with closing(sqlite3.connect(f'{path.as_uri()}?mode=ro', uri=True)) as connection:
@@ -216,7 +216,7 @@ def _check_database(bids_dir: Path, database: Path) -> None:
 
 
 def _misread(root: str, query: Mapping[str, Any]) -> bool:
-    """Whether pybids takes a part of the dataset's own path for an entity that is asked for.
+    """Return whether pybids misreads a part of the dataset's path as a requested entity.
 
     It looks for entities in absolute paths: in ``/data/func/raw`` all images are functional.
 

@@ -1,4 +1,4 @@
-"""Several runs on one output dataset: each participant belongs to one of them at a time."""
+"""Locks of participants, so that several runs can write to one output dataset."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hold_participants(out_dir: Path, participants: Iterable[str]) -> Iterator[No
             try:
                 _lock(file.fileno(), byte, by_byte[byte])
             except OSError as error:
-                # Some network file systems know no locks.
+                # Some network file systems have no locks.
                 logger.warning('%s: cannot be locked (%s); going on', path, error.strerror)
                 break
         yield
@@ -58,7 +58,7 @@ def held_by_others(out_dir: Path, participants: Iterable[str]) -> set[str]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
                 fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
             except OSError as error:
-                # Some network file systems know no locks.
+                # Some network file systems have no locks.
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     held.add(label)
     return held

@@ -168,7 +168,7 @@ def write_description(
 
 
 def refuse_foreign_dataset(out_dir: Path) -> None:
-    """Raise QueryError if the folder holds a dataset that we did not make."""
+    """Raise QueryError if the folder holds a dataset of another program."""
     description = read_description(out_dir)
     if description is not None and not is_ours(description):
         raise QueryError(
@@ -210,7 +210,7 @@ def _lookup(out_dir: Path, method: Method) -> Path:
 
 
 def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
-    """Write ``seg-synthseg_dseg.tsv``, the same for viewers, and what all label maps share."""
+    """Write ``seg-synthseg_dseg.tsv``, colour tables for viewers, and the common sidecar."""
     rows = (
         {
             'index': label.index,
@@ -277,7 +277,7 @@ def label_map_sidecar(
 
 
 def describe_posteriors(names: Sequence[str]) -> dict[str, Any]:
-    """Say what posterior maps are, and name their volumes."""
+    """Describe posterior maps, and name their volumes."""
     return {
         'Description': 'Posterior probability of each label, 0 to 1',
         'LabelMap': list(names),

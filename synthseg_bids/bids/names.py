@@ -16,9 +16,7 @@ from urllib.parse import quote, unquote
 #: Entities that a source hands on to its derivatives, in the order BIDS wants.
 SOURCE_ENTITIES = ('sub', 'ses', 'task', 'acq', 'ce', 'rec', 'run', 'echo', 'part', 'chunk')
 #: Entities that say which processing, not which image, a derivative came from.
-DERIVATIVE_ENTITIES = (
-    'hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc'
-)  # fmt: skip
+DERIVATIVE_ENTITIES = ('hemi', 'space', 'atlas', 'seg', 'scale', 'res', 'den', 'label', 'desc')
 IMAGE_EXTENSIONS = ('.nii.gz', '.nii')
 #: Kinds of masks and tissue maps, by the option that asks for them.
 TISSUE_KINDS = {
@@ -113,38 +111,6 @@ def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synths
         f'{key}{value}' for key, value in entities.items() if key not in SOURCE_ENTITIES
     )
     return '_'.join([*kept, f'seg-{seg}', f'desc-{suffix}{folded}'])
-
-
-def derivative_name(
-    entities: Mapping[str, str], suffix: str, kind: str, extension: str, seg: str = 'synthseg'
-) -> str:
-    """Name one derivative of an image, relative to the output folder.
-
-    Parameters
-    ----------
-    entities : mapping of str to str
-        Entities of the source image.
-    suffix : str
-        Suffix of the source image.
-    kind : str
-        Suffix of the derivative: ``dseg``, ``probseg``, ``morph``, ``dice``.
-    extension : str
-        With its leading dot.
-    seg : str
-        Name of the segmentation.
-
-    Returns
-    -------
-    str
-        Path with forward slashes.
-
-    Examples
-    --------
-    >>> derivative_name({'sub': '01', 'ses': 'a'}, 'T1w', 'dseg', '.nii.gz')
-    'sub-01/ses-a/anat/sub-01_ses-a_seg-synthseg_desc-T1w_dseg.nii.gz'
-    """
-    name = f'{derivative_stem(entities, suffix, seg)}_{kind}{extension}'
-    return str(anat_folder(entities) / name)
 
 
 def anat_folder(entities: Mapping[str, str]) -> PurePosixPath:

@@ -1,4 +1,4 @@
-"""Which images of a dataset are segmented, and why the others are not.
+"""Find the images of a dataset to segment, and the reasons to skip the others.
 
 pybids finds the images and answers the filter file (:mod:`synthseg_bids.bids.layout`); why one of
 them is left out is decided here.
@@ -26,7 +26,7 @@ from .names import IMAGE_EXTENSIONS, parse_name
 DEFAULT_SUFFIXES = (
     'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'UNIT1', 'inplaneT1', 'inplaneT2', *CT_SUFFIXES
 )  # fmt: skip
-#: Why files are left out that are no part of the dataset, and of which nobody needs to hear.
+#: Reason to skip files that are not part of the dataset; they are not reported.
 LITTER_REASON = 'left behind by a file system or an editor'
 
 
@@ -241,7 +241,7 @@ def _candidates(
 def _judge(
     image: ImageRecord, suffixes: Sequence[str], filters: Filters, index: Index
 ) -> ImageRecord:
-    """Add what name and header tell of a file; settle it if it is not segmented."""
+    """Add what name and header tell of a file; set its status if it is not segmented."""
     path, relative = image.path, image.relative
     parsed = parse_name(path.name)
     if parsed is None or path.name.startswith('.'):

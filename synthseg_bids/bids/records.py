@@ -1,4 +1,4 @@
-"""What a run notes of the files it writes, and whether a file is still what was written."""
+"""Checksums of output files, recorded when they are written, and checks against them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..files import EncodingError, read_text, sha256
 
 logger = logging.getLogger(__name__)
 
-#: Bytes at the end of a file that are looked at whenever it is to be believed.
+#: Number of bytes at the end of a file that every check reads.
 TAIL = 4096
-#: Stands for the checksum of a sidecar while that is computed.
+#: Placeholder for the checksum of a sidecar while it is computed.
 _BLANK = '0' * 64
 _PNG_END = b'IEND\xaeB`\x82'
 _NIFTI_HEADER = 352
 
 
 class TableError(ValueError):
-    """A table is not one that was written whole; the message is one line."""
+    """A table is incomplete or altered; the message is one line."""
 
 
 def record(path: Path) -> dict[str, Any]:
-    """Note what tells a file from a damaged one.
+    """Return size and checksums of a file, by which damage is detected.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def record(path: Path) -> dict[str, Any]:
 
 
 def quick_record(path: Path) -> dict[str, Any]:
-    """Note size and end of a file; see :func:`record`."""
+    """Return size and checksum of the end of a file; see :func:`record`."""
     return {'Bytes': path.stat().st_size, 'TailCRC32': f'{zlib.crc32(_tail(path)):08x}'}
 
 
@@ -58,7 +58,7 @@ def _tail(path: Path) -> bytes:
 
 
 def fault(path: Path, noted: Mapping[str, Any], verify: bool = False) -> str:
-    """Say what is wrong with a file; empty if nothing is.
+    """Compare a file with its record; return a description of the damage, or empty text.
 
     Parameters
     ----------
@@ -83,17 +83,17 @@ def fault(path: Path, noted: Mapping[str, Any], verify: bool = False) -> str:
 
 
 def seal(content: Mapping[str, Any]) -> str:
-    """Return the text of a sidecar with a checksum of itself, ``SidecarSHA256``."""
+    """Return the text of a sidecar that contains its own checksum, ``SidecarSHA256``."""
     blank = json.dumps({**content, 'SidecarSHA256': _BLANK}, indent=2, ensure_ascii=False) + '\n'
     before, _, after = blank.rpartition(_BLANK)
     return before + _sha256_of(blank.encode(errors='backslashreplace')) + after
 
 
 def is_broken_seal(path: Path, content: Mapping[str, Any]) -> bool:
-    """Tell whether a sidecar with a checksum of itself has another one; see :func:`seal`."""
+    """Return whether a sidecar does not match its own checksum; see :func:`seal`."""
     digest = str(content.get('SidecarSHA256', ''))
     if not digest:
-        # Those of earlier versions note nothing either.
+        # Sidecars of earlier versions have no checksum, and list no outputs.
         return 'Outputs' in content
     before, found, after = path.read_bytes().rpartition(digest.encode())
     return not found or _sha256_of(before + _BLANK.encode() + after) != digest
@@ -104,7 +104,7 @@ def _sha256_of(content: bytes) -> str:
 
 
 def unreadable(path: Path, whole: bool = False) -> str:
-    """Say why a file that nobody has noted anything of cannot be whole; empty if it may be.
+    """Describe why a file without a record cannot be complete; empty if it may be.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def unreadable(path: Path, whole: bool = False) -> str:
 
 
 def _bad_image(path: Path, whole: bool) -> str:
-    """Compare the size that the end of a compressed image names with that of its header."""
+    """Compare the size at the end of a compressed image with that by its header."""
     import nibabel as nib
 
     with gzip.open(path) as file:
@@ -187,7 +187,7 @@ def read_whole_table(path: Path, columns: Collection[str] = ()) -> list[dict[str
 
 
 def read_known(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Read a table that is added to by every run; of a damaged one what can be read.
+    """Read a table that every run adds to; of a damaged one, the rows that are complete.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Reference segmentations: which label map of another dataset belongs to an image."""
+"""Find the reference segmentation of an image in another dataset."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .image_record import ImageRecord
 from .names import DERIVATIVE_ENTITIES, anat_folder, has_tissues, parse_name
 from .query import DEFAULT_SUFFIXES
 
-#: Spaces whose label maps lie on the subject's own head.
+#: Values of ``space`` for label maps in the native space of the subject.
 NATIVE_SPACES = ('orig', 'native', 'scanner', 'individual', 'T1w', 'T2w', 'FLAIR')
-# All echoes and parts of one acquisition show the same head in the same place.
+# Images that differ only in these entities show the head in the same position.
 _SAME_HEAD = ('echo', 'part', 'inv', 'flip', 'mt')
 #: Label maps of FreeSurfer, both of which fold to our labels; in the order of desc-aparcaseg and
 #: desc-aseg below.
@@ -68,7 +68,7 @@ def _reconstruction(image: ImageRecord, subjects_dir: Path) -> Path | None:
 
 
 def _rank(path: Path, image: ImageRecord) -> tuple[int, ...] | None:
-    """Say how well a label map fits an image: smaller is better, None not at all."""
+    """Rank a label map as reference of an image: smaller is better; None if it is none."""
     parsed = parse_name(path.name)
     if parsed is None or parsed[1:] not in [('dseg', e) for e in ('.nii.gz', '.nii', '.mgz')]:
         return None
@@ -90,7 +90,7 @@ def _rank(path: Path, image: ImageRecord) -> tuple[int, ...] | None:
 
 
 def _head(entities: Mapping[str, str]) -> dict[str, str]:
-    """Keep the entities that tell one head in one place from another."""
+    """Keep the entities that identify a head in one position."""
     dropped = (*DERIVATIVE_ENTITIES, *_SAME_HEAD)
     # run-1 and run-01 are one run.
     return {k: v.lstrip('0') if k == 'run' else v for k, v in entities.items() if k not in dropped}

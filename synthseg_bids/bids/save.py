@@ -1,4 +1,4 @@
-"""Writing the outputs of one image, and telling whether they are up to date."""
+"""Write the outputs of one image, and find out whether they are up to date."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ENTITIES = {
 }
 #: What kinds of another division append to the name of the segmentation.
 _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
-#: Fields of the label map's sidecar that say whether another run would give the same.
+#: Fields of the label map's sidecar that decide the result, and their names in messages.
 _IDENTITY = {
     'SoftwareVersion': 'version',
     'ModelSHA256': 'model',
@@ -91,7 +91,7 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
 
 
 def _marker(kinds: Collection[str]) -> str:
-    """Choose the kind whose sidecar is written last and tells how all of them were made."""
+    """Choose the kind whose sidecar is written last, and records how all were made."""
     return 'dseg' if 'dseg' in kinds else 'dseg1mm'
 
 
@@ -204,7 +204,7 @@ def save_image_outputs(
             data, sidecar = (root / name for name in output_files(stem, [kind]))
             copy_file(Path(files[kind]), data)
             written.append(str(data))
-            # Of the source: a copy that came out short is noticed.
+            # From the source file, so that an incomplete copy is noticed.
             records[data.relative_to(root).as_posix()] = record(Path(files[kind]))
             if kind not in markers:
                 write_json(sidecar, sidecars[kind])
@@ -224,7 +224,7 @@ def save_image_outputs(
 
 
 def _earlier(root: Path, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what earlier runs have noted of files that are still there."""
+    """Return the records by earlier runs of files that still exist."""
     return {
         name: noted
         for sidecar in sidecars.values()
@@ -239,7 +239,7 @@ def _write_markers(
     records: Mapping[str, Any],
     last: str,
 ) -> list[str]:
-    """Write the sidecars that note what was written, a given one last; return their paths."""
+    """Write the sidecars that record the outputs, a given one last; return their paths."""
     noted = {'Outputs': dict(sorted(records.items()))}
     kinds = sorted(sidecars, key=lambda kind: kind == last)
     for kind in kinds:
@@ -248,7 +248,7 @@ def _write_markers(
 
 
 def has_outputs(out_dir: Path, stem: str, kinds: Collection[str]) -> bool:
-    """Tell whether an image was segmented before, with whatever model."""
+    """Return whether an image was segmented before, with any model."""
     return (out_dir / output_files(stem, [_marker(kinds)])[1]).is_file()
 
 
@@ -260,7 +260,7 @@ def why_outdated(
     expected: Mapping[str, Any],
     verify: bool = False,
 ) -> str:
-    """Say why another run would change an image's outputs; empty if it would not.
+    """Return the reason why outputs are outdated; empty if they are up to date.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What became of every image: ``group_status.tsv``."""
+"""Table of the status of every image, ``group_status.tsv``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STATUS_COLUMNS = {
 
 
 def write_status(out_dir: Path, images: Iterable[ImageRecord], seg: str = OURS) -> None:
-    """Merge what became of the images of this run into ``group_status.tsv``.
+    """Merge the status of the images of this run into ``group_status.tsv``.
 
     Images that this run did not look at keep their row, so that a dataset can be segmented a few
     participants at a time, by several processes too. So do images that were up to date: the row
@@ -59,7 +59,7 @@ def write_status(out_dir: Path, images: Iterable[ImageRecord], seg: str = OURS) 
     with FileLock(lock, timeout=60):
         rows: dict[tuple[str, str], dict[str, object]] = {}
         for row in read_known(path, ('source', 'status')):
-            # Earlier versions knew one method.
+            # Earlier versions had one method, and no such column.
             method = row.get('method', OURS)
             rows[row['source'], method] = {**row, 'method': method}
         for image in images:

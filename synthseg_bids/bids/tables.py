@@ -1,4 +1,4 @@
-"""Tables of one image, volumes, quality and overlap with references, and of one session."""
+"""Tables of one image (volumes, quality, overlap with references) and of one session."""
 
 from __future__ import annotations
 

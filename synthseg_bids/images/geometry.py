@@ -1,8 +1,8 @@
 """Voxel grids: orientation, spacing, and resampling between aligned grids.
 
-A *grid* is a shape and an affine. The affine maps the integer index of a voxel to the position of
-its centre in mm (RAS+: x to the right, y to the front, z up). A voxel extends half a spacing
-around its centre; the *field of view* is the union of the voxels.
+A :class:`Grid` is a shape and an affine. The affine maps the integer index of a voxel to the
+position of its centre in mm (RAS+: x to the right, y to the front, z up). A voxel extends half a
+spacing around its centre; the *field of view* is the union of the voxels.
 
 The network sees images whose axes run along R, A and S as closely as swapping and flipping axes
 allows, at the spacing it was trained on. Both steps keep the field of view's centre where it is,
@@ -17,6 +17,7 @@ same functions up- and downsample, on NumPy arrays and on torch tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Any, NamedTuple
 
@@ -36,6 +37,68 @@ class Orientation(NamedTuple):
 
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A grid of voxels.
+
+    Attributes
+    ----------
+    shape : (3,) tuple of int
+    affine : (4, 4) array
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def is_close(self, other: Grid) -> bool:
+        """Return whether two grids are the same but for rounding."""
+        return self.shape == other.shape and np.allclose(self.affine, other.affine)
+
+    def in_ras(self) -> Grid:
+        """Return the grid of an array that :func:`to_ras` has swapped and flipped.
+
+        Examples
+        --------
+        >>> Grid((4, 3, 2), np.diag([-1, 1, 1, 1])).in_ras().affine[0].tolist()
+        [1.0, 0.0, 0.0, -3.0]
+        """
+        orient = orientation(self.affine)
+        to_array_index = np.zeros((4, 4))
+        to_array_index[3, 3] = 1
+        for i, (axis, flip) in enumerate(zip(orient.axes, orient.flips, strict=True)):
+            to_array_index[axis, i] = -1 if flip else 1
+            to_array_index[axis, 3] = self.shape[axis] - 1 if flip else 0
+        shape = tuple(self.shape[axis] for axis in orient.axes)
+        return Grid(shape, np.asarray(self.affine, dtype=float) @ to_array_index)
+
+    def resampled(self, spacing: float) -> Grid:
+        """Return the grid of another spacing with the same field of view.
+
+        Parameters
+        ----------
+        spacing : float
+            In mm, the same along all axes.
+
+        Returns
+        -------
+        Grid
+            With the same axis directions and the same centre; its shape is rounded up, so that
+            the new field of view contains the old one.
+
+        Examples
+        --------
+        >>> grid = Grid((4, 4, 3), np.diag([2.0, 1, 1, 1])).resampled(1.0)
+        >>> grid.shape, grid.affine[:3, 3].tolist()
+        ((8, 4, 3), [-0.5, 0.0, 0.0])
+        """
+        old = np.asarray(self.shape)
+        steps = spacing / spacing_mm(self.affine)
+        new = np.maximum(np.ceil(old / steps - 1e-3).astype(int), 1)
+        to_old_index = np.diag([*steps, 1.0])
+        to_old_index[:3, 3] = (old - 1) / 2 - steps * (new - 1) / 2
+        return Grid(tuple(new.tolist()), np.asarray(self.affine, float) @ to_old_index)
 
 
 def spacing_mm(affine: np.ndarray) -> np.ndarray:
@@ -166,61 +229,6 @@ def from_ras(array: np.ndarray, orient: Orientation) -> np.ndarray:
 
 def _flip(orient: Orientation) -> tuple[Any, ...]:
     return (..., *(slice(None, None, -1 if flip else 1) for flip in orient.flips))
-
-
-def ras_affine(affine: np.ndarray, shape: Sequence[int], orient: Orientation) -> np.ndarray:
-    """Return the affine of an array that :func:`to_ras` has swapped and flipped.
-
-    Parameters
-    ----------
-    affine : (4, 4) array
-    shape : (3,) sequence of int
-        Both before the swap.
-    orient : Orientation
-
-    Returns
-    -------
-    (4, 4) float array
-    """
-    to_array_index = np.zeros((4, 4))
-    to_array_index[3, 3] = 1
-    for i, (axis, flip) in enumerate(zip(orient.axes, orient.flips, strict=True)):
-        to_array_index[axis, i] = -1 if flip else 1
-        to_array_index[axis, 3] = shape[axis] - 1 if flip else 0
-    return np.asarray(affine, dtype=float) @ to_array_index
-
-
-def resampled_grid(
-    shape: Sequence[int], affine: np.ndarray, spacing: float
-) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Return the grid of another spacing with the same field of view.
-
-    Parameters
-    ----------
-    shape : (3,) sequence of int
-    affine : (4, 4) array
-    spacing : float
-        Spacing of the new grid, in mm, the same along all axes.
-
-    Returns
-    -------
-    shape : (3,) tuple of int
-        Rounded up, so that the new field of view contains the old one.
-    affine : (4, 4) float array
-        Same axis directions, same centre.
-
-    Examples
-    --------
-    >>> shape, affine = resampled_grid((4, 4, 3), np.diag([2.0, 1, 1, 1]), 1.0)
-    >>> shape, affine[:3, 3].tolist()
-    ((8, 4, 3), [-0.5, 0.0, 0.0])
-    """
-    old = np.asarray(shape)
-    steps = spacing / spacing_mm(affine)
-    new = np.maximum(np.ceil(old / steps - 1e-3).astype(int), 1)
-    to_old_index = np.diag([*steps, 1.0])
-    to_old_index[:3, 3] = (old - 1) / 2 - steps * (new - 1) / 2
-    return (int(new[0]), int(new[1]), int(new[2])), np.asarray(affine, float) @ to_old_index
 
 
 def resampling_matrix(n_in: int, n_out: int, step: float) -> np.ndarray:

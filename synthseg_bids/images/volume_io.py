@@ -22,7 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..files import write_whole
 from .checks import COMPRESSED, WRITABLE, InputImageError, check_file, check_image, damaged
-from .geometry import spacing_mm
+from .geometry import Grid, spacing_mm
 from .header import Header, quiet_nibabel
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along each axis."""
         return self.data.shape  # type: ignore[return-value]
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and affine."""
+        return Grid(self.shape, self.affine)
 
     @property
     def spacing_mm(self) -> np.ndarray:

@@ -139,7 +139,8 @@ def segment_turned(
             multiple = card.network.size_multiple
             part = crop_box(inside, turned.shape, card.crop_mm, card.spacing_mm, multiple)
         found = predict(engine, np.ascontiguousarray(turned[part]), plan=plan)
-        return overall_confidence(mean_confidence(found.posteriors.float()))
+        best, winner = found.posteriors.float().max(0)
+        return overall_confidence(mean_confidence(best, winner, len(found.posteriors)))
 
     straight = Turn()
     turns = {straight, *list_turns(symmetric_axis(image[brain]))}

@@ -23,13 +23,14 @@ SLAB = 8
 
 
 @torch.inference_mode()
-def mean_confidence(posteriors: Tensor) -> np.ndarray:
+def mean_confidence(best: Tensor, winner: Tensor, n_channels: int) -> np.ndarray:
     """Average each channel's posterior over the voxels in which it is the most likely.
 
     Parameters
     ----------
-    posteriors : (n_channels, x, y, z) tensor
-        Inside the brain's bounding box.
+    best, winner : (x, y, z) tensor
+        Largest posterior of each voxel inside the brain's bounding box, and its channel.
+    n_channels : int
 
     Returns
     -------
@@ -37,10 +38,9 @@ def mean_confidence(posteriors: Tensor) -> np.ndarray:
         NaN for channels that are nowhere the most likely, and for background, most of which lies
         outside the box.
     """
-    n = len(posteriors)
-    best, winner = (part.flatten() for part in posteriors.max(0))
-    sums = torch.bincount(winner, best.double(), minlength=n)
-    means = (sums / torch.bincount(winner, minlength=n)).float().numpy()
+    winner = winner.flatten()
+    sums = torch.bincount(winner, best.flatten().double(), minlength=n_channels)
+    means = (sums / torch.bincount(winner, minlength=n_channels)).float().numpy()
     means[0] = np.nan
     return means
 
@@ -65,7 +65,7 @@ def overall_confidence(confidence: np.ndarray) -> float:
 
 @torch.inference_mode()
 def unsure_sides(
-    posteriors: Tensor, labels: Sequence[int], spacing_mm: float
+    posteriors: Tensor, best: Tensor, winner: Tensor, labels: Sequence[int], spacing_mm: float
 ) -> tuple[float, float]:
     """Measure, on either side, the volume of regions of high entropy.
 
@@ -76,6 +76,8 @@ def unsure_sides(
     ----------
     posteriors : (n_channels, x, y, z) tensor
         They sum to 1.
+    best, winner : (x, y, z) tensor
+        See :func:`mean_confidence`.
     labels : (n_channels,) sequence of int
     spacing_mm : float
         Voxel size of the grid.
@@ -92,16 +94,14 @@ def unsure_sides(
     left, right = (
         torch.tensor([side_of[label] == side for label in labels]) for side in ('left', 'right')
     )
-    unsure, on_left = (np.zeros(posteriors.shape[1:], dtype=bool) for _ in range(2))
+    candidates = (best < MAX_POSTERIOR) & (left | right)[winner]
+    unsure = np.zeros(best.shape, dtype=bool)
     # By slabs, since what is left of a scan that the network knows nothing of is all of it.
-    for start in range(0, posteriors.shape[1], SLAB):
-        slab = posteriors[:, start : start + SLAB]
-        best, winner = slab.max(0)
-        candidates = (best < MAX_POSTERIOR) & (left | right)[winner]
-        probabilities = slab[:, candidates].float().clamp_(min=1e-9)
+    for start in range(0, len(best), SLAB):
+        slab = slice(start, start + SLAB)
+        probabilities = posteriors[:, slab][:, candidates[slab]].float().clamp_(min=1e-9)
         entropy = -(probabilities * probabilities.log2()).sum(0)
-        on_left[start : start + SLAB] = left[winner].numpy()
-        unsure[start : start + SLAB][candidates.numpy()] = (entropy > UNSURE_BITS).numpy()
+        unsure[slab][candidates[slab].numpy()] = (entropy > UNSURE_BITS).numpy()
     opened = ndimage.binary_opening(unsure, iterations=max(1, round(BORDER_MM / spacing_mm)))
-    n_left, n_both = int((opened & on_left).sum()), int(opened.sum())
+    n_left, n_both = int((opened & left[winner].numpy()).sum()), int(opened.sum())
     return n_left * spacing_mm**3, (n_both - n_left) * spacing_mm**3

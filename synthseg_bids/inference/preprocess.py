@@ -10,12 +10,11 @@ import numpy as np
 from ..errors import InputImageError
 from ..images.background import constant_background, small_filled_box
 from ..images.geometry import (
+    Grid,
     Orientation,
     orientation,
-    ras_affine,
     resample,
     resample_box,
-    resampled_grid,
     resampling_matrix,
     spacing_mm,
     to_ras,
@@ -35,23 +34,20 @@ class Prepared:
     ----------
     image : (x, y, z) float32 array
         In RAS at the network's spacing; intensities as in the scan.
-    affine : (4, 4) float64 array
-        Affine of the network grid.
+    grid : Grid
+        The network grid.
     orient : Orientation
         Orientation of the scan.
-    scan_shape : (3,) tuple of int
-        Shape of the scan in RAS.
-    scan_affine : (4, 4) float64 array
-        Affine of the scan in RAS.
+    scan_grid : Grid
+        Grid of the scan in RAS.
     steps : (3,) float64 array
         Spacing of the scan in RAS divided by the network's.
     """
 
     image: np.ndarray
-    affine: np.ndarray
+    grid: Grid
     orient: Orientation
-    scan_shape: tuple[int, ...]
-    scan_affine: np.ndarray
+    scan_grid: Grid
     steps: np.ndarray
 
 
@@ -70,16 +66,15 @@ def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:
     Prepared
     """
     orient = orientation(affine)
-    affine = ras_affine(affine, data.shape, orient)
+    scan_grid = Grid(data.shape, affine).in_ras()
     scan = np.ascontiguousarray(to_ras(data, orient), dtype=np.float32)
-    steps = spacing_mm(affine) / spacing
-    shape, network_affine = resampled_grid(scan.shape, affine, spacing)
+    steps = spacing_mm(scan_grid.affine) / spacing
+    grid = scan_grid.resampled(spacing)
     matrices = [
         resampling_matrix(n_in, n_out, 1 / step)
-        for n_in, n_out, step in zip(scan.shape, shape, steps, strict=True)
+        for n_in, n_out, step in zip(scan.shape, grid.shape, steps, strict=True)
     ]
-    image = _resample(scan, matrices)
-    return Prepared(image, network_affine, orient, scan.shape, affine, steps)
+    return Prepared(_resample(scan, matrices), grid, orient, scan_grid, steps)
 
 
 def _resample(scan: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:

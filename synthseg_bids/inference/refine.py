@@ -23,7 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..images.geometry import bounding_box
+from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix
+from ..models.card import ModelCard
+from .postprocess import smooth
 from .preprocess import rescale_intensities
 
 #: Computes a structure's mean intensity in each voxel of its bounding box.
@@ -49,6 +52,29 @@ LEAST_STD = 0.02
 #: 0 to 0.1 in original scans, a third or more in interpolated ones.
 FLATNESS_TOLERANCE = 0.1
 LEAST_STRAIGHT = 0.2
+
+
+def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard) -> Tensor:
+    """Smooth posteriors if the network predicts blocks of voxels, then refine them.
+
+    Parameters
+    ----------
+    posteriors, image, steps
+        See :func:`refine`; `steps` before :func:`own_steps`.
+    card : ModelCard
+        Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
+
+    Returns
+    -------
+    (n_channels, x, y, z) float32 tensor
+    """
+    if card.network.sub_voxels > 1:
+        posteriors = smooth(posteriors)
+    if not card.intensity_weight:
+        return posteriors
+    mirror = mirror_channels(card.labels).tolist()
+    steps = own_steps(steps, image, posteriors[0] < 0.5)
+    return refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight, steps)
 
 
 @torch.inference_mode()

@@ -14,10 +14,10 @@ from torch import Tensor
 from ..images.geometry import from_ras
 from ..images.volume_io import Volume, header_of, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
+from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
-from .axes import TurnedScan
 from .postprocess import Box, resample_sums
 from .preprocess import Prepared
 
@@ -61,24 +61,14 @@ class Segmentation:
         Device that the network ran on.
     seconds : float
         Wall-clock time without loading the model.
-    confidence : (n_channels,) float32 array
-        Mean posterior of each label over its voxels; NaN if it has none, and for background.
-    flip_dice : (n_channels,) float32 array, or None
-        Dice of the labels of the straight and the mirrored pass on the network grid; NaN for
-        labels that occur in neither, None without a mirrored pass.
+    report : NetworkReport
+        Confidence of the network.
     peak_gpu_mb : float or None
         Peak of the memory allocated on the GPU; None on the CPU.
     isotropic : IsotropicMaps or None
         The segmentation on a 1 mm grid, if asked for.
     fallback : str
         Reason why a GPU was not used as usual (failed, or too small); empty if it was.
-    ct : bool
-        Whether the scan was clipped to the brain window of CT.
-    unsure_mm3 : (float, float)
-        Volumes of low confidence in left and in right structures; see
-        :func:`.confidence.unsure_sides`.
-    turned : TurnedScan or None
-        The best orientation, if confidence was low; None if it was high.
     tissues : (5, x, y, z) uint8 array, or None
         Probabilities of the parts of tissues times 255, on the scan's grid; see
         :data:`synthseg_bids.measure.tissues.PARTS`.
@@ -90,14 +80,10 @@ class Segmentation:
     grid_shape: tuple[int, ...]
     device: str
     seconds: float
-    confidence: np.ndarray
-    flip_dice: np.ndarray | None = None
+    report: NetworkReport
     peak_gpu_mb: float | None = None
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
-    ct: bool = False
-    unsure_mm3: tuple[float, float] = (0.0, 0.0)
-    turned: TurnedScan | None = None
     tissues: np.ndarray | None = None
 
 
@@ -117,7 +103,7 @@ class NetworkPosteriors:
     start : float
         Start time, by :func:`time.perf_counter`.
     device : torch.device
-    flip_dice, fallback, ct, confidence, unsure_mm3, turned
+    report, fallback
         See :class:`Segmentation`.
     """
 
@@ -125,14 +111,10 @@ class NetworkPosteriors:
     posteriors: Tensor
     box: Box
     seen: tuple[int, ...]
-    flip_dice: np.ndarray | None
     device: torch.device
     start: float
+    report: NetworkReport
     fallback: str
-    ct: bool
-    confidence: np.ndarray
-    unsure_mm3: tuple[float, float]
-    turned: TurnedScan | None
 
     def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.
@@ -147,11 +129,10 @@ class NetworkPosteriors:
         (5, x, y, z) uint8 array
             See :attr:`Segmentation.tissues`.
         """
-        grid = self.prepared
-        from_shape, to_shape = grid.image.shape, grid.scan_shape
-        groups = channels_of_parts(labels)
-        sums = resample_sums(self.posteriors, self.box, from_shape, to_shape, grid.steps, groups)
-        return from_ras(sums, grid.orient)
+        scan, groups = self.prepared, channels_of_parts(labels)
+        shapes = scan.image.shape, scan.scan_grid.shape
+        sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
+        return from_ras(sums, scan.orient)
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,11 +214,6 @@ class Result:
             found.labels,
             self.scan.affine,
             header_of(self.scan),
-            found.confidence.tolist(),
-            None if found.flip_dice is None else found.flip_dice.tolist(),
-            model_sha256=self.card.sha256,
-            ct=found.ct,
-            unsure_mm3=found.unsure_mm3,
-            turned=(found.turned.code, found.turned.gain) if found.turned else None,
+            found.report,
         )
         return pd.DataFrame(rows).set_index('measure')

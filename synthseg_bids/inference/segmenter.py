@@ -22,21 +22,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
 from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
+from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
+from ..measure.network_report import NetworkReport
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
 from ..models.card import ModelCard
 from ..models.registry import load_model
-from .axes import SURE_CONFIDENCE, TurnedScan, segment_turned
+from .axes import SURE_CONFIDENCE, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
@@ -45,10 +45,10 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
+from .postprocess import Box, clean, resample_labels, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
-from .refine import own_steps, refine
+from .refine import sharpen
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
 
 logger = logging.getLogger(__name__)
@@ -293,30 +293,37 @@ class Segmenter:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         else:
-            posteriors = self._sharpen(posteriors, prepared.image[region][inner], prepared.steps)
+            image = prepared.image[region][inner]
+            posteriors = sharpen(posteriors, image, prepared.steps, self.card)
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        confidence = mean_confidence(posteriors)
-        return NetworkPosteriors(
-            prepared,
-            posteriors,
-            box,
-            seen=tuple(prediction.posteriors.shape[1:]),
-            flip_dice=prediction.flip_dice,
-            device=device,
-            start=start,
-            fallback=note,
-            ct=ct,
-            confidence=confidence,
-            unsure_mm3=unsure_sides(posteriors, self.labels, self.card.spacing_mm),
-            turned=self._turn(prepared.image[region], inner, confidence),
+        best, winner = posteriors.max(0)
+        confidence = mean_confidence(best, winner, len(posteriors))
+        flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
+        report = NetworkReport(
+            self.card.sha256,
+            ct,
+            tuple(confidence.tolist()),
+            tuple(flip_dice),
+            unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
+            self._turn(prepared.image[region], inner, confidence),
         )
+        seen = tuple(prediction.posteriors.shape[1:])
+        return NetworkPosteriors(prepared, posteriors, box, seen, device, start, report, note)
 
-    def _turn(self, image: np.ndarray, brain: Box, confidence: np.ndarray) -> TurnedScan | None:
-        """Segment rotated copies of the network's input, if its confidence was low."""
+    def _turn(
+        self, image: np.ndarray, brain: Box, confidence: np.ndarray
+    ) -> tuple[str, float] | None:
+        """Segment rotated copies of the network's input, if its confidence was low.
+
+        Returns
+        -------
+        (str, float) or None
+            See :class:`~synthseg_bids.measure.network_report.NetworkReport`.
+        """
         # The threshold was measured for the shipped model alone.
         known = limits_hold(self.card.sha256)
         if not known or overall_confidence(confidence) >= SURE_CONFIDENCE:
@@ -331,19 +338,7 @@ class Segmenter:
                 'right); correct them',
                 ', '.join(turned.code),
             )
-        return turned
-
-    def _sharpen(self, posteriors: Tensor, image: np.ndarray, steps: np.ndarray) -> Tensor:
-        """Smooth the posteriors, then refine them by the image's intensities."""
-        card = self.card
-        if card.network.sub_voxels > 1:
-            posteriors = smooth(posteriors)
-        if card.intensity_weight:
-            mirror = mirror_channels(card.labels).tolist()
-            steps = own_steps(steps, image, posteriors[0] < 0.5)
-            weight = card.intensity_weight
-            posteriors = refine(posteriors, image, card.spacing_mm, mirror, weight, steps)
-        return posteriors
+        return turned.code, turned.gain
 
     def resample(
         self,
@@ -354,48 +349,44 @@ class Segmenter:
         tissues: bool = False,
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
-        grid = found.prepared
-        labels, kept = self._resample_to(found, grid.scan_shape, grid.steps, posteriors)
+        prepared = found.prepared
+        labels, kept = self._resample_to(found, prepared.scan_grid, prepared.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
-            shape, new_affine = resampled_grid(grid.scan_shape, grid.scan_affine, 1.0)
+            grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample_to(found, shape, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, new_affine)
+            maps = self._resample_to(found, grid, steps, posteriors_1mm)
+            isotropic = IsotropicMaps(*maps, grid.affine)
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
-            labels=np.ascontiguousarray(from_ras(labels, grid.orient)),
+            labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
             volumes_mm3=soft_volumes(
                 found.posteriors,
-                grid.image.size,
-                voxel_volume_mm3(grid.affine),
+                prepared.image.size,
+                voxel_volume_mm3(prepared.grid.affine),
                 self.card.unknown_channels,
             ),
-            posteriors=None if kept is None else from_ras(kept, grid.orient),
+            posteriors=None if kept is None else from_ras(kept, prepared.orient),
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
-            confidence=found.confidence,
-            flip_dice=found.flip_dice,
+            report=found.report,
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
-            ct=found.ct,
-            unsure_mm3=found.unsure_mm3,
-            turned=found.turned,
             tissues=found.tissue_parts(self.labels) if tissues else None,
         )
 
     def _resample_to(
-        self, found: NetworkPosteriors, shape: tuple[int, ...], steps: np.ndarray, posteriors: bool
+        self, found: NetworkPosteriors, grid: Grid, steps: np.ndarray, posteriors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels and posteriors on another grid in RAS."""
         from_shape = found.prepared.image.shape
         return resample_labels(
-            found.posteriors, found.box, from_shape, shape, steps, self.labels, posteriors
+            found.posteriors, found.box, from_shape, grid.shape, steps, self.labels, posteriors
         )
 
     def _infer(

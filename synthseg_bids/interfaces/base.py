@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
-    BaseTraitedSpec,
     File,
     InputMultiPath,
     traits,
@@ -33,28 +32,6 @@ class VersionedInputSpec(BaseInterfaceInputSpec):
 
     software_version = traits.Str(
         __version__, usedefault=True, desc='version of synthseg-bids; part of the cache key'
-    )
-
-
-class ConfidenceSpec(BaseTraitedSpec):
-    """What the network says of its confidence: outputs of one node, inputs of another."""
-
-    confidence = traits.List(
-        traits.Float, desc='mean posterior of each label over its voxels, by channel'
-    )
-    flip_dice = traits.List(
-        traits.Float, desc='Dice of the straight and the mirrored pass, by channel'
-    )
-    unsure_mm3 = traits.Tuple(
-        traits.Float,
-        traits.Float,
-        desc='volumes of low confidence in left and in right structures',
-    )
-    turned = traits.Tuple(
-        traits.Str,
-        traits.Float,
-        desc='orientation of highest confidence, and gain in confidence; undefined if confidence '
-        'in the image as it is was high',
     )
 
 

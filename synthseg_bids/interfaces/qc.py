@@ -5,22 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
-from .base import ConfidenceSpec, VersionedInputSpec
+from .base import VersionedInputSpec
 
 
-class _InputSpec(ConfidenceSpec, VersionedInputSpec):
+class _InputSpec(VersionedInputSpec):
     in_file = File(
         exists=True, mandatory=True, desc='image; the suffix of a BIDS name gives its contrast'
     )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
-    ct = traits.Bool(False, usedefault=True, desc='whether it was segmented as CT')
-    model_sha256 = traits.Str(
-        '',
-        usedefault=True,
-        desc='checksum; limits of confidence, and expected Dice, are those of one model',
-    )
+    network_report = traits.Dict(usedefault=True, desc='fields of a NetworkReport')
 
 
 class _OutputSpec(TraitedSpec):
@@ -40,6 +35,7 @@ class AssessQuality(SimpleInterface):
         from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
         from synthseg_bids.images.volume_io import header_of, read_label_map, read_volume
+        from synthseg_bids.measure.network_report import NetworkReport
         from synthseg_bids.measure.qc import assess
 
         inputs = self.inputs
@@ -50,13 +46,8 @@ class AssessQuality(SimpleInterface):
             read_label_map(inputs.in_labels).data,
             image.affine,
             header_of(image),
-            inputs.confidence if isdefined(inputs.confidence) else None,
-            inputs.flip_dice if isdefined(inputs.flip_dice) else None,
+            NetworkReport(**inputs.network_report),
             named[1] if named else '',
-            inputs.model_sha256,
-            inputs.ct,
-            inputs.unsure_mm3 if isdefined(inputs.unsure_mm3) else None,
-            inputs.turned if isdefined(inputs.turned) else None,
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)

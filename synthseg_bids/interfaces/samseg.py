@@ -159,7 +159,7 @@ class TranslateLabels(SimpleInterface):
             soft = fold_volumes(read_volumes(inputs.in_stats), theirs.data, folded)
             self._results['soft_volumes_mm3'] = soft
         # Does not change a label map that is on the grid of the image.
-        labels = resample_nearest(folded, theirs.affine, image.shape, image.affine)
+        labels = resample_nearest(folded, theirs.affine, image.grid)
         out_labels = Path(runtime.cwd) / 'dseg.nii.gz'
         write_label_map(out_labels, labels, image)
         self._results['out_labels'] = str(out_labels)

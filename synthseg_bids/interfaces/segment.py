@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from synthseg_bids import __version__
 from synthseg_bids.inference.options import LESIONS
 from synthseg_bids.models import DEFAULT_MODEL
 
-from .base import ConfidenceSpec, DeviceName, GpuInputSpec, VersionedInputSpec
+from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
 
 
@@ -58,7 +58,7 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     )
 
 
-class _OutputSpec(ConfidenceSpec, TraitedSpec):
+class _OutputSpec(TraitedSpec):
     out_labels = File(exists=True, desc='label map on the grid of the image')
     out_posteriors = File(desc='posterior maps on the grid of the image')
     out_labels_1mm = File(desc='label map on a 1 mm grid in RAS over the same field of view')
@@ -74,7 +74,7 @@ class _OutputSpec(ConfidenceSpec, TraitedSpec):
         'cerebrospinal fluid and pathological tissue, 4D'
     )
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
-    model_sha256 = traits.Str(desc='checksum of the weights')
+    network_report = traits.Dict(desc='fields of a NetworkReport: confidence of the network')
     ct = traits.Bool(desc='whether it was segmented as CT')
     provenance = traits.Dict(desc='provenance of the label map, for its sidecar')
 
@@ -137,14 +137,8 @@ class SegmentImage(SimpleInterface):
         self._write_tissues(found, volume, out)
         self._results['out_labels'] = str(out / 'dseg.nii.gz')
         self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
-        self._results['confidence'] = found.confidence.tolist()
-        if found.flip_dice is not None:
-            self._results['flip_dice'] = found.flip_dice.tolist()
-        self._results['ct'] = found.ct
-        self._results['unsure_mm3'] = found.unsure_mm3
-        if found.turned:
-            self._results['turned'] = astuple(found.turned)
-        self._results['model_sha256'] = segmenter.card.sha256
+        self._results['network_report'] = asdict(found.report)
+        self._results['ct'] = found.report.ct
         self._results['provenance'] = {
             'SoftwareVersion': __version__,
             'ModelName': segmenter.card.name,
@@ -158,7 +152,7 @@ class SegmentImage(SimpleInterface):
             'Device': found.device,
             'Seconds': round(found.seconds, 2),
         }
-        if found.ct:
+        if found.report.ct:
             self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
         if LESION in segmenter.labels:
             self._results['provenance']['LesionLabel'] = True

@@ -1,4 +1,4 @@
-"""How well two segmentations of one head agree, wherever it lay in the scanner.
+"""Agreement of two segmentations of one head, after a rigid alignment.
 
 No intensities are registered: the two label maps are laid over each other by the centroids of
 their structures, as rigid bodies, and compared voxel by voxel. What remains is the disagreement
@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from ..images.geometry import bounding_box
+from ..images.geometry import Grid, bounding_box
 from ..labels import CSF, channel_labels
 from .overlap import dice_per_label, paper_dice, resample_nearest, volumes_from_labels
 
@@ -23,12 +23,12 @@ GRID_MM = 1.0
 
 
 class AlignmentError(ValueError):
-    """Two label maps have too little in common to be aligned."""
+    """Two label maps have too few common structures to be aligned."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A label map with what comparing it needs again and again.
+    """A label map with its volumes and centroids, which every comparison needs.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a second label map agrees with a first one.
+    """Agreement of a second label map with a first one.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def kabsch(moving: np.ndarray, fixed: np.ndarray, weights: np.ndarray) -> np.nda
     from_centre, to_centre = weights @ moving, weights @ fixed
     covariance = (moving - from_centre).T @ ((fixed - to_centre) * weights[:, None])
     left, _, right = np.linalg.svd(covariance)
-    # Where the best orthogonal matrix is a reflection, turn the axis that matters least.
+    # If the best orthogonal matrix is a reflection, invert the axis of least covariance.
     sign = np.sign(np.linalg.det(left @ right))
     motion = np.eye(4)
     motion[:3, :3] = right.T @ np.diag([1, 1, sign]) @ left.T
@@ -161,16 +161,16 @@ def compare(one: Outline, other: Outline) -> Agreement:
         raise AlignmentError(f'only {len(common)} structures in common')
     fixed = np.array([one.centroids[label] for label in common])
     moving = np.array([other.centroids[label] for label in common])
-    weights = np.array([
-        (one.volumes_mm3[label] * other.volumes_mm3[label]) ** 0.25 for label in common
-    ])  # fmt: skip
+    weights = np.array(
+        [(one.volumes_mm3[label] * other.volumes_mm3[label]) ** 0.25 for label in common]
+    )
     motion = kabsch(moving, fixed, weights)
     centre = np.average(moving, axis=0, weights=weights)
     apart = moving @ motion[:3, :3].T + motion[:3, 3] - fixed
     moved = motion @ other.affine
-    shape, grid = _common_grid(one.labels.shape, one.affine, other.labels.shape, moved)
-    first = resample_nearest(one.labels, one.affine, shape, grid)
-    second = resample_nearest(other.labels, moved, shape, grid)
+    grid = _common_grid(Grid(one.labels.shape, one.affine), Grid(other.labels.shape, moved))
+    first = resample_nearest(one.labels, one.affine, grid)
+    second = resample_nearest(other.labels, moved, grid)
     cosine = (np.trace(motion[:3, :3]) - 1) / 2
     return Agreement(
         dice=dice_per_label(first, second, [label for label in channel_labels() if label]),
@@ -183,16 +183,14 @@ def compare(one: Outline, other: Outline) -> Agreement:
     )
 
 
-def _common_grid(
-    shape: tuple[int, ...], affine: np.ndarray, shape_2: tuple[int, ...], affine_2: np.ndarray
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Lay a grid along the axes of the world over two volumes."""
+def _common_grid(*grids: Grid) -> Grid:
+    """Return a grid along the world axes that covers all others."""
     corners = np.concatenate([
-        np.array(list(product(*((-0.5, n - 0.5) for n in shape)))) @ affine[:3, :3].T
-        + affine[:3, 3]
-        for shape, affine in ((shape, affine), (shape_2, affine_2))
+        np.array(list(product(*((-0.5, n - 0.5) for n in grid.shape)))) @ grid.affine[:3, :3].T
+        + grid.affine[:3, 3]
+        for grid in grids
     ])  # fmt: skip
     low, high = corners.min(axis=0), corners.max(axis=0)
-    grid = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
-    grid[:3, 3] = low + GRID_MM / 2
-    return tuple(int(n) for n in np.ceil((high - low) / GRID_MM)), grid
+    affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
+    affine[:3, 3] = low + GRID_MM / 2
+    return Grid(tuple(int(n) for n in np.ceil((high - low) / GRID_MM)), affine)

@@ -1,4 +1,4 @@
-"""What does not belong in a healthy brain: masses, cavities, cysts.
+"""Detect large anomalies: masses, cavities and cysts.
 
 Networks that have only seen whole brains give every voxel the label of something that they know.
 Two things betray them: a region whose intensity is far from that of the structure that it is said
@@ -14,16 +14,16 @@ from ..images.geometry import spacing_mm
 from ..labels import CSF, SUBCORTICAL_GREY, labels_of_tissue
 from .stats import interior, median_and_deviation
 
-#: Spacing of the grid on which regions are looked for, unless the scan is coarser.
+#: Spacing in mm of the grid on which regions are searched, unless the scan is coarser.
 GRID_MM = 1.5
 #: Robust standard deviations from the median of its tissue beyond which a voxel is an outlier, and
 #: width of a region's narrowest part in mm: borders hold partial volumes, and are thinner.
 MAX_DEVIATIONS, MIN_WIDTH_MM = 4.0, 4.0
-#: A tissue's standard deviation is taken for at least this part of the intensity of white matter.
+#: Least standard deviation of a tissue, as a part of the intensity of white matter.
 MIN_DEVIATION = 0.05
-#: Radius in mm of a ball that fits into what is no sulcus and no cistern.
+#: Radius in mm of a ball that does not fit into sulci and cisterns.
 POCKET_RADIUS_MM = 8.0
-#: Labels that share an intensity, whatever the contrast.
+#: Labels with a common intensity in every contrast.
 TISSUES: tuple[tuple[int, ...], ...] = (
     (2, 41, 77),
     (3, 42),
@@ -34,7 +34,7 @@ TISSUES: tuple[tuple[int, ...], ...] = (
     (16,),
 )
 WHITE_MATTER = TISSUES[0]
-#: Tissues with fewer voxels have no distribution to speak of.
+#: Least number of voxels of a tissue whose distribution is estimated.
 MIN_VOXELS = 50
 #: Rounds of reweighting, and residual in standard deviations with half of the weight.
 N_ROUNDS, HALF_WEIGHT = 8, 2.0
@@ -43,7 +43,7 @@ N_ROUNDS, HALF_WEIGHT = 8, 2.0
 def measure_anomalies(
     data: np.ndarray, labels: np.ndarray, affine: np.ndarray
 ) -> dict[str, float | None]:
-    """Measure the largest region of odd intensity, and the largest pocket of fluid.
+    """Measure the largest region of outlying intensity, and the largest pocket of fluid.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def _bias(data: np.ndarray, white: np.ndarray, brain: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, radius_mm: float, spacing: np.ndarray) -> np.ndarray:
-    """Keep what a ball of some radius reaches that stays inside the mask."""
+    """Open a mask with a ball of some radius."""
     if not mask.any():
         return mask
     centres = ndimage.distance_transform_edt(mask, spacing) > radius_mm

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.geometry import spacing_mm, voxel_volume_mm3
+from ..images.geometry import Grid, spacing_mm, voxel_volume_mm3
 from ..labels import (
     LESION,
     PAPER_STRUCTURES,
@@ -17,12 +17,13 @@ from ..labels import (
     nearest_side,
     segmentation_labels,
 )
+from .stats import mean_of_known
 from .surface import surface_distances
 
 #: Name of the sum of all structures, the volume inside the skull.
 TOTAL_NAME = 'Total-Intracranial'
 
-#: References of which less than this lies in a scan's field of view are not of that scan.
+#: Least part of a reference that must lie in a scan's field of view.
 MIN_SHARE_IN_VIEW = 0.5
 
 #: Name of the row that averages the paper's 12 structures.
@@ -30,7 +31,7 @@ MEAN_NAME = 'Mean-of-12-Structures'
 
 
 class FieldOfViewError(ValueError):
-    """A reference lies elsewhere than the segmentation it is compared with."""
+    """Most of a reference lies outside the field of view of the segmentation."""
 
 
 def volumes_from_labels(labels: np.ndarray, affine: np.ndarray) -> dict[int, tuple[int, float]]:
@@ -137,40 +138,34 @@ def paper_dice(segmentation: np.ndarray, reference: np.ndarray) -> dict[str, flo
     """
     labels = [label for sides in PAPER_STRUCTURES.values() for label in sides]
     dice = dice_per_label(segmentation, reference, labels)
-    paper = {name: _mean([dice[s] for s in sides]) for name, sides in PAPER_STRUCTURES.items()}
-    return paper | {'mean': _mean(list(paper.values()))}
+    paper = {
+        name: mean_of_known(dice[side] for side in sides)
+        for name, sides in PAPER_STRUCTURES.items()
+    }
+    return paper | {'mean': mean_of_known(paper.values())}
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Average what is not NaN."""
-    known = [value for value in values if not np.isnan(value)]
-    return sum(known) / len(known) if known else float('nan')
-
-
-def resample_nearest(
-    labels: np.ndarray, affine: np.ndarray, to_shape: Sequence[int], to_affine: np.ndarray
-) -> np.ndarray:
+def resample_nearest(labels: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     """Look up the label at the centre of each voxel of another grid.
 
     Parameters
     ----------
     labels : (x, y, z) integer array
     affine : (4, 4) array
-    to_shape : (3,) sequence of int
-    to_affine : (4, 4) array
-        Any orientation, oblique or not.
+    grid : Grid
+        The other grid, of any orientation, oblique or not.
 
     Returns
     -------
     (x', y', z') integer array
         Type of `labels`; 0 outside their field of view.
     """
-    to_index = np.linalg.inv(np.asarray(affine, float)) @ np.asarray(to_affine, float)
+    to_index = np.linalg.inv(np.asarray(affine, float)) @ np.asarray(grid.affine, float)
     shape = np.array(labels.shape)
-    result = np.zeros(tuple(to_shape), dtype=labels.dtype)
-    plane = np.indices(tuple(to_shape[1:]), dtype=float).reshape(2, -1)
+    result = np.zeros(grid.shape, dtype=labels.dtype)
+    plane = np.indices(grid.shape[1:], dtype=float).reshape(2, -1)
     within_plane = to_index[:3, 1:3] @ plane + to_index[:3, 3:]
-    for i in range(to_shape[0]):
+    for i in range(grid.shape[0]):
         # Rounded first, so that centres on a voxel border all fall to the same side of it.
         position = np.round(within_plane + to_index[:3, :1] * i, 4)
         index = np.floor(position + 0.5).astype(np.intp)
@@ -180,22 +175,15 @@ def resample_nearest(
     return result
 
 
-def share_in_view(
-    reference: np.ndarray,
-    reference_affine: np.ndarray,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-) -> float:
-    """Tell how much of a label map lies in the field of view of an image.
+def share_in_view(reference: np.ndarray, reference_affine: np.ndarray, grid: Grid) -> float:
+    """Compute which part of a label map lies in the field of view of an image.
 
     Parameters
     ----------
     reference : (x, y, z) integer array
     reference_affine : (4, 4) array
-    shape : (3,) tuple of int
-        Of the image.
-    affine : (4, 4) array
-        Of the image.
+    grid : Grid
+        That of the image.
 
     Returns
     -------
@@ -203,16 +191,16 @@ def share_in_view(
         Part of the labelled voxels, 0 to 1.
     """
     voxels = np.argwhere(reference)
-    # Some ten thousand of them tell as much as all.
+    # A sample of ten thousand voxels is enough.
     voxels = voxels[:: max(1, len(voxels) // 10_000)]
-    to_image = np.linalg.inv(affine) @ reference_affine
+    to_image = np.linalg.inv(grid.affine) @ reference_affine
     places = voxels @ to_image[:3, :3].T + to_image[:3, 3]
-    inside = ((places > -0.5) & (places < np.array(shape) - 0.5)).all(axis=1)
+    inside = ((places > -0.5) & (places < np.array(grid.shape) - 0.5)).all(axis=1)
     return float(inside.mean()) if len(inside) else 0.0
 
 
 def as_distinguished(segmentation: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Give a segmentation the labels that a reference distinguishes.
+    """Merge labels of a segmentation that a reference does not distinguish.
 
     Parameters
     ----------
@@ -282,16 +270,19 @@ def compare_to_reference(
     FieldOfViewError
         If most of the reference lies outside the segmentation's grid.
     """
-    share = share_in_view(reference, reference_affine, segmentation.shape, affine)
+    grid, reference_grid = (
+        Grid(segmentation.shape, affine),
+        Grid(reference.shape, reference_affine),
+    )
+    share = share_in_view(reference, reference_affine, grid)
     if share < MIN_SHARE_IN_VIEW:
         raise FieldOfViewError(
             f'{source}: only {share:.0%} of it lies in the field of view of the segmentation; '
             'give a reference in the same space'
         )
     folded = fold_reference(reference, source)
-    same_grid = segmentation.shape == folded.shape and np.allclose(affine, reference_affine)
-    if not same_grid:
-        segmentation = resample_nearest(segmentation, affine, folded.shape, reference_affine)
+    if not grid.is_close(reference_grid):
+        segmentation = resample_nearest(segmentation, affine, reference_grid)
     segmentation = as_distinguished(segmentation, folded)
     ours = volumes_from_labels(segmentation, reference_affine)
     theirs = volumes_from_labels(folded, reference_affine)

@@ -24,6 +24,7 @@ from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from .anomalies import measure_anomalies
 from .expected_dice import expected_dice
+from .network_report import NO_REPORT, NetworkReport
 from .overlap import total_intracranial, volumes_from_labels
 from .qc_limits import (
     CONTRASTS_OF,
@@ -40,9 +41,10 @@ from .stats import interior, median_and_deviation
 _BRAIN_STEM = 16
 _WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
 _FLUID = (CSF, *QC_GROUPS['ventricles'])
-#: Fewer voxels than this have no noise to speak of, and are not eroded.
+#: Least number of voxels to estimate noise from, and to erode a mask to.
 _MIN_VOXELS = 100
-#: Part of the tissue below 0 from which on 0 is not "no signal", as in standardised images.
+#: Largest part of the tissue below 0 in scans whose 0 means "no signal"; standardised images have
+#: more.
 _MAX_NEGATIVE = 0.01
 
 UNCLEAR, CT = 'unclear', 'CT'
@@ -55,13 +57,8 @@ def assess(
     labels: np.ndarray,
     affine: np.ndarray,
     header: Header,
-    confidence: Sequence[float] | None = None,
-    flip_dice: Sequence[float] | None = None,
+    network: NetworkReport = NO_REPORT,
     suffix: str = '',
-    model_sha256: str = '',
-    ct: bool = False,
-    unsure_mm3: tuple[float, float] | None = None,
-    turned: tuple[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -73,21 +70,11 @@ def assess(
         Its segmentation labels.
     affine : (4, 4) array
     header : Header
-    confidence : (n_channels,) sequence of float, optional
-        Mean posterior of each label over its voxels; NaN where it has none.
-    flip_dice : (n_channels,) sequence of float, optional
-        Overlap of each label in the scan and in its mirror image; NaN where neither has it.
+    network : NetworkReport
+        Its confidence is compared with limits only if they were measured for this very network;
+        the contrast of a scan segmented as CT is measured in the window of the brain.
     suffix : str
         Contrast that the scan should have: ``T1w``, ``T2w``, ...
-    model_sha256 : str
-        Checksum of the network's weights. How sure it was is held against limits only if they
-        were found for this very network (:data:`~synthseg_bids.measure.qc_measures.MODEL_LIMITS`).
-    ct : bool
-        Whether it was segmented as CT; its contrast is measured in the window of the brain then.
-    unsure_mm3 : (float, float), optional
-        Volume of left and of right structures that the network is unsure of.
-    turned : (str, float), optional
-        Where the axes run to in the copy that it is surest of, and how much surer it is.
 
     Returns
     -------
@@ -101,17 +88,17 @@ def assess(
         **_header_values(header, labels.shape, affine),
         'n_negative': int((data < 0).sum()),
         **_cuts(to_ras(labels, orientation(affine))),
-        **_intensity_values(data, labels, ct),
-        **confidence_values(confidence, flip_dice),
+        **_intensity_values(data, labels, network.ct),
+        **confidence_values(network.confidence, network.flip_dice),
         **volumes,
-        **measure_anomalies(np.clip(data, *CT_RANGE) if ct else data, labels, affine),
+        **measure_anomalies(np.clip(data, *CT_RANGE) if network.ct else data, labels, affine),
     }
-    if unsure_mm3 is not None:
-        left, right = unsure_mm3
+    if network.unsure_mm3 is not None:
+        left, right = network.unsure_mm3
         values['unsure_difference_ml'] = abs(left - right) / 1000
         details['unsure_difference_ml'] = 'left' if left > right else 'right'
-    if turned is not None:
-        code, values['axes_gain'] = turned
+    if network.turned is not None:
+        code, values['axes_gain'] = network.turned
         details['axes_gain'] = (
             f'where it says R, A and S the scan runs to {", ".join(code)}, but for left and right'
         )
@@ -120,14 +107,14 @@ def assess(
         values['contrast_conflict'] = int(guess not in CONTRASTS_OF[suffix])
         details['contrast_conflict'] = f'looks {guess}, but is named {suffix}'
     of_shipped = (*MODEL_LIMITS['limits'], 'unsure_difference_ml')
-    expected = expected_dice(values, model_sha256)
+    expected = expected_dice(values, network.model_sha256)
     values |= {name: dice for name, (dice, _) in expected.items()}
     errors = {name: error for name, (_, error) in expected.items()}
-    return judge(values, details, () if limits_hold(model_sha256) else of_shipped, errors)
+    return judge(values, details, () if limits_hold(network.model_sha256) else of_shipped, errors)
 
 
 def summarise(reasons: str, most: int = 2) -> str:
-    """Shorten what led to a verdict to a line.
+    """Shorten the reasons for a verdict to one line.
 
     Parameters
     ----------
@@ -155,7 +142,7 @@ def judge(
     unlimited: Collection[str] = (),
     errors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Hold measured values against their limits.
+    """Compare measured values with their limits.
 
     Parameters
     ----------
@@ -186,7 +173,7 @@ def judge(
         rows.append({**row, 'reason': reason or None})
     flags = {row['flag'] for row in rows}
     verdict = next(flag for flag in (FAIL, REVIEW, PASS) if flag in flags or flag == PASS)
-    # What makes a scan fail is said first.
+    # Reasons to fail come before reasons to review.
     flagged = sorted((row for row in rows if row['reason']), key=lambda row: row['flag'] != FAIL)
     reason = '; '.join(row['reason'] for row in flagged)
     return [*rows, {'measure': VERDICT, 'value': verdict, 'flag': verdict, 'reason': reason}]
@@ -269,17 +256,15 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
     return values
 
 
-def confidence_values(
-    confidence: Sequence[float] | None, flip_dice: Sequence[float] | None
-) -> Values:
-    """Average over structures how sure a network was; see :func:`assess`."""
+def confidence_values(confidence: Sequence[float], flip_dice: Sequence[float]) -> Values:
+    """Average the confidence of a network over groups of structures; see :func:`assess`."""
     values: Values = {}
-    if confidence is not None and len(confidence):
+    if confidence:
         labels = channels_of(len(confidence))
         by_label = {label.index: c for label, c in zip(labels, confidence, strict=True)}
         for group, members in QC_GROUPS.items():
             values[f'confidence_{group}'] = _mean([by_label[label] for label in members])
-    if flip_dice is not None and len(flip_dice):
+    if flip_dice:
         by_channel = zip(channels_of(len(flip_dice)), flip_dice, strict=True)
         values['flip_dice'] = _mean([dice for label, dice in by_channel if label.index != 0])
     return values
@@ -315,13 +300,13 @@ def _volume_values(volumes: Mapping[int, tuple[int, float]]) -> tuple[Values, di
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    """List names, but not all of many."""
+    """List the first few of many names."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
 
 
 def _unusual(label: Label, ml: float) -> str:
-    """Say what is unusual about a volume; empty if nothing is, or if there is none."""
+    """Describe an implausible volume; empty if it is plausible, or 0."""
     low, high = VOLUME_RANGES_ML[label.mirror if label.side == 'right' else label.index]
     if ml == 0 or low <= ml <= high:
         return ''
@@ -329,7 +314,7 @@ def _unusual(label: Label, ml: float) -> str:
 
 
 def _uneven(label: Label, ml: Mapping[int, float]) -> str:
-    """Say how much more one side has than the other; empty if plausible or if one is missing."""
+    """Describe an implausible asymmetry; empty if it is plausible, or if a side is missing."""
     left, right = ml[label.index], ml[label.mirror]
     limit = MAX_ASYMMETRY[label.index]
     if min(left, right) == 0 or abs(left - right) <= limit * (left + right) / 2:

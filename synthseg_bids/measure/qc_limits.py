@@ -90,11 +90,11 @@ def limits_hold(model_sha256: str) -> bool:
 #: anyway; 2 to 18 in one with a bright or dark mass of 25 ml, and with a cavity of 60 ml.
 MAX_UNSURE_ML = 1.0
 
-#: How much surer of a turned copy the network may be: it is 0.3 to 0.4 where axes are wrong.
+#: Largest gain in confidence by turning a scan; it is 0.3 to 0.4 if the axes are wrong.
 MAX_AXES_GAIN = 0.05
 
-#: Contrasts, as they are guessed, that images of a suffix may have. Others, T2starw above all,
-#: look too different from scanner to scanner.
+#: Contrasts that images of a suffix may have by their intensities. Those of other suffixes, such
+#: as T2starw, vary too much between scanners.
 CONTRASTS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(('T1w', 'UNIT1', 'inplaneT1'), ('T1-like',)),
     **dict.fromkeys(('T2w', 'inplaneT2'), ('T2-like', 'PD-like')),

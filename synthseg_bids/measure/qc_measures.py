@@ -1,4 +1,4 @@
-"""What is measured to judge a segmentation, and where the limits lie.
+"""Measures of quality control, and their limits.
 
 The one source for the verdicts of :mod:`.qc`, for the data dictionaries beside the tables, and
 for ``docs/qc.rst``.
@@ -62,7 +62,7 @@ class Measure:
 
     @property
     def limits(self) -> str:
-        """The limits in words; empty if there are none.
+        """Describe the limits in words; empty if there are none.
 
         Examples
         --------
@@ -84,7 +84,7 @@ class Measure:
         return ' '.join(part for part in (self.description, self.note, limits) if part)
 
     def judge(self, value: float, detail: str = '') -> tuple[str, str]:
-        """Hold a value against the limits.
+        """Compare a value with the limits.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ _INTENSITIES = (
 
 
 def _model_limits(measure: str) -> tuple[float, float]:
-    """Return the lowest value that does not ask for a look, and that does not fail."""
+    """Return the lowest values that pass, and that do not fail."""
     found = MODEL_LIMITS['limits'][measure]
     return found[REVIEW], found[FAIL]
 
@@ -381,7 +381,7 @@ _ANOMALIES = (
     ),
 )
 
-#: All measures by what they are about.
+#: All measures by topic.
 SECTIONS: dict[str, tuple[Measure, ...]] = {
     'Header': _HEADER,
     'Field of view': _VIEW,

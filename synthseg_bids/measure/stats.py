@@ -1,19 +1,20 @@
-"""Statistics over images: which values stand out, and how well repeated ones agree."""
+"""Statistics over images: outliers, and agreement of repeated measurements."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from scipy.stats import linregress
 
-#: Fewer values than this tell nothing about what is usual.
+#: Least number of values from which outliers are determined.
 MIN_VALUES = 5
 
 
 class Spread(NamedTuple):
-    """Where a sample lies and how wide it is, whatever a few of its values are.
+    """Robust centre and scale of a sample.
 
     Attributes
     ----------
@@ -26,6 +27,18 @@ class Spread(NamedTuple):
     centre: float
     scale: float
     n: int
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """Average the values that are not NaN.
+
+    Examples
+    --------
+    >>> mean_of_known([0.5, float('nan'), 1.0]), mean_of_known([])
+    (0.75, nan)
+    """
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float('nan')
 
 
 def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
@@ -90,7 +103,7 @@ def robust_spread(values: np.ndarray) -> Spread:
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
-    """Tell how many standard deviations each value lies from what is usual.
+    """Compute the distance of each value from the centre, in robust standard deviations.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Accuracy over many scans: overlaps of each, their means, and how sure those are.
+"""Accuracy over many scans: overlaps of each, means, and confidence intervals of the means.
 
 A row of the table of scans is one number: the Dice overlap of one scan with one reference in one
 structure. Summaries are over scans, so that every scan counts the same however many structures
@@ -15,18 +15,16 @@ import pandas as pd
 
 from ..labels import PAPER_STRUCTURES, segmentation_labels
 from .overlap import MEAN_NAME
-from .stats import intraclass_correlations
+from .stats import intraclass_correlations, mean_of_known
 
 #: Name of the row that averages all labels but background.
 MEAN_OF_LABELS = f'Mean-of-{len(segmentation_labels()) - 1}-Labels'
 #: Contrast of the rows that summarise all scans.
 ALL_CONTRASTS = 'all'
 
-#: What is known of a structure beside its overlap.
+#: Measures of a structure other than its overlap.
 MEASURES = ('volume_mm3', 'reference_volume_mm3', 'hd95_mm', 'surface_distance_mm')
-SCAN_COLUMNS = (
-    'reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES
-)  # fmt: skip
+SCAN_COLUMNS = ('reference', 'scan', 'contrast', 'kind', 'index', 'structure', 'dice', *MEASURES)
 STRUCTURE_COLUMNS = (
     'reference', 'contrast', 'structure', 'n', 'dice', 'hd95_mm', 'surface_distance_mm',
     'volume_ratio', 'volume_icc'
@@ -37,18 +35,6 @@ SUMMARY_COLUMNS = (
 
 _RESAMPLES = 10_000
 _BLOCK = 1_000
-
-
-def mean_of_known(values: Iterable[float]) -> float:
-    """Average what is not NaN.
-
-    Examples
-    --------
-    >>> mean_of_known([0.5, float('nan'), 1.0]), mean_of_known([])
-    (0.75, nan)
-    """
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float('nan')
 
 
 def bootstrap_interval(
@@ -162,7 +148,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str
 
 
 def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Average what is known of each of the paper's structures, for each contrast and for all.
+    """Average all measures of the paper's structures, for each contrast and for all.
 
     Parameters
     ----------

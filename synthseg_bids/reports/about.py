@@ -1,4 +1,4 @@
-"""How the segmentations were made: methods, versions and settings; and what was not segmented."""
+"""Section of a report on methods, versions and settings, and on images without segmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = (
     'Seconds',
     'NetworkInputShape',
 )
-#: Number of failures whose crash is shown; those of more are only named.
+#: Largest number of failures whose crash files are shown.
 _MOST_CRASHES = 50
 
 

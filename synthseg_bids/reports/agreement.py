@@ -1,4 +1,4 @@
-"""How well the segmentations of one participant's images agree."""
+"""Section of a report on the agreement between the images of one participant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_agreement(out_dir: Path, participant: str, images: Sequence[Image]) -> 
         for row in checked_rows(path):
             first, second = (titles.get((row[f'source_{i}'], method), '') for i in (1, 2))
             pair = (first, second)
-            # Of an image that is no longer there, nothing can be told.
+            # The table may list images that no longer exist.
             if all(pair):
                 pairs = found.setdefault(row['comparison'], {})
                 pairs.setdefault(pair, {})[row['name']] = row

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: where their marks go."""
+"""Positions of the marks of small charts, which are inline SVG."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-#: With fewer images than this every one is a dot; with more, quartiles tell more.
+#: Least number of images whose quartiles are drawn; of fewer, each is drawn as a dot.
 FEWEST_FOR_BOX = 12
-#: With fewer than this there is nothing to compare with.
+#: Least number of images for a comparison.
 FEWEST_TO_COMPARE = 3
 _WIDTH, _LANE, _PAD = 280, 15, 7
 
@@ -31,7 +31,7 @@ def format_number(value: float | None, unit: str = '') -> str:
 
 
 def strips(lanes: Sequence[Lane], unit: str) -> dict[str, Any]:
-    """Place values among those of a group, a lane for each.
+    """Compute the positions of values among those of a group, one lane for each value.
 
     Parameters
     ----------

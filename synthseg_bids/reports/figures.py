@@ -164,7 +164,7 @@ def overlay(
 
 
 def generation_steps(steps: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draw how a synthetic scan came about: a column per step, a row per plane.
+    """Draw the steps of a synthetic scan: a column per step, a row per plane.
 
     Parameters
     ----------

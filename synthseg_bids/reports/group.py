@@ -28,7 +28,7 @@ from .tree import (
     session_page,
 )
 
-#: Rows of a table that are put into the page; more of them would only slow it down.
+#: Largest number of rows of a table in the page; more would slow it down.
 _MOST_OUTLIERS = 500
 _STATES = ('done', 'skipped', 'failed')
 _VERDICTS = ('pass', 'review', 'fail')
@@ -77,7 +77,7 @@ def _link_to(out_dir: Path, image: Image) -> str:
 
 
 def _numbers(out_dir: Path, images: Sequence[Image]) -> list[tuple[Any, ...]]:
-    """Choose what is shown in large type: number, name and what it is made of."""
+    """List the numbers shown in large type, with their names and details."""
     states = Counter(image.state for image in images)
     quality = Counter(row.get('verdict', '') for row in group_table(out_dir, 'qc').rows)
     unusual = group_table(out_dir, 'outliers').rows
@@ -120,7 +120,7 @@ def _image_rows(out_dir: Path, images: Sequence[Image]) -> list[dict[str, Any]]:
 
 
 def _charts(out_dir: Path, measured: Sequence[Image]) -> dict[str, Any]:
-    """Gather what the script draws."""
+    """Gather the data of the charts."""
     measures = plotted_measures(out_dir, measured)
     if not measures:
         return {}
@@ -133,7 +133,7 @@ def _charts(out_dir: Path, measured: Sequence[Image]) -> dict[str, Any]:
 
 
 def _outliers(out_dir: Path, images: Sequence[Image]) -> list[dict[str, Any]]:
-    """List what stands out, the farthest first."""
+    """List the outliers, the farthest first."""
     by_image = {image.key: image for image in images}
     rows = group_table(out_dir, 'outliers').rows
     worst = sorted(rows, key=lambda row: -abs(number(row['robust_z']) or 0))[:_MOST_OUTLIERS]

@@ -1,4 +1,4 @@
-"""The numbers behind the charts of the group report."""
+"""Data of the charts of the group report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthseg_bids.measure.overlap import MEAN_NAME
 from .structures import structures
 from .tree import Image, group_table, read_json
 
-#: What a measure is called, and its values by image.
+#: Title of a measure, and its values by image.
 Measure = tuple[dict[str, Any], pd.Series]
 
 

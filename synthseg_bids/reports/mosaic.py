@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from synthseg_bids.images.geometry import (
+    Grid,
     bounding_box,
     orientation,
-    ras_affine,
     resampling_matrix,
     spacing_mm,
     to_ras,
@@ -25,9 +25,9 @@ from synthseg_bids.labels import segmentation_labels
 
 #: Slices in the sagittal, coronal and axial row.
 SLICES = (5, 6, 6)
-#: What is shown around the brain, and the least that is shown of the scan.
+#: Margin around the brain, and least size of the view, in mm.
 MARGIN_MM, SMALLEST_VIEW_MM = 12.0, 110.0
-#: A pixel, unless the view is larger than this many pixels.
+#: Size of a pixel in mm; it is larger if the view had more than this number of pixels.
 PIXEL_MM, LARGEST_VIEW_PX = 1.0, 230
 #: Greys are multiples of this: steps too small to see, in a file that is half as large.
 GREY_STEP = 6
@@ -78,8 +78,8 @@ def draw_mosaic(
         Positions in :func:`label_palette`.
     """
     orient = orientation(affine)
+    to_world = Grid(scan.shape, affine).in_ras().affine
     scan, labels = to_ras(scan, orient), to_ras(labels, orient)
-    to_world = ras_affine(affine, scan.shape, orient)
     spacing = spacing_mm(to_world)
     brain = bounding_box(labels > 0) or tuple(slice(0, n) for n in scan.shape)
     view = _view(brain, scan.shape, spacing)
@@ -177,7 +177,7 @@ def _write_text(tile: np.ndarray, text: str, middle: int, start: int) -> None:
     font = ImageFont.load_default_imagefont()
     *_, width, height = font.getbbox(text)
     top, left = middle - height // 2, start - 1
-    # A tile too small for its text goes without.
+    # A tile that is too small for its text has none.
     if top < 0 or left < 0 or top + height > tile.shape[0] or left + width > tile.shape[1]:
         return
     box = Image.new('L', (int(width), int(height)))

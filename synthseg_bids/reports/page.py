@@ -1,4 +1,4 @@
-"""Pages from templates: each is one file that holds all it needs."""
+"""Fill the templates of pages; each page is one file without external parts."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def read_quality(out_dir: Path, image: Image) -> tuple[str, list[Row]]:
 
 
 def short_note(out_dir: Path, image: Image) -> str:
-    """Say in a line what is to be known of an image."""
+    """Summarise verdict and notes of an image in one line."""
     noted = image.status.get('reason', '')
     judged = group_table(out_dir, 'qc').by_image.get(image.key, [{}])[0]
     reasons = judged.get('reasons', '')

@@ -1,4 +1,4 @@
-"""How well repeated images agree over the whole dataset."""
+"""Section of the group report on the agreement of repeated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures as a reader thinks of them: left and right together, under a plain name."""
+"""Structures of the reports: left and right together, under a plain name."""
 
 from __future__ import annotations
 

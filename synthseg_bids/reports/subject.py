@@ -65,19 +65,19 @@ def write_subject_report(
         by_page = {}
     for page, of_session in by_page.items():
         _write_page(out_dir, page, of_session, set(), run_uuid)
-    # Not looked for among the reports: those of all participants lie in one folder.
+    # The folder is not searched for reports, since it holds those of all participants.
     folders = {f'{name}_{folder.name}.html' for folder in (out_dir / name).glob('ses-*')}
     sessions = {session_page(image) for image in images if image.session}
     for page in (folders | sessions) - by_page.keys():
         (out_dir / page).unlink(missing_ok=True)
-    # Last of all: by its time the next run tells whether the reports are up to date.
+    # Written last, since the next run compares its time with that of the outputs.
     return _write_page(out_dir, f'{name}.html', images, by_page.keys(), run_uuid)
 
 
 def _write_page(
     out_dir: Path, page: str, images: list[Image], others: Collection[str], run_uuid: str
 ) -> Path:
-    """Write the report of some images, except for those that have theirs on other pages."""
+    """Write a report of some images; those with a page of their own are only listed."""
     title = page.removesuffix('.html').replace('_', ' · ')
     participant = title.partition(' ')[0]
     segmented = [image for image in images if label_map_sidecar(out_dir, image)]
@@ -130,7 +130,7 @@ def _overview_row(
 
 
 def _numbers(rows: list[dict[str, Any]], verdicts: Counter[str]) -> list[tuple[Any, ...]]:
-    """Choose what is shown in large type: number, name and what it is made of."""
+    """List the numbers shown in large type, with their names and details."""
     segmented = sum(bool(row['link']) for row in rows)
     failed = sum(row['image'].state == 'failed' for row in rows)
     states = {'done': segmented, 'failed': failed} if failed else {}

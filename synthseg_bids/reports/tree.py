@@ -1,4 +1,4 @@
-"""What the reports tell, read from the output dataset alone."""
+"""Data of the reports, read from the output dataset alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_description, read_table
 from synthseg_bids.files import read_text as read_file
 
-#: More of a file than this tells nobody anything.
+#: Largest number of bytes of a text file that are shown.
 _MOST_TEXT = 100_000
 
 #: Columns of the group tables that identify an image.
@@ -47,7 +47,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Image:
-    """One image that was looked at.
+    """One image of the status table, or with volumes.
 
     Attributes
     ----------
@@ -65,17 +65,17 @@ class Image:
 
     @property
     def key(self) -> Key:
-        """What identifies it; see :func:`key_of`."""
+        """Return its source and method; see :func:`key_of`."""
         return self.source, self.method
 
     @property
     def state(self) -> str:
-        """What became of it; see ``group_status.tsv``."""
+        """Return its status; see ``group_status.tsv``."""
         return self.status.get('status', 'done')
 
     @property
     def series(self) -> str:
-        """What it is compared with: images of its contrast, segmented by the same method."""
+        """Return the name of the images it is compared with: same contrast and method."""
         return series_name(self.contrast, self.method)
 
     @cached_property
@@ -100,7 +100,7 @@ class Image:
 
     @cached_property
     def title(self) -> str:
-        """What distinguishes it from the participant's other images."""
+        """Return what distinguishes it from the participant's other images."""
         if not self._parsed:
             return self.file_name
         others = [f'{k}-{v}' for k, v in self._entities.items() if k not in ('sub', 'ses')]
@@ -108,7 +108,7 @@ class Image:
 
     @cached_property
     def anchor(self) -> str:
-        """Where it is found in the participant's report."""
+        """Return its anchor in the participant's report."""
         method = '' if self.method == OURS else f'_seg-{self.method}'
         return quote(self.file_name.partition('.')[0] + method, safe='')
 
@@ -135,8 +135,8 @@ class Image:
 
 
 def key_of(row: Row) -> Key:
-    """Tell which image, segmented by which method, a row of a group table is about."""
-    # Tables of earlier versions name no method.
+    """Return image and method of a row of a group table."""
+    # Tables of earlier versions have no column of methods.
     return row['source'], row.get('method') or OURS
 
 
@@ -146,7 +146,7 @@ def series_name(contrast: str, method: str) -> str:
 
 
 def session_page(image: Image) -> str:
-    """Name the report of an image's session, where that has one of its own."""
+    """Return the file name of the report of an image's session."""
     return f'{image.participant}_{image.session}.html'
 
 

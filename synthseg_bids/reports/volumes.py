@@ -1,4 +1,4 @@
-"""Volumes of one image beside those of the group, and its overlap with references."""
+"""Section of a report on volumes, compared with the group, and overlap with references."""
 
 from __future__ import annotations
 

@@ -13,16 +13,14 @@ The steps, in the order of the MIDL 2020 paper (section 2):
 Not of the papers are: resized ventricles, lesions after step 1 (:mod:`.lesions`), textures in step
 3 (:mod:`.texture`), artefacts after its bias field (:mod:`.artefacts`) and noise in step 4.
 
-:func:`draw` draws every random parameter into a :class:`Draw`; :func:`apply` turns a label map
-and a draw into an image. The same draw gives the same image.
+:func:`.parameters.draw` draws every random parameter into a :class:`.parameters.Draw`;
+:func:`apply` turns a label map and a draw into an image. The same draw gives the same image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,201 +28,14 @@ from torch.nn import functional
 
 from ..labels import CSF, DRAWN_LESIONS, LESION, generation_labels, segmentation_labels
 from ..linear import apply_along_axes, blur_matrix
-from .artefacts import ArtefactConfig, Artefacts, add_artefacts, draw_artefacts
-from .deform import Deformation, DeformationConfig, deform_labels, draw_deformation, moved
-from .intensity import (
-    Intensities,
-    IntensityConfig,
-    bias_field,
-    draw_intensities,
-    normalise,
-    rescale_percentiles,
-)
-from .lesions import LesionConfig, Lesions, add_lesions, draw_lesions
-from .resolution import (
-    Noise,
-    NoiseConfig,
-    Resolution,
-    ResolutionConfig,
-    acquire,
-    add_noise,
-    draw_noise,
-    draw_resolution,
-)
-from .texture import Texture, TextureConfig, add_texture, draw_texture
-from .ventricles import VentricleConfig, draw_growth, grow_ventricles
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Settings of the generative model.
-
-    Attributes
-    ----------
-    size : tuple of int or None
-        Size of the crop in voxels of the label map (None: the whole map).
-    crop_jitter : float or None
-        The crop is centred on the brain after the affine deformation, displaced by up to this
-        many voxels along each axis and kept inside the map's grid; None crops anywhere in the map.
-    downsampling : int
-        Width of output voxels in label-map voxels, whose intensities are averaged, so that
-        boundaries show partial volume.
-    ventricles : VentricleConfig or None
-        Resizing of the ventricles, if any.
-    deformation, intensity : DeformationConfig, IntensityConfig
-    blur : float
-        Standard deviation of the blur after drawing intensities, in output voxels.
-    resolution : ResolutionConfig or None
-        Random acquisition resolution, if any.
-    noise : NoiseConfig or None
-        Noise of the acquired voxels, if any.
-    lesions : LesionConfig or None
-        Lesions of the white matter, if any.
-    lesion_label : bool
-        Whether lesions are a label of the target; otherwise they are white matter.
-    texture : TextureConfig or None
-        Textures, if any.
-    artefacts : ArtefactConfig or None
-        Ghosts and truncated fields of view, if any.
-    skull_strip_probability : float
-        Probability that all extra-cerebral labels become background.
-    no_csf_probability : float
-        Probability that the CSF around the brain becomes background.
-    rescale : bool
-        Rescale the final image between its percentiles, as inference does with real scans.
-    """
-
-    size: tuple[int, int, int] | None = (160, 160, 160)
-    crop_jitter: float | None = None
-    downsampling: int = 1
-    ventricles: VentricleConfig | None = None
-    deformation: DeformationConfig = field(default_factory=DeformationConfig)
-    intensity: IntensityConfig = field(default_factory=IntensityConfig)
-    blur: float = 0.3
-    resolution: ResolutionConfig | None = None
-    noise: NoiseConfig | None = None
-    lesions: LesionConfig | None = None
-    lesion_label: bool = False
-    texture: TextureConfig | None = None
-    artefacts: ArtefactConfig | None = None
-    skull_strip_probability: float = 0.2
-    no_csf_probability: float = 0
-    rescale: bool = False
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Every random parameter of one synthetic scan.
-
-    Attributes
-    ----------
-    start : tuple of int
-        First voxel of the crop in the label map.
-    growth : float
-        Growth of the ventricles, in voxels of the label map.
-    deformation, intensities : Deformation, Intensities
-    resolution, noise, lesions, texture, artefacts : Resolution, Noise, ...; or None
-    skull_strip, no_csf : bool
-    noise_seed : int
-        Seed of the voxel-wise noise, which is drawn on the device of the image.
-    """
-
-    start: tuple[int, int, int]
-    growth: float
-    deformation: Deformation
-    intensities: Intensities
-    resolution: Resolution | None
-    noise: Noise | None
-    lesions: Lesions | None
-    texture: Texture | None
-    artefacts: Artefacts | None
-    skull_strip: bool
-    no_csf: bool
-    noise_seed: int
-
-
-def output_size(
-    config: GeneratorConfig, shape: tuple[int, int, int]
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return the sizes of the crop (in label-map voxels) and of the image."""
-    factor = config.downsampling
-    wanted = config.size or shape
-    image = [min(n, w) // factor for n, w in zip(shape, wanted, strict=True)]
-    crop = [n * factor for n in image]
-    return (crop[0], crop[1], crop[2]), (image[0], image[1], image[2])
-
-
-def draw(
-    config: GeneratorConfig,
-    shape: tuple[int, int, int],
-    generator: torch.Generator,
-    centre: tuple[float, float, float] | None = None,
-    spacing_mm: float = 1.0,
-) -> Draw:
-    """Draw every random parameter of one synthetic scan.
-
-    Parameters
-    ----------
-    config : GeneratorConfig
-    shape : tuple of int
-        Size of the label map.
-    generator : torch.Generator
-        On the CPU.
-    centre : tuple of float, optional
-        Centre of the brain in voxels, for crops around it (default: centre of the map).
-    spacing_mm : float
-        Spacing of the label map.
-
-    Returns
-    -------
-    Draw
-    """
-    crop, image = output_size(config, shape)
-    room = [n - c for n, c in zip(shape, crop, strict=True)]
-    where = torch.rand(3, generator=generator).tolist()
-    deformation = draw_deformation(config.deformation, shape, generator)
-    if config.crop_jitter is None:
-        start = [int(w * (r + 1)) for w, r in zip(where, room, strict=True)]
-    else:
-        middle = moved(centre or tuple((n - 1) / 2 for n in shape), deformation, shape)
-        first = [
-            m - (c - 1) / 2 + (2 * w - 1) * config.crop_jitter
-            for m, c, w in zip(middle, crop, where, strict=True)
-        ]
-        start = [min(max(round(f), 0), r) for f, r in zip(first, room, strict=True)]
-    intensities = draw_intensities(config.intensity, image, generator)
-    output_mm = spacing_mm * config.downsampling
-    resolution, texture, artefacts, growth = None, None, None, 0.0
-    noise, lesions = None, None
-    if config.resolution is not None:
-        resolution = draw_resolution(config.resolution, output_mm, generator)
-    if config.texture is not None:
-        texture = draw_texture(config.texture, image, output_mm, generator)
-    if config.artefacts is not None:
-        artefacts = draw_artefacts(config.artefacts, image, generator)
-    if config.ventricles is not None:
-        growth = draw_growth(config.ventricles, generator)
-    strip, no_csf = torch.rand(2, generator=generator).tolist()
-    noise_seed = int(torch.randint(2**62, (1,), generator=generator))
-    if config.noise is not None:
-        noise = draw_noise(config.noise, generator)
-    if config.lesions is not None:
-        lesions = draw_lesions(config.lesions, image, output_mm, generator)
-    return Draw(
-        start=(start[0], start[1], start[2]),
-        growth=growth,
-        deformation=deformation,
-        intensities=intensities,
-        resolution=resolution,
-        noise=noise,
-        lesions=lesions,
-        texture=texture,
-        artefacts=artefacts,
-        skull_strip=strip < config.skull_strip_probability,
-        no_csf=no_csf < config.no_csf_probability,
-        noise_seed=noise_seed,
-    )
-
+from .artefacts import add_artefacts
+from .deform import deform_labels
+from .intensity import bias_field, normalise, rescale_percentiles
+from .lesions import add_lesions
+from .parameters import Draw, GeneratorConfig, output_size, to_device
+from .resolution import acquire, add_noise
+from .texture import add_texture
+from .ventricles import grow_ventricles
 
 #: Intermediate results, from the deformed labels (rows of the generation table) to the scan.
 STEPS = ('labels', 'gaussians', 'blur', 'bias field', 'final')
@@ -260,21 +71,6 @@ def _label_lookup(parameters: Draw) -> Tensor:
     if parameters.no_csf:
         lookup[csf] = 0
     return lookup
-
-
-def to_device(parameters: Draw, device: torch.device) -> Draw:
-    """Move the tensors of a draw, and of all its parts, to a device."""
-
-    def moved_part(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part.to(device)
-        if not is_dataclass(part) or isinstance(part, type):
-            return part
-        values = {one.name: moved_part(getattr(part, one.name)) for one in fields(part)}
-        return replace(part, **values)
-
-    on_device: Draw = moved_part(parameters)
-    return on_device
 
 
 def apply(

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..files import read_text
-from ..images.geometry import orientation, ras_affine, to_ras
+from ..images.geometry import orientation, to_ras
 from ..images.volume_io import read_label_map, write_image
 from ..labels import generation_indices, network_labels
-from .generator import Draw, GeneratorConfig, OnStep, apply, draw
+from .generator import OnStep, apply
+from .parameters import Draw, GeneratorConfig, draw
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +138,7 @@ def load_label_map(path: Path, size: Sequence[int] | None = None) -> LabelMap:
         spacing = ' x '.join(f'{mm:g}' for mm in volume.spacing_mm)
         raise LabelMapError(f'{path}: voxels of {spacing} mm; resample it to isotropic ones')
     orient = orientation(volume.affine)
-    values, affine = padded(
-        to_ras(volume.data, orient), ras_affine(volume.affine, volume.shape, orient), size
-    )
+    values, affine = padded(to_ras(volume.data, orient), volume.grid.in_ras().affine, size)
     indices = generation_indices(values, str(path))
     return LabelMap(
         name=path.name,

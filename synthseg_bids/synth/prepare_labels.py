@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..images.geometry import orientation, ras_affine, spacing_mm, to_ras
+from ..images.geometry import orientation, spacing_mm, to_ras
 from ..images.volume_io import read_label_map
 from ..labels import (
     CSF,
@@ -258,7 +258,7 @@ def read_donor(path: Path) -> Donor:
     """
     volume = read_label_map(path)
     orient = orientation(volume.affine)
-    affine = ras_affine(volume.affine, volume.shape, orient)
+    affine = volume.grid.in_ras().affine
     labels = to_ras(volume.data, orient).astype(np.int16)
     labels, _ = resampled(labels, affine, spacing_mm(affine))
     try:
@@ -291,7 +291,7 @@ def prepare_map(path: Path, donors: Sequence[Path] = (), number: int = 0) -> Pre
     """
     volume = read_label_map(path)
     orient = orientation(volume.affine)
-    affine = ras_affine(volume.affine, volume.shape, orient)
+    affine = volume.grid.in_ras().affine
     labels = fold_codes(to_ras(volume.data, orient), str(path))
     spacing = spacing_mm(affine)
     labels, affine = resampled(labels, affine, spacing)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from .artefacts import ArtefactConfig
 from .deform import DeformationConfig
-from .generator import GeneratorConfig
 from .intensity import IntensityConfig
 from .lesions import LesionConfig
+from .parameters import GeneratorConfig
 from .resolution import NoiseConfig, ResolutionConfig
 from .texture import TextureConfig
 from .ventricles import VentricleConfig

@@ -144,8 +144,7 @@ def load_pair(pair: Pair) -> LoadedPair:
     """
     scan, reference = read_volume(pair.scan.path), read_label_map(pair.reference)
     prepared = prepare(scan.data, scan.affine, 1.0)
-    shape, affine = prepared.image.shape, prepared.affine
-    share = share_in_view(reference.data, reference.affine, shape, affine)
+    share = share_in_view(reference.data, reference.affine, prepared.grid)
     if share < MIN_SHARE_IN_VIEW:
         raise FieldOfViewError(
             f'{pair.reference}: only {share:.0%} of it lies in the field of view of '
@@ -154,11 +153,13 @@ def load_pair(pair: Pair) -> LoadedPair:
     # Before resampling, so that errors are about the labels in the file.
     folded = fold_reference(reference.data, str(pair.reference))
     moved, folded = (
-        resample_nearest(labels, reference.affine, shape, affine)
+        resample_nearest(labels, reference.affine, prepared.grid)
         for labels in (reference.data, folded)
     )
     image = rescale_intensities(prepared.image)
-    return LoadedPair(pair.scan.relative, pair.scan.suffix, image, moved, folded, affine)
+    return LoadedPair(
+        pair.scan.relative, pair.scan.suffix, image, moved, folded, prepared.grid.affine
+    )
 
 
 def load_pairs(pairs: Sequence[Pair]) -> Iterator[LoadedPair]:

@@ -18,19 +18,10 @@ from torch.nn import functional
 
 from ..labels import generation_indices
 from ..synth.deform import deform_image
-from ..synth.generator import (
-    Draw,
-    GeneratorConfig,
-    OnStep,
-    choose_labels,
-    deformed_labels,
-    finish,
-    label_tables,
-    output_size,
-    to_device,
-)
+from ..synth.generator import OnStep, choose_labels, deformed_labels, finish, label_tables
 from ..synth.intensity import WHITE, bias_field
 from ..synth.label_maps import LabelMap, cerebrum_centre, padded
+from ..synth.parameters import Draw, GeneratorConfig, output_size, to_device
 from ..synth.ventricles import grow_ventricles
 from .real_scans import LoadedPair
 

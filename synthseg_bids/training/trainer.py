@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +22,19 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import write_whole
 from ..hardware.device import fast_dtype
-from ..labels import LESION, generation_labels, network_labels
+from ..labels import LESION, network_labels
 from ..measure.overlap import paper_dice
 from ..models.card import ModelCard
 from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
 from ..models.upscale import upscale
-from ..synth.generator import GeneratorConfig
 from ..synth.label_maps import LabelMap, generate
+from ..synth.parameters import GeneratorConfig
 from ..synth.presets import VALIDATION_PRESETS, evaluation_config
 from .config import TrainingConfig, learning_rate
 from .distributed import ProcessGroup
 from .losses import merge_channels, segmentation_losses, wl2
 from .muon import Muon
-
-#: Offset between the seeds of samples and those of the contrasts of steps.
-FIRST_CONTRAST = 2**61
+from .samples import Sample, age_shares, contrast_of_step, merged_channels
 
 
 class CheckpointError(ValueError):
@@ -58,44 +56,6 @@ class Progress:
         """Return the row as column names and values."""
         named = {f'dice_{preset}': value for preset, value in self.dice.items()}
         return {k: v for k, v in vars(self).items() if k != 'dice'} | named
-
-
-def age_shares(label_maps: Sequence[LabelMap], weights: Mapping[str, float]) -> Tensor:
-    """Return the probability of each label map, given relative frequencies of age groups.
-
-    Parameters
-    ----------
-    label_maps : sequence of LabelMap
-    weights : mapping of str to float
-        Relative frequencies of age groups; 1 for groups that are not listed.
-
-    Returns
-    -------
-    (n,) float64 tensor
-        Sums to 1.
-    """
-    ages = [label_map.age_group for label_map in label_maps]
-    shares = torch.tensor([weights.get(age, 1.0) / ages.count(age) for age in ages]).double()
-    if not shares.sum() > 0:
-        raise UsageError(f'age groups {sorted(set(ages))}: all have a weight of 0')
-    return shares / shares.sum()
-
-
-class Sample(NamedTuple):
-    """A training sample.
-
-    Attributes
-    ----------
-    image : (x, y, z) float32 tensor
-    target : (x, y, z) uint8 tensor
-        Network channels.
-    groups : list of list of int
-        Channels that its label map does not distinguish.
-    """
-
-    image: Tensor
-    target: Tensor
-    groups: list[list[int]]
 
 
 class Trainer:
@@ -192,34 +152,11 @@ class Trainer:
         source = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         which = int(torch.multinomial(self.shares, 1, generator=source))
         label_map = self.label_maps[which]
-        config = self._generator()
+        config = contrast_of_step(self.config.generator, self.config.seed, self.step)
         if label_map.age_group == 'infant':
             config = replace(config, intensity=replace(config.intensity, unmyelinated=True))
         image, target, drawn = generate(label_map, config, source)
-        return Sample(image, target, self._groups(label_map, drawn.deformation.flip))
-
-    def _groups(self, label_map: LabelMap, flip: bool) -> list[list[int]]:
-        """Return groups of channels that a label map, mirrored or not, does not distinguish."""
-        labels = network_labels(self.config.generator.lesion_label)
-        mirror = {label.index: label.mirror for label in generation_labels()}
-        return [
-            [labels.index(mirror[one] if flip else one) for one in group]
-            for group in label_map.merged
-        ]
-
-    def _generator(self) -> GeneratorConfig:
-        """Return the generator's settings of this step; with priors, those of one contrast.
-
-        All processes draw the same contrast, as SynthSeg-rule does (paper, section 3.2).
-        """
-        config = self.config.generator
-        priors = config.intensity.priors
-        if len(priors) < 2:
-            return config
-        seed = self.config.seed * 1_000_003 + self.step + FIRST_CONTRAST
-        which = torch.randint(len(priors), (1,), generator=torch.Generator().manual_seed(seed))
-        chosen = (priors[int(which)],)
-        return replace(config, intensity=replace(config.intensity, priors=chosen))
+        return Sample(image, target, merged_channels(label_map, config, drawn.deformation.flip))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of the current step."""

@@ -178,9 +178,7 @@ def init_image_wf(
         workflow.connect([
             (inputnode, segment, [('in_file', 'in_file'), ('model', 'model'),
                                   ('model_sha256', 'model_sha256')]),
-            (segment, assess, [('confidence', 'confidence'), ('flip_dice', 'flip_dice'),
-                               ('model_sha256', 'model_sha256'), ('ct', 'ct'),
-                               ('unsure_mm3', 'unsure_mm3'), ('turned', 'turned')]),
+            (segment, assess, [('network_report', 'network_report')]),
             (segment, plot, [('ct', 'ct')]),
         ])  # fmt: skip
     if aseg_stats:

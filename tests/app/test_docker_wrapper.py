@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from synthseg_bids import __version__
-from synthseg_bids.app.parser import parse_args
+from synthseg_bids.app.command_line import parse_args
 
 WRAPPER = [sys.executable, '-m', 'synthseg_bids.app.docker_wrapper']
 # Answers as the engines do, and writes down how it is called in the end.

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from synthseg_bids.app.command_line import parse_args
 from synthseg_bids.app.config import ConfigError, RunConfig, format_config, read_plugin
-from synthseg_bids.app.parser import build_parser, parse_args
+from synthseg_bids.app.parser import build_parser
 
 DOCS = Path(__file__).parents[2] / 'docs'
 PLACES = ['in', 'out', 'participant']

@@ -190,7 +190,7 @@ def test_litter(touch):
 
 def test_pybids_is_imported_when_it_is_needed():
     code = (
-        'import sys, synthseg_bids.app.parser, synthseg_bids.bids.query;'
+        'import sys, synthseg_bids.app.command_line, synthseg_bids.bids.query;'
         'print([name for name in ("bids", "sqlalchemy") if name in sys.modules])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

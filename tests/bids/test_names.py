@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from synthseg_bids.bids.names import (
     SOURCE_ENTITIES,
     bids_uri,
-    derivative_name,
     derivative_stem,
     parse_name,
 )
@@ -22,7 +21,7 @@ SUFFIX = st.sampled_from(['T1w', 'T2w', 'inplaneT1', 'UNIT1'])
 
 @given(st.lists(st.tuples(ENTITIES, SUFFIX), min_size=2, max_size=8))
 def test_two_images_never_share_an_output(images):
-    names = {derivative_name(e, s, 'dseg', '.nii.gz') for e, s in images}
+    names = {derivative_stem(e, s) for e, s in images}
     distinct = {(tuple(sorted(e.items())), s) for e, s in images}
     assert len(names) == len(distinct)
 

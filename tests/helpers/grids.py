@@ -8,10 +8,8 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt
 
 ORIENTATIONS = [
-    ''.join(code)
-    for axes in permutations(('LR', 'PA', 'IS'))
-    for code in product(*axes)
-]  # fmt: skip
+    ''.join(code) for axes in permutations(('LR', 'PA', 'IS')) for code in product(*axes)
+]
 
 
 def oriented_affine(

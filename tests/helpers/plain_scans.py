@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from synthseg_bids.labels import generation_labels
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.parameters import GeneratorConfig
 
 #: Row of each label in label maps as the generator reads them.
 ROWS = {label.index: row for row, label in enumerate(generation_labels())}

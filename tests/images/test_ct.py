@@ -12,6 +12,7 @@ from synthseg_bids import Segmenter
 from synthseg_bids.images.ct import CT_RANGE, ct_setting, describe_ct, is_hounsfield
 from synthseg_bids.images.header import Header
 from synthseg_bids.interfaces import PlotSegmentation
+from synthseg_bids.measure.network_report import NetworkReport
 from synthseg_bids.measure.qc import assess
 
 
@@ -71,9 +72,9 @@ def test_recognised_scans_are_segmented_as_ct(head, tiny_model):
         nib.Nifti1Image(data, np.eye(4)) for data in (head, np.clip(head, *CT_RANGE))
     )
     recognised, by_hand, plain = segment(image), segment(clipped), segment(image, ct=False)
-    assert recognised.segmentation.ct
-    assert not by_hand.segmentation.ct
-    assert not plain.segmentation.ct
+    assert recognised.segmentation.report.ct
+    assert not by_hand.segmentation.report.ct
+    assert not plain.segmentation.report.ct
     labels = [np.asarray(result.labels.dataobj) for result in (recognised, by_hand, plain)]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert (labels[0] != labels[2]).any()
@@ -84,12 +85,12 @@ def test_quality_control_names_ct_under_another_suffix(head):
     labels = np.where(abs(head - 33) < 25, 2, 0)
     rows = {
         row['measure']: row
-        for row in assess(head, labels, np.eye(4), Header(), suffix='T1w', ct=True)
+        for row in assess(head, labels, np.eye(4), Header(), NetworkReport(ct=True), 'T1w')
     }
     assert rows['contrast_conflict']['reason'] == 'looks CT, but is named T1w'
     rows = {
         row['measure']: row
-        for row in assess(head, labels, np.eye(4), Header(), suffix='CT', ct=True)
+        for row in assess(head, labels, np.eye(4), Header(), NetworkReport(ct=True), 'CT')
     }
     assert rows['contrast_conflict']['flag'] == 'pass'
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from nibabel.orientations import io_orientation
 
 from synthseg_bids.images.geometry import (
+    Grid,
     bounding_box,
     from_ras,
     orientation,
-    ras_affine,
     resample,
-    resampled_grid,
     resampling_matrix,
     spacing_mm,
     to_ras,
@@ -49,7 +48,7 @@ def test_ras_keeps_every_voxel_where_it_is(codes, rng):
     affine = oriented_affine(codes, (1, 2, 3), 15)
     array = rng.normal(size=(3, 4, 5))
     orient = orientation(affine)
-    turned, turned_affine = to_ras(array, orient), ras_affine(affine, array.shape, orient)
+    turned, turned_affine = to_ras(array, orient), Grid(array.shape, affine).in_ras().affine
     for index in [(0, 0, 0), (2, 0, 1), (1, 3, 4)]:
         position = affine @ [*index, 1]
         new = np.linalg.solve(turned_affine, position)[:3].round().astype(int)
@@ -91,10 +90,10 @@ def test_weights_average(n_in, n_out, step):
 @given(n=st.integers(12, 40), spacing=st.floats(0.3, 6), new=st.floats(0.3, 6))
 def test_ramps_keep_their_position(n, spacing, new):
     """A voxel's position, resampled as an intensity, is the position of the new voxel."""
-    shape, affine = resampled_grid((n, n, n), np.diag([spacing, spacing, spacing, 1]), new)
-    matrix = resampling_matrix(n, shape[0], new / spacing)
+    grid = Grid((n, n, n), np.diag([spacing, spacing, spacing, 1])).resampled(new)
+    matrix = resampling_matrix(n, grid.shape[0], new / spacing)
     positions = matrix @ (np.arange(n) * spacing)
-    expected = affine[0, 0] * np.arange(shape[0]) + affine[0, 3]
+    expected = grid.affine[0, 0] * np.arange(grid.shape[0]) + grid.affine[0, 3]
     # Away from the ends, where the window is not cut off.
     reach = new + spacing
     inner = (expected > reach) & (expected < (n - 1) * spacing - reach)
@@ -103,9 +102,11 @@ def test_ramps_keep_their_position(n, spacing, new):
 
 def test_same_spacing_changes_nothing():
     np.testing.assert_array_equal(resampling_matrix(7, 7, 1.0), np.eye(7))
-    shape, affine = resampled_grid((7, 8, 9), np.diag([1, 1, 1, 1]), 1.0)
-    assert shape == (7, 8, 9)
-    np.testing.assert_array_equal(affine, np.eye(4))
+    grid = Grid((7, 8, 9), np.diag([1, 1, 1, 1]))
+    assert grid.resampled(1.0).shape == (7, 8, 9)
+    np.testing.assert_array_equal(grid.resampled(1.0).affine, np.eye(4))
+    assert grid.is_close(grid.resampled(1.0))
+    assert not grid.is_close(grid.resampled(2.0))
 
 
 def test_up_sampling_agrees_with_torch(rng):
@@ -128,7 +129,8 @@ def test_down_sampling_suppresses_noise_like_averaging(step, rng):
 
 def test_field_of_view_is_covered_and_centred():
     affine = oriented_affine('LPS', (0.5, 0.9, 5), 12)
-    shape, new = resampled_grid((50, 40, 7), affine, 1.5)
+    grid = Grid((50, 40, 7), affine).resampled(1.5)
+    shape, new = grid.shape, grid.affine
     np.testing.assert_allclose(spacing_mm(new), 1.5)
     assert (np.array(shape) * 1.5 >= np.array([25, 36, 35]) - 1e-2).all()
     assert (np.array(shape) * 1.5 < np.array([25, 36, 35]) + 1.5).all()
@@ -149,13 +151,13 @@ def test_structures_keep_their_position(shape, spacing):
     affine = oriented_affine('PIR', spacing, 25)
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     volume = blob(shape, affine, middle + np.array([1.3, -2.1, 0.7]), 3.5)
-    new_shape, new_affine = resampled_grid(shape, affine, 1.5)
+    grid = Grid(shape, affine).resampled(1.5)
     matrices = [
         resampling_matrix(a, b, 1.5 / s)
-        for a, b, s in zip(shape, new_shape, spacing, strict=True)
-    ]  # fmt: skip
+        for a, b, s in zip(shape, grid.shape, spacing, strict=True)
+    ]
     moved = resample(volume, matrices)
-    shift = centre_of_mass_mm(moved, new_affine) - centre_of_mass_mm(volume, affine)
+    shift = centre_of_mass_mm(moved, grid.affine) - centre_of_mass_mm(volume, affine)
     assert np.linalg.norm(shift) < 0.05 * 1.5
 
 

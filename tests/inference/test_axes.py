@@ -94,7 +94,7 @@ def test_confidence_counts_missing_structures():
     posteriors = torch.zeros(4, 2, 2, 2)
     posteriors[0, 0], posteriors[1, 0] = 0.2, 0.8
     posteriors[0, 1] = 1
-    confidence = mean_confidence(posteriors)
+    confidence = mean_confidence(*posteriors.max(0), len(posteriors))
     np.testing.assert_allclose(confidence, [np.nan, 0.8, np.nan, np.nan])
     assert overall_confidence(confidence) == pytest.approx(0.8 / 3)
 
@@ -108,13 +108,15 @@ def test_regions_that_are_unsure_are_measured_by_side_borders_are_not():
     def fill(where: slice, *values: float) -> tuple[float, float]:
         posteriors.copy_(sure)
         posteriors[:, where, 5:17, 5:17] = torch.tensor(values)[:, None, None, None]
-        return unsure_sides(posteriors, labels, 1.0)
+        return unsure_sides(posteriors, *posteriors.max(0), labels, 1.0)
 
-    assert unsure_sides(posteriors, labels, 1.0) == (0, 0)
+    assert unsure_sides(posteriors, *posteriors.max(0), labels, 1.0) == (0, 0)
     left, right = fill(slice(5, 17), 0, 0.4, 0, 0.3, 0.3)
     assert 0.75 * 12**3 < left <= 12**3
     assert right == 0
-    assert unsure_sides(posteriors, labels, 2.0)[0] == pytest.approx(8 * 12**3, rel=0.15)
+    assert unsure_sides(posteriors, *posteriors.max(0), labels, 2.0)[0] == pytest.approx(
+        8 * 12**3, rel=0.15
+    )
     assert fill(slice(24, 36), 0, 0, 0.4, 0.3, 0.3) == (0, left)
     # The brainstem has no side, a border is thin, two labels that are equally likely have a bit.
     assert fill(slice(5, 17), 0, 0.3, 0, 0.3, 0.4) == (0, 0)

@@ -68,4 +68,4 @@ def test_a_network_with_lesions_can_be_asked_for_none(tmp_path):
         found = segment.segment(scan, np.eye(4), posteriors=True)
         assert np.unique(found.labels).tolist() == [expected]
         assert len(found.posteriors) == len(found.volumes_mm3) == channels
-        assert len(found.confidence) == channels
+        assert len(found.report.confidence) == channels

@@ -105,7 +105,7 @@ engine = Engine(UNet3D(), torch.device('cpu'), getattr(torch, sys.argv[1]))
 segmenter = Segmenter.from_engine(engine, ModelCard('paper', NetworkConfig(), 1.0))
 head = np.random.default_rng(0).random((192, 224, 192), dtype=np.float32)
 found = segmenter.segment(head, np.eye(4))
-assert found.flip_dice is not None
+assert found.report.flip_dice
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -170,9 +170,9 @@ def test_prepare_describes_the_network_grid():
     prepared = prepare(data, affine, 1.25)
     assert prepared.image.shape == (20, 12, 16)
     assert prepared.image.dtype == np.float32
-    assert prepared.scan_shape == (12, 30, 20)
+    assert prepared.scan_grid.shape == (12, 30, 20)
     np.testing.assert_allclose(prepared.steps, [1.6, 0.4, 0.8])
-    assert np.diag(prepared.affine[:3, :3]).min() > 0
+    assert np.diag(prepared.grid.affine[:3, :3]).min() > 0
 
 
 class TestRealNetwork:
@@ -256,7 +256,7 @@ def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
         weights.append(weight * independence(steps))
         return posteriors
 
-    monkeypatch.setattr('synthseg_bids.inference.segmenter.refine', refine)
+    monkeypatch.setattr('synthseg_bids.inference.refine.refine', refine)
     card = ModelCard('stub', NetworkConfig(levels=3), 1.0, intensity_weight=0.8)
     engine = StubEngine(SideStub(), card.network)
     affine = np.diag([1, 1, step, 1.0])

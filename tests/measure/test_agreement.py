@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from grids import oriented_affine
 
+from synthseg_bids.images.geometry import Grid
 from synthseg_bids.measure.agreement import AlignmentError, compare, kabsch, outline
 from synthseg_bids.measure.overlap import paper_dice, resample_nearest
 
@@ -82,7 +83,7 @@ def test_a_head_that_moved_agrees_with_itself(codes):
     shape = (140, 130, 110)
     centre = np.append((np.array(shape) - 1) / 2, 1)
     other_affine[:3, 3] += motion[:3, 3] - (other_affine @ centre)[:3]
-    other = resample_nearest(labels, motion @ affine, shape, other_affine)
+    other = resample_nearest(labels, motion @ affine, Grid(shape, other_affine))
     found = compare(outline(labels, affine), outline(other, other_affine))
     # Looked up twice, what is left of small structures loses some of its border.
     assert found.mean_dice > 0.88
@@ -93,7 +94,7 @@ def test_a_head_that_moved_agrees_with_itself(codes):
     back = compare(outline(other, other_affine), outline(labels, affine))
     assert back.mean_dice == pytest.approx(found.mean_dice, abs=0.01)
     # The label maps as they lie do not overlap nearly as well.
-    as_is = resample_nearest(other, other_affine, labels.shape, affine)
+    as_is = resample_nearest(other, other_affine, Grid(labels.shape, affine))
     assert paper_dice(as_is, labels)['mean'] < 0.5
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from synthseg_bids.images.geometry import Grid
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.labels import LabelSchemeError, segmentation_labels
 from synthseg_bids.measure.overlap import (
@@ -81,7 +82,7 @@ def test_paper_dice_of_a_partial_reference():
 def test_nearest_undoes_swaps_and_flips(labels):
     turned = np.ascontiguousarray(labels.transpose(2, 0, 1)[::-1, :, ::-1])
     to_old = np.array([[0, 1, 0, 0], [0, 0, -1, 11], [-1, 0, 0, 13], [0, 0, 0, 1.0]])
-    found = resample_nearest(turned, AFFINE @ to_old, labels.shape, AFFINE)
+    found = resample_nearest(turned, AFFINE @ to_old, Grid(labels.shape, AFFINE))
     np.testing.assert_array_equal(found, labels)
     assert found.dtype == labels.dtype
 
@@ -90,15 +91,17 @@ def test_nearest_undoes_swaps_and_flips(labels):
 def test_nearest_refines_without_a_shift(labels, factor):
     fine = np.diag([1 / factor] * 3 + [1.0])
     fine[:3, 3] = -(1 - 1 / factor) / 2
-    shape = [n * factor for n in labels.shape]
+    shape = tuple(n * factor for n in labels.shape)
     expected = np.kron(labels, np.ones((factor,) * 3, dtype=int))
-    np.testing.assert_array_equal(resample_nearest(labels, AFFINE, shape, AFFINE @ fine), expected)
+    np.testing.assert_array_equal(
+        resample_nearest(labels, AFFINE, Grid(shape, AFFINE @ fine)), expected
+    )
 
 
 def test_nearest_is_background_outside(labels):
     shift = np.eye(4)
     shift[0, 3] = 4
-    found = resample_nearest(labels + 1, AFFINE, labels.shape, AFFINE @ shift)
+    found = resample_nearest(labels + 1, AFFINE, Grid(labels.shape, AFFINE @ shift))
     np.testing.assert_array_equal(found[:6], labels[4:] + 1)
     assert not found[6:].any()
 
@@ -114,7 +117,7 @@ def test_nearest_follows_oblique_grids():
         positions = affine[:3, :3] @ np.indices((24, 24, 24)).reshape(3, -1) + affine[:3, 3:]
         return ((positions.T - (10, 9, 11)) ** 2).sum(1).reshape(24, 24, 24) < 36
 
-    found = resample_nearest(ball(np.eye(4)).astype(int), np.eye(4), (24, 24, 24), tilted)
+    found = resample_nearest(ball(np.eye(4)).astype(int), np.eye(4), Grid((24, 24, 24), tilted))
     expected = ball(tilted)
     assert expected.sum() > 800
     assert dice_per_label(found, expected.astype(int), [1])[1] > 0.95
@@ -184,9 +187,10 @@ def test_share_in_view():
     reference = np.ones((4, 4, 4), int)
     shifted = np.eye(4)
     shifted[0, 3] = 2
-    assert share_in_view(reference, np.eye(4), (4, 4, 4), np.eye(4)) == 1
-    assert share_in_view(reference, shifted, (4, 4, 4), np.eye(4)) == 0.5
-    assert share_in_view(0 * reference, np.eye(4), (4, 4, 4), np.eye(4)) == 0
+    grid = Grid((4, 4, 4), np.eye(4))
+    assert share_in_view(reference, np.eye(4), grid) == 1
+    assert share_in_view(reference, shifted, grid) == 0.5
+    assert share_in_view(0 * reference, np.eye(4), grid) == 0
 
 
 def test_paper_dice_by_hand():

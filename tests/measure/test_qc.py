@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,7 @@ from synthseg_bids.files import read_table
 from synthseg_bids.inference.memory_estimate import describe_model
 from synthseg_bids.interfaces import AssessQuality
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.measure.network_report import NetworkReport
 from synthseg_bids.measure.qc import Header, assess, judge
 from synthseg_bids.measure.qc_limits import MODEL_LIMITS, QC_GROUPS, VOLUME_RANGES_ML
 from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW
@@ -57,8 +59,9 @@ def measured(rows):
     return {row['measure']: row for row in rows}
 
 
-def sure(value: float) -> list[float]:
-    return [value] * N_CHANNELS
+def sure(value: float, model_sha256: str = '') -> NetworkReport:
+    same = (value,) * N_CHANNELS
+    return NetworkReport(model_sha256, confidence=same, flip_dice=same)
 
 
 GOOD_HEADER = Header(AFFINE, AFFINE, 1, 1)
@@ -67,7 +70,7 @@ GOOD_HEADER = Header(AFFINE, AFFINE, 1, 1)
 def test_a_usual_scan_passes(rng):
     labels = brain()
     seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER
-    rows = assess(*seen, sure(0.9), sure(0.9), model_sha256=SHIPPED)
+    rows = assess(*seen, sure(0.9, SHIPPED))
     assert [row['measure'] for row in rows] == [*(m.name for m in MEASURES), 'verdict']
     assert rows[-1] == {'measure': 'verdict', 'value': PASS, 'flag': PASS, 'reason': ''}
     found = {name: row['value'] for name, row in measured(rows).items()}
@@ -126,7 +129,7 @@ def test_contrast_is_guessed(rng, levels, guess):
 def test_contrast_that_is_not_that_of_the_name(rng, suffix, levels, conflict):
     labels = brain()
     image = scan(labels, rng, *levels)
-    rows = assess(image, labels, AFFINE, GOOD_HEADER, sure(0.9), sure(0.9), suffix)
+    rows = assess(image, labels, AFFINE, GOOD_HEADER, sure(0.9), suffix)
     found = measured(rows)['contrast_conflict']
     assert found['value'] == conflict
     if conflict:
@@ -217,7 +220,7 @@ def test_empty_segmentation_fails(rng):
     ids=['tiny', 'child', 'atrophied', 'asymmetric', 'missing', 'much missing'],
 )
 def test_volumes_are_judged(rng, labels, verdict, reason):
-    rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER, sure(0.9), sure(0.9))
+    rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER, sure(0.9))
     assert rows[-1]['value'] == verdict, rows[-1]
     assert reason in rows[-1]['reason']
 
@@ -230,17 +233,18 @@ def test_confidence_of_groups(rng):
     confidence[[channel[i] for i in (18, 53, 54)]] = 0.1, 0.2, 0.3
     flip = np.full(N_CHANNELS, 0.6)
     flip[0], flip[1] = 0.0, np.nan
-    seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER, confidence.tolist(), flip
-    rows = assess(*seen, model_sha256=SHIPPED)
+    seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER
+    report = NetworkReport(SHIPPED, False, tuple(confidence), tuple(flip))
+    rows = assess(*seen, report)
     found = measured(rows)
     assert found['confidence_hippocampus_amygdala']['value'] == pytest.approx(0.2)
     assert found['confidence_hippocampus_amygdala']['flag'] in (REVIEW, FAIL)
     assert found['flip_dice']['value'] == pytest.approx(0.6)
     assert 'hippocampus and amygdala (confidence 0.2)' in rows[-1]['reason']
-    rows = assess(scan(labels, rng), labels, AFFINE, GOOD_HEADER)
+    rows = assess(*seen)
     assert measured(rows)['flip_dice']['flag'] is None
     # Of another network the values are the same, but there are no limits.
-    for row in assess(*seen, model_sha256='another'):
+    for row in assess(*seen, replace(report, model_sha256='another')):
         name = row['measure']
         assert row['value'] == found[name]['value'] or name == 'verdict' or row['value'] is None
         assert name not in MODEL_LIMITS['limits'] or row['flag'] is row['reason'] is None
@@ -320,8 +324,7 @@ def test_interface(tmp_path, rng, monkeypatch):
     node = AssessQuality(
         in_file=str(tmp_path / 'sub-1_T2w.nii.gz'),
         in_labels=str(tmp_path / 'labels.nii.gz'),
-        confidence=sure(0.9),
-        model_sha256=SHIPPED,
+        network_report=asdict(NetworkReport(SHIPPED, confidence=(0.9,) * N_CHANNELS)),
     )
     outputs = node.run().outputs
     rows = {row['measure']: row for row in read_table(Path(outputs.out_table))}

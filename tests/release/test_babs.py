@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synthseg_bids.app.parser import build_parser, parse_args
+from synthseg_bids.app.command_line import parse_args
+from synthseg_bids.app.parser import build_parser
 
 PATH = Path(__file__).parents[2] / 'examples/babs.yaml'
 CONFIG = yaml.safe_load(PATH.read_text(encoding='utf-8'))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from boutiques_descriptor import LEFT_OUT, PATH, descriptor
 
-from synthseg_bids.app.parser import build_parser, parse_args
+from synthseg_bids.app.command_line import parse_args
+from synthseg_bids.app.parser import build_parser
 
 DESCRIPTOR = json.loads(PATH.read_text(encoding='utf-8'))
 INPUTS = {found['id']: found for found in DESCRIPTOR['inputs']}

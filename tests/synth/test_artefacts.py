@@ -15,7 +15,8 @@ from synthseg_bids.synth.artefacts import (
     add_artefacts,
     draw_artefacts,
 )
-from synthseg_bids.synth.generator import apply, draw
+from synthseg_bids.synth.generator import apply
+from synthseg_bids.synth.parameters import draw
 
 WHOLE = (slice(0, SIZE[0]), slice(0, SIZE[1]), slice(0, SIZE[2]))
 

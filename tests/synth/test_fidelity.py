@@ -11,7 +11,8 @@ from scipy import stats
 
 from synthseg_bids.labels import generation_labels, mirror_channels
 from synthseg_bids.synth.deform import Deformation, location_field
-from synthseg_bids.synth.generator import apply, deformed_labels, draw
+from synthseg_bids.synth.generator import apply, deformed_labels
+from synthseg_bids.synth.parameters import draw
 from synthseg_bids.synth.presets import MIDL2020, PRESETS
 
 DRAWS = 10_000

@@ -7,8 +7,9 @@ import torch
 
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig, apply, draw
+from synthseg_bids.synth.generator import apply
 from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS
 
 ROWS = {label.index: row for row, label in enumerate(generation_labels())}

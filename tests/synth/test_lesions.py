@@ -9,8 +9,9 @@ import torch
 from plain_scans import PLAIN, ROWS
 
 from synthseg_bids.labels import LESION, network_labels, segmentation_labels
-from synthseg_bids.synth.generator import apply, deformed_labels, draw
+from synthseg_bids.synth.generator import apply, deformed_labels
 from synthseg_bids.synth.lesions import LesionConfig
+from synthseg_bids.synth.parameters import draw
 
 CHANNELS = {label.index: label.channel for label in segmentation_labels(lesions=True)}
 BOTH = LesionConfig(probability=1, share=(0.1, 0.1), periventricular=(0, 0), juxtacortical=(0, 0))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from plain_scans import PLAIN, ROWS, SIZE
 
-from synthseg_bids.synth.generator import apply, draw
+from synthseg_bids.synth.generator import apply
+from synthseg_bids.synth.parameters import draw
 from synthseg_bids.synth.texture import TextureConfig, add_texture, draw_texture, interpolated
 
 NONE = TextureConfig(share=(0, 0))

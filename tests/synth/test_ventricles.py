@@ -9,8 +9,9 @@ import torch
 
 from synthseg_bids.labels import CSF, generation_labels, segmentation_labels
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig, apply, deformed_labels, draw
+from synthseg_bids.synth.generator import apply, deformed_labels
 from synthseg_bids.synth.intensity import IntensityConfig
+from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.ventricles import VentricleConfig, draw_growth, grow_ventricles
 
 ROWS = {label.index: row for row, label in enumerate(generation_labels())}

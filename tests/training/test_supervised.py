@@ -14,9 +14,9 @@ from synthseg_bids.cli.main import main
 from synthseg_bids.labels import channel_labels, mirror_channels
 from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig
 from synthseg_bids.synth.intensity import IntensityConfig
 from synthseg_bids.synth.label_maps import find_label_maps, generate, load_label_map
+from synthseg_bids.synth.parameters import GeneratorConfig
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.synth.ventricles import VentricleConfig
 from synthseg_bids.training.real_scans import find_pairs, load_pairs

@@ -16,11 +16,11 @@ from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.intensity import ContrastPriors, IntensityConfig
 from synthseg_bids.synth.label_maps import LabelMapError, find_label_maps, generate, load_label_map
 from synthseg_bids.synth.presets import PRESETS
+from synthseg_bids.training.samples import age_shares, merged_channels
 from synthseg_bids.training.trainer import (
     CheckpointError,
     Trainer,
     TrainingConfig,
-    age_shares,
     learning_rate,
 )
 
@@ -297,9 +297,9 @@ def test_age_groups_are_drawn_as_often_as_asked(folder, maps):
 
 
 def test_mirrored_scans_merge_the_labels_of_the_other_side(maps):
-    trainer = Trainer(CONFIG, [replace(maps[0], merged=((8, 7),))])
-    assert trainer._groups(trainer.label_maps[0], flip=False) == [[6, 5]]
-    assert trainer._groups(trainer.label_maps[0], flip=True) == [[24, 23]]
+    one = replace(maps[0], merged=((8, 7),))
+    assert merged_channels(one, CONFIG.generator, flip=False) == [[6, 5]]
+    assert merged_channels(one, CONFIG.generator, flip=True) == [[24, 23]]
 
 
 def test_lesions_are_a_label_of_networks_that_are_trained_with_them(folder, tmp_path):
