@@ -50,7 +50,7 @@ def test_the_fit_is_that_of_the_shipped_model():
         confidence, dice, error = (np.array(nodes[key]) for key in NODES)
         assert len(confidence) == len(dice) == len(error) > 5
         assert (np.diff(confidence) > 0).all()
-        assert (np.diff(dice) > 0).all()
+        assert (np.diff(dice) >= 0).all()  # equal where they are rounded
         # Degraded scans are far from clear ones.
         assert 0 <= dice[0] < dice[-1] - 0.2
         assert 0.8 < dice[-1] <= 1
