@@ -12,14 +12,16 @@ import tempfile
 
 import nibabel as nib
 import numpy as np
-from niworkflows.interfaces.images import Conform, TemplateDimensions
-from niworkflows.interfaces.nibabel import ApplyMask
-from smriprep.utils.bids import collect_derivatives
-from smriprep.workflows import anatomical
 
 
 def main(derivatives: str, participant: str, t1w: str) -> None:
     """Collect the derivatives, conform the scan and mask it, as the anatomical workflow does."""
+    # Absent from our own environment, in which all modules of the tests are imported.
+    from niworkflows.interfaces.images import Conform, TemplateDimensions
+    from niworkflows.interfaces.nibabel import ApplyMask
+    from smriprep.utils.bids import collect_derivatives
+    from smriprep.workflows import anatomical
+
     found = collect_derivatives(derivatives, participant, ['MNI152NLin2009cAsym', 'fsnative'])
     os.chdir(tempfile.mkdtemp())
     dimensions = TemplateDimensions(anat_list=[t1w]).run().outputs
@@ -45,4 +47,5 @@ def main(derivatives: str, participant: str, t1w: str) -> None:
     }))  # fmt: skip
 
 
-main(*sys.argv[1:])
+if __name__ == '__main__':
+    main(*sys.argv[1:])
