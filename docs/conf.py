@@ -19,6 +19,10 @@ version = release = __version__
 extensions = ['sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinxarg.ext', 'extension']
 exclude_patterns = ['_build', 'templates', 'paper/README.rst']
 
+highlight_language = 'text'
+# Dashes alone: quotes are often those of JSON or of a shell.
+smartquotes_action = 'D'
+
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'
 napoleon_google_docstring = False
@@ -30,3 +34,4 @@ html_theme = 'furo'
 html_title = f'synthseg-bids {__version__}'
 html_static_path = ['_static']
 html_css_files = ['site.css']
+html_show_sphinx = False

@@ -14,10 +14,13 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-from synthseg_bids.app.parser import build_parser
+from synthseg_bids.app import parser as app_module
+from synthseg_bids.cli import main as command_module
 
 #: How pages are named in the repository: in other pages, in docstrings and in help texts.
 PAGE = re.compile(r'\b(?:docs/)?(\w+)\.rst\b')
+#: What is a literal in a help text: what is marked up as one, and options.
+LITERAL = re.compile(r'(``.+?``|(?<![\w-])--[\w-]*)', re.DOTALL)
 #: Members that every Nipype interface has.
 NOT_SHOWN = ('input_spec', 'output_spec', 'version')
 
@@ -61,11 +64,37 @@ class LinkPages(SphinxTransform):
 
 
 def app_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``synthseg-bids`` with help texts that are reStructuredText."""
-    parser = build_parser()
+    """Return the parser of ``synthseg-bids``, its texts as on a page."""
+    return _as_on_a_page(app_module.build_parser())
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``synthseg`` and its subcommands, their texts as on a page."""
+    return _as_on_a_page(command_module.build_parser())
+
+
+def _as_on_a_page(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Turn the texts of a parser into reStructuredText."""
+    parser.description = _marked_up(parser.description)
+    for group in parser._action_groups:
+        group.title = (group.title or '').capitalize()
     for action in parser._actions:
-        action.help = (action.help or '').replace('*', '\\*')
+        action.help = _marked_up(action.help)
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                _as_on_a_page(subparser)
     return parser
+
+
+def _marked_up(text: str | None) -> str:
+    """Make literals of options, and escape what would be markup."""
+    parts = LITERAL.split(text or '')
+    for i, part in enumerate(parts):
+        if part.startswith('--'):
+            parts[i] = f'``{part}``'
+        elif not part.startswith('``'):
+            parts[i] = part.replace('*', '\\*')
+    return ''.join(parts)
 
 
 def describe_interface(

@@ -1,4 +1,4 @@
-"""Draw ``docs/pictures``: what each step of the generator does, and the result of the demo.
+"""Draw ``docs/pictures``: what each step of the generator does, and segmented scans.
 
 LABEL_MAP is a whole head of 1 mm with FreeSurfer's numbers; the pictures in the repository are of
 sub-01, one of the label maps that come with SynthSeg (Apache-2.0). Takes a minute.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from synthseg_bids import Segmenter
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.synth.artefacts import Artefacts, Ghost
 from synthseg_bids.synth.generator import Draw, GeneratorConfig, apply, deformed_labels, draw
@@ -186,30 +187,41 @@ PARTS: tuple[Callable[[Painter], dict[str, list[list[Image]]]], ...] = (
 )
 
 
-def demo(folder: Path) -> list[list[Image]]:
-    """Draw the three scans of the demo, and below them their labels."""
+def segmented(scans: Iterable[Path]) -> list[list[Image]]:
+    """Segment scans, and draw an axial plane of each, below it with its label map."""
     colors = np.zeros((segmentation_labels()[-1].index + 1, 3), np.uint8)
     for label in segmentation_labels():
         colors[label.index] = label.rgb
+    segment = Segmenter()
     rows: list[list[Image]] = [[], []]
-    for suffix in ('T1w', 'T2w', 'FLAIR'):
-        scan = nib.load(folder / f'bids/sub-mni/anat/sub-mni_{suffix}.nii.gz')
-        name = f'sub-mni_seg-synthseg_desc-{suffix}_dseg.nii.gz'
-        labels = nib.load(folder / 'derivatives/synthseg-bids/sub-mni/anat' / name)
-        image = nib.as_closest_canonical(scan).get_fdata()
-        low, high = np.percentile(image, (0.5, 99.8))
-        grey = (255 * np.clip((image - low) / (high - low), 0, 1)).astype(np.uint8)
-        rows[0].append(upright(grey))
-        found = np.asarray(nib.as_closest_canonical(labels).dataobj)
-        rows[1].append(upright(colors[found]))
+    for path in scans:
+        scan = nib.as_closest_canonical(nib.load(path))
+        labels = np.asarray(nib.as_closest_canonical(segment(path).labels).dataobj)
+        values = scan.get_fdata(dtype=np.float32)
+        low, high = np.percentile(values[labels > 0], (0.5, 99.5))
+        grey = (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)[..., None]
+        drawn = np.where(labels[..., None] > 0, colors[labels], grey)
+        middle = np.argwhere(labels > 0).mean(0)
+        for row, volume in zip(rows, (grey.repeat(3, -1), drawn), strict=True):
+            row.append(framed(volume[:, :, round(middle[2])], middle, scan.header.get_zooms()))
     return rows
+
+
+def framed(plane: np.ndarray, middle: np.ndarray, spacing_mm: Sequence[float]) -> Image:
+    """Return 180 x 220 mm of an axial plane around a point, with 3 pixels per mm."""
+    picture = Image.fromarray(np.ascontiguousarray(plane.swapaxes(0, 1)[::-1]))
+    width, height = (round(3 * n * mm) for n, mm in zip(picture.size, spacing_mm, strict=False))
+    left = round(3 * middle[0] * spacing_mm[0]) - 270
+    top = height - round(3 * middle[1] * spacing_mm[1]) - 330
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + 540, top + 660))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('label_map', type=Path)
-    parser.add_argument('--demo', type=Path, metavar='FOLDER', help='what make demo has written')
+    parser.add_argument('--scans', type=Path, nargs='+', default=[], help='to draw segmented')
     parser.add_argument('--out', type=Path, default=FOLDER, metavar='FOLDER')
     args = parser.parse_args(argv)
     painter = Painter(load_label_map(args.label_map))
@@ -217,8 +229,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for part in PARTS:
             for name, rows in part(painter).items():
                 save(name, rows, args.out)
-    if args.demo:
-        save('demo', demo(args.demo), args.out)
+    if args.scans:
+        save('scans', segmented(args.scans), args.out, scale=1)
 
 
 if __name__ == '__main__':
