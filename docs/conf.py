@@ -26,9 +26,7 @@ smartquotes_action = 'D'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'
 napoleon_google_docstring = False
-napoleon_custom_sections = [
-    (name, 'params_style') for name in ('Attributes', 'Inputs', 'Outputs')
-]
+napoleon_custom_sections = [(name, 'params_style') for name in ('Attributes', 'Inputs', 'Outputs')]
 
 html_theme = 'furo'
 html_title = f'synthseg-bids {__version__}'

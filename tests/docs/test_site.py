@@ -24,10 +24,10 @@ from synthseg_bids.cli.main import build_parser as build_command_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / 'docs'
-PAGES = [ROOT / 'README.rst', *sorted(DOCS.glob('*.rst')), *ROOT.glob('[ds]*/README.rst')]
-#: A command with the lines that continue it.
-COMMAND = re.compile(r'^ +((?:synthseg|synthseg-bids|synthseg-bids-docker|torchrun) (?!<)(?:.*\\\n)*.*)',
-                     re.MULTILINE)  # fmt: skip
+PAGES = [ROOT / 'README.rst', *sorted(DOCS.glob('*.rst')), *ROOT.glob('*/README.rst')]
+PROGRAMS = 'synthseg|synthseg-bids|synthseg-bids-docker|torchrun'
+#: A command with the lines that continue it; no entry of a table of contents.
+COMMAND = re.compile(rf'^ +((?:{PROGRAMS}) (?!<)(?:.*\\\n)*.*)', re.MULTILINE)
 
 
 @pytest.fixture(scope='module')
