@@ -26,7 +26,8 @@ from scale import HERE, SCAN, Dataset
 from scale_page import NOT_MEASURED, THROUGHPUT_COLUMNS, write_page
 
 from synthseg_bids import __version__
-from synthseg_bids.bids.plan import ImageTask, plan_tasks
+from synthseg_bids.bids.image_record import ImageRecord
+from synthseg_bids.bids.plan import plan_outputs
 from synthseg_bids.bids.query import find_images
 from synthseg_bids.files import read_table, write_table
 from synthseg_bids.hardware.allocator import keep_memory
@@ -51,8 +52,8 @@ class StandIn(Resources):
 class Clock(Ledger):
     """Notes when each image is done."""
 
-    def __init__(self, tasks: Sequence[ImageTask]) -> None:
-        super().__init__(tasks)
+    def __init__(self, images: Sequence[ImageRecord]) -> None:
+        super().__init__(images)
         self.ends: list[float] = []
 
     def on_status(self, node: Any, status: str) -> None:
@@ -110,12 +111,12 @@ def measure(args: argparse.Namespace, device: str, workers: int, folder: Path) -
     else:
         return {'device': 'GPU', 'workers': workers, 'scans_per_minute': NOT_MEASURED}
     dataset = Dataset(folder, args.scans, args.scan, args.model, workers)
-    tasks, _ = plan_tasks(find_images(dataset.raw)[0], {})
-    clock = Clock(tasks)
+    images, _ = plan_outputs(find_images(dataset.raw)[0], {})
+    clock = Clock(images)
     logs = dataset.out / 'logs' / 'run'
     logs.mkdir(parents=True)
     execute(
-        tasks,
+        images,
         clock,
         dataset.out,
         base_dir=folder / 'work',

@@ -44,6 +44,8 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 CSF = 24
 #: Lesions of the white matter (FreeSurfer: WM-hypointensities), a label of some networks.
 LESION = 77
+#: What they may lie in: white matter of cerebrum and cerebellum, and brainstem.
+LESION_TISSUES = (2, 41, 7, 46, 16)
 #: BIDS standard tissue of the deep grey matter; see :attr:`Label.mapping`.
 SUBCORTICAL_GREY = 9
 #: Generation labels of lesions.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthseg_bids.external.methods import METHODS, MissingProgramError, find_program
+from synthseg_bids.models import DEFAULT_MODEL
 from synthseg_bids.models.card import read_card
-from synthseg_bids.models.registry import DEFAULT_MODEL, model_path
+from synthseg_bids.models.registry import model_path
 from synthseg_bids.training.real_scans import Pair, find_pairs
 
 from .options import SIZES, TRAINED

@@ -53,6 +53,7 @@ class RunConfig:
     fast: bool = False
     autocrop: bool = True
     ct: bool | None = None
+    lesions: str = 'label'
     level: str = 'minimal'
     output_grid: str = 'native'
     posteriors: str = 'none'

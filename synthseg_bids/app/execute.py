@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
 from .method import ChosenMethod
-from .plan import Plan, why_pending
+from .plan import Plan, check_pending
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.checksums import Checksums
-    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.bids.image_record import ImageRecord
     from synthseg_bids.workflows.resources import Resources
     from synthseg_bids.workflows.runner import Ledger
 
@@ -83,92 +83,89 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
     out_dir = config.output_dir.resolve()
     failure: Exception | None = None
     for number, chunk in enumerate(split(plan.pending, CHUNK)):
-        with hold_participants(out_dir, {task.image.entities['sub'] for task in chunk}):
-            tasks = _still_pending(config, chunk, ledger, setup)
-            if tasks:
+        with hold_participants(out_dir, {image.participant for image in chunk}):
+            images = _still_pending(config, chunk, setup)
+            if images:
                 graph = config.write_graph and number == 0
-                error = _attempt(config, tasks, ledger, setup, graph)
+                error = _attempt(config, images, ledger, setup, graph)
                 failure = failure or error
-                _remove_leftovers(out_dir, tasks)
-        for task in tasks:
-            if checksum := ledger.provenance.get(task.source, {}).get('InputSHA256'):
-                setup.checksums.note(task.source, task.image.path, checksum)
+                _remove_leftovers(out_dir, images)
+        for image in images:
+            if checksum := image.provenance.get('InputSHA256'):
+                setup.checksums.note(image.source, image.path, checksum)
         setup.checksums.save()
-        outcomes = ledger.finished()
-        write_status(out_dir, outcomes, setup.chosen.method.seg)
-        if config.stop_on_first_crash and any(found.status == 'failed' for found in outcomes):
+        finished = [image for image in plan.pending if image.status != 'pending']
+        write_status(out_dir, finished, setup.chosen.method.seg)
+        if config.stop_on_first_crash and any(image.status == 'failed' for image in finished):
             break
     if failure:
         raise failure
 
 
-def split(tasks: Sequence[ImageTask], size: int) -> Iterator[list[ImageTask]]:
-    """Split tasks into chunks of at least `size`, no participant in two of them.
+def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
+    """Split images into chunks of at least `size`, no participant in two of them.
 
     Parameters
     ----------
-    tasks : sequence of ImageTask
+    images : sequence of ImageRecord
         Those of a participant follow each other.
     size : int
     """
-    chunk: list[ImageTask] = []
-    for task in tasks:
-        if len(chunk) >= size and task.image.entities['sub'] != chunk[-1].image.entities['sub']:
+    chunk: list[ImageRecord] = []
+    for image in images:
+        if len(chunk) >= size and image.participant != chunk[-1].participant:
             yield chunk
             chunk = []
-        chunk.append(task)
+        chunk.append(image)
     if chunk:
         yield chunk
 
 
 def _still_pending(
-    config: RunConfig, chunk: Sequence[ImageTask], ledger: Ledger, setup: Setup
-) -> list[ImageTask]:
+    config: RunConfig, chunk: Sequence[ImageRecord], setup: Setup
+) -> list[ImageRecord]:
     """Drop what another run has done since the plan was made."""
     _remove_leftovers(config.output_dir.resolve(), chunk)
-    tasks = []
-    for task in chunk:
-        if why_pending(config, task, setup.chosen, setup.checksums):
-            tasks.append(task)
-        else:
-            logger.info('%s: another run has segmented it', task.image.relative)
-            ledger.drop(task)
-    return tasks
+    for image in chunk:
+        check_pending(config, image, setup.chosen, setup.checksums)
+        if image.status == 'current':
+            logger.info('%s: another run has segmented it', image.relative)
+    return [image for image in chunk if image.status == 'pending']
 
 
-def _remove_leftovers(out_dir: Path, tasks: Sequence[ImageTask]) -> None:
+def _remove_leftovers(out_dir: Path, images: Sequence[ImageRecord]) -> None:
     """Remove what killed processes have left, of this run or an earlier one."""
     from synthseg_bids.files import remove_leftovers
 
-    folders = {(out_dir / task.stem).parent for task in tasks}
-    folders |= {out_dir / f'sub-{task.image.entities["sub"]}' / 'figures' for task in tasks}
+    folders = {(out_dir / image.stem).parent for image in images}
+    folders |= {out_dir / f'sub-{image.participant}' / 'figures' for image in images}
     for folder in folders:
         remove_leftovers(folder)
 
 
 def _attempt(
-    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+    config: RunConfig, images: Sequence[ImageRecord], ledger: Ledger, setup: Setup, graph: bool
 ) -> Exception | None:
     """Segment a chunk; return what has brought down its workflow as a whole."""
     from synthseg_bids.workflows.crashes import PluginError
 
     try:
-        _execute(config, tasks, ledger, setup, graph)
+        _execute(config, images, ledger, setup, graph)
     except PluginError:
         raise  # about the settings, which are the same for all chunks
     except Exception as error:
-        ledger.abandon(tasks, error)
+        ledger.abandon(images, error)
         return error
     return None
 
 
 def _execute(
-    config: RunConfig, tasks: Sequence[ImageTask], ledger: Ledger, setup: Setup, graph: bool
+    config: RunConfig, images: Sequence[ImageRecord], ledger: Ledger, setup: Setup, graph: bool
 ) -> None:
     from synthseg_bids.workflows.runner import execute
 
     execute(
-        tasks,
+        images,
         ledger,
         config.output_dir.resolve(),
         base_dir=setup.work_dir,
@@ -185,6 +182,7 @@ def _execute(
         flip=not config.fast,
         autocrop=config.autocrop,
         ct=config.ct,
+        lesions=config.lesions,
         **config.outputs,
         overwrite=config.overwrite,
     )

@@ -14,20 +14,20 @@ from .config import RunConfig
 from .method import ChosenMethod
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.bids.image_record import ImageRecord
 
 logger = logging.getLogger(__name__)
 
 
 def fit_memory(
-    config: RunConfig, pending: Sequence[ImageTask], chosen: ChosenMethod
+    config: RunConfig, pending: Sequence[ImageRecord], chosen: ChosenMethod
 ) -> tuple[float, int | None]:
     """Choose how images are segmented within ``--mem-gb``.
 
     Parameters
     ----------
     config : RunConfig
-    pending : sequence of ImageTask
+    pending : sequence of ImageRecord
     chosen : ChosenMethod
 
     Returns

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from synthseg_bids.errors import describe
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.bids.image_record import ImageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,20 @@ def tree_participants(out_dir: Path, wanted: Iterable[str] | None = None) -> lis
     return select_participants(out_dir, wanted)
 
 
-def outdated_participants(out_dir: Path, tasks: Iterable[ImageTask]) -> list[str]:
+def outdated_participants(out_dir: Path, images: Iterable[ImageRecord]) -> list[str]:
     """List the participants whose report is missing or older than their outputs.
 
     Parameters
     ----------
     out_dir : Path
-    tasks : iterable of ImageTask
+    images : iterable of ImageRecord
         Images whose outputs are up to date.
     """
     outdated = set()
-    for task in tasks:
-        participant = task.image.entities['sub']
-        table = _modified(out_dir / f'{task.stem}_morph.json')
-        if table > _modified(out_dir / f'sub-{participant}.html'):
-            outdated.add(participant)
+    for image in images:
+        table = _modified(out_dir / f'{image.stem}_morph.json')
+        if table > _modified(out_dir / f'sub-{image.participant}.html'):
+            outdated.add(image.participant)
     return sorted(outdated)
 
 

@@ -33,14 +33,13 @@ from .parser import PROG, parse_args
 from .plan import (
     Plan,
     check_folders,
-    known_outcomes,
     make_plan,
     note_missing_references,
     print_plan,
 )
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.status import Outcome
+    from synthseg_bids.bids.image_record import ImageRecord
     from synthseg_bids.workflows.resources import Resources
 
 logger = logging.getLogger('synthseg_bids')
@@ -151,7 +150,7 @@ def _run_participants(config: RunConfig) -> int:
         print_plan(config, plan)
         return 0
     if config.boilerplate_only:
-        print(_cite(config, chosen, [task.stem for task in plan.tasks]))
+        print(_cite(config, chosen, [image.stem for image in [*plan.pending, *plan.current]]))
         return 0
     resources = _divide_resources(config, plan, chosen, plugin[0], work_dir)
     plugin = _without_shared_memory(plugin, resources)
@@ -163,27 +162,12 @@ def _run_participants(config: RunConfig) -> int:
     _announce(config, plan, setup)
     if config.clean_workdir:
         clean_workdir(config, work_dir)
-    outcomes = known_outcomes(plan)
-    complete = _segment(config, plan, setup, outcomes)
-    return _summarise(outcomes, complete)
+    complete = _segment(config, plan, setup)
+    return _summarise(plan.counted, complete)
 
 
-def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome]) -> bool:
-    """Segment the images and write all that tells about them.
-
-    Parameters
-    ----------
-    config : RunConfig
-    plan : Plan
-    setup : Setup
-    outcomes : list of Outcome
-        Those of the pending images are added.
-
-    Returns
-    -------
-    bool
-        Whether all tables and reports could be written.
-    """
+def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
+    """Segment the images, write tables and reports; return whether all could be written."""
     from synthseg_bids.bids.status import write_status
     from synthseg_bids.workflows.runner import Ledger
 
@@ -196,9 +180,9 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup, outcomes: list[Outcome
         interrupted = True
         raise
     finally:
-        outcomes += ledger.close(out_dir, **config.outputs)
-        note_missing_references(outcomes, plan.pending, dict(config.derivatives))
-        write_status(out_dir, outcomes, setup.chosen.method.seg)
+        ledger.close(out_dir, **config.outputs)
+        note_missing_references(plan.pending, dict(config.derivatives))
+        write_status(out_dir, plan.counted, setup.chosen.method.seg)
         setup.checksums.save()
         # Whoever interrupts us does not wait for tables over thousands of images.
         if not interrupted:
@@ -211,7 +195,7 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     from synthseg_bids.bids.citation import image_stems
 
     out_dir = config.output_dir.resolve()
-    changed = {task.image.entities['sub'] for task in plan.pending}
+    changed = {image.participant for image in plan.pending}
     changed.update(outdated_participants(out_dir, plan.current))
     # Were every task of a job array to gather all tables, their time would grow with the square.
     group = config.batch is None
@@ -354,19 +338,19 @@ def _announce(config: RunConfig, plan: Plan, setup: Setup) -> None:
     from synthseg_bids.bids.validate import report_bids_errors
 
     if plan.pending and not config.skip_bids_validation:
-        participants = {task.image.entities['sub'] for task in plan.pending}
+        participants = {image.participant for image in plan.pending}
         for line in report_bids_errors(config.bids_dir, participants, setup.work_dir):
             logger.warning('BIDS validator: %s', line)
-    for entry in plan.skipped:
-        if entry.failed or entry.odd:
-            level = logging.ERROR if entry.failed else logging.WARNING
-            logger.log(level, '%s: %s', config.bids_dir / entry.relative, entry.reason)
+    for image in plan.skipped:
+        if image.status == 'failed' or image.surprising:
+            level = logging.ERROR if image.status == 'failed' else logging.WARNING
+            logger.log(level, '%s: %s', image.path, image.reason)
     if not plan.pending:
         logger.info('nothing to do: %d images are up to date', len(plan.current))
         return
-    for task in plan.pending:
-        if plan.reasons[task.stem] != 'no outputs yet':
-            logger.info('%s: again, since %s', task.image.relative, plan.reasons[task.stem])
+    for image in plan.pending:
+        if image.reason != 'no outputs yet':
+            logger.info('%s: again, since %s', image.relative, image.reason)
     resources = setup.resources
     logger.info(
         '%d images to segment on %s, %d at once with %d CPU threads each; %d are up to date',
@@ -375,11 +359,11 @@ def _announce(config: RunConfig, plan: Plan, setup: Setup) -> None:
     )  # fmt: skip
 
 
-def _summarise(outcomes: list[Outcome], complete: bool) -> int:
+def _summarise(images: Iterable[ImageRecord], complete: bool) -> int:
     """Print the last line; return the exit code."""
     counts = dict.fromkeys(('done', 'skipped', 'current', 'failed'), 0)
-    for outcome in outcomes:
-        counts[outcome.status] += 1
+    for image in images:
+        counts[image.status] += 1
     counts['skipped'] += counts['current']
     print('{done} done, {skipped} skipped, {failed} failed'.format(**counts), flush=True)
     return 0 if complete and not counts['failed'] else EXIT_FAILED

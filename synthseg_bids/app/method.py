@@ -14,7 +14,7 @@ from synthseg_bids.images.ct import ct_setting, describe_ct
 from .config import RunConfig
 
 if TYPE_CHECKING:
-    from synthseg_bids.bids.plan import ImageTask
+    from synthseg_bids.bids.image_record import ImageRecord
     from synthseg_bids.external.methods import Program
 
 #: Settings of our network, each with its option and the values that go with other methods, too.
@@ -22,6 +22,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'model': ('--model', ('default',)),
     'autocrop': ('--no-autocrop', (True,)),
     'ct': ('--ct', (None, False)),
+    'lesions': ('--lesions', ('label',)),
     'output_grid': ('--output-grid (or --level full)', ('native',)),
     'posteriors': ('--posteriors (or --level full)', ('none',)),
     'device': ('--device', ('auto', 'cpu')),
@@ -59,6 +60,7 @@ class ChosenMethod:
             'FlipAveraging': not config.fast,
             'Autocrop': config.autocrop,
             'CT': describe_ct(ct_setting(config.ct, suffix)),
+            'Lesions': config.lesions,
         }
 
     def used(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class ChosenMethod:
         }
 
     def mem_gb(
-        self, config: RunConfig, tasks: Iterable[ImageTask], memory_limit: int | None = None
+        self, config: RunConfig, images: Iterable[ImageRecord], memory_limit: int | None = None
     ) -> float:
         """Return the memory of a process that segments some images."""
         if self.model is None:
@@ -93,7 +95,7 @@ class ChosenMethod:
         # Workers keep their memory: each will have segmented the largest image sooner or later.
         return worker_gb(
             describe_model(self.model),
-            {task.image.grid or HEAD for task in tasks},
+            {image.grid or HEAD for image in images},
             flip=not config.fast,
             autocrop=config.autocrop,
             low_memory=config.low_mem,
@@ -101,13 +103,13 @@ class ChosenMethod:
             memory_limit=memory_limit,
         )
 
-    def least_pass_bytes(self, config: RunConfig, tasks: Iterable[ImageTask]) -> int | None:
+    def least_pass_bytes(self, config: RunConfig, images: Iterable[ImageRecord]) -> int | None:
         """Return the least that forward passes can do with and lose nothing, if that is known."""
         if self.model is None:
             return None
         from synthseg_bids.inference.memory_estimate import HEAD, describe_model, least_pass_bytes
 
-        grids = {task.image.grid or HEAD for task in tasks}
+        grids = {image.grid or HEAD for image in images}
         card = describe_model(self.model)
         return least_pass_bytes(card, grids, flip=not config.fast, autocrop=config.autocrop)
 

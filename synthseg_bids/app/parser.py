@@ -11,6 +11,7 @@ from typing import Any
 from synthseg_bids import __version__
 from synthseg_bids.bids.query import DEFAULT_SUFFIXES
 from synthseg_bids.external.methods import METHODS, OURS
+from synthseg_bids.inference.options import LESIONS
 
 from .config import LEVELS, MOST_SESSIONS, ConfigError, RunConfig, read_config
 
@@ -248,6 +249,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '--ct', action=argparse.BooleanOptionalAction,
         help='all images are CT, or none is: clip to 0 to 80 Hounsfield units first (default: '
         'images with the suffix CT, and whole heads whose intensities are Hounsfield units)',
+    )  # fmt: skip
+    group.add_argument(
+        '--lesions', choices=LESIONS,
+        help='label: white-matter lesions are a label (77), if the network has it; fold: part of '
+        'the tissue they lie in (default: label)',
     )  # fmt: skip
     group.add_argument(
         '--level', choices=[*LEVELS],

@@ -15,36 +15,34 @@ from .method import ChosenMethod
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.checksums import Checksums
-    from synthseg_bids.bids.plan import ImageTask
-    from synthseg_bids.bids.query import Skipped
-    from synthseg_bids.bids.status import Outcome
+    from synthseg_bids.bids.image_record import ImageRecord
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Plan:
-    """The images of a dataset, and what is to be done about each.
+    """The images of a dataset, by what was to be done about them before the run.
 
     Attributes
     ----------
-    pending, current : list of ImageTask
+    pending, current : list of ImageRecord
         Images to segment, and those whose outputs are up to date.
-    reasons : dict of str to str
-        Why an image is to be segmented, by the stem of its outputs.
-    skipped : list of Skipped
-        All others.
+    skipped : list of ImageRecord
+        All others, among them those that have failed.
     """
 
-    pending: list[ImageTask] = field(default_factory=list)
-    current: list[ImageTask] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
+    pending: list[ImageRecord] = field(default_factory=list)
+    current: list[ImageRecord] = field(default_factory=list)
+    skipped: list[ImageRecord] = field(default_factory=list)
 
     @property
-    def tasks(self) -> list[ImageTask]:
-        """Images that are segmented, by this run or an earlier one."""
-        return [*self.pending, *self.current]
+    def counted(self) -> list[ImageRecord]:
+        """All images but what file systems and editors have left behind."""
+        from synthseg_bids.bids.query import LITTER_REASON
+
+        others = [image for image in self.skipped if image.reason != LITTER_REASON]
+        return [*others, *self.current, *self.pending]
 
 
 def check_folders(config: RunConfig) -> Path:
@@ -103,7 +101,7 @@ def make_plan(config: RunConfig, chosen: ChosenMethod, checksums: Checksums) -> 
         If the folder holds no subject.
     """
     from synthseg_bids.bids.filters import read_filters
-    from synthseg_bids.bids.plan import plan_tasks
+    from synthseg_bids.bids.plan import plan_outputs
     from synthseg_bids.bids.query import (
         DEFAULT_SUFFIXES,
         QueryError,
@@ -133,30 +131,30 @@ def make_plan(config: RunConfig, chosen: ChosenMethod, checksums: Checksums) -> 
     if config.echo == 'first':
         images, others = keep_first_echoes(images)
         skipped += others
-    tasks, clashes = plan_tasks(images, dict(config.derivatives), chosen.method.seg)
+    images, clashes = plan_outputs(images, dict(config.derivatives), chosen.method.seg)
     plan = Plan(skipped=skipped + clashes)
-    if not tasks and not config.batch and not any(entry.failed for entry in plan.skipped):
+    failed = any(image.status == 'failed' for image in plan.skipped)
+    if not images and not config.batch and not failed:
         raise QueryError(_nothing_left(config, plan.skipped))
-    for task in tasks:
-        reason = why_pending(config, task, chosen, checksums)
-        (plan.pending if reason else plan.current).append(task)
-        plan.reasons[task.stem] = reason
+    for image in images:
+        check_pending(config, image, chosen, checksums)
+        (plan.pending if image.status == 'pending' else plan.current).append(image)
     return plan
 
 
-def _nothing_left(config: RunConfig, skipped: Sequence[Skipped]) -> str:
+def _nothing_left(config: RunConfig, skipped: Sequence[ImageRecord]) -> str:
     """Say why no image is left: the reasons of those that were left out, most frequent first."""
     from synthseg_bids.bids.query import LITTER_REASON
 
     # That another suffix was asked for is no reason.
-    skipped = [entry for entry in skipped if entry.reason != LITTER_REASON]
-    reasons = Counter(entry.reason for entry in skipped if not entry.reason.startswith('suffix '))
+    skipped = [image for image in skipped if image.reason != LITTER_REASON]
+    reasons = Counter(image.reason for image in skipped if not image.reason.startswith('suffix '))
     if not reasons:
         return (
             f'{config.bids_dir}: no image matched (suffixes {" ".join(config.suffix)}; '
             f'{len(skipped)} others in anat folders); choose with --suffix'
         )
-    first = {entry.reason: entry.relative for entry in reversed(skipped)}
+    first = {image.reason: image.relative for image in reversed(skipped)}
     told = [
         f'{first[reason]}{f" and {count - 1} more" if count > 1 else ""}: {reason}'
         for reason, count in reasons.most_common(3)
@@ -164,28 +162,36 @@ def _nothing_left(config: RunConfig, skipped: Sequence[Skipped]) -> str:
     return f'{config.bids_dir}: no image is left to segment; {"; ".join(told)}'
 
 
-def why_pending(
-    config: RunConfig, task: ImageTask, chosen: ChosenMethod, checksums: Checksums
+def check_pending(
+    config: RunConfig, image: ImageRecord, chosen: ChosenMethod, checksums: Checksums
+) -> None:
+    """Record why an image must be segmented, or that its outputs are up to date."""
+    reason = _why_pending(config, image, chosen, checksums)
+    image.settle('pending' if reason else 'current', reason or 'up to date')
+
+
+def _why_pending(
+    config: RunConfig, image: ImageRecord, chosen: ChosenMethod, checksums: Checksums
 ) -> str:
-    """Say why an image must be segmented; empty if its outputs are up to date."""
     from synthseg_bids import __version__
     from synthseg_bids.bids.save import has_outputs, why_outdated
 
-    kinds = task.kinds(**config.outputs)
+    kinds = image.kinds(**config.outputs)
     # Reading images to compare checksums is for those that have outputs at all.
-    if not has_outputs(config.output_dir, task.stem, kinds):
+    if not has_outputs(config.output_dir, image.stem, kinds):
         return 'no outputs yet'
     if config.overwrite:
         return 'up to date, but --overwrite'
     references = {
-        uri: checksums.of(uri, task.references[name]) for name, uri in task.reference_uris.items()
+        uri: checksums.of(uri, image.references[name])
+        for name, uri in image.reference_uris.items()
     }
     expected = {
         'SoftwareVersion': __version__,
-        **chosen.identity(config, task.image.suffix),
-        'InputSHA256': checksums.of(task.source, task.image.path),
+        **chosen.identity(config, image.suffix),
+        'InputSHA256': checksums.of(image.source, image.path),
     }
-    return why_outdated(config.output_dir, task.stem, kinds, references, expected, config.verify)
+    return why_outdated(config.output_dir, image.stem, kinds, references, expected, config.verify)
 
 
 def print_plan(config: RunConfig, plan: Plan) -> None:
@@ -194,45 +200,30 @@ def print_plan(config: RunConfig, plan: Plan) -> None:
     from synthseg_bids.bids.save import output_files
 
     rows = [('ACTION', 'IMAGE', 'REASON', 'OUTPUTS')]
-    for task in plan.pending:
-        files = output_files(task.stem, task.kinds(**config.outputs))
+    for image in plan.pending:
+        files = output_files(image.stem, image.kinds(**config.outputs))
         names = [file.rpartition('/')[2] for file in files if not file.endswith('.json')]
-        rows.append(('segment', task.image.relative, plan.reasons[task.stem], ' '.join(names)))
-    rows += [('none', task.image.relative, 'up to date', '') for task in plan.current]
-    litter = [entry for entry in plan.skipped if entry.reason == LITTER_REASON]
-    skipped = [entry for entry in plan.skipped if config.verbose or entry not in litter]
-    for entry in skipped:
-        rows.append(('fail' if entry.failed else 'skip', entry.relative, entry.reason, ''))
+        rows.append(('segment', image.relative, image.reason, ' '.join(names)))
+    rows += [('none', image.relative, image.reason, '') for image in plan.current]
+    skipped = [image for image in plan.skipped if config.verbose or image.reason != LITTER_REASON]
+    for image in skipped:
+        action = 'fail' if image.status == 'failed' else 'skip'
+        rows.append((action, image.relative, image.reason, ''))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         print('  '.join([*cells, row[-1]]).rstrip())
-    failed = sum(entry.failed for entry in skipped)
+    failed = sum(image.status == 'failed' for image in skipped)
     print(
         f'{len(plan.pending)} to segment, '
         f'{len(plan.current) + len(skipped) - failed} skipped, {failed} failed'
     )
 
 
-def known_outcomes(plan: Plan) -> list[Outcome]:
-    """List the outcomes that are certain before anything has run."""
-    from synthseg_bids.bids.query import LITTER_REASON
-    from synthseg_bids.bids.status import Outcome
-
-    return [
-        Outcome(entry.relative, 'failed' if entry.failed else 'skipped', entry.reason)
-        for entry in plan.skipped
-        if entry.reason != LITTER_REASON
-    ] + [Outcome(task.image.relative, 'current', 'up to date') for task in plan.current]
-
-
-def note_missing_references(
-    outcomes: Iterable[Outcome], tasks: Iterable[ImageTask], names: Iterable[str]
-) -> None:
-    """Say in the outcomes where no reference was found."""
-    found = {task.image.relative: task.references for task in tasks}
-    for outcome in outcomes:
-        if outcome.status == 'done':
-            without = [name for name in names if name not in found[outcome.relative]]
-            notes = [outcome.reason, f'no reference in {", ".join(without)}' if without else '']
-            outcome.reason = '; '.join(note for note in notes if note)
+def note_missing_references(images: Iterable[ImageRecord], names: Iterable[str]) -> None:
+    """Add to the reasons of images where no reference was found."""
+    for image in images:
+        without = [name for name in names if name not in image.references]
+        if image.status == 'done' and without:
+            note = f'no reference in {", ".join(without)}'
+            image.reason = f'{image.reason}; {note}' if image.reason else note

@@ -1,79 +1,23 @@
-"""From images to tasks: what each image's outputs are called and what they are compared with."""
+"""What each image's outputs are called, and what they are compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from .image_record import ImageRecord
 from .names import anat_folder, bids_uri, derivative_stem
-from .query import ImageFile, Skipped
 from .references import find_reference
 
 
-@dataclass(frozen=True)
-class ImageTask:
-    """One image to segment.
-
-    Attributes
-    ----------
-    image : ImageFile
-    stem : str
-        Relative path of the outputs, up to their suffix.
-    source : str
-        BIDS URI of the image.
-    references : dict of str to Path
-        Reference label maps by the name of their dataset.
-    reference_uris : dict of str to str
-        Their BIDS URIs.
-    """
-
-    image: ImageFile
-    stem: str
-    source: str
-    references: dict[str, Path] = field(default_factory=dict)
-    reference_uris: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the workflow; the letters that Nipype allows."""
-        return self.image.path.name.partition('.')[0].replace('+', 'plus')
-
-    def kinds(
-        self, output_grid: str = 'native', posteriors: str = 'none', aseg_stats: bool = False
-    ) -> list[str]:
-        """List the kinds of outputs it should give.
-
-        Parameters
-        ----------
-        output_grid : str
-            Of the label maps: ``native``, ``1mm`` or ``both``.
-        posteriors : str
-            Grid of the posterior maps: ``none``, ``native`` or ``1mm``.
-        aseg_stats : bool
-            Whether a table like FreeSurfer's ``aseg.stats`` is among them.
-        """
-        wanted = {
-            'dseg': output_grid != '1mm',
-            'dseg1mm': output_grid != 'native',
-            'morph': True,
-            'aseg': aseg_stats,
-            'qc': True,
-            'probseg': posteriors == 'native',
-            'probseg1mm': posteriors == '1mm',
-            'dice': self.references,
-        }
-        return [kind for kind, yes in wanted.items() if yes]
-
-
-def plan_tasks(
-    images: Iterable[ImageFile], derivatives: Mapping[str, Path], seg: str = 'synthseg'
-) -> tuple[list[ImageTask], list[Skipped]]:
-    """Name the outputs of every image and find its references.
+def plan_outputs(
+    images: Iterable[ImageRecord], derivatives: Mapping[str, Path], seg: str = 'synthseg'
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Name the outputs of every image and find its references; both are added to its record.
 
     Parameters
     ----------
-    images : iterable of ImageFile
+    images : iterable of ImageRecord
     derivatives : mapping of str to Path
         Datasets with reference segmentations, by name.
     seg : str
@@ -81,24 +25,25 @@ def plan_tasks(
 
     Returns
     -------
-    tasks : list of ImageTask
-    clashes : list of Skipped
-        Images whose outputs would overwrite those of another one.
+    images : list of ImageRecord
+    clashes : list of ImageRecord
+        Images that fail, since their outputs would overwrite those of another one.
     """
-    tasks: dict[str, ImageTask] = {}
+    by_stem: dict[str, ImageRecord] = {}
     clashes = []
     for image in images:
         name = derivative_stem(image.entities, image.suffix, seg)
         stem = str(anat_folder(image.entities) / name)
-        if stem in tasks:
-            reason = f'its outputs would overwrite those of {tasks[stem].image.relative}'
-            clashes.append(Skipped(image.relative, reason, failed=True))
+        if stem in by_stem:
+            reason = f'its outputs would overwrite those of {by_stem[stem].relative}'
+            image.settle('failed', reason)
+            clashes.append(image)
             continue
-        references = find_reference(image, derivatives)
-        uris = {
+        image.stem = stem
+        image.references = find_reference(image, derivatives)
+        image.reference_uris = {
             name: bids_uri(name, path.relative_to(derivatives[name]).as_posix())
-            for name, path in references.items()
+            for name, path in image.references.items()
         }
-        source = bids_uri('raw', image.relative)
-        tasks[stem] = ImageTask(image, stem, source, references, uris)
-    return list(tasks.values()), clashes
+        by_stem[stem] = image
+    return list(by_stem.values()), clashes

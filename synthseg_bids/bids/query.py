@@ -11,7 +11,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..images.ct import CT_SUFFIXES
 from .errors import NotBidsError, QueryError
 from .filters import Filters, mismatch
 from .ignore import is_litter, read_bidsignore
+from .image_record import ImageRecord
 from .layout import Index, index_images
 from .names import IMAGE_EXTENSIONS, parse_name
 
@@ -28,52 +28,6 @@ DEFAULT_SUFFIXES = (
 )  # fmt: skip
 #: Why files are left out that are no part of the dataset, and of which nobody needs to hear.
 LITTER_REASON = 'left behind by a file system or an editor'
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One image of the dataset.
-
-    Attributes
-    ----------
-    path : Path
-    relative : str
-        Path relative to the dataset, with forward slashes.
-    entities : dict of str to str
-        In the order of the file name.
-    suffix : str
-        ``T1w``, ``FLAIR``, ...
-    grid : (tuple of int, tuple of float), or None
-        Sides in voxels and their spacing in mm, as its header has them; None if that makes no
-        sense.
-    """
-
-    path: Path
-    relative: str
-    entities: dict[str, str]
-    suffix: str
-    grid: tuple[tuple[int, ...], tuple[float, ...]] | None = None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that is not segmented.
-
-    Attributes
-    ----------
-    relative : str
-        Path relative to the dataset, with forward slashes.
-    reason : str
-    failed : bool
-        Whether it should have been segmented.
-    odd : bool
-        Whether the user probably expects it to be.
-    """
-
-    relative: str
-    reason: str
-    failed: bool = False
-    odd: bool = False
 
 
 def list_participants(bids_dir: Path) -> list[str]:
@@ -134,7 +88,7 @@ def find_images(
     filters: Filters | None = None,
     database: Path | None = None,
     wipe: bool = False,
-) -> tuple[list[ImageFile], list[Skipped]]:
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Find the images to segment.
 
     Parameters
@@ -152,9 +106,9 @@ def find_images(
 
     Returns
     -------
-    images : list of ImageFile
+    images : list of ImageRecord
         Three-dimensional magnitude images, sorted by path.
-    skipped : list of Skipped
+    skipped : list of ImageRecord
         Every other image in the folders looked into.
 
     Raises
@@ -165,14 +119,15 @@ def find_images(
         If the folder holds no subject.
     """
     chosen = select_participants(bids_dir, participants)
-    images: list[ImageFile] = []
-    skipped: list[Skipped] = []
+    images: list[ImageRecord] = []
+    skipped: list[ImageRecord] = []
     found: dict[str, list[str]] = {}
     for label in chosen:
         try:
             found[label] = _labels(bids_dir / f'sub-{label}', 'ses')
         except OSError as error:
-            skipped.append(_closed(f'sub-{label}', error))
+            folder = f'sub-{label}'
+            skipped.append(_close(ImageRecord(bids_dir / folder, folder), error))
     wanted = None
     if sessions is not None:
         every = sorted({session for labels in found.values() for session in labels})
@@ -181,36 +136,34 @@ def find_images(
     everybody = participants is None
     index = index_images(bids_dir, None if everybody else found, filters, database, wipe)
     for relative in _candidates(bids_dir, index, found, wanted, skipped):
-        path = bids_dir / relative
-        if is_litter(path.name):
-            verdict: ImageFile | Skipped = Skipped(relative, LITTER_REASON)
+        image = ImageRecord(bids_dir / relative, relative)
+        if is_litter(image.path.name):
+            image.settle('skipped', LITTER_REASON)
         elif ignored(relative):
-            verdict = Skipped(relative, 'named in .bidsignore')
+            image.settle('skipped', 'named in .bidsignore')
         else:
             try:
-                verdict = _judge(path, relative, suffixes, filters or {}, index)
+                _judge(image, suffixes, filters or {}, index)
             except OSError as error:
-                verdict = _closed(relative, error)
-        if isinstance(verdict, Skipped):
-            skipped.append(verdict)
-        else:
-            images.append(verdict)
+                _close(image, error)
+        (images if image.status == 'pending' else skipped).append(image)
     return images, skipped
 
 
-def keep_first_echoes(images: Iterable[ImageFile]) -> tuple[list[ImageFile], list[Skipped]]:
+def keep_first_echoes(
+    images: Iterable[ImageRecord],
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Leave out all echoes of an image but the first that there is.
 
     Parameters
     ----------
-    images : iterable of ImageFile
+    images : iterable of ImageRecord
 
     Returns
     -------
-    images : list of ImageFile
-    skipped : list of Skipped
+    images, skipped : list of ImageRecord
     """
-    first: dict[tuple[object, ...], ImageFile] = {}
+    first: dict[tuple[object, ...], ImageRecord] = {}
     others = []
     for image in images:
         name = {key: value for key, value in image.entities.items() if key != 'echo'}
@@ -218,11 +171,11 @@ def keep_first_echoes(images: Iterable[ImageFile]) -> tuple[list[ImageFile], lis
         kept = first.setdefault(key, image)
         if kept is not image:
             first[key], other = sorted((kept, image), key=_echo)
-            others.append(Skipped(other.relative, 'not the first echo'))
+            others.append(other.settle('skipped', 'not the first echo'))
     return list(first.values()), others
 
 
-def _echo(image: ImageFile) -> int:
+def _echo(image: ImageRecord) -> int:
     echo = image.entities.get('echo', '')
     return int(echo) if echo.isdigit() else 0
 
@@ -243,10 +196,10 @@ def _labels(folder: Path, key: str) -> list[str]:
     return sorted(name[len(key) + 1 :] for name in names if name.startswith(f'{key}-'))
 
 
-def _closed(relative: str, error: OSError) -> Skipped:
-    """Account for what cannot be read, since it must not stop the others."""
+def _close(image: ImageRecord, error: OSError) -> ImageRecord:
+    """Record that a file or folder cannot be read, which must not stop the others."""
     advice = 'change its permissions' if isinstance(error, PermissionError) else 'check the disk'
-    return Skipped(relative, f'cannot be read ({error.strerror}); {advice}', failed=True)
+    return image.settle('failed', f'cannot be read ({error.strerror}); {advice}')
 
 
 def _candidates(
@@ -254,7 +207,7 @@ def _candidates(
     index: Index,
     sessions: dict[str, list[str]],
     wanted: list[str] | None,
-    skipped: list[Skipped],
+    skipped: list[ImageRecord],
 ) -> Iterator[str]:
     """Yield every NIfTI file in the ``anat`` folders, and litter, in a stable order.
 
@@ -278,7 +231,7 @@ def _candidates(
             except (FileNotFoundError, NotADirectoryError):
                 names = set()
             except OSError as error:
-                skipped.append(_closed(anat, error))
+                skipped.append(_close(ImageRecord(bids_dir / anat, anat), error))
                 continue
             images = {name for name in names if name.endswith(IMAGE_EXTENSIONS)}
             images |= {name for name in names if is_litter(name)}
@@ -286,45 +239,48 @@ def _candidates(
 
 
 def _judge(
-    path: Path, relative: str, suffixes: Sequence[str], filters: Filters, index: Index
-) -> ImageFile | Skipped:
-    """Decide whether a file is segmented."""
+    image: ImageRecord, suffixes: Sequence[str], filters: Filters, index: Index
+) -> ImageRecord:
+    """Add what name and header tell of a file; settle it if it is not segmented."""
+    path, relative = image.path, image.relative
     parsed = parse_name(path.name)
     if parsed is None or path.name.startswith('.'):
-        return Skipped(relative, 'not a BIDS file name; rename it', odd=True)
+        return image.settle('skipped', 'not a BIDS file name; rename it', surprising=True)
     entities, suffix, extension = parsed
+    image.entities, image.suffix = entities, suffix
     folders = relative.split('/')[:-2]
     if folders != [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]:
         reason = 'its name and its folder disagree on subject or session'
-        return Skipped(relative, reason, odd=True)
+        return image.settle('skipped', reason, surprising=True)
     if suffix not in suffixes:
-        return Skipped(relative, f'suffix {suffix} is not selected')
+        return image.settle('skipped', f'suffix {suffix} is not selected')
     indexed = relative in index.files
     difference = mismatch(filters, entities, suffix, extension)
     if indexed and suffix in index.selected:
         passes = relative in index.selected[suffix]
         difference = None if passes else difference or 'pybids does not select it'
     if difference:
-        return Skipped(relative, f'left out by the filter file: {difference}')
+        return image.settle('skipped', f'left out by the filter file: {difference}')
     if entities.get('part', 'mag') != 'mag':
-        return Skipped(relative, f'part-{entities["part"]} is not a magnitude image')
+        return image.settle('skipped', f'part-{entities["part"]} is not a magnitude image')
     if extension == '.nii' and path.with_suffix('.nii.gz').exists():
-        return Skipped(relative, 'the same image exists as .nii.gz')
+        return image.settle('skipped', 'the same image exists as .nii.gz')
     if index.stored and indexed != os.path.lexists(path):
-        reason = 'no longer in the dataset' if indexed else 'not in the database'
-        return Skipped(relative, f'{reason}; use --bids-database-wipe', odd=True)
+        what = 'no longer in the dataset' if indexed else 'not in the database'
+        return image.settle('skipped', f'{what}; use --bids-database-wipe', surprising=True)
     if path.is_dir():
-        return Skipped(relative, 'is a folder; give an image file', failed=True)
+        return image.settle('failed', 'is a folder; give an image file')
     if not path.exists():
         reason = 'not downloaded; run "datalad get" on it or repair the link'
-        return Skipped(relative, reason, failed=True)
+        return image.settle('failed', reason)
     shape, spacing = _read_header(path)
     n_volumes = prod(shape[3:])
     if n_volumes > 1:
         reason = f'4D with {n_volumes} volumes; extract one of them or their mean'
-        return Skipped(relative, reason, odd=True)
-    sound = len(shape) >= 3 and all(0 < mm < inf for mm in spacing)
-    return ImageFile(path, relative, entities, suffix, (shape[:3], spacing) if sound else None)
+        return image.settle('skipped', reason, surprising=True)
+    if len(shape) >= 3 and all(0 < mm < inf for mm in spacing):
+        image.grid = (shape[:3], spacing)
+    return image
 
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:

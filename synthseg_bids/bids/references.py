@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from .image_record import ImageRecord
 from .names import DERIVATIVE_ENTITIES, anat_folder, parse_name
-from .query import DEFAULT_SUFFIXES, ImageFile
+from .query import DEFAULT_SUFFIXES
 
 #: Spaces whose label maps lie on the subject's own head.
 NATIVE_SPACES = ('orig', 'native', 'scanner', 'individual', 'T1w', 'T2w', 'FLAIR')
@@ -17,7 +18,7 @@ _SAME_HEAD = ('echo', 'part', 'inv', 'flip', 'mt')
 _RECONSTRUCTED = ('aparc+aseg.mgz', 'aseg.mgz')
 
 
-def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[str, Path]:
+def find_reference(image: ImageRecord, derivatives: Mapping[str, Path]) -> dict[str, Path]:
     """Find the reference segmentation of an image in each dataset.
 
     A reference belongs to an image if subject, session, acquisition and run are the same. Its
@@ -30,7 +31,7 @@ def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[st
 
     Parameters
     ----------
-    image : ImageFile
+    image : ImageRecord
     derivatives : mapping of str to Path
         Datasets, or folders of FreeSurfer's subjects, by name.
 
@@ -54,7 +55,7 @@ def find_reference(image: ImageFile, derivatives: Mapping[str, Path]) -> dict[st
     return found
 
 
-def _reconstruction(image: ImageFile, subjects_dir: Path) -> Path | None:
+def _reconstruction(image: ImageRecord, subjects_dir: Path) -> Path | None:
     """Find the label map that FreeSurfer made of the head of an image."""
     subject, session = f'sub-{image.entities["sub"]}', image.entities.get('ses')
     folders = [subject] if session is None else [f'{subject}_ses-{session}']
@@ -66,7 +67,7 @@ def _reconstruction(image: ImageFile, subjects_dir: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _rank(path: Path, image: ImageFile) -> tuple[int, ...] | None:
+def _rank(path: Path, image: ImageRecord) -> tuple[int, ...] | None:
     """Say how well a label map fits an image: smaller is better, None not at all."""
     parsed = parse_name(path.name)
     if parsed is None or parsed[1:] not in [('dseg', e) for e in ('.nii.gz', '.nii', '.mgz')]:

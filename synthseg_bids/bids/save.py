@@ -31,6 +31,7 @@ _IDENTITY = {
     'FlipAveraging': '--fast',
     'Autocrop': '--autocrop',
     'CT': '--ct',
+    'Lesions': '--lesions',
     'MethodVersion': 'version of the method',
     'MethodOptions': 'options of the method',
     'InputSHA256': 'image',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -11,7 +10,8 @@ from filelock import FileLock
 from synthseg_bids.external.methods import OURS
 
 from ..files import write_json, write_table
-from .names import bids_uri, parse_name
+from .image_record import ImageRecord
+from .names import parse_name
 from .records import read_known
 from .tables import METHOD
 
@@ -39,36 +39,8 @@ STATUS_COLUMNS = {
 }
 
 
-@dataclass
-class Outcome:
-    """What became of one image.
-
-    Attributes
-    ----------
-    relative : str
-        Path of the image relative to the raw dataset.
-    status : str
-        ``done``, ``skipped``, ``failed``, or ``current`` (up to date, nothing was done).
-    reason : str
-        One line; may hold a note when the status is ``done``.
-    crash_file : str
-        Relative to the output dataset.
-    seconds : float or None
-    device : str
-    peak_gpu_mb : float or None
-    """
-
-    relative: str
-    status: str
-    reason: str = ''
-    crash_file: str = ''
-    seconds: float | None = None
-    device: str = ''
-    peak_gpu_mb: float | None = None
-
-
-def write_status(out_dir: Path, outcomes: Iterable[Outcome], seg: str = OURS) -> None:
-    """Merge the outcomes of this run into ``group_status.tsv``.
+def write_status(out_dir: Path, images: Iterable[ImageRecord], seg: str = OURS) -> None:
+    """Merge what became of the images of this run into ``group_status.tsv``.
 
     Images that this run did not look at keep their row, so that a dataset can be segmented a few
     participants at a time, by several processes too. So do images that were up to date: the row
@@ -77,7 +49,7 @@ def write_status(out_dir: Path, outcomes: Iterable[Outcome], seg: str = OURS) ->
     Parameters
     ----------
     out_dir : Path
-    outcomes : iterable of Outcome
+    images : iterable of ImageRecord
     seg : str
         Name of the segmentation; those of other methods keep their rows, too.
     """
@@ -90,26 +62,28 @@ def write_status(out_dir: Path, outcomes: Iterable[Outcome], seg: str = OURS) ->
             # Earlier versions knew one method.
             method = row.get('method', OURS)
             rows[row['source'], method] = {**row, 'method': method}
-        for outcome in outcomes:
-            key = bids_uri('raw', outcome.relative), seg
+        for image in images:
+            key = image.source, seg
             done = rows.get(key, {}).get('status') == 'done'
-            if not (done and outcome.status == 'current'):
-                rows[key] = {**_row(outcome), 'method': seg}
+            if not (done and image.status == 'current'):
+                rows[key] = {**_row(image), 'method': seg}
         write_table(path, STATUS_COLUMNS, [rows[key] for key in sorted(rows)])
     write_json(path.with_suffix('.json'), STATUS_COLUMNS)
 
 
-def _row(outcome: Outcome) -> dict[str, object]:
-    parsed = parse_name(PurePosixPath(outcome.relative).name)
+def _row(image: ImageRecord) -> dict[str, object]:
+    # Names of images that were left out may not have been parsed before.
+    parsed = parse_name(PurePosixPath(image.relative).name)
     session = parsed[0].get('ses') if parsed else None
+    seconds = image.provenance.get('Seconds')
     return {
-        'participant_id': outcome.relative.partition('/')[0],
+        'participant_id': image.relative.partition('/')[0],
         'session_id': f'ses-{session}' if session else None,
-        'source': bids_uri('raw', outcome.relative),
-        'status': 'done' if outcome.status == 'current' else outcome.status,
-        'reason': outcome.reason,
-        'crash_file': outcome.crash_file,
-        'seconds': None if outcome.seconds is None else round(outcome.seconds, 1),
-        'device': outcome.device,
-        'peak_gpu_mb': outcome.peak_gpu_mb,
+        'source': image.source,
+        'status': 'done' if image.status == 'current' else image.status,
+        'reason': image.reason,
+        'crash_file': image.crash_file,
+        'seconds': None if seconds is None else round(seconds, 1),
+        'device': image.provenance.get('Device', ''),
+        'peak_gpu_mb': image.provenance.get('PeakGPUMemoryMB'),
     }

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from ..bids.image_record import ImageRecord
 from ..bids.names import DERIVATIVE_ENTITIES, parse_name
-from ..bids.query import DEFAULT_SUFFIXES, ImageFile
+from ..bids.query import DEFAULT_SUFFIXES
 from ..bids.references import find_reference
 from ..files import read_description, write_table
 
@@ -170,7 +171,7 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
     return scans
 
 
-def source_image(path: Path) -> ImageFile | None:
+def source_image(path: Path) -> ImageRecord | None:
     """Return the image that a label map was made from, by its sidecar or else by its name.
 
     Parameters
@@ -180,7 +181,7 @@ def source_image(path: Path) -> ImageFile | None:
 
     Returns
     -------
-    ImageFile or None
+    ImageRecord or None
         The file need not exist. None if the name does not follow BIDS.
     """
     try:
@@ -190,7 +191,7 @@ def source_image(path: Path) -> ImageFile | None:
         source = ''
     parsed = parse_name(source.rpartition('/')[2])
     if parsed:
-        return ImageFile(path, source, parsed[0], parsed[1])
+        return ImageRecord(path, source, parsed[0], parsed[1])
     parsed = parse_name(path.name)
     if parsed is None:
         return None
@@ -198,7 +199,7 @@ def source_image(path: Path) -> ImageFile | None:
     suffix = next((s for s in DEFAULT_SUFFIXES if description.startswith(s)), description)
     entities = {k: v for k, v in parsed[0].items() if k not in DERIVATIVE_ENTITIES}
     name = '_'.join([*(f'{key}-{value}' for key, value in entities.items()), suffix])
-    return ImageFile(path, name, entities, suffix)
+    return ImageRecord(path, name, entities, suffix)
 
 
 def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:

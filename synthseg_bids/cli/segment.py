@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 from ..files import sidecar
+from ..inference.options import LESIONS
+from ..models import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--model',
-        default='default',
+        default=DEFAULT_MODEL,
         help='name of a shipped model or of installed published weights such as synthseg_2.0, or '
         'a weights file (default: the best shipped model)',
     )
@@ -91,6 +93,13 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help='whether the scan is CT, to be clipped to 0 to 80 Hounsfield units (default: '
         'detected by its intensities)',
+    )
+    parser.add_argument(
+        '--lesions',
+        choices=LESIONS,
+        default=LESIONS[0],
+        help='label: white-matter lesions are a label (77), if the network has it; fold: part of '
+        'the tissue they lie in (default: %(default)s)',
     )
     parser.add_argument(
         '--compat',
@@ -168,7 +177,7 @@ def _run_single(args: argparse.Namespace) -> int:
 
     segmenter = load(args)
     found = segment(segmenter, scan, args)
-    write_maps(found, scan, args.out, args.posteriors, segmenter.card.labels)
+    write_maps(found, scan, args.out, args.posteriors, segmenter.labels)
     if args.volumes is not None:
         write_morph_table(args.volumes, measure(found, scan))
     logger.info('%s: segmented in %.1f s on %s', args.out, found.seconds, found.device)

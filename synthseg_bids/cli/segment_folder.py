@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         'ModelSHA256': segmenter.card.sha256,
         'FlipAveraging': not args.fast,
         'CT': args.ct,
+        'Lesions': args.lesions,
         'Compat': args.compat,
     }
     found = {} if args.overwrite else {job: _volumes_on_disk(job, made_by) for job in jobs}
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
                 report(job, note)
     finally:
         if args.volumes is not None:
-            _write_volumes(args.volumes, jobs, volumes, len(segmenter.card.labels))
+            _write_volumes(args.volumes, jobs, volumes, len(segmenter.labels))
     done = len(jobs) - len(failed)
     logger.info('%d of %d scans are segmented, %d failed', done, len(jobs), len(failed))
     for note in failed:
@@ -216,7 +217,7 @@ def _segment_one(
     scan = reading.result()
     found = segment(segmenter, scan, args)
     job.record.unlink(missing_ok=True)
-    write_maps(found, scan, job.labels, job.posteriors, segmenter.card.labels)
+    write_maps(found, scan, job.labels, job.posteriors, segmenter.labels)
     volumes = {row['name']: row.get('volume_mm3') for row in measure(found, scan)}
     noted = {
         'Scan': str(job.scan),

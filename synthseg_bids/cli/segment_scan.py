@@ -24,7 +24,7 @@ def load(args: argparse.Namespace) -> Segmenter:
     """Load the network; raises ModelFileError or DeviceError."""
     if args.compat:
         return reference_segmenter(args.model, args.device, args.threads)
-    return Segmenter(args.model, args.device, not args.fast, args.threads)
+    return Segmenter(args.model, args.device, not args.fast, args.threads, lesions=args.lesions)
 
 
 def segment(segmenter: Segmenter, scan: Volume, args: argparse.Namespace) -> Found:

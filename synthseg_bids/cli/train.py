@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..inference.options import LESIONS
 from .estimate_priors import add_pair_options
 from .synthesize import PRESET_NAMES
 
@@ -38,7 +39,8 @@ OPTIONS: tuple[tuple[str, int | float | tuple[str, ...], str], ...] = (
     ('--optimizer', ('adamw', 'muon'), 'AdamW, or Muon (Jordan et al. 2024) for convolutions'),
     ('--learning-rate', 1e-2, 'peak of the learning rate, after a warm-up of 200 steps'),
     ('--decay-fraction', 0.4, 'last part of the run, with a decay of the learning rate to zero'),
-    ('--lesions', ('label', 'fold'), 'white-matter lesions are a label (77), or white matter'),
+    ('--lesions', LESIONS, 'white-matter lesions are a label (77), or white matter'),
+    ('--lesion-weight', 1.0, 'weight of the voxels of lesions in the cross-entropy'),
     ('--wl2-steps', 0, 'warm-up steps with the wl2 loss'),
     ('--downsampling', 1, 'label-map voxels per output voxel: 2 trains at 2 mm'),
     ('--features', 24, 'features of the first level, doubled from level to level'),
@@ -137,6 +139,7 @@ def _config(args: argparse.Namespace) -> TrainingConfig:
         dice_weight=dice,
         cross_entropy_weight=entropy,
         volume_weight=volume,
+        lesion_weight=args.lesion_weight,
         wl2_steps=args.wl2_steps,
         epoch_steps=args.epoch_steps,
         seed=args.seed,

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..labels import segmentation_labels
+from ..labels import network_labels, segmentation_labels
 
 #: Entropy in bits above which a voxel is unsure. Two equally likely labels have 1 bit, as much of
 #: the grey matter in T2w scans of low contrast; three have 1.6.
@@ -48,6 +48,8 @@ def mean_confidence(posteriors: Tensor) -> np.ndarray:
 def overall_confidence(confidence: np.ndarray) -> float:
     """Average the confidence over all structures; missing ones count 0.
 
+    Lesions, of which a healthy brain has none, do not count.
+
     Parameters
     ----------
     confidence : (n_channels,) array
@@ -58,7 +60,7 @@ def overall_confidence(confidence: np.ndarray) -> float:
     >>> overall_confidence(np.array([np.nan, 0.9, np.nan]))
     0.45
     """
-    return float(np.nan_to_num(confidence[1:]).mean())
+    return float(np.nan_to_num(confidence[1 : len(network_labels())]).mean())
 
 
 @torch.inference_mode()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.registry import DEFAULT_MODEL
+from ..models import DEFAULT_MODEL
+
+#: What becomes of lesions of the white matter.
+LESIONS = ('label', 'fold')
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,19 @@ class SegmentOptions:
         Average with the segmentation of the mirrored scan: more accurate, but two passes.
     autocrop : bool
         Crop to the brain, if the network was trained on crops; otherwise segment the whole scan.
+    lesions : {'label', 'fold'}
+        Whether lesions of the white matter are a label, if the network has it, or part of what
+        they lie in.
     """
 
     model: str = DEFAULT_MODEL
     flip: bool = True
     autocrop: bool = True
+    lesions: str = 'label'
 
     def __post_init__(self) -> None:
+        if self.lesions not in LESIONS:
+            raise ValueError(f'lesions {self.lesions!r}: ask for one of {LESIONS}')
         # Absolute, since other processes may work in another folder.
         path = Path(self.model)
         object.__setattr__(self, 'model', str(path.absolute() if path.is_file() else self.model))

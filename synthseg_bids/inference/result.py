@@ -187,7 +187,7 @@ class Result:
         volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
         by_name = {
             label.name: volumes.get(label.index, (0, 0.0))[1]
-            for label in channels_of(len(self.card.labels))
+            for label in channels_of(len(self.segmentation.volumes_mm3))
             if label.index
         }
         by_name[TOTAL_NAME] = total_intracranial(volumes)

@@ -31,14 +31,16 @@ from ..images.background import filled_box, without_far_background
 from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import from_ras, resampled_grid, voxel_volume_mm3
 from ..images.volume_io import Volume
-from ..labels import mirror_channels, segmentation_labels
+from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
+from ..models import DEFAULT_MODEL
 from ..models.card import ModelCard
-from ..models.registry import DEFAULT_MODEL, load_model
+from ..models.registry import load_model
 from .axes import SURE_CONFIDENCE, TurnedScan, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
+from .fold_lesions import fold_lesions
 from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
@@ -61,6 +63,7 @@ class Segmenter:
     ----------
     model : str or Path
     flip, autocrop : bool
+    lesions : {'label', 'fold'}
         Settings that change the result: see :class:`.options.SegmentOptions`.
     device : str or torch.device
     threads : int, optional
@@ -93,9 +96,10 @@ class Segmenter:
         autocrop: bool = True,
         low_memory: bool = False,
         memory_limit: int | None = None,
+        lesions: str = 'label',
     ) -> None:
         self._in_memory = False
-        self.options = SegmentOptions(str(model), flip, autocrop)
+        self.options = SegmentOptions(str(model), flip, autocrop, lesions)
         self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
         network, self.card = load_model(self.options.model)
@@ -151,6 +155,12 @@ class Segmenter:
     def mirror(self) -> np.ndarray | None:
         """Channel permutation of the mirrored pass; None if there is none."""
         return mirror_channels(self.card.labels) if self.options.flip else None
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels of the segmentation: those of the network, without lesions if they are folded."""
+        folded = self.options.lesions == 'fold'
+        return tuple(label for label in self.card.labels if not (folded and label == LESION))
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -286,6 +296,8 @@ class Segmenter:
             inner = (slice(0, 0),) * 3
         else:
             posteriors = self._sharpen(posteriors, prepared.image[region][inner], prepared.steps)
+        if len(self.labels) < len(self.card.labels):
+            posteriors = fold_lesions(posteriors, self.card.labels)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
@@ -301,7 +313,7 @@ class Segmenter:
             fallback=note,
             ct=ct,
             confidence=confidence,
-            unsure_mm3=unsure_sides(posteriors, self.card.labels, self.card.spacing_mm),
+            unsure_mm3=unsure_sides(posteriors, self.labels, self.card.spacing_mm),
             turned=self._turn(prepared.image[region], inner, confidence),
         )
 
@@ -384,7 +396,7 @@ class Segmenter:
         """Return labels and posteriors on another grid in RAS."""
         from_shape = found.prepared.image.shape
         return resample_labels(
-            found.posteriors, found.box, from_shape, shape, steps, self.card.labels, posteriors
+            found.posteriors, found.box, from_shape, shape, steps, self.labels, posteriors
         )
 
     def _infer(

@@ -10,6 +10,8 @@ from typing import Any
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from synthseg_bids import __version__
+from synthseg_bids.inference.options import LESIONS
+from synthseg_bids.models import DEFAULT_MODEL
 
 from .base import ConfidenceSpec, DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
@@ -17,12 +19,15 @@ from .gpu_slots import claim_device, device_for
 
 class _InputSpec(VersionedInputSpec, GpuInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image of any contrast')
-    model = traits.Str('default', usedefault=True, desc='name or weights file')
+    model = traits.Str(DEFAULT_MODEL, usedefault=True, desc='name or weights file')
     model_sha256 = traits.Str(
         '', usedefault=True, desc='checksum of the weights file; part of the cache key'
     )
     flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
     autocrop = traits.Bool(True, usedefault=True, desc='crop to the brain first')
+    lesions = traits.Enum(
+        *LESIONS, usedefault=True, desc='lesions of the white matter are a label, or part of it'
+    )
     ct = traits.Bool(
         desc='CT scan, to be clipped to 0 to 80 HU (undefined: detected by its intensities)'
     )
@@ -87,7 +92,7 @@ class SegmentImage(SimpleInterface):
             else nullcontext(device_for(inputs.use_gpu, inputs.devices[0]))
         ) as device:
             segmenter = cached_segmenter(
-                SegmentOptions(inputs.model, inputs.flip, inputs.autocrop),
+                SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
                 ComputeOptions(
                     str(device),
                     threads,
@@ -128,6 +133,7 @@ class SegmentImage(SimpleInterface):
             'FlipAveraging': inputs.flip,
             'Autocrop': inputs.autocrop,
             'CT': describe_ct(ct),
+            'Lesions': inputs.lesions,
             'InputSHA256': sha256(Path(inputs.in_file)),
             'NetworkInputShape': [int(n) for n in found.grid_shape],
             'Device': found.device,
@@ -135,7 +141,7 @@ class SegmentImage(SimpleInterface):
         }
         if found.ct:
             self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
-        if LESION in segmenter.card.labels:
+        if LESION in segmenter.labels:
             self._results['provenance']['LesionLabel'] = True
         if found.fallback:
             self._results['provenance']['Fallback'] = found.fallback

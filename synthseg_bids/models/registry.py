@@ -6,12 +6,12 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from . import DEFAULT_MODEL
 from .card import ModelCard, ModelFileError, load_safetensors
 from .published import SUFFIXES, import_model, official_models
 from .unet import UNet3D
 
-#: Default model of all commands, and the shipped model that it stands for.
-DEFAULT_MODEL = 'default'
+#: The shipped model that the default stands for.
 BEST_SHIPPED = 'fast'
 #: Environment variable that names a folder with more models.
 MODELS_VARIABLE = 'SYNTHSEG_BIDS_MODELS'

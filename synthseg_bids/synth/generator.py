@@ -384,7 +384,9 @@ def _with_lesions(
         return
     parts = list(slabs)
     # Distances to ventricles and cortex depend on the whole label map.
-    yield from add_lesions(torch.cat(parts), parameters.lesions).split([len(p) for p in parts])
+    # Without a label of their own all lesions are cerebral white matter.
+    rows = add_lesions(torch.cat(parts), parameters.lesions, config.lesion_label)
+    yield from rows.split([len(p) for p in parts])
 
 
 def _paint(

@@ -2,8 +2,9 @@
 
 Lesions are the highest values of a smooth random field within the white matter. Terms added to the
 field near the ventricles and the cortex make most of them periventricular (caps and bands) and
-others juxtacortical (Fazekas 1987; Kim et al. 2008). Not of the papers, whose label maps have only
-the few lesions that FreeSurfer found.
+others juxtacortical (Fazekas 1987; Kim et al. 2008). Where lesions are a label, the cerebellar
+white matter and the brainstem have some, too, as in multiple sclerosis (Filippi et al. 2019). Not
+of the papers, whose label maps have only the few lesions that FreeSurfer found.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .texture import draw_field, interpolated
 
 #: Label of lesions in each label (FreeSurfer's numbers).
 LESION_OF = {2: 25, 41: 57}
+#: The same below the tentorium: cerebellar white matter and brainstem.
+INFRATENTORIAL = {7: 25, 46: 57, 16: 25}
 #: Lateral ventricles with their choroid plexus, and cortex.
 LATERAL_VENTRICLES = (4, 43, 136, 163)
 CORTEX = (3, 42)
@@ -48,6 +51,8 @@ class LesionConfig:
         Fraction of the white matter; log-uniform. For 450 ml that is 0.4 to 45 ml.
     periventricular, juxtacortical : tuple of float
         Added to the field, of standard deviation 1, next to the ventricles and the cortex.
+    infratentorial : tuple of float
+        Added to the field in the cerebellum and the brainstem.
     """
 
     probability: float = 0.4
@@ -55,6 +60,7 @@ class LesionConfig:
     share: tuple[float, float] = (0.001, 0.1)
     periventricular: tuple[float, float] = (0, 4)
     juxtacortical: tuple[float, float] = (-2, 1)
+    infratentorial: tuple[float, float] = (-4, 1)
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,14 @@ class Lesions:
     ----------
     field : (i, j, k) tensor
         Standard normal values, before they are interpolated to the label map's grid.
-    share, periventricular, juxtacortical : float
+    share, periventricular, juxtacortical, infratentorial : float
     """
 
     field: Tensor
     share: float
     periventricular: float
     juxtacortical: float
+    infratentorial: float
 
 
 def draw_lesions(
@@ -99,23 +106,27 @@ def draw_lesions(
     share = math.exp(float(uniform((low, high), generator, 1)))
     near = (
         float(uniform(bounds, generator, 1))
-        for bounds in (config.periventricular, config.juxtacortical)
+        for bounds in (config.periventricular, config.juxtacortical, config.infratentorial)
     )
     return Lesions(field, share, *near) if chance < config.probability else None
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return, per generation label, the row of its lesions; masks of ventricle, cortex, white."""
+def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return, per generation label, the row of its lesions, and four masks.
+
+    They are of the lateral ventricles, cortex, cerebral white matter and what is infratentorial.
+    """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
-    lesion = [row[LESION_OF.get(label.index, label.index)] for label in labels]
+    lesion_of = LESION_OF | INFRATENTORIAL
+    lesion = [row[lesion_of.get(label.index, label.index)] for label in labels]
     groups = (
         torch.tensor([label.index in group for label in labels])
-        for group in (LATERAL_VENTRICLES, CORTEX, tuple(LESION_OF))
+        for group in (LATERAL_VENTRICLES, CORTEX, LESION_OF, INFRATENTORIAL)
     )
-    ventricle, cortex, white = groups
-    return torch.tensor(lesion, dtype=torch.uint8), ventricle, cortex, white
+    ventricle, cortex, white, below = groups
+    return torch.tensor(lesion, dtype=torch.uint8), ventricle, cortex, white, below
 
 
 def _nearness(inside: Tensor) -> Tensor:
@@ -141,7 +152,7 @@ def _nearness(inside: Tensor) -> Tensor:
     return apply_along_axes(smooth, (x, y, z))
 
 
-def add_lesions(rows: Tensor, lesions: Lesions) -> Tensor:
+def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
     """Add lesions to the white matter of a deformed label map.
 
     Parameters
@@ -149,18 +160,23 @@ def add_lesions(rows: Tensor, lesions: Lesions) -> Tensor:
     rows : (x, y, z) uint8 tensor
         Rows of the generation table.
     lesions : Lesions
+    infratentorial : bool
+        Whether the white matter of the cerebellum and the brainstem may have lesions, too.
 
     Returns
     -------
     (x, y, z) uint8 tensor
     """
-    lesion_row, ventricle, cortex, white = (table.to(rows.device) for table in _tables())
+    lesion_row, ventricle, cortex, white, below = (table.to(rows.device) for table in _tables())
     index = rows.int()
     x, y, z = rows.shape
     field = interpolated(lesions.field, (x, y, z))
     for inside, weight in ((ventricle, lesions.periventricular), (cortex, lesions.juxtacortical)):
         field.add_(_nearness(inside[index]), alpha=weight)
     # Indexing with a mask would wait for a GPU; sorting other voxels to the front does not.
+    if infratentorial:
+        field.add_(below[index].float(), alpha=lesions.infratentorial)
+        white = white | below
     field.masked_fill_(~white[index], -torch.inf)
     values = field.reshape(-1)[::EVERY].sort().values
     count = (values > -torch.inf).sum()

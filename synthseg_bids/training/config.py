@@ -35,6 +35,9 @@ class TrainingConfig:
         AdamW weight decay; gradient-norm clipping threshold.
     dice_weight, cross_entropy_weight, volume_weight : float
         Weights in the loss (:func:`synthseg_bids.training.losses.segmentation_losses`).
+    lesion_weight : float
+        Weight of the voxels of lesions in the cross-entropy. They are a thousandth of the brain or
+        less, and at 1 a network that has learnt to ignore them hardly moves.
     wl2_steps : int
         Number of first steps with the reference's wl2 loss.
     ema_decay : float
@@ -62,6 +65,7 @@ class TrainingConfig:
     dice_weight: float = 1.0
     cross_entropy_weight: float = 1.0
     volume_weight: float = 0.0
+    lesion_weight: float = 1.0
     wl2_steps: int = 0
     ema_decay: float = 0.998
     epoch_steps: int = 500

@@ -60,7 +60,9 @@ def merge_channels(
     return torch.stack(merged), torch.stack(targets)
 
 
-def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def segmentation_losses(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return soft Dice loss, cross-entropy and volume loss.
 
     The Dice loss is one minus the mean over scans and channels of
@@ -74,6 +76,9 @@ def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor,
     logits : (batch, channels, x, y, z) tensor
     target : (batch, x, y, z) integer tensor
         Channel of each voxel.
+    weights : (channels,) tensor, optional
+        Weight in the cross-entropy of voxels of each channel (default: 1). Their sum is divided by
+        the number of voxels, so that a weight changes nothing for the other channels.
 
     Returns
     -------
@@ -92,7 +97,8 @@ def segmentation_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor,
     present = size_g[:, 1:] > 0
     ratio = (log_p.exp().sum(1)[:, 1:] + VOLUME_VOXELS) / (size_g[:, 1:] + VOLUME_VOXELS)
     volume = (ratio.log().abs() * present).sum() / present.sum().clamp(min=1)
-    return 1 - dice.mean(), -picked.mean(), volume
+    entropy = -picked if weights is None else -picked * weights[target]
+    return 1 - dice.mean(), entropy.mean(), volume
 
 
 def wl2(logits: Tensor, target: Tensor) -> Tensor:

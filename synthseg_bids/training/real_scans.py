@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..bids.errors import QueryError
-from ..bids.query import DEFAULT_SUFFIXES, ImageFile, find_images
+from ..bids.image_record import ImageRecord
+from ..bids.query import DEFAULT_SUFFIXES, find_images
 from ..bids.references import find_reference
 from ..errors import UsageError
 from ..images.volume_io import InputImageError, read_label_map, read_volume
@@ -32,7 +33,7 @@ class PairsError(UsageError):
 class Pair:
     """A scan and its reference on disk."""
 
-    scan: ImageFile
+    scan: ImageRecord
     reference: Path
 
 

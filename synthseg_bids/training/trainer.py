@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import write_whole
 from ..hardware.device import fast_dtype
-from ..labels import generation_labels, network_labels
+from ..labels import LESION, generation_labels, network_labels
 from ..measure.overlap import paper_dice
 from ..models.card import ModelCard
 from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
@@ -131,6 +131,7 @@ class Trainer:
         self.device = device or torch.device('cpu')
         self.label_maps = [label_map.to(self.device) for label_map in label_maps]
         self.validation = list(validation)
+        self._weights = self._channel_weights()
         self.shares = age_shares(self.label_maps, dict(config.age_weights))
         torch.manual_seed(config.seed)
         self.network = UNet3D(config.network).place(self.device)
@@ -146,6 +147,15 @@ class Trainer:
         self.dtype = fast_dtype(self.device)
         shared = self.ranks.wrap(self.network)
         self.forward = torch.compile(shared) if config.compile else shared
+
+    def _channel_weights(self) -> Tensor | None:
+        """Return the weights of the channels in the cross-entropy; None if all are 1."""
+        config, labels = self.config, network_labels(self.config.generator.lesion_label)
+        if config.lesion_weight == 1 or LESION not in labels:
+            return None
+        weights = torch.ones(len(labels), device=self.device)
+        weights[labels.index(LESION)] = config.lesion_weight
+        return weights
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.config.optimizer == 'muon':
@@ -215,8 +225,8 @@ class Trainer:
         """Return the loss of the current step."""
         if self.step < self.config.wl2_steps:
             return wl2(logits, target)
-        dice, entropy, volume = segmentation_losses(logits, target)
         config = self.config
+        dice, entropy, volume = segmentation_losses(logits, target, self._weights)
         total = config.dice_weight * dice + config.cross_entropy_weight * entropy
         return total + config.volume_weight * volume
 

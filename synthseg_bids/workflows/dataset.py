@@ -10,7 +10,7 @@ from typing import Any
 
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.external.methods import Program
 from synthseg_bids.interfaces import SaveDerivatives
 
@@ -19,7 +19,7 @@ from .resources import Resources
 
 
 def init_synthseg_wf(
-    tasks: Iterable[ImageTask],
+    images: Iterable[ImageRecord],
     out_dir: Path,
     *,
     model: str = 'default',
@@ -27,6 +27,7 @@ def init_synthseg_wf(
     flip: bool = True,
     autocrop: bool = True,
     ct: bool | None = None,
+    lesions: str = 'label',
     program: Program | None = None,
     posteriors: str = 'none',
     output_grid: str = 'native',
@@ -40,8 +41,8 @@ def init_synthseg_wf(
 
     Parameters
     ----------
-    tasks : iterable of ImageTask
-        The images, which are independent of each other.
+    images : iterable of ImageRecord
+        Those to segment, which are independent of each other.
     out_dir : Path
         Root of the output dataset.
     model, model_sha256 : str
@@ -52,6 +53,8 @@ def init_synthseg_wf(
         Crop to the brain first, if the network was trained on crops.
     ct : bool, optional
         Whether the images are CT; see :func:`.image.init_image_wf`.
+    lesions : {'label', 'fold'}
+        See :class:`~synthseg_bids.inference.options.SegmentOptions`.
     program : Program, optional
         External program to use instead of our network.
     posteriors : str
@@ -70,7 +73,7 @@ def init_synthseg_wf(
 
     Inputs
     ------
-    None; they are set from `tasks`.
+    None; they are set from `images`.
 
     Outputs
     -------
@@ -81,25 +84,28 @@ def init_synthseg_wf(
     nipype.pipeline.engine.Workflow
     """
     workflow = Workflow(name=name)
-    by_subject: dict[str, list[ImageTask]] = defaultdict(list)
-    for task in tasks:
-        by_subject[task.image.entities['sub']].append(task)
+    by_subject: dict[str, list[ImageRecord]] = defaultdict(list)
+    for image in images:
+        by_subject[image.participant].append(image)
     options = {
         'model': model,
         'model_sha256': model_sha256,
         'flip': flip,
         'autocrop': autocrop,
         'ct': ct,
+        'lesions': lesions,
         'program': program,
         'posteriors': posteriors,
         'output_grid': output_grid,
         'aseg_stats': aseg_stats,
         'resources': resources,
     }
-    for subject, subject_tasks in by_subject.items():
+    for subject, subject_images in by_subject.items():
         label = f'sub-{subject}'
         subject_wf = Workflow(name=label.replace('+', 'plus'))
-        subject_wf.add_nodes([_init_task_wf(task, out_dir, options) for task in subject_tasks])
+        subject_wf.add_nodes(
+            [_init_saving_wf(image, out_dir, options) for image in subject_images]
+        )
         if crash_dir is not None:
             subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
         for node in subject_wf._get_all_nodes():
@@ -109,19 +115,19 @@ def init_synthseg_wf(
     return workflow
 
 
-def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Workflow:
+def _init_saving_wf(image: ImageRecord, out_dir: Path, options: dict[str, Any]) -> Workflow:
     """Build the workflow of one image of a dataset, with a node that saves its derivatives."""
     workflow = init_image_wf(
-        compare=bool(task.references), suffix=task.image.suffix, name=task.name, **options
+        compare=bool(image.references), suffix=image.suffix, name=image.name, **options
     )
     inputnode, outputnode = (workflow.get_node(name) for name in ('inputnode', 'outputnode'))
-    inputnode.inputs.in_file = str(task.image.path.absolute())
+    inputnode.inputs.in_file = str(image.path.absolute())
     save = Node(
         SaveDerivatives(
             out_dir=str(out_dir.absolute()),
-            stem=task.stem,
-            source=task.source,
-            reference_uris=task.reference_uris,
+            stem=image.stem,
+            source=image.source,
+            reference_uris=image.reference_uris,
             output_grid=options['output_grid'],
         ),
         name='save',
@@ -142,8 +148,8 @@ def _init_task_wf(task: ImageTask, out_dir: Path, options: dict[str, Any]) -> Wo
     ]
     if options['aseg_stats']:
         connections.append(('out_stats', 'in_stats'))
-    if task.references:
-        references = {name: str(p.absolute()) for name, p in task.references.items()}
+    if image.references:
+        references = {name: str(p.absolute()) for name, p in image.references.items()}
         inputnode.inputs.references = save.inputs.references = references
         connections += [
             ('out_overlaps', 'in_overlaps'),

@@ -29,6 +29,7 @@ def init_image_wf(
     flip: bool = True,
     autocrop: bool = True,
     ct: bool | None = None,
+    lesions: str = 'label',
     program: Program | None = None,
     suffix: str = '',
     posteriors: str = 'none',
@@ -53,6 +54,8 @@ def init_image_wf(
         Crop to the brain first, if the network was trained on crops.
     ct : bool, optional
         Whether the image is CT (default: by its suffix or, without, by its intensities).
+    lesions : {'label', 'fold'}
+        See :class:`~synthseg_bids.inference.options.SegmentOptions`.
     program : Program, optional
         External program to use instead of our network; the parameters above, `posteriors` and
         `output_grid` are for our network only.
@@ -136,6 +139,7 @@ def init_image_wf(
             flip=flip,
             autocrop=autocrop,
             ct=ct_setting(ct, suffix),
+            lesions=lesions,
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',

@@ -14,9 +14,8 @@ from typing import Any
 from nipype import config as nipype_config
 from nipype.pipeline.engine import Workflow
 
-from synthseg_bids.bids.plan import ImageTask
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.bids.status import Outcome
 from synthseg_bids.errors import describe
 from synthseg_bids.files import read_table, write_table
 
@@ -32,7 +31,7 @@ _KILLED = 'its worker process was killed (out of memory, or by a signal)'
 
 
 def execute(
-    tasks: Sequence[ImageTask],
+    images: Sequence[ImageRecord],
     ledger: Ledger,
     out_dir: Path,
     *,
@@ -50,9 +49,9 @@ def execute(
 
     Parameters
     ----------
-    tasks : sequence of ImageTask
+    images : sequence of ImageRecord
     ledger : Ledger
-        Collects their outcomes.
+        Records what becomes of them.
     out_dir : Path
         Root of the output dataset.
     base_dir : Path
@@ -75,12 +74,12 @@ def execute(
     """
     _configure_nipype(base_dir, log_dir, stop_on_first_crash)
     workflow = init_synthseg_wf(
-        tasks, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
+        images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
     )
     workflow.base_dir = str(base_dir)
-    for task in tasks:
-        subject = f'sub-{task.image.entities["sub"]}'.replace('+', 'plus')
-        drop_damaged(base_dir / name / subject / task.name)
+    for image in images:
+        subject = f'sub-{image.participant}'.replace('+', 'plus')
+        drop_damaged(base_dir / name / subject / image.name)
     if graph:
         _draw(workflow, log_dir)
     plugin_name, plugin_args = plugin
@@ -201,83 +200,65 @@ def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) 
 
 
 class Ledger:
-    """Outcome of each image, collected while nodes end.
+    """Records what becomes of each image while nodes end.
 
     Parameters
     ----------
-    tasks : sequence of ImageTask
+    images : sequence of ImageRecord
+        Those to segment; their status, reason, crash file and provenance are set.
     """
 
-    def __init__(self, tasks: Sequence[ImageTask]) -> None:
-        self.tasks = list(tasks)
-        self._by_name = {task.name: task for task in tasks}
-        self._outcomes: dict[str, Outcome] = {}
+    def __init__(self, images: Sequence[ImageRecord]) -> None:
+        self.images = list(images)
+        self._by_name = {image.name: image for image in images}
         self._killed: set[str] = set()
-        #: Provenance of each segmented image, by BIDS URI.
-        self.provenance: dict[str, dict[str, Any]] = {}
 
     def on_status(self, node: Any, status: str) -> None:
         """Record that a node started or ended; called by Nipype."""
-        task = self._task_of(node.fullname)
+        image = self._image_of(node.fullname)
         if status == 'start' and node.name == 'segment':
-            logger.info('%s: started', task.image.relative)
+            logger.info('%s: started', image.relative)
         if status == 'killed':
-            self._killed.add(task.name)
-            logger.warning('%s: %s; again, with no other beside it', task.image.path, _KILLED)
+            self._killed.add(image.name)
+            logger.warning('%s: %s; again, with no other beside it', image.path, _KILLED)
         if status == 'end':
             note_results(Path(node.output_dir()))
         if status != 'end' or node.name != 'save':
             return
         outputs = node.result.outputs
-        notes = [f'{_KILLED}; done when tried again'] if task.name in self._killed else []
+        notes = [f'{_KILLED}; done when tried again'] if image.name in self._killed else []
         notes += outputs.notes or []
-        self.provenance[task.source] = outputs.provenance
-        outcome = Outcome(
-            task.image.relative,
-            'done',
-            reason='; '.join(notes),
-            seconds=outputs.provenance['Seconds'],
-            device=outputs.provenance['Device'],
-            peak_gpu_mb=outputs.provenance.get('PeakGPUMemoryMB'),
-        )
-        self._outcomes[task.name] = outcome
-        count = len(self._outcomes)
-        logger.info('%s: done (%d of %d images)', outcome.relative, count, len(self.tasks))
+        image.provenance = outputs.provenance
+        image.settle('done', '; '.join(notes))
+        count = len(self.images) - len(self._pending(self.images))
+        logger.info('%s: done (%d of %d images)', image.relative, count, len(self.images))
         for note in outputs.notes or []:
-            logger.warning('%s: %s', outcome.relative, note)
+            logger.warning('%s: %s', image.relative, note)
 
     def on_crash(self, crash: Crash) -> None:
         """Record that a node failed; called by the plugin."""
-        task = self._task_of(crash.node)
+        image = self._image_of(crash.node)
         # The output dataset is the folder above logs/<run>.
         parts = Path(crash.crash_file).parts
         crash_file = '/'.join(parts[parts.index('logs', -4) :]) if parts else ''
-        source = f'{task.image.path}: '
+        source = f'{image.path}: '
         reason = crash.reason.removeprefix(source)
-        if not task.image.path.exists():
+        if not image.path.exists():
             # Nipype's message would be about an undefined input.
             reason = 'No such file any more; put it back, then run the same command again'
-        self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason, crash_file)
+        image.settle('failed', reason, crash_file)
         logger.error('%s%s', source, reason)
 
-    def abandon(self, tasks: Sequence[ImageTask], error: Exception) -> None:
+    def abandon(self, images: Sequence[ImageRecord], error: Exception) -> None:
         """Record images as failed whose whole workflow has failed."""
-        left = [task for task in tasks if task.name not in self._outcomes]
+        left = self._pending(images)
         reason = f'not finished: {describe(error)}'
-        for task in left:
-            self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
+        for image in left:
+            image.settle('failed', reason)
         logger.error('%d images %s', len(left), reason)
         logger.debug('workflow', exc_info=error)
 
-    def drop(self, task: ImageTask) -> None:
-        """Record an image that another run has segmented in the meantime."""
-        self._outcomes[task.name] = Outcome(task.image.relative, 'current', 'up to date')
-
-    def finished(self) -> list[Outcome]:
-        """List the outcomes so far."""
-        return [self._outcomes[task.name] for task in self.tasks if task.name in self._outcomes]
-
-    def close(self, out_dir: Path, **outputs: Any) -> list[Outcome]:
+    def close(self, out_dir: Path, **outputs: Any) -> None:
         """Check that all outputs exist, and record images that were not reached.
 
         Parameters
@@ -285,30 +266,26 @@ class Ledger:
         out_dir : Path
             Root of the output dataset.
         **outputs
-            See :meth:`~synthseg_bids.bids.plan.ImageTask.kinds`.
-
-        Returns
-        -------
-        list of Outcome
-            One per task.
+            See :meth:`~synthseg_bids.bids.image_record.ImageRecord.kinds`.
         """
-        never = 0
-        for task in self.tasks:
-            outcome = self._outcomes.get(task.name)
-            if outcome is None:
-                reason = 'not run: stopped before its turn came, or before its end'
-                self._outcomes[task.name] = Outcome(task.image.relative, 'failed', reason)
-                never += 1
-            elif outcome.status == 'done':
-                # Not if no reference could be used, as the notes explain.
-                kinds = [kind for kind in task.kinds(**outputs) if kind != 'dice']
-                missing = [f for f in output_files(task.stem, kinds) if not (out_dir / f).exists()]
-                if missing:
-                    outcome.status, outcome.reason = 'failed', f'missing: {", ".join(missing)}'
-                    logger.error('%s: %s', task.image.path, outcome.reason)
+        never = self._pending(self.images)
+        for image in never:
+            image.settle('failed', 'not run: stopped before its turn came, or before its end')
+        for image in self.images:
+            if image.status != 'done':
+                continue
+            # Not if no reference could be used, as the notes explain.
+            kinds = [kind for kind in image.kinds(**outputs) if kind != 'dice']
+            missing = [f for f in output_files(image.stem, kinds) if not (out_dir / f).exists()]
+            if missing:
+                image.settle('failed', f'missing: {", ".join(missing)}')
+                logger.error('%s: %s', image.path, image.reason)
         if never:
-            logger.error('%d images were not reached', never)
-        return [self._outcomes[task.name] for task in self.tasks]
+            logger.error('%d images were not reached', len(never))
 
-    def _task_of(self, node: str) -> ImageTask:
+    @staticmethod
+    def _pending(images: Sequence[ImageRecord]) -> list[ImageRecord]:
+        return [image for image in images if image.status == 'pending']
+
+    def _image_of(self, node: str) -> ImageRecord:
         return next(self._by_name[part] for part in node.split('.') if part in self._by_name)

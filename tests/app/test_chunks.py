@@ -9,6 +9,7 @@ from app import options, write_description, write_image
 
 from synthseg_bids.app.execute import split
 from synthseg_bids.app.main import main
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.files import read_table
 
 NAMES = [f'sub-{number}/anat/sub-{number}_T1w.nii.gz' for number in (1, 2, 3)]
@@ -62,10 +63,6 @@ def test_chunk_that_breaks_down_costs_its_own_images(
 
 
 def test_participants_are_not_divided():
-    class Task:
-        def __init__(self, participant: str) -> None:
-            self.image = type('Image', (), {'entities': {'sub': participant}})
-
-    tasks = [Task(participant) for participant in 'aabbbcd']
-    sizes = [[task.image.entities['sub'] for task in chunk] for chunk in split(tasks, 2)]
+    images = [ImageRecord(Path(), '', {'sub': participant}) for participant in 'aabbbcd']
+    sizes = [[image.participant for image in chunk] for chunk in split(images, 2)]
     assert sizes == [['a', 'a'], ['b', 'b', 'b'], ['c', 'd']]

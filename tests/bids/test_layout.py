@@ -148,7 +148,7 @@ def test_a_database_that_is_out_of_date_is_told(touch, tmp_path):
         'T1w.nii.gz': 'no longer in the dataset; use --bids-database-wipe',
         'T2w.nii.gz': 'not in the database; use --bids-database-wipe',
     }
-    assert all(entry.odd for entry in skipped)
+    assert all(entry.surprising for entry in skipped)
     images, skipped = find_images(root, database=tmp_path, wipe=True)
     assert (len(images), skipped) == (2, [])
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,9 +21,10 @@ from synthseg_bids.bids.citation import write_citation
 from synthseg_bids.bids.damage import damaged_outputs
 from synthseg_bids.bids.errors import QueryError
 from synthseg_bids.bids.group import write_group_tables
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.metadata import describe_dataset, label_map_sidecar, posteriors_sidecar
 from synthseg_bids.bids.save import output_files, save_image_outputs, why_outdated
-from synthseg_bids.bids.status import Outcome, write_status
+from synthseg_bids.bids.status import write_status
 from synthseg_bids.bids.tables import TOTAL_NAME, morph_rows, write_dice_table, write_morph_table
 from synthseg_bids.files import (
     copy_file,
@@ -241,13 +243,16 @@ def test_group_tables_hold_what_the_tree_holds(tmp_path, results):
     assert not (tmp_path / 'group_morph.tsv').exists()
 
 
+def record(relative: str, **known: Any) -> ImageRecord:
+    return ImageRecord(Path(relative), relative, **known)
+
+
 def test_status_keeps_images_of_other_runs(tmp_path):
     first, second = 'sub-1/anat/sub-1_T1w.nii', 'sub-2/ses-b/anat/sub-2_ses-b_T1w.nii'
-    write_status(
-        tmp_path, [Outcome(first, 'failed', 'bad'), Outcome(second, 'done', seconds=1.26)]
-    )
-    write_status(tmp_path, [Outcome(first, 'done', device='cpu')])
-    write_status(tmp_path, [Outcome(first, 'current', 'up to date')])
+    bad = record(first).settle('failed', 'bad')
+    write_status(tmp_path, [bad, record(second, status='done', provenance={'Seconds': 1.26})])
+    write_status(tmp_path, [record(first, status='done', provenance={'Device': 'cpu'})])
+    write_status(tmp_path, [record(first).settle('current', 'up to date')])
     one, two = read_table(tmp_path / 'group_status.tsv')
     assert (one['status'], one['reason'], one['device']) == ('done', 'n/a', 'cpu')
     assert (two['participant_id'], two['session_id'], two['seconds']) == ('sub-2', 'ses-b', '1.3')
@@ -259,7 +264,7 @@ def test_tree_is_valid_bids(tmp_path, results, validator):
     describe_dataset(out, raw, {'fs': tmp_path})
     save(out, results, 'dseg morph dice')
     write_group_tables(out)
-    write_status(out, [Outcome('sub-1/anat/sub-1_T1w.nii', 'done')])
+    write_status(out, [record('sub-1/anat/sub-1_T1w.nii', status='done')])
     write_text(out / 'logs/run/sub-1/crash.txt', 'x')
     answer = subprocess.run([validator, str(out)], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout

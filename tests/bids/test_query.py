@@ -12,7 +12,7 @@ import pytest
 
 from synthseg_bids.bids.errors import NotBidsError, QueryError
 from synthseg_bids.bids.filters import read_filters
-from synthseg_bids.bids.plan import plan_tasks
+from synthseg_bids.bids.plan import plan_outputs
 from synthseg_bids.bids.query import (
     DEFAULT_SUFFIXES,
     find_images,
@@ -62,7 +62,7 @@ def test_others_are_skipped_with_a_reason(touch, name, reason):
     assert not images
     assert skipped[0].relative == name
     assert skipped[0].reason.startswith(reason)
-    assert not skipped[0].failed
+    assert skipped[0].status == 'skipped'
 
 
 def test_magnitude_part_is_segmented(touch):
@@ -82,7 +82,7 @@ def test_link_to_nowhere_was_not_downloaded(touch):
     (root / 'sub-1/anat/sub-1_T1w.nii.gz').symlink_to('../../.git/annex/objects/x')
     images, (missing,) = find_images(root)
     assert relative(images) == ['sub-1/anat/sub-1_T2w.nii.gz']
-    assert missing.failed
+    assert missing.status == 'failed'
     assert 'datalad get' in missing.reason
 
 
@@ -213,13 +213,14 @@ def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
     (root / '.bidsignore').write_text('*_phase.nii\nsub-0000/\n')
     start = time.process_time()
     images, skipped = find_images(root)
-    tasks, clashes = plan_tasks(images, {})
+    images, clashes = plan_outputs(images, {})
     assert time.process_time() - start < 15
     find_images(root, database=tmp_path / 'index')
     start = time.process_time()
-    assert find_images(root, database=tmp_path / 'index') == (images, skipped)
+    again, skipped_again = find_images(root, database=tmp_path / 'index')
     assert time.process_time() - start < 4
-    assert (len(tasks), len(skipped), len(clashes)) == (7494, 2506, 0)
+    assert (plan_outputs(again, {})[0], skipped_again) == (images, skipped)
+    assert (len(images), len(skipped), len(clashes)) == (7494, 2506, 0)
 
 
 def test_the_first_echo_that_there_is(touch):

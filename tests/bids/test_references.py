@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.names import parse_name
-from synthseg_bids.bids.plan import plan_tasks
-from synthseg_bids.bids.query import ImageFile
+from synthseg_bids.bids.plan import plan_outputs
 from synthseg_bids.bids.references import find_reference
 
 
-def image(name: str) -> ImageFile:
+def image(name: str) -> ImageRecord:
     entities, suffix, _ = parse_name(name)
     folder = f'sub-{entities["sub"]}' + (f'/ses-{entities["ses"]}' if 'ses' in entities else '')
     relative = f'{folder}/anat/{name}'
-    return ImageFile(Path('/raw') / relative, relative, entities, suffix)
+    return ImageRecord(Path('/raw') / relative, relative, entities, suffix)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_an_average_of_several_sessions_lies_elsewhere(touch, tmp_path):
     assert find_reference(scan, {'fs': root}) == {'fs': root / 'sub-1/mri/aseg.mgz'}
 
 
-def test_tasks_name_references_and_refuse_clashes(touch):
+def test_records_name_references_and_refuse_clashes(touch):
     root = touch('sub-1/anat/sub-1_dseg.nii.gz')
     images = [image('sub-1_T1w.nii'), image('sub-1_T1w.nii.gz')]
-    (task,), (clash,) = plan_tasks(images, {'fs': root})
-    assert task.reference_uris == {'fs': 'bids:fs:sub-1/anat/sub-1_dseg.nii.gz'}
-    assert task.source == 'bids:raw:sub-1/anat/sub-1_T1w.nii'
-    assert task.kinds() == ['dseg', 'morph', 'qc', 'dice']
-    assert task.kinds('1mm', 'native') == ['dseg1mm', 'morph', 'qc', 'probseg', 'dice']
-    assert task.kinds('both', '1mm') == ['dseg', 'dseg1mm', 'morph', 'qc', 'probseg1mm', 'dice']
-    assert clash.failed
+    (record,), (clash,) = plan_outputs(images, {'fs': root})
+    assert record.reference_uris == {'fs': 'bids:fs:sub-1/anat/sub-1_dseg.nii.gz'}
+    assert record.source == 'bids:raw:sub-1/anat/sub-1_T1w.nii'
+    assert record.kinds() == ['dseg', 'morph', 'qc', 'dice']
+    assert record.kinds('1mm', 'native') == ['dseg1mm', 'morph', 'qc', 'probseg', 'dice']
+    assert record.kinds('both', '1mm') == ['dseg', 'dseg1mm', 'morph', 'qc', 'probseg1mm', 'dice']
+    assert clash.status == 'failed'
     assert 'sub-1_T1w.nii' in clash.reason

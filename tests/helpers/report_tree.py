@@ -11,10 +11,11 @@ import numpy as np
 
 from synthseg_bids.bids.agreement import write_agreement
 from synthseg_bids.bids.group import write_group_tables
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.metadata import describe_dataset
 from synthseg_bids.bids.names import anat_folder, bids_uri, derivative_stem
 from synthseg_bids.bids.save import figure_files
-from synthseg_bids.bids.status import Outcome, write_status
+from synthseg_bids.bids.status import write_status
 from synthseg_bids.bids.tables import (
     morph_rows,
     write_dice_table,
@@ -70,21 +71,25 @@ def write_tree(
     write_json(raw / 'dataset_description.json', {'Name': 'Test heads', 'BIDSVersion': '1.10.0'})
     describe_dataset(out, raw, {})
     rng = np.random.default_rng(0)
-    outcomes = []
+    records = []
     for subject, session, contrast in product(subjects, sessions or [''], contrasts):
         entities = {'sub': subject} | ({'ses': session} if session else {})
         name = '_'.join(f'{k}-{v}' for k, v in entities.items()) + f'_{contrast}.nii.gz'
         relative = str(anat_folder(entities) / name)
         stem = str(anat_folder(entities) / derivative_stem(entities, contrast))
-        _write_image(out, stem, relative, rng, label_maps, compared=not outcomes)
-        outcomes.append(Outcome(relative, 'done', seconds=3.21, device='cpu'))
+        _write_image(out, stem, relative, rng, label_maps, compared=not records)
+        provenance = {'Seconds': 3.21, 'Device': 'cpu'}
+        done = ImageRecord(raw / relative, relative, status='done', provenance=provenance)
+        records.append(done)
     first = subjects[0]
     reason = 'probably damaged or truncated (CRC check failed); export or download it again'
     failed = f'sub-{first}/anat/sub-{first}_FLAIR.nii.gz'
-    outcomes.append(Outcome(failed, 'failed', f'/data/{failed}: {reason}', CRASH))
+    record = ImageRecord(raw / failed, failed)
+    records.append(record.settle('failed', f'/data/{failed}: {reason}', CRASH))
     write_text(out / CRASH, 'Traceback (most recent call last):\nOSError: CRC check failed\n')
-    outcomes.append(Outcome(f'sub-{first}/anat/sub-{first}_bold.nii.gz', 'skipped', 'not chosen'))
-    write_status(out, outcomes)
+    bold = f'sub-{first}/anat/sub-{first}_bold.nii.gz'
+    records.append(ImageRecord(raw / bold, bold).settle('skipped', 'not chosen'))
+    write_status(out, records)
     write_text(
         out / 'logs' / 'CITATION.md', '# Methods\n\nScans were segmented with *synthseg*.\n'
     )

@@ -78,3 +78,19 @@ def test_a_head_without_white_matter_has_no_lesions(labels):
 def test_lesions_are_the_last_channel_of_networks_that_know_them():
     assert network_labels(lesions=True) == (*network_labels(), LESION)
     assert CHANNELS[LESION] == len(network_labels())
+
+
+def test_lesions_below_the_tentorium_only_where_they_are_a_label(labels):
+    labels[24:32, :, 8:36] = ROWS[16]
+    labels[:8, :, 8:36] = ROWS[46]
+    below = (labels == ROWS[16]) | (labels == ROWS[46])
+    often = replace(BOTH, infratentorial=(4, 4))
+    target, shown = make(labels, often)
+    assert (target[below] == CHANNELS[LESION]).any()
+    assert (shown[labels == ROWS[16]] != ROWS[57]).all()
+    assert (shown[labels == ROWS[46]] != ROWS[25]).all()
+    target, _ = make(labels, often, lesion_label=False)
+    assert (target[labels == ROWS[16]] == CHANNELS[16]).all()
+    assert (target[labels == ROWS[46]] == CHANNELS[46]).all()
+    seldom, _ = make(labels, replace(BOTH, infratentorial=(-20, -20)))
+    assert not (seldom[below] == CHANNELS[LESION]).any()

@@ -26,6 +26,18 @@ def test_segmentation_losses_agree_with_one_hot_targets():
     torch.testing.assert_close(entropy, functional.cross_entropy(logits, target))
 
 
+def test_weights_of_the_cross_entropy_are_per_voxel():
+    logits, target = case()
+    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 10.0])
+    each = functional.cross_entropy(logits, target, reduction='none')
+    plain, weighted = (
+        segmentation_losses(logits, target),
+        segmentation_losses(logits, target, weights),
+    )
+    torch.testing.assert_close(weighted[1], (each * weights[target]).mean())
+    torch.testing.assert_close((plain[0], plain[2]), (weighted[0], weighted[2]))
+
+
 def test_wl2_agrees_with_one_hot_targets():
     logits, target = case()
     g = functional.one_hot(target, 5).movedim(-1, 1).float()

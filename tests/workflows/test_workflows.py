@@ -14,8 +14,7 @@ import pytest
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 
-from synthseg_bids.bids.plan import ImageTask
-from synthseg_bids.bids.query import ImageFile
+from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.external.methods import METHODS, OURS
 from synthseg_bids.interfaces import SegmentImage
 from synthseg_bids.workflows import Resources, init_image_wf, init_synthseg_wf
@@ -25,9 +24,9 @@ from synthseg_bids.workflows.resources import plan_resources
 from synthseg_bids.workflows.runner import request_resources
 
 
-def task(name: str, participant: str = '1') -> ImageTask:
-    image = ImageFile(Path(f'/raw/{name}.nii'), f'{name}.nii', {'sub': participant}, 'T1w')
-    return ImageTask(image, name, f'bids:raw:{name}.nii')
+def record(name: str, participant: str = '1') -> ImageRecord:
+    path = Path(f'/raw/{name}.nii')
+    return ImageRecord(path, path.name, {'sub': participant}, 'T1w', stem=name)
 
 
 def test_image_workflow_nodes():
@@ -69,8 +68,8 @@ def test_gpu_node_takes_one_slot_whatever_its_threads():
 
 
 def test_every_image_is_saved_and_crashes_go_to_its_subject(tmp_path):
-    tasks = [task('sub-1_T1w'), task('sub-1_T2w'), task('sub-2_acq-a+b_T1w', '2')]
-    workflow = init_synthseg_wf(tasks, tmp_path, crash_dir=tmp_path / 'crash', name='wf')
+    images = [record('sub-1_T1w'), record('sub-1_T2w'), record('sub-2_acq-a+b_T1w', '2')]
+    workflow = init_synthseg_wf(images, tmp_path, crash_dir=tmp_path / 'crash', name='wf')
     saved = [n for n in workflow.list_node_names() if n.endswith('save')]
     assert saved == [
         'sub-1.sub-1_T1w.save',
