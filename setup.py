@@ -61,7 +61,12 @@ setup(
             'bids-validator-deno',
             'h5py',
             'hypothesis',
+            'ipyniivue>=2.4',
             'mypy',
+            # ComBat of docs/statistics.rst; versions from 2.5 ask for NumPy 1 and pandas 2.
+            'neuroHarmonize>=2.4.5,<2.5',
+            'neuroCombat',
+            'statsmodels',
             'pytest',
             'ruff',
         ],
@@ -72,6 +77,8 @@ setup(
         'official': ['h5py'],
         # A look at the raw dataset before it is segmented.
         'validate': ['bids-validator-deno'],
+        # NiiVue, for synthseg view.
+        'view': ['ipyniivue>=2.4'],
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
         # Comparison with other implementations: make test-parity.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
-import io
 import json
 import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +149,27 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, 
         Floats are written with six significant digits, at least to the thousandth.
     """
     columns = list(columns)
-    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    if path.suffix == '.csv':
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows(cells)
-        write_text(path, text.getvalue())
-    else:
-        write_text(path, ''.join('\t'.join(row) + '\n' for row in cells))
+    write_cells(path, columns, ([cell(row.get(column)) for column in columns] for row in rows))
 
 
-def _cell(value: Any) -> str:
+def write_cells(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Write a table of text; see :func:`write_table`."""
+
+    def fill(temporary: Path) -> None:
+        cells = chain([columns], rows)
+        # File names need not be text.
+        with temporary.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+            if path.suffix == '.csv':
+                csv.writer(file, lineterminator='\n').writerows(cells)
+            else:
+                file.writelines('\t'.join(row) + '\n' for row in cells)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, fill)
+
+
+def cell(value: Any) -> str:
+    """Write a value as in a table; see :func:`write_table`."""
     if value is None or value != value or value == '':
         return 'n/a'
     if isinstance(value, float):
@@ -166,13 +177,23 @@ def _cell(value: Any) -> str:
     return ' '.join(str(value).split())
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a tab-separated table; an absent file has no rows."""
+def read_table(path: Path, columns: Container[str] | None = None) -> list[dict[str, str]]:
+    """Read a tab-separated table; an absent file has no rows.
+
+    Parameters
+    ----------
+    path : Path
+    columns : container of str, optional
+        Those to keep (default: all).
+    """
     if not path.exists():
         return []
     header, *lines = read_text(path).split('\n') or ['']
-    columns = header.split('\t')
-    return [dict(zip(columns, line.split('\t'), strict=False)) for line in lines if line]
+    names = header.split('\t')
+    rows = [zip(names, line.split('\t'), strict=False) for line in lines if line]
+    if columns is None:
+        return [dict(row) for row in rows]
+    return [{name: value for name, value in row if name in columns} for row in rows]
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -58,6 +58,7 @@ class RunConfig:
     output_grid: str = 'native'
     posteriors: str = 'none'
     aseg_stats: bool = False
+    charts: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None

@@ -87,7 +87,12 @@ def _modified(path: Path) -> float:
 
 
 def write_tables(
-    out_dir: Path, participants: Sequence[str], group: bool = True, verify: bool = False
+    out_dir: Path,
+    participants: Sequence[str],
+    group: bool = True,
+    verify: bool = False,
+    bids_dir: Path | None = None,
+    charts: bool = False,
 ) -> bool:
     """Compare the contrasts of some participants and gather the tables of all.
 
@@ -99,6 +104,8 @@ def write_tables(
         Whether to gather them; takes the longer the more participants there are.
     verify : bool
         Whether to read all outputs, and not only look at their sizes.
+    bids_dir, charts
+        See :func:`.bids.group.write_group_tables`.
 
     Returns
     -------
@@ -107,25 +114,19 @@ def write_tables(
     """
     from filelock import FileLock
 
-    from synthseg_bids.bids.agreement import write_agreement
     from synthseg_bids.bids.damage import damaged_agreement, damaged_outputs
     from synthseg_bids.bids.group import write_group_tables
 
     wrong: dict[str, str] = {}
 
     def compare() -> None:
-        again = damaged_agreement(out_dir, verify) if group else {}
-        labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
-        for name, what in again.items():
-            logger.warning('%s: %s; written again', out_dir / name, what)
-            (out_dir / name).unlink(missing_ok=True)
-        write_agreement(out_dir, sorted({*participants} | labels))
+        _compare(out_dir, participants, damaged_agreement(out_dir, verify) if group else {})
 
     def gather() -> None:
         # Of several runs that end at once, the one that writes last must also be the one that
         # read last.
         with FileLock(out_dir / 'logs' / '.tables.lock'):
-            write_group_tables(out_dir, wrong)
+            write_group_tables(out_dir, wrong, bids_dir, charts)
 
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
@@ -140,6 +141,17 @@ def write_tables(
         *([('damaged outputs', check)] if group else []),
         *([('group tables', gather)] if group else []),
     )
+
+
+def _compare(out_dir: Path, participants: Iterable[str], again: Mapping[str, str]) -> None:
+    """Compare the contrasts of some participants, and of those whose tables are damaged."""
+    from synthseg_bids.bids.agreement import write_agreement
+
+    labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
+    for name, what in again.items():
+        logger.warning('%s: %s; written again', out_dir / name, what)
+        (out_dir / name).unlink(missing_ok=True)
+    write_agreement(out_dir, sorted({*participants} | labels))
 
 
 def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:

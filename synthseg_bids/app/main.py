@@ -123,7 +123,7 @@ def run(config: RunConfig) -> int:
         code = _run_participants(config)
     if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
         participants = tree_participants(out_dir)
-        complete = write_tables(out_dir, participants, verify=config.verify)
+        complete = _write_tables(config, participants)
         complete &= _write_reports(config, participants)
         code = code if complete else EXIT_FAILED
     return code
@@ -199,12 +199,18 @@ def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     changed.update(outdated_participants(out_dir, plan.current))
     # Were every task of a job array to gather all tables, their time would grow with the square.
     group = config.batch is None
-    if not changed and (not group or (out_dir / 'group.html').exists()):
+    asked = config.charts and group
+    if not changed and not asked and (not group or (out_dir / 'group.html').exists()):
         return True
     participants = sorted(changed)
-    complete = write_tables(out_dir, participants, group, config.verify)
+    complete = _write_tables(config, participants, group)
     _cite(config, setup.chosen, image_stems(out_dir, setup.chosen.method.seg))
     return _write_reports(config, participants, group) and complete
+
+
+def _write_tables(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:
+    out_dir, raw = config.output_dir.resolve(), config.bids_dir
+    return write_tables(out_dir, participants, group, config.verify, raw, config.charts)
 
 
 def _write_reports(config: RunConfig, participants: Sequence[str], group: bool = True) -> bool:

@@ -158,7 +158,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument(
         'analysis_level', nargs='+', choices=['participant', 'group'],
         help='participant: segment images; group: rebuild tables and reports from the output '
-        'dataset alone; or both',
+        'dataset and, where it is there, participants.tsv and sidecars of the raw one; or both',
     )  # fmt: skip
     _add_selection(parser.add_argument_group('which images'))
     _add_segmentation(parser.add_argument_group('segmentation and outputs'))
@@ -272,6 +272,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--aseg-stats', '--aseg_stats', action='store_true',
         help='write volumes and intensities in the format of the aseg.stats of FreeSurfer, too',
+    )  # fmt: skip
+    group.add_argument(
+        '--charts', action='store_true',
+        help='with the tables of all images, write group_brainchart.csv, too: volumes, age and '
+        'sex in the columns that the brain charts of Bethlehem et al. (Nature 2022) take',
     )  # fmt: skip
 
 

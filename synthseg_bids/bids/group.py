@@ -15,8 +15,10 @@ from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
 from ..files import write_json, write_table
 from .agreement import read_source
+from .brain_charts import write_brain_charts
+from .group_morph import GroupMorph, group_morph, write_long, write_wide
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
-from .metadata import write_descriptions
+from .metadata import read_description, write_descriptions
 from .names import parse_name
 from .records import read_whole_table
 from .tables import AGREEMENT_COLUMNS, METHOD, QC_COLUMNS, TOTAL_NAME
@@ -58,12 +60,17 @@ _AGREEMENT_IDENTITY = {
 _STRUCTURES = [label.name for label in segmentation_labels() if label.index != 0]
 
 
-def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
+def write_group_tables(
+    out_dir: Path,
+    damaged: Collection[str] = (),
+    bids_dir: Path | None = None,
+    charts: bool = False,
+) -> None:
     """Gather the tables of all images, and what stands out in them.
 
-    Writes ``group_morph.tsv``, ``group_dice.tsv``, ``group_qc.tsv``, ``group_agreement.tsv``,
-    ``group_outliers.tsv`` and ``group_reliability.tsv``, each with its data dictionary, and
-    ``descriptions.tsv``. A table that would have no row is removed.
+    Writes ``group_morph.tsv``, ``group_morph_long.tsv``, ``group_dice.tsv``, ``group_qc.tsv``,
+    ``group_agreement.tsv``, ``group_outliers.tsv`` and ``group_reliability.tsv``, each with its
+    data dictionary, and ``descriptions.tsv``. A table that would have no row is removed.
 
     Parameters
     ----------
@@ -71,12 +78,13 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
         The output dataset.
     damaged : collection of str
         Files that are left out, relative to it; see :func:`.damage.damaged_outputs`.
+    bids_dir : Path, optional
+        The raw dataset, whose participants.tsv, sessions.tsv and sidecars are joined (default,
+        also where it is no folder: the one that the output dataset was made from).
+    charts : bool
+        Whether to write ``group_brainchart.csv``; see :mod:`.brain_charts`.
     """
     volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
-    names = [*_STRUCTURES, TOTAL_NAME]
-    columns = {name: {'Description': f'Volume of {name}.', 'Units': 'mm^3'} for name in names}
-    _write(out_dir, 'morph', {**_IDENTITY, **columns}, volumes)
-
     overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
     columns = {
         name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
@@ -86,10 +94,23 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     quality = _gather(out_dir, 'qc', 'measure', 'value', damaged)
     _write(out_dir, 'qc', {**_IDENTITY, **_qc_columns()}, quality)
 
-    columns = {name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *names)}
+    verdicts = {(row['source'], row['method']): row.get(VERDICT, '') for row in quality}
+    raw = _find_raw(out_dir, bids_dir) if volumes else None
+    _write_morph(out_dir, group_morph(volumes, _IDENTITY, verdicts, raw), charts, raw)
+
+    columns = {
+        name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *_STRUCTURES, TOTAL_NAME)
+    }
     agreement = _gather_agreement(out_dir, damaged)
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
+    _write_statistics(out_dir, volumes, quality)
+    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
+
+
+def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:
+    """Write which images stand out and how well volumes are repeated."""
+    names = [*_STRUCTURES, TOTAL_NAME]
     compared = [measure.name for measure in MEASURES if measure.compared]
     images = pd.DataFrame(volumes, columns=[*_IDENTITY, *names])
     outliers = [
@@ -98,7 +119,35 @@ def write_group_tables(out_dir: Path, damaged: Collection[str] = ()) -> None:
     ]
     _write(out_dir, 'outliers', {**_IDENTITY, **OUTLIER_COLUMNS}, outliers)
     _write(out_dir, 'reliability', RELIABILITY_COLUMNS, reliability(images, names))
-    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
+
+
+def _find_raw(out_dir: Path, bids_dir: Path | None) -> Path | None:
+    """Find the raw dataset; None, with a warning, if it is not where it was."""
+    links = (read_description(out_dir) or {}).get('DatasetLinks') or {}
+    linked = out_dir / str(links.get('raw', ''))
+    for folder in (bids_dir, linked if 'raw' in links else None):
+        if folder is not None and folder.is_dir():
+            return folder
+    logger.warning(
+        '%s: not found; tables are written without participants.tsv and scanners',
+        bids_dir or linked,
+    )
+    return None
+
+
+def _write_morph(out_dir: Path, morph: GroupMorph, charts: bool, raw: Path | None) -> None:
+    """Write the volumes of all images, and remove the tables if there are none."""
+    wide, long = out_dir / 'group_morph.tsv', out_dir / 'group_morph_long.tsv'
+    if morph.table.empty:
+        for path in (wide, long):
+            path.unlink(missing_ok=True)
+            path.with_suffix('.json').unlink(missing_ok=True)
+        return
+    write_wide(wide, morph)
+    write_json(wide.with_suffix('.json'), morph.columns)
+    write_json(long.with_suffix('.json'), write_long(long, morph))
+    if charts:
+        write_brain_charts(out_dir / 'group_brainchart.csv', morph, raw)
 
 
 def _qc_columns() -> dict[str, dict[str, Any]]:

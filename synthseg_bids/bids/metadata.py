@@ -64,7 +64,11 @@ Every image of the source dataset has its own files, named after it:
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
 
 `group_status.tsv` names every image that was looked at and says what became of it; the other
-`group_*.tsv` gather the tables of all images. Each table has a data dictionary of the same name.
+`group_*.tsv` gather the tables of all images. `group_morph.tsv` (a row per image) and
+`group_morph_long.tsv` (a row per image and structure) join participants.tsv, sessions.tsv and the
+scanners of the raw dataset, and correct volumes for the size of the head. `group_brainchart.csv`
+(on request) is for the brain charts of Bethlehem et al., 2022. Each table has a data dictionary of
+the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 
@@ -135,15 +139,18 @@ def describe_dataset(
 def refuse_foreign_dataset(out_dir: Path) -> None:
     """Raise QueryError if the folder holds a dataset that we did not make."""
     description = read_description(out_dir)
-    if description is None:
-        return
-    tools = description.get('GeneratedBy')
-    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
-    if first.get('Name') != APP:
+    if description is not None and not is_ours(description):
         raise QueryError(
             f'{out_dir}: holds another dataset ({description.get("Name", "no name")}); '
             'give an empty folder for the output'
         )
+
+
+def is_ours(description: Mapping[str, Any]) -> bool:
+    """Tell by the description of a dataset whether we made it."""
+    tools = description.get('GeneratedBy')
+    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
+    return first.get('Name') == APP
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 #: Entities that a source hands on to its derivatives, in the order BIDS wants.
 SOURCE_ENTITIES = ('sub', 'ses', 'task', 'acq', 'ce', 'rec', 'run', 'echo', 'part', 'chunk')
@@ -138,3 +138,14 @@ def bids_uri(dataset: str, relative: str) -> str:
     """Name a file of a linked dataset, e.g. ``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``."""
     # Names need not be UTF-8; their bytes are what is quoted.
     return f'bids:{dataset}:{quote(relative, safe="/+", errors="surrogateescape")}'
+
+
+def uri_path(uri: str) -> str:
+    """Return what a BIDS URI names, relative to its dataset; see :func:`bids_uri`.
+
+    Examples
+    --------
+    >>> uri_path('bids:raw:sub-01/anat/sub-01_T1w.nii.gz')
+    'sub-01/anat/sub-01_T1w.nii.gz'
+    """
+    return unquote(uri.split(':', 2)[-1])

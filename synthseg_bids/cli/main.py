@@ -1,4 +1,4 @@
-"""The ``synthseg`` command: generate, train, segment single files, evaluate."""
+"""The ``synthseg`` command: generate, train, segment single files, evaluate, view."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..cli import (
     segment,
     synthesize,
     train,
+    view,
 )
 from ..errors import explain_error, is_out_of_memory
 from ..hardware.allocator import restart_with_settings
@@ -30,6 +31,7 @@ COMMANDS = (
     calibrate,
     segment,
     evaluate,
+    view,
     import_weights,
 )
 

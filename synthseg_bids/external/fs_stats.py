@@ -90,6 +90,17 @@ def fold_volumes(
     return list(soft.values())
 
 
+def labels_of_measure(field: str) -> tuple[int, ...]:
+    """Return the labels whose volumes a measure of ``aseg.stats`` sums.
+
+    Examples
+    --------
+    >>> labels_of_measure('CortexVol')
+    (3, 42)
+    """
+    return next(labels for _, name, _, labels in _MEASURES if name == field)
+
+
 def write_stats(
     path: Path, rows: Sequence[Mapping[str, Any]], image: np.ndarray, labels: np.ndarray
 ) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.stats import linregress
 
 #: Fewer values than this tell nothing about what is usual.
 MIN_VALUES = 5
@@ -103,6 +104,35 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     """
     centre, scale, _ = robust_spread(values)
     return (values - centre) / (scale or 1.0)
+
+
+def regression_residuals(
+    values: np.ndarray, predictor: np.ndarray, fitted: np.ndarray
+) -> np.ndarray:
+    """Subtract from each column of values the straight line that best predicts it.
+
+    Parameters
+    ----------
+    values : (n, k) float array
+        NaN where unknown.
+    predictor : (n,) float array
+        NaN where unknown.
+    fitted : (n,) boolean array
+        Rows that the lines are fitted to, by least squares.
+
+    Returns
+    -------
+    (n, k) float array
+        Of all rows, in the unit of the values; NaN where value or predictor is unknown, and in
+        columns with fewer than five known rows to fit, or whose predictor does not vary.
+    """
+    residuals = np.full(values.shape, np.nan)
+    for column, value in enumerate(values.T):
+        known = fitted & ~np.isnan(value + predictor)
+        if known.sum() >= MIN_VALUES and np.ptp(predictor[known]) > 0:
+            line = linregress(predictor[known], value[known])
+            residuals[:, column] = value - line.intercept - line.slope * predictor
+    return residuals
 
 
 def intraclass_correlations(scores: np.ndarray) -> tuple[float, float]:

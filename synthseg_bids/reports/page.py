@@ -51,15 +51,19 @@ def write_page(
     Path
         The file.
     """
-    script = '\n'.join(_resource(name) for name in ('report.js', *scripts))
-    page = _environment().get_template(template).render(
-        content,
-        script=Markup(script),
-        script_digest=_base64(hashlib.sha256(script.encode()).digest()),
-        style=Markup(_resource('report.css')),
-    )  # fmt: skip
-    write_text(path, f'{page}\n')
+    script = '\n'.join(resource(name) for name in ('report.js', *scripts))
+    own = {
+        'script': Markup(script),
+        'script_digest': _base64(hashlib.sha256(script.encode()).digest()),
+        'style': Markup(resource('report.css')),
+    }
+    write_text(path, f'{fill(template, content | own)}\n')
     return path
+
+
+def fill(template: str, content: dict[str, Any]) -> str:
+    """Fill a template; see :func:`write_page`."""
+    return _environment().get_template(template).render(content)
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +83,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Read a script or style sheet of the pages."""
     return files('synthseg_bids').joinpath(f'reports/{name}').read_text(encoding='utf-8')
 
 

@@ -8,7 +8,7 @@ from synthseg_bids.bids.save import figure_files
 
 from .mosaic import SLICES, label_palette
 from .page import data_uri
-from .structures import Structure, plain_name, structures
+from .structures import Structure, sided_name, structures
 from .tree import Image
 
 
@@ -31,9 +31,8 @@ def legend() -> list[tuple[Structure, list[int]]]:
 
 def names_by_color() -> dict[int, str]:
     """Name each structure by the colour of its pixels, as one number: red, green, blue byte."""
-    sides = {'left': 'left ', 'right': 'right ', 'none': ''}
     return {
-        _number(label.index): f'{sides[label.side]}{plain_name(label.name).lower()}'
+        _number(label.index): sided_name(label)
         for structure in structures()
         for label in structure.labels
     }

@@ -16,6 +16,7 @@ _PLAIN = {
     'Accumbens-area': 'Accumbens',
     'Brain-Stem': 'Brainstem',
     'CSF': 'Cerebrospinal fluid',
+    'WM-hypointensities': 'White matter lesions',
 }
 
 
@@ -50,10 +51,28 @@ def plain_name(name: str) -> str:
     return _PLAIN.get(name, name.replace('-', ' ').capitalize())
 
 
-@lru_cache(maxsize=1)
-def structures() -> tuple[Structure, ...]:
-    """Return all segmented structures: paired ones first, then those of the midline."""
-    labels = {label.index: label for label in segmentation_labels() if label.index != 0}
+def sided_name(label: Label) -> str:
+    """Return a label's name in plain words, with its side.
+
+    Examples
+    --------
+    >>> [sided_name(label) for label in segmentation_labels() if label.index in (10, 16)]
+    ['left thalamus', 'brainstem']
+    """
+    side = '' if label.side == 'none' else f'{label.side} '
+    return f'{side}{plain_name(label.name).lower()}'
+
+
+@lru_cache(maxsize=2)
+def structures(lesions: bool = False) -> tuple[Structure, ...]:
+    """Return all segmented structures: paired ones first, then those of the midline.
+
+    Parameters
+    ----------
+    lesions : bool
+        See :func:`synthseg_bids.labels.segmentation_labels`.
+    """
+    labels = {label.index: label for label in segmentation_labels(lesions) if label.index != 0}
     pairs = [
         Structure(plain_name(label.name), (label, labels[label.mirror]))
         for label in labels.values()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
 from synthseg_bids.bids.damage import checked_rows as read_checked
-from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name
+from synthseg_bids.bids.group_morph import volume_names
+from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name, uri_path
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_description, read_table
@@ -35,6 +37,9 @@ IDENTITY = frozenset(
         'reference',
     }
 )
+
+#: Of the table of volumes, which has many more columns.
+_VOLUMES = IDENTITY.union(volume_names())
 
 Row = dict[str, str]
 Key = tuple[str, str]
@@ -118,7 +123,7 @@ class Image:
     @cached_property
     def relative(self) -> str:
         """Path relative to the raw dataset."""
-        return unquote(self.source.split(':', 2)[-1])
+        return uri_path(self.source)
 
     @cached_property
     def _parsed(self) -> tuple[dict[str, str], str, str] | None:
@@ -172,8 +177,8 @@ class GroupTable:
         Cells that are n/a are empty.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.rows = tuple(read_rows(path))
+    def __init__(self, path: Path, columns: Container[str] | None = None) -> None:
+        self.rows = tuple(read_rows(path, columns))
 
     @cached_property
     def by_image(self) -> dict[Key, list[Row]]:
@@ -210,12 +215,13 @@ def group_table(out_dir: Path, kind: str) -> GroupTable:
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, _state: tuple[int, int] | None) -> GroupTable:
-    return GroupTable(path)
+    return GroupTable(path, _VOLUMES if path.name == 'group_morph.tsv' else None)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, columns: Container[str] | None = None) -> list[Row]:
     """Read a table; cells that are n/a are empty, and a missing file has no rows."""
-    return [{k: '' if v == 'n/a' else v for k, v in row.items()} for row in read_table(path)]
+    rows = read_table(path, columns)
+    return [{k: '' if v == 'n/a' else v for k, v in row.items()} for row in rows]
 
 
 def checked_rows(path: Path) -> list[Row]:
@@ -236,10 +242,34 @@ def label_map_sidecar(out_dir: Path, image: Image) -> dict[str, Any]:
     return next((found for path in paths if (found := read_json(path))), {})
 
 
+def inside(root: Path, relative: str) -> Path | None:
+    """Return a file of a dataset; None where there is none that may be read out.
+
+    Parameters
+    ----------
+    root : Path
+    relative : str
+        Path with forward slashes. Hidden files and folders, and paths that lead out of `root` by
+        ``..``, by a leading slash or by a link, are as good as absent.
+
+    Returns
+    -------
+    Path or None
+        A regular file, links resolved.
+    """
+    if any(not part or part.startswith('.') or '\0' in part for part in relative.split('/')):
+        return None
+    try:
+        path = (root / relative).resolve(strict=True)
+    except (OSError, RuntimeError):  # a circle of links
+        return None
+    return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+
+
 def read_text(out_dir: Path, relative: str) -> str:
     """Read the end of a text file of the dataset; empty if it is missing or outside."""
-    path = (out_dir / relative).resolve()
-    if not relative or not path.is_relative_to(out_dir.resolve()) or not path.is_file():
+    path = inside(out_dir, relative)
+    if path is None:
         return ''
     text = path.read_text(encoding='utf-8', errors='replace')
     return text if len(text) <= _MOST_TEXT else f'[...]\n{text[-_MOST_TEXT:]}'

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from app import contents
+from report_tree import write_tree
 
 from synthseg_bids.app.main import main
+from synthseg_bids.files import read_table, write_json, write_text
 
 
 @pytest.fixture
@@ -31,6 +33,29 @@ def test_group_level_needs_the_output_alone(finished, out, capsys):
         'group.html',
     }
     assert capsys.readouterr().out == ''
+
+
+def test_group_level_joins_the_raw_dataset(out, tmp_path):
+    raw = tmp_path / 'raw'
+    write_text(raw / 'participants.tsv', 'participant_id\tage\nsub-02\t33\n')
+    write_json(raw / 'sub-02' / 'sub-02_FLAIR.json', {'ManufacturersModelName': 'Prisma'})
+    assert main([str(raw), str(out), 'group']) == 0
+    rows = {row['participant_id']: row for row in read_table(out / 'group_morph.tsv')}
+    assert [(rows[f'sub-{i}']['age'], rows[f'sub-{i}']['scanner']) for i in ('01', '02')] == [
+        ('n/a', 'n/a'), ('33', 'Prisma')
+    ]  # fmt: skip
+
+
+def test_charts_are_written_on_request(tmp_path):
+    out = write_tree(tmp_path)
+    charts = out / 'group_brainchart.csv'
+    assert main([str(tmp_path / 'raw'), str(out), 'group']) == 0
+    assert not charts.exists()
+    assert main([str(tmp_path / 'raw'), str(out), 'group', '--charts']) == 0
+    header, *rows = charts.read_text().splitlines()
+    assert header.startswith('participant,Age,age_days,AgeTransformed,sex,study,fs_version')
+    assert [row.split(',')[0] for row in rows] == ['sub-01', 'sub-02', 'sub-03']
+    assert {row.split(',')[5] for row in rows} == {'Test_heads'}
 
 
 def test_reports_only(out):

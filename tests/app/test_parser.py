@@ -28,9 +28,9 @@ EVERYTHING = [
     *('--no-gpu-fallback', '--use-plugin', 'p.toml', '-w', 'work', '--clean-workdir'),
     *('--overwrite', '--verify', '--stop-on-first-crash', '--dry-run', '--boilerplate-only'),
     *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
+    *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats', '--charts'),
     *('--no-autocrop', '--ct', '--lesions', 'fold', '--low-mem'),
     *('--aggregate-session-reports', '1', '--debug', 'pdb'),
-    *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats'),
     *('--run-uuid', '20260101-120000_a'),
 ]
 

@@ -46,6 +46,16 @@ def planned(capsys, raw: Path, out: Path, model: Path, *more: object) -> dict[st
     return {name: reason for name, reason in rows if name in GOOD}
 
 
+def test_charts_are_asked_for_when_all_is_done(copies, tiny_model, caplog):
+    raw, references, out = copies
+    more = ['--participant-label', 'sub-01', '--posteriors', 'native', '-d', f'fs={references}']
+    assert main(options(raw, out, tiny_model, *more)) == 0
+    assert 'brain charts' not in caplog.text
+    assert main(options(raw, out, tiny_model, *more, '--charts')) == 0
+    # Networks of random weights fail quality control.
+    assert 'group_brainchart.csv: no image for the brain charts' in caplog.text
+
+
 @pytest.mark.slow
 def test_second_run_has_nothing_to_do(finished, raw, references, tiny_model):
     before = contents(finished.out)

@@ -35,7 +35,8 @@ class Chromium:
             '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run',
             '--disable-background-networking', '--disable-component-update', '--disable-sync',
             '--hide-scrollbars', '--remote-debugging-pipe', f'--user-data-dir={profile}',
-            f'--window-size={width},{height}',
+            # WebGL without a graphics card.
+            '--enable-unsafe-swiftshader', f'--window-size={width},{height}',
         ]  # fmt: skip
         shell = f'exec "$0" "$@" 3<&{read_commands} 4>&{write_answers}'
         self._process = subprocess.Popen(
@@ -91,10 +92,18 @@ class Chromium:
         elif method == 'Page.loadEventFired':
             self._loaded = True
 
-    def open(self, path: Path) -> None:
-        """Open a local page and wait until it is loaded."""
+    def open(self, page: Path | str) -> None:
+        """Open a local page, or one by its address, and wait until it is loaded."""
         self._loaded = False
-        self.send('Page.navigate', url=path.absolute().as_uri())
+        address = page if isinstance(page, str) else page.absolute().as_uri()
+        self.send('Page.navigate', url=address)
+        while not self._loaded:
+            self._receive()
+
+    def follow(self, expression: str) -> None:
+        """Evaluate JavaScript that leads to another page, and wait until that is loaded."""
+        self._loaded = False
+        self.run(expression)
         while not self._loaded:
             self._receive()
 
