@@ -165,7 +165,7 @@ def acquisitions(painter: Painter) -> dict[str, list[list[Image]]]:
     plain = painter.draw()
     whole = tuple(slice(0, n) for n in OWN.size or ())
     cut = (*whole[:2], slice(0, 120)), (slice(30, 160), *whole[1:])
-    artefacts = [Artefacts(Ghost(0.15, 1, 2), whole), Artefacts(Ghost(0.15, 0, 3), whole),
+    artefacts = [Artefacts(Ghost(0.15, 2, 3), whole), Artefacts(Ghost(0.15, 0, 3), whole),
                  *(Artefacts(None, part) for part in cut)]  # fmt: skip
     grids = [(4, 4, 4), (8, 1, 1), (1, 1, 6)]
     acquired = [Resolution(tuple(0.4 * s if s > 1 else 0 for s in g), g) for g in grids]
