@@ -16,6 +16,9 @@
 # make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
 # make test-slurm: start jobs of Slurm; where none answers, $(SLURM_UP) may be a script that brings
 #     one up and leaves its settings in $$SLURM_TEST_DIR/env.sh
+# make release-check: build wheel and sdist of the commit, install the wheel elsewhere and try it,
+#     compare contents and versions; both are in dist/ then. Where pip's index has builds of PyTorch
+#     for CUDA alone: RELEASE_OPTIONS='--torch-index https://download.pytorch.org/whl/cpu'
 # make accuracy: segment and evaluate scans, then rewrite docs/accuracy.rst; with
 #     ACCURACY_OPTIONS='--parts real repeatability', '--model FILE --docs DIR', ...
 # make ablation: train small networks on variants of the generative model, ten to twenty
@@ -61,7 +64,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
 .PHONY: demo test test-parity lint docs bench scale accuracy ablation paper samseg docker singularity
-.PHONY: test-docker test-singularity test-slurm test-fast test-gpu test-pythons clean
+.PHONY: test-docker test-singularity test-slurm test-fast test-gpu test-pythons release-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
@@ -97,9 +100,13 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
-	$(BIN)/python benchmarks/generator.py
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
+
+RELEASE_OPTIONS ?=
+release-check: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python release/release_check.py $(RELEASE_OPTIONS)
 
 scale: $(INSTALLED)
 	$(BIN)/python benchmarks/scale.py $(SCALE_OPTIONS)

@@ -58,7 +58,9 @@ setup(
     ],
     extras_require={
         'test': [
+            'PyYAML',
             'bids-validator-deno',
+            'boutiques',
             'h5py',
             'hypothesis',
             'ipyniivue>=2.4',
@@ -81,6 +83,8 @@ setup(
         'view': ['ipyniivue>=2.4'],
         # --use-plugin with a YAML file.
         'yaml': ['PyYAML'],
+        # A look at what is published: make release-check.
+        'release': ['build', 'PyYAML', 'twine'],
         # Comparison with other implementations: make test-parity.
         'parity': ['dipy>=1.12', 'h5py', 'pytest'],
     },

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from page import table
 from scipy.stats import spearmanr
 
-from synthseg_bids.files import read_table, write_table
+from synthseg_bids.files import write_table
 from synthseg_bids.labels import LESION, channels_of
 
 MEASURES = {
@@ -47,37 +48,22 @@ def confidence_table(measures: Path, scans: Path) -> str:
     Returns
     -------
     str
-        Empty where there are no measures.
+        Empty where there are no measures, or of too few scans.
     """
-    dice = {
-        (row['scan'], row['index']): float(row['dice'])
-        for row in read_table(scans)
-        if row['kind'] == 'label' and row['dice'] != 'n/a'
-    }
-    rows = [row for row in read_table(measures) if (row['scan'], row['index']) in dice]
+    if not measures.exists():
+        return ''
+    true = pd.read_csv(scans, sep='\t').query('kind == "label"')[['scan', 'index', 'dice']]
+    both = pd.read_csv(measures, sep='\t').merge(true.astype({'index': int}))
     lines = []
     for name, title in MEASURES.items():
-        known = [row for row in rows if row[name] != 'n/a']
-        pairs = {
-            key: (float(row[name]), dice[key])
-            for row in known
-            for key in [(row['scan'], row['index'])]
-        }
-        if len({scan for scan, _ in pairs}) < FEWEST:
+        known = both[['scan', 'index', name, 'dice']].dropna()
+        means = known.groupby('scan')[[name, 'dice']].mean()
+        if len(means) < FEWEST:
             return ''
-        by_scan = [_column(pairs, 0, scan) for scan in sorted({scan for scan, _ in pairs})]
-        means = np.array([np.mean(values, 0) for values in by_scan])
-        within = [
-            _correlation(np.array(values))
-            for index in sorted({index for _, index in pairs})
-            if len(values := _column(pairs, 1, index)) >= FEWEST
-        ]
-        lines.append([
-            title,
-            str(len(means)),
-            f'{_correlation(means):.2f}',
-            f'{np.median([value for value in within if not np.isnan(value)] or np.nan):.2f}',
-        ])  # fmt: skip
+        labels = [label for _, label in known.groupby('index') if len(label) >= FEWEST]
+        within = np.nanmedian([correlation(label[name], label['dice']) for label in labels])
+        overall = correlation(means[name], means['dice'])
+        lines.append([title, str(len(means)), f'{overall:.2f}', f'{within:.2f}'])
     return table(
         'Rank correlation (Spearman) with the true Dice',
         ['Measure', 'Scans', 'means over structures', 'each structure (median)'],
@@ -85,13 +71,7 @@ def confidence_table(measures: Path, scans: Path) -> str:
     )
 
 
-def _correlation(pairs: np.ndarray) -> float:
-    """Return Spearman's correlation of (n, 2) pairs; NaN where either is constant."""
-    return float(spearmanr(*pairs.T).statistic) if np.ptp(pairs, 0).all() else float('nan')
-
-
-def _column(
-    pairs: Mapping[tuple[str, str], tuple[float, float]], part: int, value: str
-) -> list[tuple[float, float]]:
-    """Return the pairs of one scan (part 0) or of one label (part 1)."""
-    return [pair for key, pair in pairs.items() if key[part] == value]
+def correlation(one: pd.Series, other: pd.Series) -> float:
+    """Return Spearman's correlation; NaN where either is constant."""
+    constant = one.nunique() < 2 or other.nunique() < 2
+    return float('nan') if constant else float(spearmanr(one, other).statistic)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import DATA, REPOSITORY
-from page import cpu_name, table
+from page import cpu_name, render
 from synthetic import FIRST_SEED, HELD_OUT, SLICE_MM, held_out_maps, thick_slices
 
+from synthseg_bids.files import write_text
 from synthseg_bids.hardware.device import set_threads
 from synthseg_bids.images.ct import is_hounsfield
 from synthseg_bids.inference.segmenter import Segmenter
@@ -114,30 +115,6 @@ def measure(
     return found
 
 
-PAGE = """CT
-==
-
-.. Written by benchmarks/ct.py; do not edit.
-
-The network was trained for MRI; its random contrasts happen to cover CT, too. Images with the
-suffix ``CT`` (or ``ct``), and whole heads whose intensities are Hounsfield units (air, fat, soft
-tissue and bone are all there), are clipped to 0 to 80 HU and then segmented as all others;
-``--ct`` and ``--no-ct`` decide instead. Quality control names the contrast ``CT``, the sidecar the
-window. A skull-stripped CT scan is not recognised, nor is one whose intensities were shifted:
-``--ct`` needs Hounsfield units.
-
-{scans} scans of each kind were generated from {maps} label maps that the model ``{model}`` was
-not trained on: grey and white matter {contrast} HU apart, noise with a standard deviation of
-{noise:g} HU in voxels of 1 mm, bone of 1000 HU, head tissues from {fat} HU on. This is a good
-scan of a healthy head; beam hardening, metal, bleedings and contrast agents are in none of them,
-and no real CT scan was measured.
-
-{table}
-Volumes of small structures from thick slices are to be taken with care, and those of cortex and
-white matter everywhere: their contrast is about that of the noise. Measured on {cpu}.
-"""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
@@ -155,19 +132,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         [name, *(f'{np.nanmean([scan[name] for scan in found[mm]]):.3f}' for mm in SLICES_MM)]
         for name in found[1][0]
     ]
-    TARGET.write_text(
-        PAGE.format(
-            scans=len(found[1]),
-            maps=len(paths),
-            model=segmenter.card.name,
-            contrast=GREY_MATTER - HOUNSFIELD['white matter'],
-            noise=NOISE,
-            fat=HOUNSFIELD['fat'],
-            table=table('Dice', ['Structure', *(f'{mm} mm slices' for mm in SLICES_MM)], lines),
-            cpu=cpu_name(),
-        ),
-        encoding='utf-8',
+    page = render(
+        'ct',
+        scans=len(found[1]),
+        maps=len(paths),
+        model=segmenter.card.name,
+        contrast=GREY_MATTER - HOUNSFIELD['white matter'],
+        noise=f'{NOISE:g}',
+        fat=HOUNSFIELD['fat'],
+        head=['Structure', *(f'{mm} mm slices' for mm in SLICES_MM)],
+        rows=lines,
+        cpu=cpu_name(),
     )
+    write_text(TARGET, page)
     return 0
 
 

@@ -50,7 +50,7 @@ def calibration(card: ModelCard) -> dict[str, str]:
     return {
         'Calibration': (
             f'expected calibration error {facts["calibration_error"]:.4f}, '
-            f'{facts["calibration_error_before"]:.4f} before its temperature was fitted '
+            f'{facts["calibration_error_before"]:.4f} before it was calibrated '
             f'({", ".join(facts["fitted_on"])}; measured on {", ".join(facts["checked_on"])})'
         )
     }

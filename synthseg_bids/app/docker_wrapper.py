@@ -30,7 +30,7 @@ NEEDED_GB = 4.0
 EXIT_USAGE = 2
 
 #: Options that name folders which are written to.
-_WRITTEN = ('output_dir', 'work_dir', 'bids_database_dir')
+WRITTEN = ('output_dir', 'work_dir', 'bids_database_dir')
 #: Folders of the image that a mount would hide.
 _OF_THE_IMAGE = ('/opt/synthseg-bids', '/usr/bin', '/usr/lib', '/usr/local/bin', '/usr/local/lib')
 _OF_THE_SYSTEM = ('/bin', '/dev', '/etc', '/lib', '/lib64', '/proc', '/sys', '/tmp')
@@ -223,7 +223,7 @@ def complete(options: dict[str, Any]) -> None:
 def make_folders(options: Mapping[str, Any]) -> None:
     """Make the folders that are written to, so that they belong to the user."""
     # The index of the images is written by a dry run, too.
-    for key in _WRITTEN[2:] if options.get('dry_run') else _WRITTEN:
+    for key in WRITTEN[2:] if options.get('dry_run') else WRITTEN:
         if key in options:
             options[key].mkdir(parents=True, exist_ok=True)
 
@@ -250,7 +250,7 @@ def mounts(options: Mapping[str, Any]) -> dict[Path, bool]:
         If a path would hide a part of the image.
     """
     found = dict.fromkeys(_read_only(options), False)
-    found |= {options[key]: True for key in _WRITTEN if key in options}
+    found |= {options[key]: True for key in WRITTEN if key in options}
     for path in found:
         for needed in map(Path, (*_OF_THE_IMAGE, *_OF_THE_SYSTEM)):
             if path == needed or path in needed.parents:

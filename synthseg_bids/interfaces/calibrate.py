@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, InputMultiPath, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import (
+    File,
+    InputMultiPath,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from .base import DeviceInputSpec
 from .gpu_slots import device_for
@@ -14,10 +21,13 @@ from .gpu_slots import device_for
 class _InputSpec(DeviceInputSpec):
     in_model = File(exists=True, mandatory=True, desc='weights file')
     fit_maps = InputMultiPath(
-        File(exists=True), mandatory=True, desc='label maps to fit the temperature on'
+        File(exists=True), mandatory=True, desc='label maps to fit temperature and biases on'
     )
     check_maps = InputMultiPath(
         File(exists=True), mandatory=True, desc='other label maps, for the calibration error'
+    )
+    intensity_weight = traits.Range(
+        0.0, 1.0, desc='exponent of the likelihood of intensities in the refinement'
     )
     n_scans = traits.Int(2, usedefault=True, desc='scans per label map and preset')
 
@@ -31,7 +41,7 @@ class _OutputSpec(TraitedSpec):
 
 
 class CalibrateModel(SimpleInterface):
-    """Calibrate the posteriors of a network by temperature scaling."""
+    """Calibrate the posteriors of a network by temperature and biases."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
@@ -50,6 +60,7 @@ class CalibrateModel(SimpleInterface):
             out,
             inputs.n_scans,
             resolve_device(device_for(inputs.use_gpu, inputs.device)),
+            inputs.intensity_weight if isdefined(inputs.intensity_weight) else None,
         )
         self._results['out_model'] = str(out)
         self._results['out_sha256'] = sha256(out)

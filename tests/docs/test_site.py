@@ -24,7 +24,7 @@ from synthseg_bids.cli.main import build_parser as build_command_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / 'docs'
-PAGES = [ROOT / 'README.rst', *sorted(DOCS.glob('*.rst')), *ROOT.glob('*/README.rst')]
+PAGES = sorted([*ROOT.glob('*.rst'), *DOCS.glob('*.rst'), *ROOT.glob('*/README.rst')])
 PROGRAMS = 'synthseg|synthseg-bids|synthseg-bids-docker|torchrun'
 #: A command with the lines that continue it; no entry of a table of contents.
 COMMAND = re.compile(rf'^ +((?:{PROGRAMS}) (?!<)(?:.*\\\n)*.*)', re.MULTILINE)

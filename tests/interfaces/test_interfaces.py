@@ -216,7 +216,8 @@ def test_calibrate(tmp_path, tiny_model, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'in').mkdir()
     maps = sorted(str(path) for path in write_heads(tmp_path / 'in', count=2).iterdir())
-    inputs = {'in_model': str(tiny_model), 'fit_maps': maps[:1], 'n_scans': 1}
+    inputs = {'in_model': str(tiny_model), 'fit_maps': maps[:1], 'n_scans': 1,
+              'intensity_weight': 0.5}  # fmt: skip
     outputs = CalibrateModel(check_maps=maps[1:], **inputs).run().outputs
     network, card = load_model(outputs.out_model)
     assert card.sha256 == outputs.out_sha256
@@ -226,9 +227,9 @@ def test_calibrate(tmp_path, tiny_model, monkeypatch):
         outputs.error,
     )
     before = load_model(tiny_model)[0].likelihood.bias
-    torch.testing.assert_close(
-        network.likelihood.bias, before / outputs.temperature, atol=1e-3, rtol=1e-2
-    )
+    expected = before / outputs.temperature + torch.tensor([*facts['bias'].values()])
+    torch.testing.assert_close(network.likelihood.bias, expected, atol=1e-3, rtol=1e-2)
+    assert card.intensity_weight == 0.5
     with pytest.raises(LabelMapError, match=r'map-0_dseg\.nii\.gz.*name different ones'):
         CalibrateModel(check_maps=maps, **inputs).run()
 
