@@ -18,7 +18,7 @@ from synthseg_bids.app import parser as app_module
 from synthseg_bids.cli import main as command_module
 
 #: How pages are named in the repository: in other pages, in docstrings and in help texts.
-PAGE = re.compile(r'\b(?:docs/)?(\w+)\.rst\b')
+PAGE = re.compile(r'(?<![\w/])(?:docs/)?(\w+)\.rst\b')
 #: What is a literal in a help text: what is marked up as one, and options.
 LITERAL = re.compile(r'(``.+?``|(?<![\w-])--[\w-]*)', re.DOTALL)
 #: Members that every Nipype interface has.

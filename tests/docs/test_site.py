@@ -25,6 +25,8 @@ from synthseg_bids.cli.main import build_parser as build_command_parser
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / 'docs'
 PAGES = sorted([*ROOT.glob('*.rst'), *DOCS.glob('*.rst'), *ROOT.glob('*/README.rst')])
+#: How a page is named in the repository.
+PAGE = r'(?<![\w/])(?:docs/)?(\w+)\.rst\b'
 PROGRAMS = 'synthseg|synthseg-bids|synthseg-bids-docker|torchrun'
 #: A command with the lines that continue it; no entry of a table of contents.
 COMMAND = re.compile(rf'^ +((?:{PROGRAMS}) (?!<)(?:.*\\\n)*.*)', re.MULTILINE)
@@ -61,6 +63,7 @@ def option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from action.option_strings
 
 
+@pytest.mark.slow
 def test_pages_of_commands_have_every_option(site):
     for page, parser in (('options', build_parser()), ('commands', build_command_parser())):
         text = text_of(site / f'{page}.html')
@@ -70,6 +73,7 @@ def test_pages_of_commands_have_every_option(site):
     assert 'do not average with the mirrored image' in text_of(site / 'options.html')
 
 
+@pytest.mark.slow
 def test_pages_of_nipype_have_every_input_and_output(site):
     text = text_of(site / 'interfaces.html')
     for name in synthseg_bids.interfaces.__all__:
@@ -83,17 +87,19 @@ def test_pages_of_nipype_have_every_input_and_output(site):
     assert all(f'.workflows.{name}(' in text for name in synthseg_bids.workflows.__all__)
 
 
+@pytest.mark.slow
 def test_names_of_pages_have_become_links(site):
     names = {page.stem for page in DOCS.glob('*.rst')}
     assert {'bids', 'faq', 'qc'} <= names
     for page in site.glob('*.html'):
         article = page.read_text(encoding='utf-8').partition('<article')[2].partition('</art')[0]
-        shown = set(re.findall(r'\b(?:docs/)?(\w+)\.rst\b', re.sub(r'<[^>]+>', '', article)))
+        shown = set(re.findall(PAGE, re.sub(r'<[^>]+>', '', article)))
         assert not shown & names, page.name
         assert not re.search(r'href="[^":]*\.rst"', article), page.name
     assert '<a class="reference internal" href="qc.html">' in (site / 'bids.html').read_text()
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_the_network(site):
     loaded = re.compile(r'<(?:script|img|iframe)[^>]* src="(\w+:)?//|<link [^>]*href="(\w+:)?//')
     pages = [*site.rglob('*.html')]
