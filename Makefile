@@ -6,6 +6,7 @@
 #     newest dependencies that it allows (constraints.txt pins those of 3.11, and torch)
 # make test-parity: compare with SynthSeg in Keras (needs python3.11) and in DIPY
 # make test-smriprep: sMRIPrep, in an environment of its own, collects what --precomputed writes
+# make docs: build the documentation into docs/_build/html; warnings are errors
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
 #     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
@@ -64,7 +65,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
-.PHONY: demo test test-parity lint bench scale accuracy ablation paper samseg docker singularity
+.PHONY: demo test test-parity lint docs bench scale accuracy ablation paper samseg docker singularity
 .PHONY: test-smriprep test-docker test-singularity test-slurm test-fast test-gpu test-pythons
 .PHONY: release-check clean
 
@@ -102,6 +103,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going --fresh-env --quiet docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
 
 bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
@@ -152,7 +157,7 @@ test-slurm: $(INSTALLED)
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,demo]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,demo,docs]'
 	touch $@
 
 # The last versions that build the reference network, in an environment of their own.
@@ -168,4 +173,4 @@ samseg:
 	@echo 'export SYNTHSEG_BIDS_SAMSEG=$(abspath $(SAMSEG))/bin/run_samseg'
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build

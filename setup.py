@@ -73,6 +73,8 @@ setup(
             'ruff',
         ],
         'demo': ['nilearn'],
+        # The pages of make docs.
+        'docs': ['furo', 'sphinx', 'sphinx-argparse'],
         # Published weights in Keras' format.
         'official': ['h5py'],
         # A look at the raw dataset before it is segmented.

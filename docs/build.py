@@ -8,7 +8,6 @@ minutes, since its lines are what the app really prints about the bad inputs of 
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 import sys
@@ -24,7 +23,6 @@ from expected_dice_fit import below, calibration  # noqa: E402
 from page import render  # noqa: E402
 
 from synthseg_bids.app.method import OF_OURS  # noqa: E402
-from synthseg_bids.app.parser import build_parser  # noqa: E402
 from synthseg_bids.bids.group_stats import MAX_Z  # noqa: E402
 from synthseg_bids.bids.references import NATIVE_SPACES  # noqa: E402
 from synthseg_bids.external.methods import METHODS, T2_WEIGHTED  # noqa: E402
@@ -49,20 +47,8 @@ def page(name: str, content: Content | None = None) -> str:
 
 
 def options() -> Content:
-    """List the options of the parser by group."""
-    groups = {}
-    for group in build_parser()._action_groups:
-        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
-        if actions:
-            groups[(group.title or '').capitalize()] = [_option(action) for action in actions]
-    return {'groups': groups, 'native_spaces': NATIVE_SPACES}
-
-
-def _option(action: argparse.Action) -> tuple[str, str]:
-    names = ', '.join(f'``{name}``' for name in action.option_strings or [action.dest])
-    value = action.metavar or ('|'.join(map(str, action.choices)) if action.choices else '')
-    shown = f' ``{value}``' if value and action.option_strings else ''
-    return names + shown, ((action.help or '') % {'prog': 'synthseg-bids'}).replace('*', '\\*')
+    """List the spaces in which references are found; the options are the parser's."""
+    return {'native_spaces': NATIVE_SPACES}
 
 
 def methods() -> Content:

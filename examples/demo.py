@@ -15,8 +15,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
 import nibabel as nib
@@ -26,14 +28,19 @@ import torch
 
 from synthseg_bids.images.volume_io import read_volume, write_image, write_label_map
 from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.labels import generation_labels
 from synthseg_bids.reports.figures import overlay
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.label_maps import load_label_map, synthesize
+from synthseg_bids.synth.generator import GeneratorConfig, draw
+from synthseg_bids.synth.label_maps import LabelMap, load_label_map, synthesize
 from synthseg_bids.synth.presets import PRESETS
 
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
 STILL = DeformationConfig(rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0))
-SEEDS = {'T2w': 14, 'FLAIR': 11}
+#: White matter (2), cortex (3) and lateral ventricles (4), from dark to bright.
+CONTRASTS = {'T2w': (2, 3, 4), 'FLAIR': (4, 2, 3)}
+#: Least difference of their mean intensities, which are between 0 and 255.
+LEAST_CONTRAST = 20
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -59,12 +66,27 @@ def build(folder: Path) -> tuple[Path, Path]:
     write_label_map(truth, Segmenter().segment(scan.data, scan.affine).labels, scan)
     # The same head, so nothing is deformed; the same tissue looks the same on both sides.
     preset = PRESETS['synthseg-bids']
-    intensity = replace(preset.intensity, symmetric_probability=1)
-    config = replace(preset, size=None, deformation=STILL, intensity=intensity, resolution=None)
-    for suffix, seed in SEEDS.items():
-        image, _, affine = synthesize(load_label_map(truth), config, seed)
+    intensity = replace(preset.intensity, realistic_probability=1, symmetric_probability=1)
+    config = replace(preset, size=None, ventricles=None, deformation=STILL, intensity=intensity,
+                     resolution=None, lesions=None, artefacts=None)  # fmt: skip
+    head = load_label_map(truth)
+    for suffix, order in CONTRASTS.items():
+        image, _, affine = synthesize(head, config, first_seed(head, config, order))
         write_image(anat / f'sub-mni_{suffix}.nii.gz', image.numpy(), affine)
     return bids, reference
+
+
+def first_seed(head: LabelMap, config: GeneratorConfig, order: Sequence[int]) -> int:
+    """Return the first seed whose contrast has labels in an order, from dark to bright."""
+    indices = [label.index for label in generation_labels()]
+    rows = [indices.index(label) for label in order]
+    x, y, z = head.indices.shape
+
+    def steps(seed: int) -> torch.Tensor:
+        drawn = draw(config, (x, y, z), torch.Generator().manual_seed(seed))
+        return drawn.intensities.means[rows].diff()
+
+    return next(seed for seed in count() if (steps(seed) > LEAST_CONTRAST).all())
 
 
 def main(folder: Path) -> int:
@@ -85,7 +107,7 @@ def main(folder: Path) -> int:
         volumes = pd.read_table(f'{stem}_morph.tsv').set_index('name')['volume_mm3']
         columns[suffix, 'volume_cm3'] = (volumes / 1000).round(1)
         dice = Path(f'{stem}_dice.tsv')
-        if dice.exists() and suffix in SEEDS:
+        if dice.exists() and suffix in CONTRASTS:
             columns[suffix, 'dice'] = pd.read_table(dice).set_index('name')['dice'].round(3)
         scan = nib.as_closest_canonical(nib.load(image))
         labels = nib.as_closest_canonical(nib.load(f'{stem}_dseg.nii.gz'))

@@ -1,10 +1,10 @@
 """``synthseg evaluate``: compare existing segmentations with references.
 
-Segmentations are those of a data set of derivatives (its *_dseg.nii.gz, matched with references by
-subject, session, acquisition and run, as synthseg-bids does) or single label maps. Writes to DIR:
-dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with bootstrap
-confidence intervals), structures.tsv (Dice, surface distances, ratio and agreement of volumes of
-each structure) and, for each reference, the box plot dice_NAME.png.
+Segmentations are those of a data set of derivatives (its ``*_dseg.nii.gz``, matched with
+references by subject, session, acquisition and run, as synthseg-bids does) or single label maps.
+Writes to DIR: dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with
+bootstrap confidence intervals), structures.tsv (Dice, surface distances, ratio and agreement of
+volumes of each structure) and, for each reference, the box plot dice_NAME.png.
 """
 
 from __future__ import annotations

@@ -62,23 +62,28 @@ class Segmenter:
     Parameters
     ----------
     model : str or Path
-    device : str or torch.device
-    flip : bool
-    threads : int, optional
-    gpu_fallback, autocrop, low_memory : bool
-    memory_limit : int, optional
+    flip, autocrop : bool
     lesions : {'label', 'fold'}
-        See :class:`.options.SegmentOptions` and :class:`.options.ComputeOptions`.
+        Settings that change the result: see :class:`.options.SegmentOptions`.
+    device : str or torch.device
+    threads : int, optional
+    gpu_fallback, low_memory : bool
+    memory_limit : int, optional
+        Settings of the computation: see :class:`.options.ComputeOptions`.
 
     Attributes
     ----------
     card : ModelCard
+        The model's card: labels, spacing, training.
     options : SegmentOptions
     compute : ComputeOptions
 
     Raises
     ------
-    ModelFileError, DeviceError
+    ModelFileError
+        If there is no such model, or its files cannot be used.
+    DeviceError
+        If there is no such device.
     """
 
     def __init__(

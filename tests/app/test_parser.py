@@ -171,7 +171,8 @@ def test_options_are_documented():
     page = runpy.run_path(str(DOCS / 'build.py'))['page']('options')
     assert page == (DOCS / 'options.rst').read_text(), 'run docs/build.py options'
     options = {name for action in build_parser()._actions for name in action.option_strings}
-    assert all(f'``{name}``' in page for name in options - {'-h', '--help'})
+    # The options themselves are added when the pages are built: tests/docs/test_site.py.
+    assert ':func: app_parser' in page
     # What is said to be missing is missing.
     _, _, after = page.partition('What is not there\n')
     missing = re.findall(r'\* - ``(--.*)``', after.partition('For users of')[0])
