@@ -161,9 +161,14 @@ def measure_generated(
     if degrade is not None:
         image, labels = degrade(image, labels, affine, recipe.seed)
     found = segmenter.segment(image, affine)
-    shown = [label.index for label in channels_of(len(found.confidence))]
-    confidence = dict(zip(shown, found.confidence.tolist(), strict=True))
-    return confidence, dice_per_label(found.labels, labels, shown)
+    confidence = confidence_by_label(found.report.confidence)
+    return confidence, dice_per_label(found.labels, labels, [*confidence])
+
+
+def confidence_by_label(confidence: Sequence[float]) -> Values:
+    """Name the channels of a network."""
+    labels = (label.index for label in channels_of(len(confidence)))
+    return dict(zip(labels, confidence, strict=True))
 
 
 @lru_cache(maxsize=1)
@@ -184,8 +189,7 @@ def measure_real(segmenter: Segmenter, source: Source, folder: Path) -> tuple[Va
         found.labels, scan.affine, truth.data, truth.affine, str(reference)
     )
     compared = without(compared, OTHER_PROTOCOL.get(source.group, ()))
-    shown = [label.index for label in channels_of(len(found.confidence))]
-    confidence = dict(zip(shown, found.confidence.tolist(), strict=True))
+    confidence = confidence_by_label(found.report.confidence)
     return confidence, {row['index']: row['dice'] for row in compared if 'index' in row}
 
 

@@ -21,9 +21,10 @@ from PIL import Image
 from synthseg_bids import Segmenter
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.synth.artefacts import Artefacts, Ghost
-from synthseg_bids.synth.generator import Draw, GeneratorConfig, apply, deformed_labels, draw
+from synthseg_bids.synth.generator import apply, deformed_labels
 from synthseg_bids.synth.label_maps import LabelMap, load_label_map
 from synthseg_bids.synth.lesions import LesionConfig, draw_lesions
+from synthseg_bids.synth.parameters import Draw, GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.synth.resolution import Noise, Resolution
 from synthseg_bids.synth.texture import TextureConfig, draw_texture

@@ -31,8 +31,8 @@ from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import generation_labels
 from synthseg_bids.reports.figures import overlay
 from synthseg_bids.synth.deform import DeformationConfig
-from synthseg_bids.synth.generator import GeneratorConfig, draw
 from synthseg_bids.synth.label_maps import LabelMap, load_label_map, synthesize
+from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS
 
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'

@@ -61,7 +61,7 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method(name=OURS, seg=OURS, title='SynthSeg', mem_gb=3.0),
+        Method(name=OURS, seg=OURS, title='SynthSeg', mem_gb=3.5),
         Method(
             name='samseg',
             seg='samseg',

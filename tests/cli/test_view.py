@@ -47,7 +47,12 @@ def without_niivue(monkeypatch) -> Iterator[None]:
 def test_it_serves_until_it_is_interrupted(out):
     command = [sys.executable, '-m', 'synthseg_bids.cli', 'view', str(out), '--no-browser']
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start jobs in the background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as view:
         try:
             first, second = (view.stdout.readline() for _ in range(2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_qc import AFFINE, GOOD_HEADER, SHIPPED, brain, measured, scan, sure
@@ -62,7 +64,8 @@ def test_values_errors_and_verdict(fitted, rng, tmp_path):
     seen = scan(labels, rng), labels, AFFINE, GOOD_HEADER
 
     def judged(confidence: float, sha256: str = SHIPPED) -> list[dict]:
-        return assess(*seen, sure(confidence), sure(0.9), model_sha256=sha256)
+        report = replace(sure(confidence, sha256), flip_dice=sure(0.9).flip_dice)
+        return assess(*seen, report)
 
     # Confidence itself is above its limits in both.
     good, poor = judged(0.9), judged(0.83)
