@@ -21,8 +21,8 @@ from .localise import crop_box
 from .memory_plan import Plan
 from .postprocess import Box
 
-#: Confidence of the shipped network from which on the orientation is not tested. Real adult scans
-#: have 0.82 to 0.90, infants 0.75 to 0.80, adults with exchanged or reversed axes 0.66 to 0.77.
+#: Confidence of the shipped network from which on the orientation is not tested. Real scans have
+#: 0.82 to 0.90, those of adults with exchanged or reversed axes 0.48 to 0.70.
 SURE_CONFIDENCE = 0.8
 #: Largest side, in voxels, of the downsampled copy for finding the plane of symmetry.
 SYMMETRY_VOXELS = 48
