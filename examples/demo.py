@@ -63,7 +63,9 @@ def build(folder: Path) -> tuple[Path, Path]:
     template = anat / 'sub-mni_T1w.nii.gz'
     shutil.copy(str(files('nilearn.datasets.data').joinpath(TEMPLATE)), template)
     scan = read_volume(template)
-    write_label_map(truth, Segmenter().segment(scan.data, scan.affine).labels, scan)
+    # Of label maps to generate scans from, lesions are not a label.
+    segment = Segmenter(lesions='fold')
+    write_label_map(truth, segment.segment(scan.data, scan.affine).labels, scan)
     # The same head, so nothing is deformed; the same tissue looks the same on both sides.
     preset = PRESETS['synthseg-bids']
     intensity = replace(preset.intensity, realistic_probability=1, symmetric_probability=1)
