@@ -61,7 +61,7 @@ def confidence_table(measures: Path, scans: Path) -> str:
         if len(means) < FEWEST:
             return ''
         labels = [label for _, label in known.groupby('index') if len(label) >= FEWEST]
-        within = np.nanmedian([correlation(label[name], label['dice']) for label in labels])
+        within = pd.Series([correlation(label[name], label['dice']) for label in labels]).median()
         overall = correlation(means[name], means['dice'])
         lines.append([title, str(len(means)), f'{overall:.2f}', f'{within:.2f}'])
     return table(

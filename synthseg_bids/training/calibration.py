@@ -279,8 +279,7 @@ def calibrate_model(
     Raises
     ------
     LabelMapError
-        If the network was trained on one of `check`, if `fit` and `check` overlap, or if one of
-        `fit` does not distinguish all labels.
+        If the network was trained on one of `check`, or if `fit` and `check` overlap.
     """
     names = [sorted(p.name for p in paths) for paths in (fit, check)]
     if not all(names) or {*names[0]} & {*names[1]}:
@@ -308,15 +307,14 @@ def _fit_and_check(
 ) -> dict[str, Any]:
     """Return temperature and biases, the calibration error without and with them, and the maps."""
     label_maps = [load_label_map(path) for path in fit]
-    for path, label_map in zip(fit, label_maps, strict=True):
-        if label_map.merged:
-            raise LabelMapError(f'{path}: does not distinguish all labels; name others to fit on')
     *passes, target = synthetic_logits(engine, label_maps, card, scans)
     temperature = fit_temperature(passes, target)
     mirror = torch.as_tensor(mirror_channels(card.labels))
-    # Most scans have no lesions, of which those that have any would get too few.
-    rare = [channel for channel, label in enumerate(card.labels) if label == LESION]
-    bias = fit_bias(passes, target, temperature, mirror, rare)
+    # Most scans have no lesions, of which those that have any would get too few. What a label map
+    # does not distinguish has wrong volumes there.
+    unknown = {label for label_map in label_maps for group in label_map.merged for label in group}
+    fixed = [c for c, label in enumerate(card.labels) if label in {LESION, *unknown}]
+    bias = fit_bias(passes, target, temperature, mirror, [*fixed, *mirror[fixed].tolist()])
     *passes, target = synthetic_logits(engine, [load_label_map(p) for p in check], card, scans)
     before, after = (
         calibration_error(averaged(passes, *values), target)

@@ -142,11 +142,20 @@ def test_the_error_is_not_measured_on_maps_that_were_seen(case, tmp_path, capsys
     assert 'model was trained on it' in capsys.readouterr().err
     assert calibrate(maps, model, out, 'map-1', 'map-1') == 1
     assert 'name different ones' in capsys.readouterr().err
-    about = {'MergedLabels': [[7, 8]]}
-    (maps / 'map-1_dseg.json').write_text(json.dumps(about))
-    assert calibrate(maps, model, out, 'map-1', 'map-2') == 1
-    assert 'does not distinguish all labels' in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_labels_that_a_map_does_not_distinguish_have_no_bias(case, tmp_path):
+    maps, model = case
+    out = tmp_path / 'calibrated.safetensors'
+    assert calibrate(maps, model, out, 'map-1', 'map-2') == 0
+    bias = read_card(out).validation['calibration']['bias']
+    known = {label for label, value in bias.items() if value}
+    assert {'2', '3', '41', '42'} <= known
+    (maps / 'map-1_dseg.json').write_text(json.dumps({'MergedLabels': [[2, 3]]}))
+    assert calibrate(maps, model, out, 'map-1', 'map-2') == 0
+    bias = read_card(out).validation['calibration']['bias']
+    assert {label for label, value in bias.items() if value} == known - {'2', '3', '41', '42'}
 
 
 def test_maps_of_the_training_may_be_fitted_on_and_the_refinement_be_set(case, tmp_path):
