@@ -29,10 +29,11 @@ KILLED = 'sub-02/anat/sub-02_acq-killed_T1w.nii.gz'
 TIMED_OUT = 'sub-02/anat/sub-02_acq-timedout_T1w.nii.gz'
 MEMORY = 'sub-02/anat/sub-02_acq-memory_T1w.nii.gz'
 
-#: Jobs that last until something is done to them, and one that may take no more than 200 MB.
+#: Jobs that last until something is done to them, and one that may take no more than 200 MB. When
+#: their time is over only the sleep may be ended at first: they must not go on to segment.
 TEMPLATE = """#!/bin/bash
 case $SLURM_JOB_NAME in
-    segment.*cancelled*|segment.*killed*|segment.*timedout*) sleep 900;;
+    segment.*cancelled*|segment.*killed*|segment.*timedout*) sleep 900 || exit;;
     segment.*memory*) ulimit -v 200000;;
 esac
 """
