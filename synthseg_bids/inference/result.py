@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import from_ras
-from ..images.volume_io import Volume, header_of, label_image, posteriors_image
+from ..images.geometry import Grid, from_ras
+from ..images.header import header_of
+from ..images.volume_io import Volume, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
-from .postprocess import Box, resample_sums
+from .postprocess import Box, resample_labels, resample_sums
 from .preprocess import Prepared
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class NetworkPosteriors:
     Attributes
     ----------
     prepared : Prepared
+    labels : (n_channels,) tuple of int
+        Label of each channel.
     posteriors : (n_channels, x, y, z) float32 tensor
         Inside the brain's bounding box.
     box : tuple of slice
@@ -108,6 +111,7 @@ class NetworkPosteriors:
     """
 
     prepared: Prepared
+    labels: tuple[int, ...]
     posteriors: Tensor
     box: Box
     seen: tuple[int, ...]
@@ -116,20 +120,25 @@ class NetworkPosteriors:
     report: NetworkReport
     fallback: str
 
-    def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
-        """Return the probabilities of tissues on the grid of the scan.
+    def on_grid(
+        self, grid: Grid, steps: np.ndarray, posteriors: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return labels, and posteriors if asked for, on another grid in RAS.
 
-        Parameters
-        ----------
-        labels : (n_channels,) tuple of int
-            Label of each channel.
+        Parameters and results are those of :func:`.postprocess.resample_labels`.
+        """
+        shapes = self.prepared.image.shape, grid.shape
+        return resample_labels(self.posteriors, self.box, *shapes, steps, self.labels, posteriors)
+
+    def tissue_parts(self) -> np.ndarray:
+        """Return the probabilities of tissues on the grid of the scan.
 
         Returns
         -------
         (5, x, y, z) uint8 array
             See :attr:`Segmentation.tissues`.
         """
-        scan, groups = self.prepared, channels_of_parts(labels)
+        scan, groups = self.prepared, channels_of_parts(self.labels)
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
         return from_ras(sums, scan.orient)
@@ -213,7 +222,7 @@ class Result:
             self.scan.data,
             found.labels,
             self.scan.affine,
-            header_of(self.scan),
+            header_of(self.scan.header, self.scan.n_not_finite),
             found.report,
         )
         return pd.DataFrame(rows).set_index('measure')

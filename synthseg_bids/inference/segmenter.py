@@ -28,7 +28,7 @@ from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.background import filled_box, without_far_background
 from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import Grid, from_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
@@ -45,7 +45,7 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, resample_labels, soft_volumes
+from .postprocess import Box, clean, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
 from .refine import sharpen
@@ -307,17 +307,18 @@ class Segmenter:
         )
         best, winner = posteriors.max(0)
         confidence = mean_confidence(best, winner, len(posteriors))
-        flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
         report = NetworkReport(
             self.card.sha256,
             ct,
             tuple(confidence.tolist()),
-            tuple(flip_dice),
+            () if prediction.flip_dice is None else tuple(prediction.flip_dice.tolist()),
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
             self._turn(prepared.image[region], inner, confidence),
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return NetworkPosteriors(prepared, posteriors, box, seen, device, start, report, note)
+        return NetworkPosteriors(
+            prepared, self.labels, posteriors, box, seen, device, start, report, note
+        )
 
     def _turn(
         self, image: np.ndarray, brain: Box, confidence: np.ndarray
@@ -355,12 +356,12 @@ class Segmenter:
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
         prepared = found.prepared
-        labels, kept = self._resample_to(found, prepared.scan_grid, prepared.steps, posteriors)
+        labels, kept = found.on_grid(prepared.scan_grid, prepared.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample_to(found, grid, steps, posteriors_1mm)
+            maps = found.on_grid(grid, steps, posteriors_1mm)
             isotropic = IsotropicMaps(*maps, grid.affine)
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
@@ -382,16 +383,7 @@ class Segmenter:
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
-            tissues=found.tissue_parts(self.labels) if tissues else None,
-        )
-
-    def _resample_to(
-        self, found: NetworkPosteriors, grid: Grid, steps: np.ndarray, posteriors: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return labels and posteriors on another grid in RAS."""
-        from_shape = found.prepared.image.shape
-        return resample_labels(
-            found.posteriors, found.box, from_shape, grid.shape, steps, self.labels, posteriors
+            tissues=found.tissue_parts() if tissues else None,
         )
 
     def _infer(

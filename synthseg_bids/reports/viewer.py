@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name
+from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name, participant_folders
 from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import METHODS
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
@@ -41,11 +41,6 @@ class LabelMap:
     image: Image
     path: str
     sidecar: dict[str, Any]
-
-
-def list_participants(out_dir: Path) -> list[str]:
-    """Return the folders of the participants, sorted."""
-    return sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
 
 
 def list_label_maps(out_dir: Path, participant: str) -> list[LabelMap]:
@@ -86,7 +81,7 @@ def _read(out_dir: Path, relative: str) -> LabelMap | None:
 def find_label_map(out_dir: Path, stem: str) -> LabelMap | None:
     """Return the label map of an image by the stem of its outputs; None if there is none."""
     participant = stem.partition('/')[0]
-    if participant not in list_participants(out_dir):
+    if participant not in participant_folders(out_dir):
         return None
     maps = list_label_maps(out_dir, participant)
     return next((found for found in maps if found.image.stem == stem), None)
@@ -152,7 +147,7 @@ def viewer_page(
         HTML. Addresses are relative to a folder beside ``tree/``, in which the dataset is, and
         ``scan/``, in which there is a scan for each stem.
     """
-    people = list_participants(out_dir)
+    people = participant_folders(out_dir)
     maps = list_label_maps(out_dir, participant)
     shown = next((m for m in maps if m.image.stem == stem), maps[0] if maps else None)
     place = people.index(participant)

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..labels import generation_labels
+from ..labels import LESION_OF, generation_labels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from .sampling import uniform
 from .texture import draw_field, interpolated
 
-#: Label of lesions in each label (FreeSurfer's numbers).
-LESION_OF = {2: 25, 41: 57}
-#: The same below the tentorium: cerebellar white matter and brainstem.
-INFRATENTORIAL = {7: 25, 46: 57, 16: 25}
+#: What may have lesions: white matter of the cerebrum; below the tentorium cerebellar white matter
+#: and brainstem.
+WHITE_MATTER = (2, 41)
+INFRATENTORIAL = (7, 46, 16)
 #: Lateral ventricles with their choroid plexus, and cortex.
 LATERAL_VENTRICLES = (4, 43, 136, 163)
 CORTEX = (3, 42)
@@ -119,11 +119,10 @@ def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
-    lesion_of = LESION_OF | INFRATENTORIAL
-    lesion = [row[lesion_of.get(label.index, label.index)] for label in labels]
+    lesion = [row[LESION_OF.get(label.index, label.index)] for label in labels]
     groups = (
         torch.tensor([label.index in group for label in labels])
-        for group in (LATERAL_VENTRICLES, CORTEX, LESION_OF, INFRATENTORIAL)
+        for group in (LATERAL_VENTRICLES, CORTEX, WHITE_MATTER, INFRATENTORIAL)
     )
     ventricle, cortex, white, below = groups
     return torch.tensor(lesion, dtype=torch.uint8), ventricle, cortex, white, below
