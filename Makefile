@@ -10,8 +10,9 @@
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
 #     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
-# make docker: build the image with docker, or where it does not run with buildah or podman
-# make singularity: build synthseg-bids.sif from its definition file
+# make docker: build the image with docker, or where it does not run with buildah or podman; it
+#     computes on GPUs and CPUs. make docker DEVICE=cpu: the small one, for CPUs alone
+# make singularity: build synthseg-bids.sif from its definition file; the same DEVICE
 # make test-docker, make test-singularity: build, then run on a real scan as users do; these want
 #     buildah, podman and Apptainer, or $(TOOLS) with scripts that set them up
 # make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
@@ -36,11 +37,15 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 KERAS = $(VENV)/keras
 SAMSEG = $(VENV)/samseg
 SMRIPREP = $(VENV)/smriprep
+# Build of PyTorch in images, and where "make gpu" computes: cuda or cpu.
+DEVICE ?= cuda
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
 IMAGE ?= synthseg-bids
 BUILD_OPTIONS ?=
+TAG = $(VERSION)$(if $(filter cuda,$(DEVICE)),,-$(DEVICE))
+TAGS = $(TAG) $(if $(filter cuda,$(DEVICE)),latest)
 REVISION = $(shell git rev-parse HEAD)
 CREATED := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 # The weights are a layer of their own. A cache would give labels of an earlier build.
@@ -137,12 +142,12 @@ paper: $(INSTALLED)
 
 docker:
 	$(BUILDER) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
-		--build-arg CREATED=$(CREATED) $(ANNOTATE) \
-		$(BUILD_OPTIONS) --tag $(IMAGE):$(VERSION) --file docker/Dockerfile .
+		--build-arg CREATED=$(CREATED) --build-arg TAG=$(TAG) --build-arg DEVICE=$(DEVICE) \
+		$(ANNOTATE) $(BUILD_OPTIONS) $(TAGS:%=--tag $(IMAGE):%) --file docker/Dockerfile .
 
 singularity:
-	$(APPTAINER) build --fakeroot --force --build-arg VERSION=$(VERSION) $(BUILD_OPTIONS) \
-		$(SIF) singularity/synthseg-bids.def
+	$(APPTAINER) build --fakeroot --force --build-arg VERSION=$(VERSION) \
+		--build-arg DEVICE=$(DEVICE) $(BUILD_OPTIONS) $(SIF) singularity/synthseg-bids.def
 
 test-docker: $(INSTALLED)
 	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rsP -m containers tests/containers/test_docker.py
