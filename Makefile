@@ -8,6 +8,10 @@
 # make test-smriprep: sMRIPrep, in an environment of its own, collects what --precomputed writes
 # make docs: build the documentation into docs/_build/html; warnings are errors
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
+# make gpu: on a machine with a GPU, within ten minutes: tests, agreement with the CPU, speed of
+#     generator, network and whole scans, and a training; gpu_run/gpu.json has all numbers. make gpu
+#     DEVICE=cpu rehearses it with tiny sizes. Packages, label maps and a scan for a machine without
+#     network: make gpu-files GPU_FILES_OPTIONS='--label-maps DIR --scan FILE'
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
 #     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
 # make docker: build the image with docker, or where it does not run with buildah or podman; it
@@ -70,6 +74,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
+.PHONY: gpu gpu-files
 .PHONY: demo test test-parity lint docs bench scale accuracy ablation paper samseg docker singularity
 .PHONY: test-smriprep test-docker test-singularity test-slurm test-fast test-gpu test-pythons
 .PHONY: release-check clean
@@ -126,6 +131,17 @@ release-check: $(INSTALLED)
 scale: $(INSTALLED)
 	$(BIN)/python benchmarks/scale.py $(SCALE_OPTIONS)
 	$(BIN)/python benchmarks/throughput.py
+
+# On a GPU with the machine's own PyTorch, which was built for it.
+GPU_PYTHON ?= $(if $(filter cpu,$(DEVICE)),$(BIN)/python,$(PYTHON))
+GPU_OPTIONS ?=
+GPU_FILES_OPTIONS ?=
+gpu: $(if $(filter cpu,$(DEVICE)),$(INSTALLED))
+	PYTHONPATH=benchmarks $(GPU_PYTHON) -m gpu --device $(DEVICE) \
+		$(if $(filter cpu,$(DEVICE)),--tiny) $(GPU_OPTIONS)
+
+gpu-files: $(INSTALLED)
+	PYTHONPATH=benchmarks $(BIN)/python -m gpu.files gpu_files $(GPU_FILES_OPTIONS)
 
 ACCURACY_OPTIONS ?=
 accuracy: $(INSTALLED)

@@ -223,9 +223,7 @@ def location_field(
         or beyond.
     """
     svf, step = deformation.svf, config.field_step
-    nodes = [
-        torch.arange(math.ceil((n - 1) / step) + 1, device=svf.device) * step for n in shape
-    ]
+    nodes = [torch.arange(math.ceil((n - 1) / step) + 1, device=svf.device) * step for n in shape]
     # The reference resizes fields with node i at i * large / small (corner anchored, clamped).
     resize = [
         interpolation_matrix(p * (g / n), g)

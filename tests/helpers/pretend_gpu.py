@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -83,7 +84,6 @@ class _Operations(TorchDispatchMode):
             for tensor in _tensors(out):
                 _mark(tensor)
         return out
-
 
     def _note(self, name: str, inputs: list[Tensor]) -> None:
         indexed = name.startswith((INDEXED, *INDEXED_TO))
@@ -215,5 +215,13 @@ def pretend_gpu(
     monkeypatch.setattr(torch, 'load', lambda *args, **kw: _loaded(load, *args, **kw))
     monkeypatch.setattr(torch, 'autocast', lambda _, *args, **kw: autocast('cpu', *args, **kw))
     monkeypatch.setattr(torch, 'Generator', _Generator)
+    by_device = clip_grad._group_tensors_by_device_and_dtype
+
+    def grouped(tensors: list[list[Tensor]]) -> dict:
+        """Group tensors as on a GPU; the original looks past the mark."""
+        gpu = any(is_on_gpu(tensor) for tensor in tensors[0])
+        return {(GPU if gpu else k, dtype): v for (k, dtype), v in by_device(tensors).items()}
+
+    monkeypatch.setattr(clip_grad, '_group_tensors_by_device_and_dtype', grouped)
     with _Calls(traffic), _Operations(traffic):
         yield traffic
