@@ -32,11 +32,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 #: Parts with the seconds that they may take of ten minutes; the last one has what is left.
 PARTS = {
-    'tests': 80,
-    'agreement': 50,
-    'generator': 45,
-    'network': 100,
-    'scans': 90,
+    'tests': 60,
+    'agreement': 40,
+    'generator': 40,
+    'network': 120,
+    'scans': 80,
     'training': 600,
 }
 #: Seconds before its limit at which a part should end by itself, to save what it has; and the

@@ -27,11 +27,16 @@ from synthseg_bids.synth.presets import PRESETS
 from .files import load_maps
 from .part import Run
 
+#: Makes what computes both passes, of network, image and channels of the mirror image.
+Prepare = Callable[[Run, UNet3D, Tensor, Tensor], Callable[[], object]]
+
 BATCHES = (1, 2, 4, 8, 16)
 #: Seconds for each batch size and for each way of computing a pass, of a part's time.
 SHARE = 0.12
 #: Scans over which bytes and operations of the generator are averaged: each takes other steps.
 COUNTED = 8
+#: Seconds without which no other way of computing a pass is begun: some are compiled.
+LEAST = 15
 
 
 class Traffic(TorchDispatchMode):
@@ -136,34 +141,47 @@ def make(maps: list[LabelMap], config: GeneratorConfig, seed: int) -> tuple[Tens
 
 def network(run: Run) -> None:
     """Note the seconds of a pass and its mirror image, for the shipped and the paper's network."""
+    torch.backends.cudnn.benchmark = True
     run.note(**speeds(run))
     shape = (32, 32, 32) if run.tiny else (192, 224, 192)
     torch.manual_seed(0)
     image = torch.rand(1, 1, *shape, device=run.device)
     paper = UNet3D(NetworkConfig(features=4) if run.tiny else NetworkConfig())
-    for name, net in (('shipped', load_model()[0]), ('paper', paper)):
-        labels = network_labels(net.config.out_channels == len(network_labels(lesions=True)))
-        mirror = torch.from_numpy(mirror_channels(labels)).to(run.device)
-        found: dict[str, Any] = {'shape': list(shape)}
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            copy.deepcopy(net).eval().to(run.device)(image)
-        found['tflop'] = 2 * counter.get_total_flops() / 1e12
-        for way, prepare in WAYS.items():
-            if run.device.type != 'cuda' and way not in ON_CPU:
-                continue
-            try:
-                seconds = fastest(run, prepare(run, net, image, mirror), 8, SHARE * run.left)
-                found[way] = {'s': seconds, 'tflop_s': found['tflop'] / seconds}
-            except Exception as error:
-                found[way] = {'error': str(error).strip().splitlines()[0][:200]}
-            torch._dynamo.reset()
-            run.note(**{name: found})
-    if any('error' in one for name in ('shipped', 'paper')
-           for one in run.found[name].values() if isinstance(one, dict)):  # fmt: skip
-        raise RuntimeError('a way of computing a pass failed: see the numbers of this part')
+    networks = {'shipped': load_model()[0], 'paper': paper}
+    found: dict[str, dict[str, Any]] = {
+        name: {'shape': list(shape), 'tflop': 2 * operations(one, image)}
+        for name, one in networks.items()
+    }
+    for way, prepare in WAYS.items():
+        for name, one in networks.items():
+            if run.device.type == 'cuda' or way in ON_CPU:
+                found[name][way] = _measured(run, prepare, one, image, found[name]['tflop'])
+                run.note(**found)
+    rows = [row for one in found.values() for row in one.values() if isinstance(row, dict)]
+    if any('error' in row for row in rows):
+        raise SystemExit('a way of computing a pass failed: see the numbers of this part')
 
 
-Prepare = Callable[[Run, UNet3D, Tensor, Tensor], Callable[[], object]]
+def operations(net: UNet3D, image: Tensor) -> float:
+    """Count the multiplications and additions of a pass, in units of 10^12, without computing."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(net).eval().to('meta')(image.to('meta'))
+    return counter.get_total_flops() / 1e12
+
+
+def _measured(
+    run: Run, prepare: Prepare, net: UNet3D, image: Tensor, tflop: float
+) -> dict[str, Any]:
+    """Return the seconds of both passes in one way, or why there are none."""
+    if not run.tiny and run.left < LEAST:
+        return {'error': f'only {run.left:.0f} s were left'}
+    lesions = net.config.out_channels == len(network_labels(lesions=True))
+    mirror = torch.from_numpy(mirror_channels(network_labels(lesions))).to(run.device)
+    try:
+        seconds = fastest(run, prepare(run, net, image, mirror), 8, SHARE * run.left)
+    except Exception as error:
+        return {'error': str(error).strip().partition('\n')[0][:200]}
+    return {'s': seconds, 'tflop_s': tflop / seconds}
 
 
 def _number_format(run: Run) -> torch.dtype:
@@ -232,9 +250,9 @@ def _to_host(run: Run, net: UNet3D, image: Tensor, mirror: Tensor) -> Callable[[
 WAYS: dict[str, Prepare] = {
     'engine': _engine,
     'engine, CUDA graph': _graph,
+    'engine, posteriors to the host': _to_host,
     'plain': _plain,
     'plain, torch.compile': _compiled,
-    'engine, posteriors to the host': _to_host,
 }
 #: Those that a rehearsal on the CPU has.
 ON_CPU = ('engine', 'plain', 'engine, posteriors to the host')

@@ -6,6 +6,7 @@ Usage: python -m gpu.part NAME --device NAME --files FOLDER --out FOLDER --secon
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -19,6 +20,16 @@ if os.environ.get('GPU_PACKAGES'):
     sys.path.append(os.environ['GPU_PACKAGES'])
 
 import torch
+
+#: Module and function of each part; only the one that runs is imported.
+PARTS = {
+    'tests': ('marked_tests', 'run_tests'),
+    'agreement': ('scans', 'agreement'),
+    'generator': ('measure', 'generator'),
+    'network': ('measure', 'network'),
+    'scans': ('scans', 'throughput'),
+    'training': ('training', 'train'),
+}
 
 
 class Run:
@@ -74,18 +85,8 @@ def _rounded(value: object) -> object:
 
 def main() -> None:
     """Run the part."""
-    from . import measure, scans, training
-
-    parts = {
-        'tests': scans.tests,
-        'agreement': scans.agreement,
-        'generator': measure.generator,
-        'network': measure.network,
-        'scans': scans.throughput,
-        'training': training.train,
-    }
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('name', choices=parts)
+    parser.add_argument('name', choices=PARTS)
     parser.add_argument('--device', required=True)
     parser.add_argument('--files', type=Path, required=True)
     parser.add_argument('--out', type=Path, required=True)
@@ -97,7 +98,8 @@ def main() -> None:
     run = Run(args)
     if run.device.type == 'cuda':
         run.note(gpu=torch.cuda.get_device_name(run.device), torch=torch.__version__)
-    parts[args.name](run)
+    module, function = PARTS[args.name]
+    getattr(importlib.import_module(f'gpu.{module}'), function)(run)
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ KNOWN, LEAST = 8, 3
 
 def train(run: Run) -> None:
     """Train; note the speed and the loss, and save the network in pieces."""
+    torch.backends.cudnn.benchmark = True
     end = time.monotonic() + run.left - SAVING * (not run.tiny)
     trainer = _trainer(run, 1)
     batch = 2 if run.tiny else _fitting_batch(run, trainer)
@@ -113,7 +114,7 @@ def _steps(run: Run, trainer: Trainer, end: float) -> None:
 
 
 def _step(run: Run, trainer: Trainer) -> torch.Tensor:
-    """Take a step; with smaller batches if the memory is too small for the first one."""
+    """Take a step; the first one with smaller batches, or not compiled, if that is needed."""
     while True:
         try:
             return trainer.train_step()
@@ -121,10 +122,17 @@ def _step(run: Run, trainer: Trainer) -> torch.Tensor:
             smaller = int(0.8 * trainer.config.batch_size)
             if trainer.step or not smaller:
                 raise
+            run.note(too_large_a_batch=trainer.config.batch_size)
             trainer.config = replace(trainer.config, batch_size=smaller)
-            trainer.optimizer.zero_grad(set_to_none=True)
+        except Exception as error:
+            if trainer.step or not trainer.config.compile:
+                raise
+            run.note(not_compiled=str(error).strip().partition('\n')[0][:200])
+            trainer.config = replace(trainer.config, compile=False)
+            trainer.forward = trainer.network
+        trainer.optimizer.zero_grad(set_to_none=True)
+        if run.device.type == 'cuda':
             torch.cuda.empty_cache()
-            run.note(too_large_a_batch=smaller + 1)
 
 
 def _progress(

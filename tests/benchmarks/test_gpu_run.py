@@ -89,7 +89,7 @@ def test_rehearsal(tmp_path, files):
     assert parts['agreement']['ran_on'] == 'cpu'
     assert [row['batch'] for row in parts['generator']['batches']] == [1, 2]
     assert parts['network']['paper']['engine']['s'] > 0
-    assert [row['workers'] for row in parts['scans']['rows']] == [1, 2]
+    assert [row['workers'] for row in parts['scans']['rows']] == [2]
     assert parts['training']['scans'] == 2 * parts['training']['steps'] > 0
     # The trained network is joined from its pieces, and complete.
     pieces = sorted(out.glob('model.safetensors.*'))
@@ -155,9 +155,9 @@ def test_pieces_are_joined_by_cat(tmp_path, monkeypatch):
 
 def test_page_has_what_was_measured(tmp_path):
     (tmp_path / 'gpu.json').write_text(json.dumps(FOUND))
-    page = with_gpu_section(f'Before\n\n{HEADING}old', tmp_path)
+    page = with_gpu_section(f'Before\n\n{HEADING}replaced', tmp_path)
     assert page.startswith('Before\n')
-    assert 'old' not in page
+    assert 'replaced' not in page
     assert '"1", "90.5", "11%", "90%"' in page
     assert '"engine", "0.05", "70", "10%"' in page
     assert '"plain", "", "", "out of memory"' in page
