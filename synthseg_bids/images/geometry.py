@@ -290,11 +290,20 @@ def resample(volume: Any, matrices: Sequence[Any]) -> Any:
     Returns
     -------
     (x', y', z') array or tensor
+        The volume itself, or a view of it, if no axis changes.
     """
     along_x, along_y, along_z = matrices
     n_x, n_y, n_z = volume.shape
-    volume = (along_x @ volume.reshape(n_x, n_y * n_z)).reshape(-1, n_y, n_z)
-    return (along_y @ volume) @ along_z.T
+    if not _is_identity(along_x):
+        volume = (along_x @ volume.reshape(n_x, n_y * n_z)).reshape(-1, n_y, n_z)
+    if not _is_identity(along_y):
+        volume = along_y @ volume
+    return volume if _is_identity(along_z) else volume @ along_z.T
+
+
+def _is_identity(matrix: Any) -> bool:
+    weights = np.asarray(matrix)
+    return np.array_equal(weights, np.eye(len(weights)))
 
 
 def resample_box(

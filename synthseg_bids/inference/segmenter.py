@@ -41,11 +41,11 @@ from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
-from .forward import Prediction, predict
-from .localise import EMPTY_MARGIN, region_to_segment
+from .forward import Prediction
+from .localise import EMPTY_MARGIN, predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, soft_volumes
+from .postprocess import Box, clean, most_likely, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
 from .refine import sharpen
@@ -291,7 +291,11 @@ class Segmenter:
             data = np.clip(data, *CT_RANGE)
         check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
         prepared = prepare(data, affine, self.card.spacing_mm)
-        infer = partial(self._infer, prepared.image)
+        settings = self.card, self.mirror, self.options.autocrop
+
+        def infer(engine: Engine, plan: Plan | None) -> tuple[Box, Prediction]:
+            return predict_brain(engine, plan, prepared.image, *settings)
+
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)
         if inner is None:
@@ -305,7 +309,7 @@ class Segmenter:
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
-        best, winner = posteriors.max(0)
+        best, winner = most_likely(posteriors)
         confidence = mean_confidence(best, winner, len(posteriors))
         report = NetworkReport(
             self.card.sha256,
@@ -385,13 +389,6 @@ class Segmenter:
             fallback=found.fallback,
             tissues=found.tissue_parts() if tissues else None,
         )
-
-    def _infer(
-        self, image: np.ndarray, engine: Engine, plan: Plan | None
-    ) -> tuple[Box, Prediction]:
-        """Return the segmented region of the network grid, and its posteriors."""
-        region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
-        return region, predict(engine, image[region], self.mirror, plan)
 
 
 @lru_cache(maxsize=2)
