@@ -18,10 +18,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..images.geometry import bounding_box, orientation, spacing_mm, to_ras
+from ..images.geometry import Grid, bounding_box, orientation, spacing_mm, to_ras
 from ..images.volume_io import read_label_map
 from ..inference.hemispheres import CLASSES
 from ..labels import LabelSchemeError, generation_labels
+from ..measure.overlap import resample_nearest
 from ..parcels import PARCEL_NUMBERS, SIDES
 from ..synth.label_maps import ADULT
 from ..synth.prepare_labels import fold_codes
@@ -155,10 +156,7 @@ def _filled(codes: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     """Read a segmentation and take the nearest voxel at each voxel of another grid."""
     volume = read_label_map(path)
-    to_index = np.linalg.inv(volume.affine) @ affine
-    labels = ndimage.affine_transform(
-        volume.data, to_index[:3, :3], to_index[:3, 3], shape, order=0, mode='constant'
-    )
+    labels = resample_nearest(volume.data, volume.affine, Grid(shape, affine))
     return fold_codes(labels, str(path))
 
 
