@@ -152,9 +152,10 @@ def label_parcels(
         for n, n_out, step, part in zip(shape, labels.shape, steps, box, strict=True)
     ]
     for side, (cortex, _) in SIDES.items():
-        where = np.nonzero(labels == cortex)
-        if side not in found.sides or not len(where[0]):
+        flat = np.flatnonzero(labels == cortex)
+        if side not in found.sides or not len(flat):
             continue
+        where = np.unravel_index(flat, labels.shape)
         hemisphere = found.sides[side]
         places = [
             hemisphere.grid.located(position, axis) for axis, position in enumerate(positions)

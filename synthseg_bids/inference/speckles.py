@@ -12,6 +12,8 @@ from ..parcels import SIDES
 MIN_MM3 = 50.0
 #: How often, since neighbours may be speckles themselves.
 ROUNDS = 3
+#: Larger than any label of a parcel.
+RADIX = 4096
 #: Voxels around one, diagonal ones included.
 OFFSETS = np.array([(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
 
@@ -56,20 +58,17 @@ def _absorb(parcels: np.ndarray, min_voxels: float) -> bool:
     where = np.argwhere(small[parts])
     if not len(where):
         return False
-    own = parts[tuple(where.T)]
+    own = parts[tuple(where.T)].astype(np.int64)
     beside = tuple(np.moveaxis(where[:, None] + OFFSETS, -1, 0))
     number = only[beside]
     same_side = number // 1000 == (only[tuple(where.T)] // 1000)[:, None]
     usable = same_side & (number > 0) & ~small[parts[beside]]
     # Count the voxels of each parcel beside each part, and take the most frequent one.
-    pairs, counts = np.unique(
-        np.stack([np.broadcast_to(own[:, None], usable.shape)[usable], number[usable]]),
-        axis=1,
-        return_counts=True,
-    )
-    order = np.lexsort((pairs[1], counts, pairs[0]))
-    ends = order[np.flatnonzero(np.diff(pairs[0][order], append=-1))]
-    new = dict(zip(pairs[0][ends].tolist(), pairs[1][ends].tolist(), strict=True))
+    keys, counts = np.unique((own[:, None] * RADIX + number)[usable], return_counts=True)
+    part, parcel = np.divmod(keys, RADIX)
+    order = np.lexsort((parcel, counts, part))
+    ends = order[np.flatnonzero(np.diff(part[order], append=-1))]
+    new = dict(zip(part[ends].tolist(), parcel[ends].tolist(), strict=True))
     taken = np.array([new.get(part, 0) for part in own.tolist()])
     changed = taken > 0
     parcels[tuple(where[changed].T)] = taken[changed]
