@@ -8,7 +8,7 @@ then learns to name the parcels of cortex that is not quite where FreeSurfer has
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -62,13 +62,9 @@ class ParcelMap:
     name: str
     hemispheres: dict[str, tuple[Tensor, ...]]
 
-    def to(self, device: torch.device | str) -> ParcelMap:
-        """Move to a device."""
-        moved = {
-            side: tuple(one.to(device) for one in codes)
-            for side, codes in self.hemispheres.items()
-        }
-        return replace(self, hemispheres=moved)
+    def to(self, _: torch.device | str) -> ParcelMap:
+        """Stay on the CPU, where samples are made."""
+        return self
 
 
 @lru_cache(maxsize=2)
