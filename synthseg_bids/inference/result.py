@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import Grid, from_ras
+from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.header import header_of
 from ..images.volume_io import Volume, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
@@ -19,6 +19,7 @@ from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
+from .parcels import ParcelPosteriors, label_parcels
 from .postprocess import Box, resample_labels, resample_sums
 from .preprocess import Prepared
 
@@ -37,11 +38,14 @@ class IsotropicMaps:
     posteriors : (n_channels, x, y, z) uint8 array, or None
         Probabilities times 255.
     affine : (4, 4) float64 array
+    parcels : (x, y, z) int16 array, or None
+        See :attr:`Segmentation.parcels`.
     """
 
     labels: np.ndarray
     posteriors: np.ndarray | None
     affine: np.ndarray
+    parcels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Segmentation:
     tissues : (5, x, y, z) uint8 array, or None
         Probabilities of the parts of tissues times 255, on the scan's grid; see
         :data:`synthseg_bids.measure.tissues.PARTS`.
+    parcels : (x, y, z) int16 array, or None
+        The labels with parcels for cortex, numbered as in FreeSurfer's aparc+aseg, if asked for.
     """
 
     labels: np.ndarray
@@ -86,6 +92,7 @@ class Segmentation:
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
     tissues: np.ndarray | None = None
+    parcels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class NetworkPosteriors:
     device : torch.device
     report, fallback
         See :class:`Segmentation`.
+    parcels : ParcelPosteriors or None
+        Logits of the parcels, if asked for.
     """
 
     prepared: Prepared
@@ -119,6 +128,7 @@ class NetworkPosteriors:
     start: float
     report: NetworkReport
     fallback: str
+    parcels: ParcelPosteriors | None = None
 
     def on_grid(
         self, grid: Grid, steps: np.ndarray, posteriors: bool
@@ -142,6 +152,22 @@ class NetworkPosteriors:
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
         return from_ras(sums, scan.orient)
+
+    def parcels_on(self, labels: np.ndarray, grid: Grid, steps: np.ndarray) -> np.ndarray | None:
+        """Return labels on a grid in RAS with parcels for cortex; None if not asked for.
+
+        Parameters
+        ----------
+        labels : (x, y, z) int16 array
+        grid : Grid
+            Theirs, with the centre of the network grid.
+        steps : (3,) array
+            Its spacing divided by that of the network grid.
+        """
+        if self.parcels is None:
+            return None
+        shape, volume = self.prepared.image.shape, voxel_volume_mm3(grid.affine)
+        return label_parcels(self.parcels, labels, self.box, shape, steps, volume)
 
 
 @dataclass(frozen=True, repr=False)

@@ -34,7 +34,7 @@ from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
-from ..models.card import ModelCard
+from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
 from .axes import SURE_CONFIDENCE, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
@@ -45,6 +45,7 @@ from .forward import Prediction
 from .localise import EMPTY_MARGIN, predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
+from .parcels import Parcellator
 from .postprocess import Box, clean, most_likely, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
@@ -64,6 +65,7 @@ class Segmenter:
     model : str or Path
     flip, autocrop : bool
     lesions : {'label', 'fold'}
+    parcels : bool
         Settings that change the result: see :class:`.options.SegmentOptions`.
     device : str or torch.device
     threads : int, optional
@@ -97,17 +99,21 @@ class Segmenter:
         low_memory: bool = False,
         memory_limit: int | None = None,
         lesions: str = 'label',
+        parcels: bool = False,
     ) -> None:
         self._in_memory = False
-        self.options = SegmentOptions(str(model), flip, autocrop, lesions)
+        self.options = SegmentOptions(str(model), flip, autocrop, lesions, parcels)
         self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
         network, self.card = load_model(self.options.model)
+        if self.card.network.in_channels != 1:
+            raise ModelFileError(f'{model}: does not segment scans; choose another model')
         limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
         engine_on = partial(Engine, network, memory_limit=limit)
         spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
         self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
+        self._parcellator = Parcellator() if parcels else None
 
     @classmethod
     def from_engine(
@@ -129,6 +135,7 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._in_memory = True
+        segmenter._parcellator = None
         segmenter.card = card
         segmenter.options = SegmentOptions(card.name, flip)
         segmenter.compute = ComputeOptions(str(engine.device))
@@ -320,8 +327,11 @@ class Segmenter:
             self._turn(prepared.image[region], inner, confidence),
         )
         seen = tuple(prediction.posteriors.shape[1:])
+        parcels = None
+        if self._parcellator is not None:
+            parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
-            prepared, self.labels, posteriors, box, seen, device, start, report, note
+            prepared, self.labels, posteriors, box, seen, device, start, report, note, parcels
         )
 
     def _turn(
@@ -366,9 +376,10 @@ class Segmenter:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
             maps = found.on_grid(grid, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, grid.affine)
+            isotropic = IsotropicMaps(*maps, grid.affine, found.parcels_on(maps[0], grid, steps))
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
+        parcels = found.parcels_on(labels, prepared.scan_grid, prepared.steps)
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
@@ -388,6 +399,7 @@ class Segmenter:
             isotropic=isotropic,
             fallback=found.fallback,
             tissues=found.tissue_parts() if tissues else None,
+            parcels=None if parcels is None else from_ras(parcels, prepared.orient),
         )
 
 
