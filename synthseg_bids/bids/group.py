@@ -11,12 +11,13 @@ import pandas as pd
 
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
 from ..files import write_json, write_table
 from .agreement import read_source
 from .brain_charts import write_brain_charts
-from .group_morph import GroupMorph, group_morph, write_long, write_wide
+from .group_morph import GroupMorph, group_morph, parcel_names, write_long, write_wide
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import read_description, write_descriptions
 from .names import parse_name
@@ -86,9 +87,10 @@ def write_group_tables(
     """
     volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
     overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
-    columns = {
-        name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
-    }
+    compared = (MEAN_NAME, *_STRUCTURES)
+    if parcels := parcel_names(overlaps):
+        compared += (MEAN_OF_PARCELS, *parcels)
+    columns = {name: {'Description': f'Dice overlap of {name}.'} for name in compared}
     _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
 
     quality = _gather(out_dir, 'qc', 'measure', 'value', damaged)
@@ -110,7 +112,7 @@ def write_group_tables(
 
 def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:
     """Write which images stand out and how well volumes are repeated."""
-    names = [*_STRUCTURES, TOTAL_NAME]
+    names = [*_STRUCTURES, *parcel_names(volumes), TOTAL_NAME]
     compared = [measure.name for measure in MEASURES if measure.compared]
     images = pd.DataFrame(volumes, columns=[*_IDENTITY, *names])
     outliers = [

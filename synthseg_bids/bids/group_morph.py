@@ -13,6 +13,7 @@ import pandas as pd
 from synthseg_bids.labels import LESION, segmentation_labels
 from synthseg_bids.measure.qc_measures import FAIL, VERDICT
 from synthseg_bids.measure.stats import MIN_VALUES, regression_residuals
+from synthseg_bids.parcels import parcel_labels
 
 from ..files import cell, write_cells
 from .covariates import Columns, read_covariates
@@ -62,10 +63,18 @@ class GroupMorph:
 
 
 def volume_names(rows: Iterable[Mapping[str, str]] = ()) -> tuple[str, ...]:
-    """List structures and total; lesions where a row has them."""
+    """List structures, parcels and total; lesions and parcels where a row has them."""
+    rows = list(rows)
     name = next(x.name for x in segmentation_labels(lesions=True) if x.index == LESION)
     lesions = any(name in row for row in rows)
-    return (*(label.name for label in segmentation_labels(lesions) if label.index), TOTAL_NAME)
+    structures = (label.name for label in segmentation_labels(lesions) if label.index)
+    return (*structures, *parcel_names(rows), TOTAL_NAME)
+
+
+def parcel_names(rows: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """List the parcels of the cortex if a row has them; otherwise none."""
+    names = tuple(label.name for label in parcel_labels())
+    return () if all({*names}.isdisjoint(row) for row in rows) else names
 
 
 def group_morph(

@@ -15,7 +15,7 @@ from synthseg_bids.measure.overlap import MEAN_NAME
 from .about import read_about
 from .agreement import read_agreement
 from .page import write_page
-from .pictures import legend, names_by_color, read_picture
+from .pictures import legends, names_by_color, read_picture
 from .quality import describe_quality, read_quality, short_note
 from .tree import (
     Image,
@@ -96,7 +96,7 @@ def _write_page(
             for row in rows
             if row['link'].startswith('#')
         ],
-        'legend': legend(),
+        'legends': legends(),
         'label_names': names_by_color(),
         'agreement': read_agreement(out_dir, participant, segmented),
         **read_about(out_dir, images, segmented, run_uuid),

@@ -20,6 +20,7 @@ from synthseg_bids.bids.save import output_files
 from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_description, read_table
 from synthseg_bids.files import read_text as read_file
+from synthseg_bids.parcels import parcel_labels
 
 #: Largest number of bytes of a text file that are shown.
 _MOST_TEXT = 100_000
@@ -39,7 +40,7 @@ IDENTITY = frozenset(
 )
 
 #: Of the table of volumes, which has many more columns.
-_VOLUMES = IDENTITY.union(volume_names())
+_VOLUMES = IDENTITY.union(volume_names(), (label.name for label in parcel_labels()))
 
 Row = dict[str, str]
 Key = tuple[str, str]
