@@ -18,6 +18,7 @@ from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
+from .parcels import ParcelPosteriors
 from .postprocess import Box, resample_sums
 from .preprocess import Prepared
 
@@ -36,11 +37,14 @@ class IsotropicMaps:
     posteriors : (n_channels, x, y, z) uint8 array, or None
         Probabilities times 255.
     affine : (4, 4) float64 array
+    parcels : (x, y, z) int16 array, or None
+        See :attr:`Segmentation.parcels`.
     """
 
     labels: np.ndarray
     posteriors: np.ndarray | None
     affine: np.ndarray
+    parcels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Segmentation:
     tissues : (5, x, y, z) uint8 array, or None
         Probabilities of the parts of tissues times 255, on the scan's grid; see
         :data:`synthseg_bids.measure.tissues.PARTS`.
+    parcels : (x, y, z) int16 array, or None
+        The labels with parcels for cortex, numbered as in FreeSurfer's aparc+aseg, if asked for.
     """
 
     labels: np.ndarray
@@ -85,6 +91,7 @@ class Segmentation:
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
     tissues: np.ndarray | None = None
+    parcels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class NetworkPosteriors:
     device : torch.device
     report, fallback
         See :class:`Segmentation`.
+    parcels : ParcelPosteriors or None
+        Logits of the parcels, if asked for.
     """
 
     prepared: Prepared
@@ -115,6 +124,7 @@ class NetworkPosteriors:
     start: float
     report: NetworkReport
     fallback: str
+    parcels: ParcelPosteriors | None = None
 
     def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.

@@ -45,6 +45,7 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
+from .parcels import Parcellator, label_parcels
 from .postprocess import Box, clean, resample_labels, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
@@ -64,6 +65,7 @@ class Segmenter:
     model : str or Path
     flip, autocrop : bool
     lesions : {'label', 'fold'}
+    parcels : bool
         Settings that change the result: see :class:`.options.SegmentOptions`.
     device : str or torch.device
     threads : int, optional
@@ -97,9 +99,10 @@ class Segmenter:
         low_memory: bool = False,
         memory_limit: int | None = None,
         lesions: str = 'label',
+        parcels: bool = False,
     ) -> None:
         self._in_memory = False
-        self.options = SegmentOptions(str(model), flip, autocrop, lesions)
+        self.options = SegmentOptions(str(model), flip, autocrop, lesions, parcels)
         self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
         network, self.card = load_model(self.options.model)
@@ -108,6 +111,7 @@ class Segmenter:
         spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
         self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
+        self._parcellator = Parcellator() if parcels else None
 
     @classmethod
     def from_engine(
@@ -129,6 +133,7 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._in_memory = True
+        segmenter._parcellator = None
         segmenter.card = card
         segmenter.options = SegmentOptions(card.name, flip)
         segmenter.compute = ComputeOptions(str(engine.device))
@@ -317,7 +322,12 @@ class Segmenter:
             self._turn(prepared.image[region], inner, confidence),
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return NetworkPosteriors(prepared, posteriors, box, seen, device, start, report, note)
+        parcels = None
+        if self._parcellator is not None:
+            parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
+        return NetworkPosteriors(
+            prepared, posteriors, box, seen, device, start, report, note, parcels
+        )
 
     def _turn(
         self, image: np.ndarray, brain: Box, confidence: np.ndarray
@@ -361,9 +371,10 @@ class Segmenter:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
             maps = self._resample_to(found, grid, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, grid.affine)
+            isotropic = IsotropicMaps(*maps, grid.affine, _parcels_on(found, maps[0], grid, steps))
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
+        parcels = _parcels_on(found, labels, prepared.scan_grid, prepared.steps)
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
@@ -383,6 +394,7 @@ class Segmenter:
             isotropic=isotropic,
             fallback=found.fallback,
             tissues=found.tissue_parts(self.labels) if tissues else None,
+            parcels=None if parcels is None else from_ras(parcels, prepared.orient),
         )
 
     def _resample_to(
@@ -400,6 +412,16 @@ class Segmenter:
         """Return the segmented region of the network grid, and its posteriors."""
         region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
         return region, predict(engine, image[region], self.mirror, plan)
+
+
+def _parcels_on(
+    found: NetworkPosteriors, labels: np.ndarray, grid: Grid, steps: np.ndarray
+) -> np.ndarray | None:
+    """Return the labels on a grid in RAS with parcels for cortex, if they were asked for."""
+    if found.parcels is None:
+        return None
+    shape, volume = found.prepared.image.shape, voxel_volume_mm3(grid.affine)
+    return label_parcels(found.parcels, labels, found.box, shape, steps, volume)
 
 
 @lru_cache(maxsize=2)
