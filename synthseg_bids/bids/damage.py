@@ -86,9 +86,9 @@ def markers(out_dir: Path) -> Iterator[Path]:
     """List the sidecars of all label maps; see :func:`damage`."""
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
         paths = sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json'))
-        yield from (
-            path for path in paths if not (has_tissues(path.name) or has_parcels(path.name))
-        )
+        for path in paths:
+            if not (has_tissues(path.name) or has_parcels(path.name)):
+                yield path
 
 
 def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:

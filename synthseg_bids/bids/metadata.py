@@ -65,9 +65,9 @@ Every image of the source dataset has its own files, named after it:
 - `*_seg-aparcaseg_*_dseg.nii.gz` (on request): the label map with the 68 parcels of the
   Desikan-Killiany atlas in the place of the cortex, numbered as in the aparc+aseg of FreeSurfer;
   `seg-aparcaseg_dseg.tsv` lists its labels.
-- `*_morph.tsv`: the volume of every structure, and of every parcel, if there are any. `volume_mm3` counts voxels of the label map,
-  `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
-  sensitive to large voxels.
+- `*_morph.tsv`: the volume of every structure, and of every parcel, if there are any.
+  `volume_mm3` counts voxels of the label map, `soft_volume_mm3` sums posterior probabilities,
+  where the method gives any, and is less sensitive to large voxels.
 - `*_aseg.stats` (on request): the same as `volume_mm3`, with the intensities of the image, in
   the format of FreeSurfer: `asegstats2table --inputs` joins those of many images.
   `*_aparc.stats`: that of the parcels.
@@ -236,9 +236,9 @@ def write_parcel_lookup(out_dir: Path) -> None:
     lookup = out_dir / f'seg-{PARCELS_SEG}_dseg.tsv'
     _write_lookup(lookup, aparcaseg_labels(lesions=True), parcels=True)
     what = (
-        'Segmentation of brain structures, with the parcels of the Desikan-Killiany atlas (Desikan '
-        'et al., NeuroImage 31:968, 2006) in the place of the cortex, by networks trained on label '
-        'maps and synthetic images'
+        'Segmentation of brain structures, with the parcels of the Desikan-Killiany atlas '
+        '(Desikan et al., NeuroImage 31:968, 2006) in the place of the cortex, by networks '
+        'trained on label maps and synthetic images'
     )
     write_json(lookup.with_suffix('.json'), {'Description': what, 'Manual': False})
 

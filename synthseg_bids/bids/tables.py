@@ -21,8 +21,7 @@ METHOD = {'Description': 'What segmented the image, as in the seg entity of its 
 
 MORPH_COLUMNS: dict[str, dict[str, str]] = {
     'index': {
-        'Description': 'Value in the label map; from 1001 on, in the label map with parcels of the '
-        'cortex.'
+        'Description': 'Value in the label map; from 1001 on, in that with parcels of the cortex.'
     },
     'name': {
         'Description': 'Name of the structure. Parcels, of which the cortex of a side consists, '
@@ -51,7 +50,7 @@ DICE_COLUMNS: dict[str, dict[str, str]] = {
     'reference': {'Description': 'Dataset of the reference, a key of DatasetLinks.'},
     'index': {'Description': 'Value in the label map.'},
     'name': {'Description': 'Name of the structure. Parcels of the cortex follow, where the '
-             f'reference has them, too, and their mean, {MEAN_OF_PARCELS}; with a reference of DKT '
+             f'reference has them, too, and their mean, {MEAN_OF_PARCELS}; with one of DKT '
              f'without {names_of(NOT_IN_DKT)}, which it does not have. The last row averages the '
              'twelve structures of the SynthSeg paper.'},
     'dice': {'Description': 'Dice overlap on the grid of the reference, 0 to 1; n/a if neither '

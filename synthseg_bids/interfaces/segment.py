@@ -11,7 +11,7 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined
 
 from synthseg_bids import __version__
 from synthseg_bids.inference.options import LESIONS
-from synthseg_bids.models import DEFAULT_MODEL
+from synthseg_bids.models import DEFAULT_MODEL, PARCEL_MODEL
 
 from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
@@ -101,9 +101,11 @@ class SegmentImage(SimpleInterface):
         from synthseg_bids.files import sha256
         from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.inference.memory_estimate import describe_model
         from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
         from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
+        from synthseg_bids.models.registry import model_path
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
@@ -167,7 +169,8 @@ class SegmentImage(SimpleInterface):
         if found.report.ct:
             self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
         if inputs.parcels:
-            self._results['provenance']['ParcelModelSHA256'] = segmenter.parcellator.card.sha256
+            card = describe_model(model_path(PARCEL_MODEL))
+            self._results['provenance']['ParcelModelSHA256'] = card.sha256
         if LESION in segmenter.labels:
             self._results['provenance']['LesionLabel'] = True
         if found.fallback:
