@@ -243,6 +243,7 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
         autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
+        parcels=config.parc,
     )
 
 

@@ -52,8 +52,8 @@ _ENTITIES = {
 _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
 #: Kinds that are named after their division alone.
 _PARCELS = ('parcels', 'parcels1mm')
-#: Checksum of the network that names parcels.
-_OF_PARCELS = 'ParcelModelSHA256'
+#: What else there is of parcels only, and the field of the sidecar that identifies their network.
+_OF_PARCELS, _PARCEL_MODEL = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
 #: Fields of the label map's sidecar that decide the result, and their names in messages.
 _IDENTITY = {
     'SoftwareVersion': 'version',
@@ -62,7 +62,6 @@ _IDENTITY = {
     'Autocrop': '--autocrop',
     'CT': '--ct',
     'Lesions': '--lesions',
-    _OF_PARCELS: 'model of parcels',
     'MethodVersion': 'version of the method',
     'MethodOptions': 'options of the method',
     'InputSHA256': 'image',
@@ -205,6 +204,7 @@ def save_image_outputs(
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = _kinds_of(stem) if outdated else ['dice'] if tried else []
+    stale += _OF_PARCELS  # of which the new tables say nothing
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
@@ -303,7 +303,7 @@ def why_outdated(
     for other in (out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')):
         if other.exists() and not read_marker(other):
             return f'{other.name} is damaged'
-    if changes := _changes(marker, expected):
+    if changes := _changes(marker, expected) or _why_other_parcels(marker, expected):
         return changes
     tried = {entry['URI']: entry for entry in marker.get('References', [])}
     for uri, checksum in references.items():
@@ -322,8 +322,14 @@ def why_outdated(
     return ''
 
 
+def _why_other_parcels(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    known, wanted = sidecar.get(_PARCEL_MODEL), expected.get(_PARCEL_MODEL)
+    # A run that is not to name parcels leaves those that there are.
+    if wanted in (None, known):
+        return ''
+    return 'model of parcels changed' if known else 'no parcels yet'
+
+
 def _changes(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    # A run that does not make parcels leaves those that there are.
-    asked = {key: what for key, what in _IDENTITY.items() if key in expected or key != _OF_PARCELS}
-    changed = [what for key, what in asked.items() if sidecar.get(key) != expected.get(key)]
+    changed = [what for key, what in _IDENTITY.items() if sidecar.get(key) != expected.get(key)]
     return f'{" and ".join(changed)} changed' if changed else ''

@@ -1,10 +1,9 @@
-"""Networks and label maps for the tests of parcels of the cortex."""
+"""Networks for the tests of parcels of the cortex."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from synthseg_bids.inference.hemispheres import N_INPUTS
@@ -12,7 +11,7 @@ from synthseg_bids.labels import channel_labels
 from synthseg_bids.models import PARCEL_MODEL
 from synthseg_bids.models.card import ModelCard, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
-from synthseg_bids.parcels import CORTEX, PARCEL_NUMBERS, parcel_labels
+from synthseg_bids.parcels import CORTEX, PARCEL_NUMBERS
 
 
 def save_cortex_model(path: Path, label: int = CORTEX[0]) -> Path:
@@ -44,13 +43,3 @@ def save_tiny_parcels(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     save_model(folder / f'{PARCEL_MODEL}.safetensors', UNet3D(config), card)
     return folder
-
-
-def with_parcels(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace each cortex voxel by a parcel of its side, at random."""
-    parcels = labels.astype(np.int16)
-    for cortex in CORTEX:
-        where = labels == cortex
-        numbers = [label.index for label in parcel_labels() if label.target == cortex]
-        parcels[where] = rng.choice(numbers, where.sum())
-    return parcels

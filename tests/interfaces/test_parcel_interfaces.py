@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from nipype.interfaces.base import isdefined
-from parcel_models import save_cortex_model, save_tiny_parcels, with_parcels
+from parcel_models import save_cortex_model, save_tiny_parcels
+from random_parcels import with_parcels
 from report_tree import small_head
 
 from synthseg_bids.files import read_table
