@@ -138,8 +138,8 @@ clipped at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The pos
 probabilities of {n_labels} structures and background were predicted by the model `{model}`
 (SHA-256 `{checksum}`){flip}. Per structure, the largest connected body was kept.{refined} The
 posteriors were resampled linearly to {grid}, where each voxel received its most likely label,
-numbered as in FreeSurfer.{parcels} Volumes are the number of voxels of a label times their volume; soft
-volumes are sums of posterior probabilities."""
+numbered as in FreeSurfer.{parcels} Volumes are the number of voxels of a label times their
+volume; soft volumes are sums of posterior probabilities."""
 
 _CROP = """ A first pass of the network found the brain, and the image was cropped around it."""
 
