@@ -37,6 +37,9 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     parcels = traits.Bool(
         False, usedefault=True, desc='write label maps with parcels of the cortex as well'
     )
+    parcels_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights for parcels; part of the cache key'
+    )
     masks = traits.Bool(False, usedefault=True, desc='write brain mask and intracranial mask')
     tissue_maps = traits.Bool(
         False, usedefault=True, desc='write three tissues: a label map and their probabilities'

@@ -34,6 +34,7 @@ def init_synthseg_wf(
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
     parc: bool = False,
+    parcels_sha256: str = '',
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -69,6 +70,8 @@ def init_synthseg_wf(
         Masks and tissue maps to write; see :func:`.image.init_image_wf`.
     parc : bool
         Write label maps with parcels of the cortex as well.
+    parcels_sha256 : str
+        See :func:`.image.init_image_wf`.
     overwrite : bool
         Do not use results in the working directory.
     resources : Resources, optional
@@ -106,6 +109,7 @@ def init_synthseg_wf(
         'aseg_stats': aseg_stats,
         'tissues': tissues,
         'parc': parc,
+        'parcels_sha256': parcels_sha256,
         'resources': resources,
     }
     for subject, subject_images in by_subject.items():

@@ -39,6 +39,7 @@ def init_image_wf(
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
     parc: bool = False,
+    parcels_sha256: str = '',
     compare: bool = False,
     resources: Resources | None = None,
     name: str = 'image_wf',
@@ -76,6 +77,8 @@ def init_image_wf(
         :class:`synthseg_bids.interfaces.SegmentImage`.
     parc : bool
         Write label maps with parcels of the cortex, and measure them.
+    parcels_sha256 : str
+        Checksum of the weights of the network that names them, as `model_sha256`.
     compare : bool
         Compare with references.
     resources : Resources, optional
@@ -164,6 +167,7 @@ def init_image_wf(
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
             parcels=parc,
+            parcels_sha256=parcels_sha256,
             **dict.fromkeys(tissues, True),
         )
     )

@@ -130,7 +130,7 @@ def test_resume(run, raw, model, environment, monkeypatch, capsys):
     (raw.parent / 'parcels.nii.gz').rename(run.out / output_files(STEM, ['parcels'])[0])
 
 
-def test_other_methods_have_none(raw, tmp_path, model, capsys):
+def test_other_methods_have_none(raw, tmp_path, capsys):
     assert (
         main([str(raw), str(tmp_path / 'out'), 'participant', '--method', 'samseg', '--parc']) == 2
     )
