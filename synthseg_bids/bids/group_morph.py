@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synthseg_bids.labels import LESION, segmentation_labels
+from synthseg_bids.labels import LESION_NAME, segmentation_labels
 from synthseg_bids.measure.qc_measures import FAIL, VERDICT
 from synthseg_bids.measure.stats import MIN_VALUES, regression_residuals
 from synthseg_bids.parcels import parcel_labels
@@ -62,19 +62,14 @@ class GroupMorph:
         return [column for column in self.columns if column not in made]
 
 
-def volume_names(rows: Iterable[Mapping[str, str]] = ()) -> tuple[str, ...]:
-    """List structures, parcels and total; lesions and parcels where a row has them."""
-    rows = list(rows)
-    name = next(x.name for x in segmentation_labels(lesions=True) if x.index == LESION)
-    lesions = any(name in row for row in rows)
-    structures = (label.name for label in segmentation_labels(lesions) if label.index)
-    return (*structures, *parcel_names(rows), TOTAL_NAME)
-
-
-def parcel_names(rows: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
-    """List the parcels of the cortex if a row has them; otherwise none."""
-    names = tuple(label.name for label in parcel_labels())
-    return () if all({*names}.isdisjoint(row) for row in rows) else names
+def structure_names(rows: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """List the structures of a table by its rows; lesions and parcels if a row has them."""
+    present = {name for row in rows for name in row}
+    labels = [label for label in segmentation_labels(LESION_NAME in present) if label.index]
+    parcels = parcel_labels()
+    if any(label.name in present for label in parcels):
+        labels += parcels
+    return tuple(label.name for label in labels)
 
 
 def group_morph(
@@ -96,7 +91,7 @@ def group_morph(
     raw : Path or None
         The raw dataset; without it there are no covariates.
     """
-    names = volume_names(rows)
+    names = (*structure_names(rows), TOTAL_NAME)
     images = pd.DataFrame(rows, columns=[*identity], dtype=object)
     judged = [verdicts.get(key) for key in zip(images['source'], images['method'], strict=True)]
     volumes = pd.DataFrame(rows, columns=[*names]).apply(pd.to_numeric, errors='coerce')

@@ -127,7 +127,7 @@ class _Window(NamedTuple):
 
 
 def _window(box: Box, margins: Sequence[int], shape: Sequence[int]) -> _Window:
-    part, pad = [slice(None)], []
+    part, pad = [slice(None)], list[int]()
     for one, margin, n in zip(box, margins, shape, strict=True):
         first, last = one.start - margin, one.stop + margin
         part.append(slice(max(first, 0), min(last, n)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +173,7 @@ def _most_likely(
     ----------
     logits : (x, y, z, n_channels) tensor
     places : three (n,) tensors
-        Position of each voxel along each axis of the label map; beyond its ends, the grid's edge
-        is repeated.
+        Position of each plane of voxels, along each axis of the label map.
     where : three (n_voxels,) integer arrays
         Indices of voxels.
 
@@ -181,24 +181,43 @@ def _most_likely(
     -------
     (n_voxels,) integer array
     """
-    lows, weights = [], []
-    for place, n in zip(places, logits.shape, strict=False):
-        inside = place.clamp(0, n - 1)
-        low = inside.floor().clamp(max=n - 2)
-        lows.append(low.long())
-        weights.append((inside - low).float())
-    strides = (logits.shape[1] * logits.shape[2], logits.shape[2], 1)
-    offsets = torch.tensor([sum(strides[a] for a in range(3) if i >> a & 1) for i in range(8)])
-    table = logits.flatten(0, 2)
     found = []
     for start in range(0, len(where[0]), CHUNK):
         index = [torch.from_numpy(axis[start : start + CHUNK]) for axis in where]
-        first = sum(low[i] * stride for low, i, stride in zip(lows, index, strides, strict=True))
-        share = [torch.stack([1 - w[i], w[i]]) for w, i in zip(weights, index, strict=True)]
-        corners = torch.stack(
-            [share[0][i & 1] * share[1][i >> 1 & 1] * share[2][i >> 2] for i in range(8)], 1
-        )
-        rows = first[:, None] + offsets
-        values = functional.embedding_bag(rows, table, mode='sum', per_sample_weights=corners)
-        found.append(values.argmax(1))
+        chosen = [place[i] for place, i in zip(places, index, strict=True)]
+        found.append(interpolate(logits, chosen).argmax(1))
     return torch.cat(found).numpy()
+
+
+def interpolate(logits: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Interpolate logits linearly at points; the gradient with respect to them is known.
+
+    Parameters
+    ----------
+    logits : (x, y, z, n_channels) float32 tensor
+        Contiguous; no side is 1.
+    places : three (n,) tensors
+        Positions in voxels. Beyond the grid its edge is repeated.
+
+    Returns
+    -------
+    (n, n_channels) tensor
+    """
+    strides = (logits.shape[1] * logits.shape[2], logits.shape[2], 1)
+    first = torch.zeros(len(places[0]), dtype=torch.int64)
+    shares = []
+    for place, n, stride in zip(places, logits.shape, strides, strict=False):
+        inside = place.clamp(0, n - 1)
+        low = inside.floor().clamp(max=n - 2)
+        first += low.long() * stride
+        weight = (inside - low).float()
+        shares.append((1 - weight, weight))
+    corners = list(product((0, 1), repeat=3))
+    weights = torch.stack([shares[0][i] * shares[1][j] * shares[2][k] for i, j, k in corners], 1)
+    offsets = [i * strides[0] + j * strides[1] + k for i, j, k in corners]
+    return functional.embedding_bag(
+        first[:, None] + torch.tensor(offsets),
+        logits.flatten(0, 2),
+        mode='sum',
+        per_sample_weights=weights,
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from synthseg_bids.labels import Label, segmentation_labels
+from synthseg_bids.labels import LESION_NAME, Label, segmentation_labels
 from synthseg_bids.parcels import parcel_labels, parcel_titles
 
 from .tree import Row, number
@@ -17,7 +17,7 @@ _PLAIN = {
     'Accumbens-area': 'Accumbens',
     'Brain-Stem': 'Brainstem',
     'CSF': 'Cerebrospinal fluid',
-    'WM-hypointensities': 'White matter lesions',
+    LESION_NAME: 'White matter lesions',
 }
 
 
@@ -109,6 +109,17 @@ def structures(lesions: bool = False) -> tuple[Structure, ...]:
     return (*pairs, *single)
 
 
+def structures_of(names: Container[str]) -> tuple[Structure, ...]:
+    """Return the structures of a table by the names in it; see :func:`structures`.
+
+    Parameters
+    ----------
+    names : container of str
+        Names of labels, among others.
+    """
+    return structures(LESION_NAME in names)
+
+
 @lru_cache(maxsize=1)
 def parcels() -> tuple[Structure, ...]:
     """Return all parcels of the cortex, those of both sides together."""
@@ -118,6 +129,11 @@ def parcels() -> tuple[Structure, ...]:
         for label in labels.values()
         if label.side == 'left'
     )
+
+
+def parcels_of(names: Container[str]) -> tuple[Structure, ...]:
+    """Return the parcels in a table by the names in it; see :func:`structures_of`."""
+    return tuple(one for one in parcels() if any(label.name in names for label in one.labels))
 
 
 def mean_by_structure(
@@ -134,7 +150,7 @@ def mean_by_structure(
     name : str
         Name of the column.
     of : iterable of Structure, optional
-        Default: :func:`structures`.
+        Default: :func:`structures_of` the tables.
 
     Returns
     -------
@@ -142,9 +158,10 @@ def mean_by_structure(
         A value per table; None where neither side has one.
     """
     tables = list(columns)
+    names = {key for table in tables for key in table}
     return [
         (structure, [_mean(table, structure, name) for table in tables])
-        for structure in of or structures()
+        for structure in (structures_of(names) if of is None else of)
     ]
 
 

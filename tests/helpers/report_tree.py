@@ -24,7 +24,7 @@ from synthseg_bids.bids.tables import (
     write_qc_table,
 )
 from synthseg_bids.files import write_json, write_text
-from synthseg_bids.labels import CSF, segmentation_labels
+from synthseg_bids.labels import CSF, LESION, segmentation_labels
 from synthseg_bids.measure.expected_dice import FITTED, expected_dice
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
@@ -54,6 +54,7 @@ def write_tree(
     contrasts: Sequence[str] = ('T1w', 'T2w'),
     label_maps: bool = True,
     parcels: bool = False,
+    lesions: Sequence[str] = (),
 ) -> Path:
     """Write an output dataset with its group tables.
 
@@ -65,6 +66,8 @@ def write_tree(
         Write label maps, figures and agreement, too.
     parcels : bool
         Write parcels of the cortex, too.
+    lesions : sequence of str
+        Contrasts with a lesion in the left white matter.
 
     Returns
     -------
@@ -83,7 +86,8 @@ def write_tree(
         name = '_'.join(f'{k}-{v}' for k, v in entities.items()) + f'_{contrast}.nii.gz'
         relative = str(anat_folder(entities) / name)
         stem = str(anat_folder(entities) / derivative_stem(entities, contrast))
-        _write_image(out, stem, relative, rng, label_maps, not records, parcels)
+        lesion = contrast in lesions
+        _write_image(out, stem, relative, rng, label_maps, not records, parcels, lesion)
         provenance = {'Seconds': 3.21, 'Device': 'cpu'}
         done = ImageRecord(raw / relative, relative, status='done', provenance=provenance)
         records.append(done)
@@ -114,6 +118,7 @@ def _write_image(
     label_maps: bool,
     compared: bool,
     parcels: bool,
+    lesion: bool,
 ) -> None:
     sources = {'Sources': [bids_uri('raw', relative)]}
     size = np.exp(rng.normal(0, 0.12))
@@ -121,12 +126,15 @@ def _write_image(
         label.index: (1000, 1000 * size * _typical_ml(label.index) * np.exp(rng.normal(0, 0.08)))
         for label in LABELS
     }
+    if lesion:
+        volumes[LESION] = (8, 4321.0)
     total = sum(volume for _, volume in volumes.values())
     of_parcels = {
         label.index: (100, volumes[label.target][1] / 34 * np.exp(rng.normal(0, 0.08)))
         for label in parcel_labels()
+        if parcels
     }
-    rows = morph_rows(volumes, total, parcels=of_parcels if parcels else None)
+    rows = morph_rows(volumes, total, parcels=of_parcels)
     write_morph_table(out / f'{stem}_morph.tsv', rows)
     values = {f'confidence_{group}': float(rng.beta(30, 3)) for group in QC_GROUPS}
     expected = expected_dice(values, FITTED['origin']['model_sha256'])
@@ -149,6 +157,8 @@ def _write_image(
     write_json(out / f'{stem}_dseg.json', {**sources, **made})
     if label_maps:
         scan, labels, affine = small_head()
+        if lesion:
+            labels[tuple(slice(n, n + 2) for n in np.argwhere(labels == 2)[0] + 2)] = LESION
         nib.save(nib.Nifti1Image(labels, affine), out / f'{stem}_dseg.nii.gz')
         names = figure_files(stem)
         (out / names['scan']).parent.mkdir(exist_ok=True)
