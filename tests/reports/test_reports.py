@@ -217,7 +217,7 @@ def test_reports_with_parcels(tmp_path):
     assert text.count('aria-label="Show one parcel" hidden') == 2
     assert '"left isthmus of the cingulate"' in text
     group = write_group_report(out).read_text(encoding='utf-8')
-    assert '"group":"Volumes of parcels","name":"Insula"' in group
+    assert '"group":"Volumes of parcels","unit":"ml","name":"Insula"' in group
     assert '"group":"Dice with manual","name":"Insula"' in group
     assert 'parcels of the cortex' in Tags(group).text
     rows = read_table(out / 'group_morph.tsv')
