@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import from_ras
+from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume, header_of, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
 from ..measure.network_report import NetworkReport
@@ -19,7 +19,7 @@ from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_label
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
 from ..parcels import parcel_labels
-from .parcels import ParcelPosteriors
+from .parcels import ParcelPosteriors, label_parcels
 from .postprocess import Box, resample_sums
 from .preprocess import Prepared
 
@@ -144,6 +144,22 @@ class NetworkPosteriors:
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
         return from_ras(sums, scan.orient)
+
+    def parcels_on(self, labels: np.ndarray, grid: Grid, steps: np.ndarray) -> np.ndarray | None:
+        """Return labels on a grid in RAS with parcels for cortex; None if not asked for.
+
+        Parameters
+        ----------
+        labels : (x, y, z) int16 array
+        grid : Grid
+            Theirs, with the centre of the network grid.
+        steps : (3,) array
+            Its spacing divided by that of the network grid.
+        """
+        if self.parcels is None:
+            return None
+        shape, volume = self.prepared.image.shape, voxel_volume_mm3(grid.affine)
+        return label_parcels(self.parcels, labels, self.box, shape, steps, volume)
 
 
 @dataclass(frozen=True, repr=False)

@@ -34,7 +34,7 @@ from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
-from ..models.card import ModelCard
+from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
 from .axes import SURE_CONFIDENCE, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
@@ -45,7 +45,7 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .parcels import Parcellator, label_parcels
+from .parcels import Parcellator
 from .postprocess import Box, clean, resample_labels, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
@@ -106,6 +106,8 @@ class Segmenter:
         self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
         network, self.card = load_model(self.options.model)
+        if self.card.network.in_channels != 1:
+            raise ModelFileError(f'{model}: does not segment scans; choose another model')
         limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
         engine_on = partial(Engine, network, memory_limit=limit)
         spare = partial(engine_on, CPU) if gpu_fallback else None
@@ -371,10 +373,10 @@ class Segmenter:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
             maps = self._resample_to(found, grid, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, grid.affine, _parcels_on(found, maps[0], grid, steps))
+            isotropic = IsotropicMaps(*maps, grid.affine, found.parcels_on(maps[0], grid, steps))
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
-        parcels = _parcels_on(found, labels, prepared.scan_grid, prepared.steps)
+        parcels = found.parcels_on(labels, prepared.scan_grid, prepared.steps)
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
@@ -412,16 +414,6 @@ class Segmenter:
         """Return the segmented region of the network grid, and its posteriors."""
         region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
         return region, predict(engine, image[region], self.mirror, plan)
-
-
-def _parcels_on(
-    found: NetworkPosteriors, labels: np.ndarray, grid: Grid, steps: np.ndarray
-) -> np.ndarray | None:
-    """Return the labels on a grid in RAS with parcels for cortex, if they were asked for."""
-    if found.parcels is None:
-        return None
-    shape, volume = found.prepared.image.shape, voxel_volume_mm3(grid.affine)
-    return label_parcels(found.parcels, labels, found.box, shape, steps, volume)
 
 
 @lru_cache(maxsize=2)

@@ -36,6 +36,8 @@ CORTEX_CLASS = 1
 REACH_MM = 4.0
 #: Background around a hemisphere, for rotations and stretching.
 MARGINS_MM = (8, 16, 16)
+#: Voxels around the map in which its segmentations are read.
+ROOM = 8
 #: The smallest number of parcels on both sides that a map for training may have.
 MIN_PARCELS = 60
 
@@ -145,12 +147,12 @@ def _at_1mm(codes: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _filled(codes: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Crop to the box of the voxels that have a code."""
+    """Crop to the box of the voxels that have a code, with room for other segmentations."""
     box = bounding_box(codes > 0)
     assert box is not None  # there are parcels
     cropped = affine.copy()
-    cropped[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-    return codes[box], cropped
+    cropped[:3, 3] += affine[:3, :3] @ [part.start - ROOM for part in box]
+    return np.pad(codes[box], ROOM), cropped
 
 
 def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

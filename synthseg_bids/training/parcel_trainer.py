@@ -17,6 +17,7 @@ from ..models.unet import NetworkConfig
 from ..parcels import PARCEL_NUMBERS
 from ..synth.parameters import GeneratorConfig
 from .config import TrainingConfig
+from .distributed import ProcessGroup
 from .losses import segmentation_losses
 from .parcel_maps import ParcelMap
 from .parcel_samples import (
@@ -62,7 +63,8 @@ class ParcelTrainingConfig(TrainingConfig):
     learning_rate: float = 2.5e-3
     optimizer: str = 'muon'
     epoch_steps: int = 250
-    ema_decay: float = 0.995
+    ema_decay: float = 0.99
+    warmup: int = 30
     samples: ParcelSampleConfig = field(default_factory=ParcelSampleConfig)
     label_smoothing: float = 0.05
 
@@ -73,6 +75,16 @@ class ParcelTrainer(Trainer):
     config: ParcelTrainingConfig
     label_maps: Sequence[ParcelMap]  # type: ignore[assignment]
     validation: Sequence[ParcelMap]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        config: ParcelTrainingConfig,
+        label_maps: Sequence[ParcelMap],
+        validation: Sequence[ParcelMap] = (),
+        device: torch.device | None = None,
+        ranks: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(config, label_maps, validation, device, ranks)  # type: ignore[arg-type]
 
     def hemisphere(self, number: int) -> ParcelSample:
         """Make training sample `number` of this run."""
