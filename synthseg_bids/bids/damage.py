@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_text
-from .names import anat_files, has_tissues, parse_name
+from .names import anat_files, has_parcels, has_tissues, parse_name
 from .records import TableError, fault, is_broken_seal, read_whole_table, unreadable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
 def markers(out_dir: Path) -> Iterator[Path]:
     """List the sidecars of all label maps; see :func:`damage`."""
     paths = anat_files(out_dir, 'sub-*_seg-*_dseg.json')
-    return (path for path in paths if not has_tissues(path.name))
+    return (p for p in paths if not (has_tissues(p.name) or has_parcels(p.name)))
 
 
 def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
