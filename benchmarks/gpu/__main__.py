@@ -106,7 +106,7 @@ def _run_part(
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            code = process.wait(max(seconds, 1))
+            code = process.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:
             code = None
         finally:

@@ -146,8 +146,12 @@ def network(run: Run) -> None:
     shape = (32, 32, 32) if run.tiny else (192, 224, 192)
     torch.manual_seed(0)
     image = torch.rand(1, 1, *shape, device=run.device)
-    paper = UNet3D(NetworkConfig(features=4) if run.tiny else NetworkConfig())
-    networks = {'shipped': load_model()[0], 'paper': paper}
+    networks = {'shipped': load_model()[0], 'paper': UNet3D(NetworkConfig())}
+    if run.tiny:
+        networks = {
+            name: UNet3D(replace(one.config, features=4, levels=3, output_features=0))
+            for name, one in networks.items()
+        }
     found: dict[str, dict[str, Any]] = {
         name: {'shape': list(shape), 'tflop': 2 * operations(one, image)}
         for name, one in networks.items()

@@ -112,7 +112,8 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path, files):
 
 def test_a_part_that_takes_too_long_is_stopped(tmp_path, files):
     args = Namespace(out=tmp_path, files=files, device='cpu', tiny=True, start_from=None)
-    result = program._run_part('agreement', args, dict(os.environ), 0.1)
+    environment = program._environment(files, tmp_path)
+    result = program._run_part('agreement', args, environment, 0.05)
     assert result['error'] == 'stopped after 0 s'
 
 
