@@ -276,20 +276,32 @@ def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
     """
     steps = np.ones(3)
     for axis in range(3):
-        line, inside = (volume.movedim(axis, 0) for volume in (image, brain))
-        slopes = line.diff(dim=0)
-        known = inside[1:] & inside[:-1]
+        slopes = image.diff(dim=axis)
+        known = _neighbours(brain, axis)
+        if not known.any():
+            continue
         # Larger than the rounding errors of a straight line of integers.
-        least = FLATNESS_TOLERANCE * slopes[known].abs().mean()
-        known = known[1:] & known[:-1]
-        straight = slopes.diff(dim=0).abs() < least
+        least = FLATNESS_TOLERANCE * float((slopes.abs() * known).sum()) / _count(known)
+        known = _neighbours(known, axis)
+        straight = (slopes.diff(dim=axis).abs() < least) & known
         # Noise, or few grey values, give as many zero first differences.
-        flat = slopes[1:].abs() < least
-        share = straight[known].float().mean() - flat[known].float().mean()
-        if share > LEAST_STRAIGHT:
-            samples = straight[:-1] & ~straight[1:]
-            steps[axis] = 1 / float(samples[known[1:] & known[:-1]].float().mean())
+        flat = (slopes.narrow(axis, 1, known.shape[axis]).abs() < least) & known
+        if _count(straight) - _count(flat) > LEAST_STRAIGHT * _count(known):
+            ends = straight.narrow(axis, 1, known.shape[axis] - 1)
+            samples = straight.narrow(axis, 0, known.shape[axis] - 1) & ~ends
+            pairs = _neighbours(known, axis)
+            steps[axis] = _count(pairs) / max(_count(samples & pairs), 1)
     return steps
+
+
+def _neighbours(mask: Tensor, axis: int) -> Tensor:
+    """Return which voxels are in a mask together with the next one along an axis."""
+    n = max(mask.shape[axis] - 1, 0)
+    return mask.narrow(axis, 0, n) & mask.narrow(axis, mask.shape[axis] - n, n)
+
+
+def _count(mask: Tensor) -> int:
+    return int(np.count_nonzero(mask.numpy()))
 
 
 def _expected(
