@@ -138,7 +138,7 @@ def refine(
             now.mul_(_at(share, one.voxels))
     for one, now in zip(structures, found, strict=True):
         for channel, part in one.parts:
-            volume = posteriors[(channel, *one.box)]
+            volume = posteriors[channel][one.box]
             values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
             volume.copy_(values.view(volume.shape))
     return posteriors
@@ -196,25 +196,25 @@ def _structure(
     coarse = [-(-n // step) for n in size]
     lists, priors, parts, first = [], [], [], 0
     for channel, side in zip(channels, sides, strict=True):
-        values = posteriors[(channel, *side)]
+        values = posteriors[channel][side]
         likely = values >= LEAST_POSTERIOR
         near = [
             place.add_(own.start - part.start)
             for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
         ]
         places = [place + part.start for place, part in zip(near, box, strict=True)]
-        cells = [place // step for place in near]
-        grids = ((places, posteriors.shape[1:]), (near, size), (cells, coarse))
+        cell = [place // step for place in near]
+        grids = ((places, posteriors.shape[1:]), (near, size), (cell, coarse))
         lists.append([_flat_index(*grid) for grid in grids])
         priors.append(values[likely])
         parts.append((channel, slice(first, first := first + len(priors[-1]))))
     voxels, inside, cells = (torch.cat(part) for part in zip(*lists, strict=True))
-    blur = [_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse]
-    enlarge = [_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True)]
+    x, y, z = (_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse)
+    blur = x, y, z
+    x, y, z = (_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True))
+    enlarge = x, y, z
     prior = torch.cat(priors)
-    return _Structure(
-        box, voxels, inside, cells, prior, tuple(parts), step**3, tuple(blur), tuple(enlarge)
-    )
+    return _Structure(box, voxels, inside, cells, prior, tuple(parts), step**3, blur, enlarge)
 
 
 def independence(steps: np.ndarray) -> float:
