@@ -32,8 +32,7 @@ from synthseg_bids.images.volume_io import read_volume
 from synthseg_bids.inference import localise, refine, segmenter
 
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
-#: Functions that are measured, by the module that calls them; a name with two dots is a part of
-#: the step above it.
+#: Functions that are measured, in the module that calls them, and what they do.
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (segmenter, 'prepare', 'resample to the network grid'),
     (localise, 'region_to_segment', 'localise'),
