@@ -121,6 +121,7 @@ docs: $(INSTALLED)
 bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/training.py
 
 RELEASE_OPTIONS ?=

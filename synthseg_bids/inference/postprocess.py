@@ -78,14 +78,14 @@ def _keep_component(posteriors: Tensor, channels: list[int]) -> None:
     """Keep the largest component of a group of channels, dilated by one voxel, in place."""
     boxes = [support_box(posteriors[channel], KEEP_THRESHOLD) for channel in channels]
     reach = widen_box(join_boxes(boxes), 1, posteriors.shape[1:])
-    likely = torch.zeros(posteriors[(0, *reach)].shape, dtype=torch.bool)
+    likely = torch.zeros(posteriors[0][reach].shape, dtype=torch.bool)
     for channel in channels:
-        likely |= posteriors[(channel, *reach)] > KEEP_THRESHOLD
+        likely |= posteriors[channel][reach] > KEEP_THRESHOLD
     component = torch.from_numpy(_dilate(largest_component(likely.numpy())))
     for channel in channels:
-        kept = posteriors[(channel, *reach)] * component
+        kept = posteriors[channel][reach] * component
         posteriors[channel].zero_()
-        posteriors[(channel, *reach)] = kept
+        posteriors[channel][reach] = kept
 
 
 def fill(posteriors: Tensor, holes: Tensor) -> None:
@@ -212,7 +212,7 @@ def most_likely(posteriors: Tensor) -> tuple[Tensor, Tensor]:
         box = support_box(posteriors[channel], 0.99 / len(posteriors))
         if box is None:
             continue
-        probability = posteriors[(channel, *box)]
+        probability = posteriors[channel][box]
         winner[box].masked_fill_(probability > best[box], channel)
         torch.maximum(best[box], probability, out=best[box])
     return best, winner

@@ -138,7 +138,7 @@ def refine(
             now.mul_(_at(share, one.voxels))
     for one, now in zip(structures, found, strict=True):
         for channel, part in one.parts:
-            volume = posteriors[(channel, *one.box)]
+            volume = posteriors[channel][one.box]
             values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
             volume.copy_(values.view(volume.shape))
     return posteriors
@@ -196,25 +196,25 @@ def _structure(
     coarse = [-(-n // step) for n in size]
     lists, priors, parts, first = [], [], [], 0
     for channel, side in zip(channels, sides, strict=True):
-        values = posteriors[(channel, *side)]
+        values = posteriors[channel][side]
         likely = values >= LEAST_POSTERIOR
         near = [
             place.add_(own.start - part.start)
             for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
         ]
         places = [place + part.start for place, part in zip(near, box, strict=True)]
-        cells = [place // step for place in near]
-        grids = ((places, posteriors.shape[1:]), (near, size), (cells, coarse))
+        cell = [place // step for place in near]
+        grids = ((places, posteriors.shape[1:]), (near, size), (cell, coarse))
         lists.append([_flat_index(*grid) for grid in grids])
         priors.append(values[likely])
         parts.append((channel, slice(first, first := first + len(priors[-1]))))
     voxels, inside, cells = (torch.cat(part) for part in zip(*lists, strict=True))
-    blur = [_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse]
-    enlarge = [_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True)]
+    x, y, z = (_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse)
+    blur = x, y, z
+    x, y, z = (_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True))
+    enlarge = x, y, z
     prior = torch.cat(priors)
-    return _Structure(
-        box, voxels, inside, cells, prior, tuple(parts), step**3, tuple(blur), tuple(enlarge)
-    )
+    return _Structure(box, voxels, inside, cells, prior, tuple(parts), step**3, blur, enlarge)
 
 
 def independence(steps: np.ndarray) -> float:
@@ -276,20 +276,32 @@ def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
     """
     steps = np.ones(3)
     for axis in range(3):
-        line, inside = (volume.movedim(axis, 0) for volume in (image, brain))
-        slopes = line.diff(dim=0)
-        known = inside[1:] & inside[:-1]
+        slopes = image.diff(dim=axis)
+        known = _neighbours(brain, axis)
+        if not known.any():
+            continue
         # Larger than the rounding errors of a straight line of integers.
-        least = FLATNESS_TOLERANCE * slopes[known].abs().mean()
-        known = known[1:] & known[:-1]
-        straight = slopes.diff(dim=0).abs() < least
+        least = FLATNESS_TOLERANCE * float((slopes.abs() * known).sum()) / _count(known)
+        known = _neighbours(known, axis)
+        straight = (slopes.diff(dim=axis).abs() < least) & known
         # Noise, or few grey values, give as many zero first differences.
-        flat = slopes[1:].abs() < least
-        share = straight[known].float().mean() - flat[known].float().mean()
-        if share > LEAST_STRAIGHT:
-            samples = straight[:-1] & ~straight[1:]
-            steps[axis] = 1 / float(samples[known[1:] & known[:-1]].float().mean())
+        flat = (slopes.narrow(axis, 1, known.shape[axis]).abs() < least) & known
+        if _count(straight) - _count(flat) > LEAST_STRAIGHT * _count(known):
+            ends = straight.narrow(axis, 1, known.shape[axis] - 1)
+            samples = straight.narrow(axis, 0, known.shape[axis] - 1) & ~ends
+            pairs = _neighbours(known, axis)
+            steps[axis] = _count(pairs) / max(_count(samples & pairs), 1)
     return steps
+
+
+def _neighbours(mask: Tensor, axis: int) -> Tensor:
+    """Return which voxels are in a mask together with the next one along an axis."""
+    n = max(mask.shape[axis] - 1, 0)
+    return mask.narrow(axis, 0, n) & mask.narrow(axis, mask.shape[axis] - n, n)
+
+
+def _count(mask: Tensor) -> int:
+    return int(np.count_nonzero(mask.numpy()))
 
 
 def _expected(

@@ -13,9 +13,12 @@ from synthseg_bids.inference.postprocess import (
     NEIGHBOUR_WEIGHT,
     clean,
     fill,
+    join_boxes,
+    most_likely,
     resample_labels,
     smooth,
     soft_volumes,
+    support_box,
 )
 from synthseg_bids.labels import segmentation_labels
 
@@ -168,3 +171,55 @@ def test_soft_volumes_count_what_lies_outside():
     posteriors[1] = 0.25
     posteriors[0] = 0.75
     np.testing.assert_allclose(soft_volumes(posteriors, 100, 2.0), [196, 4, 0])
+
+
+def test_the_most_likely_channel_is_that_of_the_largest_posterior():
+    posteriors = random_posteriors((12, 11, 10))
+    best, winner = most_likely(posteriors)
+    expected = posteriors.max(0)
+    assert torch.equal(best, expected.values)
+    assert torch.equal(winner, expected.indices)
+    assert len(winner.unique()) > 10
+
+
+def test_support_boxes():
+    volume = torch.zeros(5, 6, 7)
+    assert support_box(volume, 0.0) is None
+    assert support_box(volume[:0], 0.0) is None
+    volume[1, 2, 3] = volume[3, 4, 1] = 0.5
+    volume[0, 0, 6] = 0.1
+    box = support_box(volume, 0.2)
+    assert box == (slice(1, 4), slice(2, 5), slice(1, 4))
+    assert support_box(volume.permute(2, 0, 1), 0.2) == (box[2], box[0], box[1])
+    whole = (slice(0, 4), slice(0, 5), slice(1, 7))
+    assert join_boxes([box, None, support_box(volume, 0.0)]) == whole
+    assert join_boxes([None]) == (slice(0, 0),) * 3
+
+
+def test_only_the_box_that_a_channel_fills_is_smoothed():
+    posteriors = torch.zeros(2, 20, 20, 20)
+    posteriors[1, 5:9, 6:12, 7:9] = torch.rand(4, 6, 2)
+    posteriors[0] = 1 - posteriors[1]
+    found = smooth(posteriors.clone())
+    torch.testing.assert_close(found.sum(0), torch.ones(20, 20, 20))
+    outside = torch.ones(20, 20, 20, dtype=torch.bool)
+    outside[4:10, 5:13, 6:10] = False
+    assert torch.equal(found[:, outside], posteriors[:, outside])
+
+
+def test_one_of_two_components_of_a_group_is_kept():
+    posteriors = torch.zeros((33, 16, 16, 16))
+    left, right = HIPPOCAMPI
+    posteriors[LABELS.index(16), 2:14, 2:14, 2:14] = 1
+    for channel, part in ((left, slice(3, 7)), (right, slice(11, 13))):
+        posteriors[:, part, 5:9, 5:9] = 0
+        posteriors[channel, part, 5:9, 5:9] = 1
+    posteriors[0] = 1 - posteriors[1:].sum(0)
+    # Both are in groups of their own: neither is touched.
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    torch.testing.assert_close(cleaned, posteriors[(slice(None), *box)])
+    joined = tuple(1 if channel in HIPPOCAMPI else 0 for channel in range(33))
+    cleaned, _ = clean(posteriors.clone(), joined)
+    assert not cleaned[right].any()
+    assert cleaned[left].sum() == posteriors[left].sum()
+    torch.testing.assert_close(cleaned.sum(0), torch.ones(cleaned.shape[1:]))

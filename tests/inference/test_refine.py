@@ -56,6 +56,29 @@ def test_what_is_background_stays_so(head):
     torch.testing.assert_close(found[0], posteriors[0])
 
 
+def test_refines_a_part_of_a_larger_volume_in_place(head):
+    posteriors, scan, _ = head
+    expected = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
+    larger = torch.zeros(4, 50, 44, 43)
+    part = larger[:, 1:49, 2:42, 3:43]
+    part.copy_(posteriors)
+    found = refine(part, scan, 1.0, MIRROR, 0.5, FINE)
+    assert found.data_ptr() == part.data_ptr()
+    torch.testing.assert_close(found, expected)
+
+
+def test_unlikely_structures_keep_their_posterior(head):
+    posteriors, scan, _ = head
+    posteriors = posteriors.clone()
+    posteriors[3, 4:8] += 5e-4
+    posteriors[0, 4:8] -= 5e-4
+    least = posteriors[3, :, 0, 0] == 5e-4
+    assert least.any()
+    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
+    torch.testing.assert_close(found.sum(0), posteriors.sum(0))
+    assert torch.equal(found[3, least], posteriors[3, least])
+
+
 def test_without_weight_or_contrast_nothing_changes(head):
     posteriors, scan, _ = head
     torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0, FINE), posteriors)
