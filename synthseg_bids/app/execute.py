@@ -55,6 +55,11 @@ def workflow_name(config: RunConfig) -> str:
     return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
+def priors_dir(config: RunConfig, setup: Setup) -> Path:
+    """Return the folder for what the network alone predicts for the images."""
+    return setup.work_dir / workflow_name(config) / 'priors'
+
+
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
     """Remove the intermediate files of this dataset, and nothing else."""
     folder = work_dir / workflow_name(config)
@@ -184,5 +189,6 @@ def _execute(
         ct=config.ct,
         lesions=config.lesions,
         **config.outputs,
+        priors_dir=str(priors_dir(config, setup)) if config.combine == 'session' else '',
         overwrite=config.overwrite,
     )

@@ -39,6 +39,7 @@ def init_image_wf(
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
     compare: bool = False,
+    priors_dir: str = '',
     resources: Resources | None = None,
     name: str = 'image_wf',
 ) -> Workflow:
@@ -75,6 +76,9 @@ def init_image_wf(
         :class:`synthseg_bids.interfaces.SegmentImage`.
     compare : bool
         Compare with references.
+    priors_dir : str
+        Folder in which to keep what the network alone predicts, for segmentations of several
+        images together (empty: not kept).
     resources : Resources, optional
         By default one thread on the CPU.
     name : str
@@ -154,6 +158,7 @@ def init_image_wf(
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
             **dict.fromkeys(tissues, True),
+            **({'priors_dir': priors_dir} if priors_dir else {}),
         )
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)
