@@ -55,6 +55,11 @@ def workflow_name(config: RunConfig) -> str:
     return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
+def sessions_name(config: RunConfig) -> str:
+    """Name the folder of intermediate files of sessions."""
+    return f'sessions_{workflow_name(config)}'
+
+
 def priors_dir(config: RunConfig, setup: Setup) -> Path:
     """Return the folder for what the network alone predicts for the images."""
     return setup.work_dir / workflow_name(config) / 'priors'
@@ -62,10 +67,11 @@ def priors_dir(config: RunConfig, setup: Setup) -> Path:
 
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
     """Remove the intermediate files of this dataset, and nothing else."""
-    folder = work_dir / workflow_name(config)
-    if folder.is_dir():
-        logger.info('%s: removed (--clean-workdir)', folder)
-        shutil.rmtree(folder)
+    for name in (workflow_name(config), sessions_name(config)):
+        folder = work_dir / name
+        if folder.is_dir():
+            logger.info('%s: removed (--clean-workdir)', folder)
+            shutil.rmtree(folder)
 
 
 def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import RunConfig
-from .execute import CHUNK, Setup, priors_dir, split, workflow_name
+from .execute import CHUNK, Setup, priors_dir, sessions_name, split
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _attempt(
             ledger,
             out_dir,
             base_dir=setup.work_dir,
-            name=f'sessions_{workflow_name(config)}',
+            name=sessions_name(config),
             log_dir=setup.log_dir,
             resources=setup.resources,
             plugin=setup.plugin,

@@ -84,7 +84,8 @@ the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 
-Images are never averaged, and the segmentation of a single image uses no other one. Intended for research, not for diagnosis.
+Images are never averaged, and the segmentation of a single image uses no other one. Intended for
+research, not for diagnosis.
 """
 
 _RESOLUTION = (

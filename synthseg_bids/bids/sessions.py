@@ -73,7 +73,7 @@ def list_sessions(images: Iterable[ImageRecord]) -> list[SessionRecord]:
     for _, some in sorted(by_session.items()):
         if len(some) > 1:
             some = sorted(some, key=lambda image: image.relative)
-            entities = {k: some[0].entities[k] for k in ('sub', 'ses') if k in some[0].entities}
+            entities = {k: v for k, v in some[0].entities.items() if k in ('sub', 'ses')}
             stem = '_'.join(
                 [*_labels(entities), f'space-{SPACE}', f'seg-{SESSION.seg}', 'desc-combined']
             )
@@ -184,7 +184,7 @@ def save_session(
     for old in stale_files(out_dir, session):
         old.unlink()
     images = [session.images[number] for number in used]
-    shared = {'SessionSHA256': fingerprint(out_dir, session)}
+    shared: dict[str, Any] = {'SessionSHA256': fingerprint(out_dir, session)}
     shared |= {'Refused': [*refused]} if refused else {}
     written: list[str] = []
     for number, image in enumerate(images):

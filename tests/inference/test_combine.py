@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.ellipsoids import head, motion, seen
+from ellipsoids import head, motion, seen
 from scipy.ndimage import gaussian_filter1d
 
 from synthseg_bids.errors import InputImageError

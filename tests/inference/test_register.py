@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.ellipsoids import head, motion, seen
+from ellipsoids import head, motion, seen
 from scipy.spatial.transform import Rotation
 
 from synthseg_bids.inference.register import register
