@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,14 @@ def blurred(segmentation: SoftSegmentation, axis: int) -> SoftSegmentation:
 def card(labels: tuple[int, ...], weight: float = 0.0) -> ModelCard:
     config = NetworkConfig(levels=3, out_channels=len(labels))
     return ModelCard('stub', config, 1.0, labels=labels, intensity_weight=weight)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def coarse() -> Iterator[None]:
+    """Combine on a grid as coarse as the head is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('synthseg_bids.inference.combine.COMMON_MM', 2.0)
+        yield
 
 
 @pytest.fixture(scope='module')
