@@ -64,6 +64,7 @@ class RunConfig:
     aseg_stats: bool = False
     tissue_maps: bool = False
     five_tissue: bool = False
+    combine: str = 'none'
     precomputed: Path | None = None
     charts: bool = False
     nprocs: int | None = None

@@ -28,6 +28,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'parc': ('--parc (or --level full)', (False,)),
     'tissue_maps': ('--tissue-maps', (False,)),
     'five_tissue': ('--five-tissue', (False,)),
+    'combine': ('--combine', ('none',)),
     'precomputed': ('--precomputed', (None,)),
     'device': ('--device', ('auto', 'cpu')),
     'n_gpus': ('--n-gpus', (None, 0)),

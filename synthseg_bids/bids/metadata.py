@@ -34,6 +34,7 @@ sub-*/figures
 *_dice.*
 *_qc.*
 *_agreement.*
+*_xfm.*
 seg-*_dseg.ctab
 seg-*_dseg.label
 seg-*_dseg.ctbl
@@ -74,6 +75,10 @@ Every image of the source dataset has its own files, named after it:
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
+- `*_seg-synthsegsession_*` (on request): the images of a session segmented together, each on its
+  own grid, and once on a grid of 1 mm halfway between them (`space-session`);
+  `*_from-<one>_to-<other>_mode-image_xfm.txt`: the rigid transforms between them, in the format
+  of ITK.
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
 
 `group_status.tsv` names every image that was looked at and says what became of it; the other
@@ -85,7 +90,8 @@ the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 
-Images are never averaged or registered to each other. Intended for research, not for diagnosis.
+Images are never averaged, and the segmentation of a single image uses no other one. Intended for
+research, not for diagnosis.
 """
 
 _RESOLUTION = (

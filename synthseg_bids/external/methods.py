@@ -85,10 +85,17 @@ METHODS = {
     )
 }
 
+#: Our own method with all images of a session together; no method to ask for, since it needs the
+#: segmentations of single images.
+SESSION = Method(
+    name='session', seg=f'{OURS}session', title='SynthSeg, the session together', mem_gb=4.0
+)
+
 
 def title_of(seg: str) -> str:
     """Return the title of the method with a name in files and tables."""
-    return next((method.title for method in METHODS.values() if method.seg == seg), seg)
+    known = (*METHODS.values(), SESSION)
+    return next((method.title for method in known if method.seg == seg), seg)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ..parcels import parcel_labels
 from .parcels import ParcelPosteriors, label_parcels
 from .postprocess import Box, resample_labels, resample_sums
 from .preprocess import Prepared
+from .soft_segmentation import SoftSegmentation
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -80,6 +81,8 @@ class Segmentation:
         :data:`synthseg_bids.measure.tissues.PARTS`.
     parcels : (x, y, z) int16 array, or None
         The labels with parcels for cortex, numbered as in FreeSurfer's aparc+aseg, if asked for.
+    prior : SoftSegmentation or None
+        What the network alone predicts; lesions are a label of it even where they are folded.
     """
 
     labels: np.ndarray
@@ -94,6 +97,7 @@ class Segmentation:
     fallback: str = ''
     tissues: np.ndarray | None = None
     parcels: np.ndarray | None = None
+    prior: SoftSegmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class NetworkPosteriors:
     start : float
         Start time, by :func:`time.perf_counter`.
     device : torch.device
-    report, fallback
+    report, fallback, prior
         See :class:`Segmentation`.
     parcels : ParcelPosteriors or None
         Logits of the parcels, if asked for.
@@ -130,6 +134,7 @@ class NetworkPosteriors:
     report: NetworkReport
     fallback: str
     parcels: ParcelPosteriors | None = None
+    prior: SoftSegmentation | None = None
 
     def on_grid(
         self, grid: Grid, steps: np.ndarray, posteriors: bool

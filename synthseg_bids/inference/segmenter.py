@@ -45,12 +45,14 @@ from .forward import Prediction
 from .localise import EMPTY_MARGIN, predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
+from .original_spacing import own_steps
 from .parcels import Parcellator
-from .postprocess import Box, clean, most_likely, soft_volumes
+from .postprocess import Box, clean, most_likely, smooth, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
-from .refine import sharpen
+from .refine import refine_alone
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
+from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +250,7 @@ class Segmenter:
         posteriors_1mm: bool = False,
         ct: bool | None = None,
         tissues: bool = False,
+        prior: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -266,6 +269,9 @@ class Segmenter:
             by :func:`~synthseg_bids.images.ct.is_hounsfield`).
         tissues : bool
             Whether to return the probabilities of tissues (5 bytes per voxel).
+        prior : bool
+            Whether to return what the network alone predicts, before its posteriors are refined
+            by the scan's intensities, for a combination with other scans.
 
         Returns
         -------
@@ -276,11 +282,15 @@ class Segmenter:
         InputImageError
             If nearly all voxels have one value.
         """
-        found = self.predict(data, affine, ct)
+        found = self.predict(data, affine, ct, prior)
         return self.resample(found, posteriors, labels_1mm, posteriors_1mm, tissues)
 
     def predict(
-        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+        self,
+        data: np.ndarray,
+        affine: np.ndarray,
+        ct: bool | None = None,
+        keep_prior: bool = False,
     ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
@@ -308,14 +318,24 @@ class Segmenter:
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
-        else:
-            image = prepared.image[region][inner]
-            posteriors = sharpen(posteriors, image, prepared.steps, self.card)
-        if len(self.labels) < len(self.card.labels):
-            posteriors = fold_lesions(posteriors, self.card.labels)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
+        image, steps = prepared.image[region][inner], prepared.steps
+        if image.size:
+            if self.card.network.sub_voxels > 1:
+                posteriors = smooth(posteriors)
+            steps = own_steps(steps, image, posteriors[0] < 0.5)
+        prior = None
+        if keep_prior:
+            # Now, since the refinement works in place.
+            prior = SoftSegmentation.from_probabilities(
+                posteriors, self.card.labels, prepared.grid, box, steps * self.card.spacing_mm
+            )
+        if image.size:
+            posteriors = refine_alone(posteriors, image, steps, self.card)
+        if len(self.labels) < len(self.card.labels):
+            posteriors = fold_lesions(posteriors, self.card.labels)
         best, winner = most_likely(posteriors)
         confidence = mean_confidence(best, winner, len(posteriors))
         report = NetworkReport(
@@ -331,7 +351,17 @@ class Segmenter:
         if self._parcellator is not None:
             parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
-            prepared, self.labels, posteriors, box, seen, device, start, report, note, parcels
+            prepared,
+            self.labels,
+            posteriors,
+            box,
+            seen,
+            device,
+            start,
+            report,
+            note,
+            parcels,
+            prior,
         )
 
     def _turn(
@@ -400,6 +430,7 @@ class Segmenter:
             fallback=found.fallback,
             tissues=found.tissue_parts() if tissues else None,
             parcels=None if parcels is None else from_ras(parcels, prepared.orient),
+            prior=found.prior,
         )
 
 

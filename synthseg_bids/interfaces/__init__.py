@@ -15,7 +15,9 @@ from .prepare_labels import PrepareLabels
 from .qc import AssessQuality
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
+from .save_session import SaveSession
 from .segment import SegmentImage
+from .segment_session import SegmentSession
 from .synthesize import SynthesizeImage
 from .train import TrainSynthSeg
 
@@ -31,7 +33,9 @@ __all__ = [
     'RunMriSynthSeg',
     'RunSamseg',
     'SaveDerivatives',
+    'SaveSession',
     'SegmentImage',
+    'SegmentSession',
     'SynthesizeImage',
     'TrainSynthSeg',
     'TranslateLabels',
