@@ -26,7 +26,7 @@ from torch.nn import functional
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from ..models.card import ModelCard
-from .gaussians import MIN_POSTERIOR, Observed, block_sum, likelihood
+from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
 from .original_spacing import independence
 from .postprocess import Box, join_boxes, support_box
 from .preprocess import rescale_intensities

@@ -71,13 +71,17 @@ def likelihood(posterior: Tensor, scans: Sequence[Observed]) -> Tensor:
     ]
     found = torch.ones_like(posterior)
     for which in product((False, True), repeat=len(scans)):
+        chosen = [number for number, shown in enumerate(which) if shown]
         here = torch.ones_like(views[0])
         for view, shown in zip(views, which, strict=True):
             here &= view if shown else ~view
-        voxels = here.nonzero()[:, 0]
-        chosen = [scan.part(voxels) for scan, shown in zip(scans, which, strict=True) if shown]
-        if chosen and len(voxels):
-            found[voxels] = _gaussian(posterior[voxels], chosen)
+        if chosen and here.any():
+            # All voxels that these scans show, others or not, have the same Gaussian.
+            voxels = torch.stack([views[number] for number in chosen]).all(0).nonzero()[:, 0]
+            values = _gaussian(
+                posterior[voxels], [scans[number].part(voxels) for number in chosen]
+            )
+            found[here] = values[here[voxels]]
     return found
 
 
