@@ -40,10 +40,11 @@ LEAST = 15
 
 
 class Traffic(TorchDispatchMode):
-    """Count operations, and the bytes that they read and write if caches hold nothing."""
+    """Count operations on a device, and the bytes that they read and write without caches."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.device_type = device.type
         self.bytes = self.operations = 0
 
     def __torch_dispatch__(
@@ -51,11 +52,18 @@ class Traffic(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         read, written = (
-            [one for one in tree_leaves(tree) if isinstance(one, Tensor)]
+            [
+                one
+                for one in tree_leaves(tree)
+                if isinstance(one, Tensor) and one.device.type == self.device_type
+            ]
             for tree in ((args, kwargs), out)
         )
+        if not (read or written):
+            return out
         storages = {one.untyped_storage()._cdata for one in read}
         views = all(one.untyped_storage()._cdata in storages for one in written)
+        # Views and tensors without content read and write nothing.
         if func._schema.is_mutable or not (views or 'empty' in func.name()):
             self.operations += 1
             self.bytes += sum(
@@ -105,7 +113,7 @@ def generator(run: Run) -> None:
     for seed in range(len(maps)):
         make(maps, config, seed)
     run.synchronize()
-    with Traffic() as traffic:
+    with Traffic(run.device) as traffic:
         for seed in range(COUNTED):
             make(maps, config, seed)
     moved = traffic.bytes / COUNTED / 1e9

@@ -137,7 +137,7 @@ def test_without_files_there_are_ellipsoids(tmp_path):
 
 def test_bytes_are_counted_but_for_views():
     one = torch.zeros(10, 10)
-    with Traffic() as traffic:
+    with Traffic(one.device) as traffic:
         (one + 1)[2:].T.reshape(-1).mul_(2)
     # The sum reads and writes 400 bytes; the copy 320; the product reads its tensor and writes it.
     assert traffic.operations == 3
