@@ -26,6 +26,8 @@ TISSUE_KINDS = {
 }
 #: What the name of a segmentation ends with where it has three tissues, not structures.
 TISSUE_SEG = 'tissue'
+#: Name of the segmentation that has parcels in the place of the cortex.
+PARCELS_SEG = 'aparcaseg'
 
 _ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
 
@@ -81,6 +83,17 @@ def has_tissues(name: str) -> bool:
     True
     """
     return re.search(f'_seg-[a-zA-Z0-9]*{TISSUE_SEG}_', name) is not None
+
+
+def has_parcels(name: str) -> bool:
+    """Tell whether a label map, by its name, has the parcels of our own network.
+
+    Examples
+    --------
+    >>> has_parcels('sub-01_seg-aparcaseg_desc-T1w_dseg.nii.gz')
+    True
+    """
+    return f'_seg-{PARCELS_SEG}_' in name
 
 
 def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synthseg') -> str:
