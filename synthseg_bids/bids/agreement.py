@@ -23,7 +23,7 @@ from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
 from ..files import read_description, read_text, write_json, write_table
-from .names import anat_folder, has_tissues, parse_name
+from .names import anat_folder, has_parcels, has_tissues, parse_name
 from .records import fault, record, unreadable
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
@@ -91,7 +91,8 @@ def _label_maps(folder: Path) -> list[_LabelMap]:
     # Label maps on a 1 mm grid are sorted last, and used if there is no other.
     for path in sorted(paths, key=lambda path: ('_res-' in path.name, path)):
         parsed = parse_name(path.name)
-        if parsed is None or parsed[1:] != ('dseg', '.nii.gz') or has_tissues(path.name):
+        other = has_tissues(path.name) or has_parcels(path.name)
+        if parsed is None or parsed[1:] != ('dseg', '.nii.gz') or other:
             continue
         entities = parsed[0]
         seg = entities.get('seg', '')

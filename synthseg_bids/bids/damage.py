@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_text
-from .names import has_tissues, parse_name
+from .names import has_parcels, has_tissues, parse_name
 from .records import TableError, fault, is_broken_seal, read_whole_table, unreadable
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,9 @@ def markers(out_dir: Path) -> Iterator[Path]:
     """List the sidecars of all label maps; see :func:`damage`."""
     for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
         paths = sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json'))
-        yield from (path for path in paths if not has_tissues(path.name))
+        for path in paths:
+            if not (has_tissues(path.name) or has_parcels(path.name)):
+                yield path
 
 
 def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
 from ..files import write_json, write_table
@@ -83,10 +84,10 @@ def write_group_tables(
     """
     volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
     overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
-    columns = {
-        name: {'Description': f'Dice overlap of {name}.'}
-        for name in (MEAN_NAME, *structure_names(overlaps))
-    }
+    compared = (MEAN_NAME, *structure_names(overlaps))
+    if any(MEAN_OF_PARCELS in row for row in overlaps):
+        compared += (MEAN_OF_PARCELS,)
+    columns = {name: {'Description': f'Dice overlap of {name}.'} for name in compared}
     _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
 
     quality = _gather(out_dir, 'qc', 'measure', 'value', damaged)
