@@ -18,6 +18,7 @@ from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
+from ..parcels import parcel_labels
 from .parcels import ParcelPosteriors, label_parcels
 from .postprocess import Box, resample_sums
 from .preprocess import Prepared
@@ -196,6 +197,14 @@ class Result:
         return type(image)(image.dataobj, self.scan.affine, image.header)
 
     @cached_property
+    def parcels(self) -> nib.Nifti1Image | None:
+        """The same with parcels in the place of the cortex; None if they were not asked for."""
+        if self.segmentation.parcels is None:
+            return None
+        image = label_image(self.segmentation.parcels, self.scan)
+        return type(image)(image.dataobj, self.scan.affine, image.header)
+
+    @cached_property
     def posteriors(self) -> nib.Nifti1Image:
         """Probability of every label on the grid of the scan, 4D; computed on first access.
 
@@ -213,7 +222,7 @@ class Result:
 
     @cached_property
     def volumes(self) -> pd.Series:
-        """Volume of every structure of the label map, and of all of them, in mm^3, by name."""
+        """Volume of every structure and parcel, and of all structures, in mm^3, by name."""
         import pandas as pd
 
         volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
@@ -222,6 +231,10 @@ class Result:
             for label in channels_of(len(self.segmentation.volumes_mm3))
             if label.index
         }
+        if self.segmentation.parcels is not None:
+            of_parcels = volumes_from_labels(self.segmentation.parcels, self.scan.affine)
+            for label in parcel_labels():
+                by_name[label.name] = of_parcels.get(label.index, (0, 0.0))[1]
         by_name[TOTAL_NAME] = total_intracranial(volumes)
         for channel in self.card.unknown_channels:
             by_name[segmentation_labels()[channel].name] = by_name[TOTAL_NAME] = np.nan
@@ -241,5 +254,6 @@ class Result:
             self.scan.affine,
             header_of(self.scan),
             found.report,
+            parcels=found.parcels,
         )
         return pd.DataFrame(rows).set_index('measure')
