@@ -178,6 +178,7 @@ def _execute(
         monitor=config.resource_monitor,
         model=str(setup.chosen.model),
         model_sha256=setup.chosen.model_sha256,
+        parcels_sha256=setup.chosen.parcels_sha256,
         program=setup.chosen.program,
         flip=not config.fast,
         autocrop=config.autocrop,

@@ -159,7 +159,8 @@ def _run_participants(config: RunConfig) -> int:
     # First of all, so that a folder that is not writable is an error before anything has run.
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues
-    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method, tissues)
+    links = dict(config.derivatives)
+    describe_dataset(out_dir, config.bids_dir, links, chosen.method, tissues, config.parc)
     log_dir = _start_log(config, chosen, resources)
     setup = Setup(chosen, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)
@@ -242,6 +243,7 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
         autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
+        parcels=config.parc,
     )
 
 

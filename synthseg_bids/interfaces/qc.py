@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from .base import VersionedInputSpec
 
@@ -15,6 +15,7 @@ class _InputSpec(VersionedInputSpec):
         exists=True, mandatory=True, desc='image; the suffix of a BIDS name gives its contrast'
     )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+    in_parcels = File(exists=True, desc='label map with parcels of the cortex, on the same grid')
     network_report = traits.Dict(usedefault=True, desc='fields of a NetworkReport')
 
 
@@ -48,6 +49,7 @@ class AssessQuality(SimpleInterface):
             header_of(image),
             NetworkReport(**inputs.network_report),
             named[1] if named else '',
+            read_label_map(inputs.in_parcels).data if isdefined(inputs.in_parcels) else None,
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)
