@@ -17,7 +17,7 @@ from .agreement import read_agreement
 from .page import write_page
 from .pictures import legend, names_by_color, read_picture
 from .quality import describe_quality, read_quality, short_note
-from .structures import structures
+from .structures import parcels, structures
 from .tree import (
     Image,
     checked_rows,
@@ -167,7 +167,7 @@ def _describe(out_dir: Path, image: Image, verdict: str) -> dict[str, Any]:
         'verdict': verdict,
         'quality': describe_quality(out_dir, image),
         'picture': read_picture(out_dir, image),
-        'legend': legend(shown),
+        'legends': {'dseg': legend(shown), 'parcels': legend(parcels())},
         'volumes': volumes,
         'overlaps': describe_overlaps(out_dir, image),
     }

@@ -17,9 +17,11 @@ from synthseg_bids.reports.viewer import list_label_maps, list_participants
 STEM = 'sub-01/anat/sub-01_seg-synthseg_desc-T1w'
 
 
-def write_viewed_tree(root: Path, subjects: Sequence[str] = ('01', '02')) -> Path:
+def write_viewed_tree(
+    root: Path, subjects: Sequence[str] = ('01', '02'), parcels: bool = False
+) -> Path:
     """Write both datasets, ``raw`` and ``synthseg-bids``; the scan of sub-02's T2w is missing."""
-    out = write_tree(root, subjects)
+    out = write_tree(root, subjects, parcels=parcels)
     scan, _, affine = small_head()
     for participant in list_participants(out):
         for label_map in list_label_maps(out, participant):

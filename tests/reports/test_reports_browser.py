@@ -86,6 +86,24 @@ def test_pointing_names_a_structure(page, tree):  # noqa: F811
     assert 'right hippocampus' in found
 
 
+def test_from_structures_to_parcels_and_back(page, tmp_path):
+    opened(page, write_tree(tmp_path, ['01'], parcels=True))
+    structures = page.run(INK)
+    legends = '[...document.querySelectorAll("figure .legend")].map(e => !e.hidden).join()'
+    shown = page.run(legends)
+    assert shown == 'true,false,true,false'
+    page.press('p')
+    page.wait_for(CANVAS)
+    assert page.run(INK) > structures  # the cortex is divided
+    assert page.run(legends) == 'false,true,true,false'
+    page.run('document.querySelector(".legend:not([hidden]) button").click()')
+    assert 0 < page.run(INK) < structures / 3
+    page.press('p')
+    page.wait_for(CANVAS)
+    assert page.run(INK) == structures
+    assert page.run(legends) == shown
+
+
 def test_keys_leave_typing_alone(page, tree):  # noqa: F811
     page.open(write_group_report(tree))
     page.press('/')
