@@ -54,6 +54,8 @@ _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
 _PARCELS = ('parcels', 'parcels1mm')
 #: What else there is of parcels only, and the field of the sidecar that identifies their network.
 _OF_PARCELS, _PARCEL_MODEL = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
+#: Kinds of figures.
+FIGURES = ('scan', 'dseg', 'parcels')
 #: Fields of the label map's sidecar that decide the result, and their names in messages.
 _IDENTITY = {
     'SoftwareVersion': 'version',
@@ -111,10 +113,6 @@ def _kinds_of(stem: str) -> list[str]:
     """List the kinds that may be named after a stem: those that name no method are ours."""
     ours = f'_seg-{OURS}_' in stem
     return [kind for kind in _ENDS if ours or not (kind.endswith('_mask') or kind in _PARCELS)]
-
-
-#: Kinds of figures.
-FIGURES = ('scan', 'dseg', 'parcels')
 
 
 def figure_files(stem: str) -> dict[str, str]:
@@ -204,7 +202,8 @@ def save_image_outputs(
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = _kinds_of(stem) if outdated else ['dice'] if tried else []
-    stale += _OF_PARCELS  # of which the new tables say nothing
+    # Of parcels that this run does not find, the new tables say nothing.
+    stale += [kind for kind in _kinds_of(stem) if kind in _OF_PARCELS]
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
