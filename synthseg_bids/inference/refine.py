@@ -26,11 +26,12 @@ from ..images.geometry import bounding_box
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix
 from ..models.card import ModelCard
-from .postprocess import smooth
 from .preprocess import rescale_intensities
 
 #: Computes a structure's mean intensity in each voxel of its bounding box.
 Mean = Callable[[], Tensor]
+#: Channels of a structure, and its bounding box.
+Structure = tuple[list[int], tuple[slice, ...]]
 
 ITERATIONS = 4
 #: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
@@ -54,13 +55,17 @@ FLATNESS_TOLERANCE = 0.1
 LEAST_STRAIGHT = 0.2
 
 
-def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard) -> Tensor:
-    """Smooth posteriors if the network predicts blocks of voxels, then refine them.
+def refine_alone(
+    posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard
+) -> Tensor:
+    """Refine the posteriors of one scan, unless the model's card says not to.
 
     Parameters
     ----------
-    posteriors, image, steps
-        See :func:`refine`; `steps` before :func:`own_steps`.
+    posteriors : (n_channels, x, y, z) float32 tensor
+    image : (x, y, z) array
+    steps : (3,) array
+        See :func:`refine`.
     card : ModelCard
         Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
 
@@ -68,32 +73,30 @@ def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: Mode
     -------
     (n_channels, x, y, z) float32 tensor
     """
-    if card.network.sub_voxels > 1:
-        posteriors = smooth(posteriors)
     if not card.intensity_weight:
         return posteriors
     mirror = mirror_channels(card.labels).tolist()
-    steps = own_steps(steps, image, posteriors[0] < 0.5)
-    return refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight, steps)
+    return refine(posteriors, [image], card.spacing_mm, mirror, card.intensity_weight, [steps])
 
 
 @torch.inference_mode()
 def refine(
     posteriors: Tensor,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     spacing_mm: float,
     mirror: Sequence[int],
     weight: float,
-    steps: np.ndarray,
+    steps: Sequence[np.ndarray],
 ) -> Tensor:
-    """Refine posteriors by the intensities of a scan.
+    """Refine posteriors by the intensities of one scan, or of several of one head together.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) float32 tensor
         They sum to 1. Channel 0, background, is not changed.
-    image : (x, y, z) array
-        The scan on the same grid.
+    images : sequence of (x, y, z) arrays
+        The scans on the same grid, NaN outside of their fields of view. A structure's Gaussian
+        has one dimension for each.
     spacing_mm : float
         Voxel size of that grid.
     mirror : (n_channels,) sequence of int
@@ -101,15 +104,16 @@ def refine(
     weight : float
         Exponent of the likelihood: 0 leaves the network's posteriors, 1 assumes that intensities
         of neighbouring voxels are independent. Reduced for coarse scans by :func:`independence`.
-    steps : (3,) array
-        Spacing of the original voxels divided by that of the grid, see :func:`own_steps`.
+    steps : sequence of (3,) arrays
+        For each scan, spacing of the original voxels divided by that of the grid, see
+        :func:`own_steps`.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         Sums to 1.
     """
-    scan = torch.from_numpy(rescale_intensities(np.ascontiguousarray(image, dtype=np.float32)))
+    scans, seen = zip(*(_scan_and_view(image) for image in images), strict=True)
     groups = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     structures = [
         (channels, _box(posteriors[channels].amax(0) >= LEAST_POSTERIOR)) for channels in groups
@@ -117,27 +121,24 @@ def refine(
     # Indices of each channel within the bounding box of its structure.
     places: list[tuple[int | slice, ...]]
     places = [(c, *box) for channels, box in structures for c in channels]
-    weight *= independence(steps)
-    sigmas = BLUR * np.maximum(steps, 1)
-    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(scan.shape, sigmas, strict=True))
+    weights = [weight * independence(step) for step in steps]
     foreground = 1 - posteriors[0]
     found = torch.zeros_like(posteriors)
     found[0] = posteriors[0]
     for place in places:
         found[place] = posteriors[place]
-    sharp = scan
+    sharp: Sequence[Tensor] = scans
     for _ in range(ITERATIONS):
-        means = [
-            _drifting_mean(_probability(found, *one), sharp[one[1]], spacing_mm)
-            for one in structures
-        ]
-        expected = _expected(scan, found, structures, means)
-        # The deblurred scan: the expected image plus the residual.
-        sharp = expected + scan - apply_along_axes(expected, (x, y, z))
-        total = torch.zeros_like(scan)
-        for (channels, box), mean in zip(structures, means, strict=True):
+        means, sharp = _deblurred(found, scans, seen, sharp, structures, spacing_mm, steps)
+        total = torch.zeros_like(foreground)
+        for number, (channels, box) in enumerate(structures):
             prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
-            likelihood = _likelihood(inside[channels].sum(0), sharp[box], mean, weight)
+            likelihood = _likelihood(
+                inside[channels].sum(0),
+                [scan[box] for scan in sharp],
+                [of_scan[number] for of_scan in means],
+                weights,
+            )
             for channel in channels:
                 torch.mul(prior[channel], likelihood, out=inside[channel])
                 total[box] += inside[channel]
@@ -151,6 +152,47 @@ def refine(
         if lost.any():
             found[1:, lost] = posteriors[1:, lost]
     return found
+
+
+def _scan_and_view(image: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """Rescale a scan; also return its field of view, None if that is all."""
+    unseen = np.isnan(image)
+    if not unseen.any():
+        scan = rescale_intensities(np.ascontiguousarray(image, dtype=np.float32))
+        return torch.from_numpy(scan), None
+    filled = np.zeros(image.shape, dtype=np.float32)
+    filled[~unseen] = rescale_intensities(image[~unseen])
+    return torch.from_numpy(filled), torch.from_numpy(~unseen)
+
+
+def _deblurred(
+    found: Tensor,
+    scans: Sequence[Tensor],
+    seen: Sequence[Tensor | None],
+    sharp: Sequence[Tensor],
+    structures: Sequence[Structure],
+    spacing_mm: float,
+    steps: Sequence[np.ndarray],
+) -> tuple[list[list[Mean | None]], list[Tensor]]:
+    """Return the mean of each structure in each scan, and the deblurred scans."""
+    means, deblurred = [], []
+    for scan, view, before, step in zip(scans, seen, sharp, steps, strict=True):
+        of_scan = []
+        for channels, box in structures:
+            probability = _probability(found, channels, box)
+            if view is not None:
+                probability *= view[box]
+            of_scan.append(_drifting_mean(probability, before[box], spacing_mm))
+        expected = _expected(scan, found, structures, of_scan)
+        sigmas = BLUR * np.maximum(step, 1)
+        x, y, z = (blur_matrix(n, float(s)) for n, s in zip(scan.shape, sigmas, strict=True))
+        # The expected image plus the residual; outside of the field of view there is none.
+        residual = scan - apply_along_axes(expected, (x, y, z))
+        if view is not None:
+            residual *= view
+        deblurred.append(expected + residual)
+        means.append(of_scan)
+    return means, deblurred
 
 
 def independence(steps: np.ndarray) -> float:
@@ -241,7 +283,7 @@ def _probability(found: Tensor, channels: list[int], box: tuple[slice, ...]) -> 
 def _expected(
     scan: Tensor,
     found: Tensor,
-    structures: Sequence[tuple[list[int], tuple[slice, ...]]],
+    structures: Sequence[Structure],
     means: Sequence[Mean | None],
 ) -> Tensor:
     """Return the image expected from posteriors and means; background keeps its intensities."""
@@ -275,15 +317,48 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
     return lambda: functional.interpolate(mean, size=size, mode='trilinear')[0, 0, :x, :y, :z]
 
 
-def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: float) -> Tensor:
-    """Return the likelihood of each intensity, raised to the power `weight`."""
-    if mean is None:
-        return torch.ones_like(scan)
-    squares = (scan - mean()).square_()
+def _likelihood(
+    probability: Tensor,
+    scans: Sequence[Tensor],
+    means: Sequence[Mean | None],
+    weights: Sequence[float],
+) -> Tensor:
+    r"""Return the likelihood of each voxel's intensities, each scan's raised to its weight.
+
+    The covariance is that of all scans together. With weights :math:`w_i` the exponent is
+    :math:`-\sum_{ij} \sqrt{w_i w_j} P_{ij} d_i d_j / 2` for residuals d and the inverse P of the
+    covariance, and each scan's variance normalises with its own weight: the product of the scans'
+    likelihoods if these are not correlated, and the usual Gaussian if all weights are 1.
+    """
+    known = [
+        (scan - mean(), weight)
+        for scan, mean, weight in zip(scans, means, weights, strict=True)
+        if mean is not None
+    ]
+    if not known:
+        return torch.ones_like(probability)
+    apart, weights = zip(*known, strict=True)
     sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    variance = _sum(sure * squares) / _sum(sure) + LEAST_STD**2
-    squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
-    return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))
+    amount = _sum(sure)
+    covariance = np.diag([LEAST_STD**2] * len(apart))
+    for i, one in enumerate(apart):
+        weighted = sure * one
+        for j in range(i + 1):
+            covariance[i, j] += _sum(weighted * apart[j]) / amount
+            covariance[j, i] = covariance[i, j]
+    variances = covariance.diagonal()
+    correlation = covariance / np.sqrt(np.outer(variances, variances))
+    roots = np.sqrt(weights)
+    precision = np.linalg.inv(covariance) * np.outer(roots, roots)
+    distance = torch.zeros_like(probability)
+    for i, one in enumerate(apart):
+        other = sum(float(precision[i, j]) * apart[j] for j in range(len(apart)) if j != i)
+        distance += one * (one * float(precision[i, i]) + other)
+    total = float(np.sum(weights))
+    distance.clamp_(max=total * OUTLIER**2).mul_(-0.5).exp_()
+    log_size = float(np.dot(weights, np.log(2 * math.pi * variances)))
+    log_size += total / len(apart) * float(np.linalg.slogdet(correlation)[1])
+    return distance.mul_(math.exp(-0.5 * log_size))
 
 
 def _sum(volume: Tensor) -> float:

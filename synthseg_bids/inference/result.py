@@ -20,6 +20,7 @@ from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
 from .postprocess import Box, resample_sums
 from .preprocess import Prepared
+from .soft_segmentation import SoftSegmentation
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -72,6 +73,8 @@ class Segmentation:
     tissues : (5, x, y, z) uint8 array, or None
         Probabilities of the parts of tissues times 255, on the scan's grid; see
         :data:`synthseg_bids.measure.tissues.PARTS`.
+    prior : SoftSegmentation or None
+        What the network alone predicts; lesions are a label of it even where they are folded.
     """
 
     labels: np.ndarray
@@ -85,6 +88,7 @@ class Segmentation:
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
     tissues: np.ndarray | None = None
+    prior: SoftSegmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class NetworkPosteriors:
     start : float
         Start time, by :func:`time.perf_counter`.
     device : torch.device
-    report, fallback
+    report, fallback, prior
         See :class:`Segmentation`.
     """
 
@@ -115,6 +119,7 @@ class NetworkPosteriors:
     start: float
     report: NetworkReport
     fallback: str
+    prior: SoftSegmentation | None = None
 
     def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.

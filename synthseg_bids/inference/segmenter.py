@@ -45,11 +45,12 @@ from .forward import Prediction, predict
 from .localise import EMPTY_MARGIN, region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, resample_labels, soft_volumes
+from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
 from .preprocess import check_contrast, prepare
 from .reading import Source, read, read_ahead
-from .refine import sharpen
+from .refine import own_steps, refine_alone
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
+from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,7 @@ class Segmenter:
         posteriors_1mm: bool = False,
         ct: bool | None = None,
         tissues: bool = False,
+        prior: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -259,6 +261,9 @@ class Segmenter:
             by :func:`~synthseg_bids.images.ct.is_hounsfield`).
         tissues : bool
             Whether to return the probabilities of tissues (5 bytes per voxel).
+        prior : bool
+            Whether to return what the network alone predicts, before its posteriors are refined
+            by the scan's intensities, for a combination with other scans.
 
         Returns
         -------
@@ -269,11 +274,15 @@ class Segmenter:
         InputImageError
             If nearly all voxels have one value.
         """
-        found = self.predict(data, affine, ct)
+        found = self.predict(data, affine, ct, prior)
         return self.resample(found, posteriors, labels_1mm, posteriors_1mm, tissues)
 
     def predict(
-        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+        self,
+        data: np.ndarray,
+        affine: np.ndarray,
+        ct: bool | None = None,
+        keep_prior: bool = False,
     ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
@@ -294,17 +303,26 @@ class Segmenter:
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)
+        prior, steps = posteriors, prepared.steps
         if inner is None:
             logger.warning('no brain found in the scan: everything is background')
             inner = (slice(0, 0),) * 3
         else:
             image = prepared.image[region][inner]
-            posteriors = sharpen(posteriors, image, prepared.steps, self.card)
-        if len(self.labels) < len(self.card.labels):
-            posteriors = fold_lesions(posteriors, self.card.labels)
+            if self.card.network.sub_voxels > 1:
+                prior = smooth(posteriors)
+            steps = own_steps(steps, image, prior[0] < 0.5)
+            posteriors = refine_alone(prior, image, steps, self.card)
         box = tuple(
             slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
         )
+        kept = None
+        if keep_prior:
+            kept = SoftSegmentation.from_probabilities(
+                prior, self.card.labels, prepared.grid, box, steps * self.card.spacing_mm
+            )
+        if len(self.labels) < len(self.card.labels):
+            posteriors = fold_lesions(posteriors, self.card.labels)
         best, winner = posteriors.max(0)
         confidence = mean_confidence(best, winner, len(posteriors))
         flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
@@ -317,7 +335,9 @@ class Segmenter:
             self._turn(prepared.image[region], inner, confidence),
         )
         seen = tuple(prediction.posteriors.shape[1:])
-        return NetworkPosteriors(prepared, posteriors, box, seen, device, start, report, note)
+        return NetworkPosteriors(
+            prepared, posteriors, box, seen, device, start, report, note, kept
+        )
 
     def _turn(
         self, image: np.ndarray, brain: Box, confidence: np.ndarray
@@ -383,6 +403,7 @@ class Segmenter:
             isotropic=isotropic,
             fallback=found.fallback,
             tissues=found.tissue_parts(self.labels) if tissues else None,
+            prior=found.prior,
         )
 
     def _resample_to(

@@ -7,7 +7,7 @@ compressed, those of an adult's head take 3 to 6 MB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,30 @@ class SoftSegmentation:
         In RAS, over the field of view of the scan; outside of the box everything is background.
     box : tuple of slice
         That box in the grid.
+    steps_mm : (3,) array
+        Spacing of the scan's original voxels along the axes of the grid.
     """
 
     posteriors: Tensor
     labels: tuple[int, ...]
     grid: Grid
     box: tuple[slice, ...]
+    steps_mm: np.ndarray = field(default_factory=lambda: np.ones(3))
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        posteriors: Tensor,
+        labels: Sequence[int],
+        grid: Grid,
+        box: tuple[slice, ...],
+        steps_mm: np.ndarray,
+    ) -> SoftSegmentation:
+        """Round probabilities from 0 to 1 to bytes; see the attributes."""
+        stored = torch.stack([
+            channel.mul(255).round_().clamp_(0, 255).to(torch.uint8) for channel in posteriors
+        ])  # fmt: skip
+        return cls(stored, tuple(labels), grid, box, np.asarray(steps_mm, dtype=float))
 
     @classmethod
     def from_labels(cls, data: np.ndarray, affine: np.ndarray) -> SoftSegmentation:
@@ -103,6 +121,7 @@ class SoftSegmentation:
             shape=np.array(self.grid.shape),
             affine=self.grid.affine,
             box=np.array([(part.start, part.stop) for part in self.box]),
+            steps_mm=self.steps_mm,
         )
 
     @classmethod
@@ -114,6 +133,7 @@ class SoftSegmentation:
                 tuple(stored['labels'].tolist()),
                 Grid(tuple(stored['shape'].tolist()), stored['affine']),
                 tuple(slice(*ends) for ends in stored['box'].tolist()),
+                stored['steps_mm'],
             )
 
 
