@@ -62,6 +62,7 @@ class RunConfig:
     five_tissue: bool = False
     precomputed: Path | None = None
     charts: bool = False
+    longitudinal: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None

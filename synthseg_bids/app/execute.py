@@ -55,6 +55,11 @@ def workflow_name(config: RunConfig) -> str:
     return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
+def priors_folder(config: RunConfig, setup: Setup) -> Path:
+    """Return where the posteriors of the network alone are kept, for all visits together."""
+    return setup.work_dir / workflow_name(config) / 'priors'
+
+
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
     """Remove the intermediate files of this dataset, and nothing else."""
     folder = work_dir / workflow_name(config)
@@ -184,5 +189,6 @@ def _execute(
         ct=config.ct,
         lesions=config.lesions,
         **config.outputs,
+        priors_dir=priors_folder(config, setup) if config.longitudinal else None,
         overwrite=config.overwrite,
     )

@@ -28,6 +28,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'tissue_maps': ('--tissue-maps', (False,)),
     'five_tissue': ('--five-tissue', (False,)),
     'precomputed': ('--precomputed', (None,)),
+    'longitudinal': ('--longitudinal', (False,)),
     'device': ('--device', ('auto', 'cpu')),
     'n_gpus': ('--n-gpus', (None, 0)),
     'low_mem': ('--low-mem', (False,)),

@@ -85,10 +85,17 @@ METHODS = {
     )
 }
 
+#: Our own method with a prior that all visits of a participant have in common; no method to ask
+#: for, since it needs the segmentations of single images.
+LONGITUDINAL = Method(
+    name='longitudinal', seg=f'{OURS}long', title='SynthSeg, all visits together', mem_gb=3.5
+)
+
 
 def title_of(seg: str) -> str:
     """Return the title of the method with a name in files and tables."""
-    return next((method.title for method in METHODS.values() if method.seg == seg), seg)
+    known = (*METHODS.values(), LONGITUDINAL)
+    return next((method.title for method in known if method.seg == seg), seg)
 
 
 @dataclass(frozen=True)

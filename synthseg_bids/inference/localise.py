@@ -16,6 +16,7 @@ from .engine import Engine
 from .forward import predict
 from .memory_plan import Plan
 from .postprocess import Box, largest_component
+from .preprocess import EMPTY_MARGIN
 
 #: Number of localisations: in the whole scan, then in the crop, which is more like training.
 LOCALISATIONS = 2
@@ -24,8 +25,6 @@ FIND_THRESHOLD = 0.5
 #: Margin around the brain in a crop, and fraction of its voxels that is trimmed at each side.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Margin in voxels that is kept when empty borders are cropped.
-EMPTY_MARGIN = 8
 
 
 def region_to_segment(

@@ -26,8 +26,6 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.background import filled_box, without_far_background
-from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import Grid, from_ras, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
@@ -42,11 +40,11 @@ from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
 from .forward import Prediction, predict
-from .localise import EMPTY_MARGIN, region_to_segment
+from .localise import region_to_segment
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
-from .preprocess import check_contrast, prepare
+from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
 from .refine import own_steps, refine_alone
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
@@ -289,17 +287,7 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
-        if ct is None:
-            ct = is_hounsfield(data)
-            if ct:
-                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
-        data, filled = without_far_background(data)
-        if filled is not None:
-            logger.info('its background is %g throughout; it takes no part in the scaling', filled)
-        if ct:
-            data = np.clip(data, *CT_RANGE)
-        check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
-        prepared = prepare(data, affine, self.card.spacing_mm)
+        prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
         infer = partial(self._infer, prepared.image)
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         posteriors, inner = clean(prediction.posteriors, self.groups)

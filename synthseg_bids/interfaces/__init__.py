@@ -15,7 +15,9 @@ from .prepare_labels import PrepareLabels
 from .qc import AssessQuality
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
+from .save_visits import SaveVisits
 from .segment import SegmentImage
+from .segment_visits import SegmentVisits
 from .synthesize import SynthesizeImage
 from .train import TrainSynthSeg
 
@@ -31,7 +33,9 @@ __all__ = [
     'RunMriSynthSeg',
     'RunSamseg',
     'SaveDerivatives',
+    'SaveVisits',
     'SegmentImage',
+    'SegmentVisits',
     'SynthesizeImage',
     'TrainSynthSeg',
     'TranslateLabels',

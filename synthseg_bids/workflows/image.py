@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
@@ -39,6 +40,7 @@ def init_image_wf(
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
     compare: bool = False,
+    priors_dir: Path | None = None,
     resources: Resources | None = None,
     name: str = 'image_wf',
 ) -> Workflow:
@@ -75,6 +77,9 @@ def init_image_wf(
         :class:`synthseg_bids.interfaces.SegmentImage`.
     compare : bool
         Compare with references.
+    priors_dir : Path, optional
+        Folder in which the posteriors of the network alone are kept, for the segmentation of all
+        visits together.
     resources : Resources, optional
         By default one thread on the CPU.
     name : str
@@ -146,6 +151,7 @@ def init_image_wf(
         if program
         else _init_network(
             resources,
+            priors_dir,
             flip=flip,
             autocrop=autocrop,
             ct=ct_setting(ct, suffix),
@@ -197,10 +203,14 @@ def init_image_wf(
     return workflow
 
 
-def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node:
+def _init_network(
+    resources: Resources, priors_dir: Path | None, ct: bool | None, **options: Any
+) -> Node:
     """Build the node of our network."""
     if ct is not None:
         options['ct'] = ct
+    if priors_dir is not None:
+        options['priors_dir'] = str(priors_dir)
     # A GPU node takes n_procs GPU slots, hence 1 even if it uses more CPU threads.
     segment = Node(
         SegmentImage(**options),
