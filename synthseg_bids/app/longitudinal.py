@@ -79,9 +79,7 @@ def _visits(plan: Plan) -> dict[str, list[ImageRecord]]:
         if len({image.entities['ses'] for image in images}) > 1:
             several[label] = images
         else:
-            logger.info(
-                'sub-%s: fewer than two visits were segmented; no change to measure', label
-            )
+            logger.info('sub-%s: fewer than two visits are segmented: no change', label)
     return several
 
 
