@@ -46,8 +46,8 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
         failed = execute_longitudinal(
             wanted,
             out_dir,
-            base_dir=setup.work_dir,
-            name=f'{workflow_name(config)}_visits',
+            base_dir=setup.work_dir / workflow_name(config),
+            name='visits',
             log_dir=setup.log_dir,
             resources=setup.resources,
             plugin=setup.plugin,
