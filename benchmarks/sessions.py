@@ -6,16 +6,25 @@ slices of 5 mm, in another plane, with another contrast and in another position 
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from synthseg_bids.files import write_table
+from synthseg_bids.images.geometry import Grid
 from synthseg_bids.images.volume_io import write_image
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.inference.combine import COMMON_MM, Combination, Contrast, combine
+from synthseg_bids.inference.register import register
+from synthseg_bids.inference.segmenter import Segmenter
+from synthseg_bids.labels import generation_labels, segmentation_labels
+from synthseg_bids.measure.overlap import paper_dice, resample_nearest
 from synthseg_bids.synth.generator import deformed_labels
 from synthseg_bids.synth.label_maps import LabelMap, cerebrum_centre, load_label_map
 from synthseg_bids.synth.parameters import GeneratorConfig, draw
@@ -74,8 +83,6 @@ def deformed_head(label_map: LabelMap, seed: int) -> LabelMap:
 
 def _targets(indices: Tensor) -> np.ndarray:
     """Return the segmentation labels of rows of the generation table."""
-    from synthseg_bids.labels import generation_labels
-
     return np.array([label.target for label in generation_labels()], np.int16)[indices.numpy()]
 
 
@@ -131,3 +138,82 @@ def write_session(label_map: Path, seed: int, folder: Path, subject: str) -> Non
         stem = f'sub-{subject}_{scan.suffix}'
         write_image(truth / f'{stem}_dseg.nii.gz', scan.truth, scan.truth_affine)
         np.savetxt(truth / f'{stem}_to-head.txt', scan.to_head)
+
+
+def measure_head(label_map: Path, seed: int, network: Segmenter) -> Iterator[dict[str, object]]:
+    """Segment the scans of one head alone and together; yield a row for each scan."""
+    scans = list(scans_of(deformed_head(load_label_map(label_map), seed), seed))
+    contrasts, alone, seconds = [], [], []
+    for scan in scans:
+        start = time.process_time()
+        found = network.predict(scan.image, scan.affine, keep_prior=True)
+        seconds.append(time.process_time() - start)
+        assert found.prior is not None
+        contrasts.append(Contrast(scan.image, scan.affine, found.prior))
+        maps = network.resample(found, labels_1mm=True).isotropic
+        assert maps is not None
+        alone.append(dice(scan, maps.labels, maps.affine))
+    start = time.process_time()
+    register([one.prior for one in contrasts[:2]])
+    per_pair = time.process_time() - start
+    start = time.process_time()
+    together = combine(contrasts, network.card)
+    combining = time.process_time() - start
+    for number, scan in enumerate(scans):
+        other = (number + 1) % len(scans)
+        true = np.linalg.inv(scans[other].to_head) @ scan.to_head
+        degrees, mm = motion_error(together.registration.between(number, other), true, scan)
+        yield {
+            'head': label_map.name.partition('_')[0],
+            'scan': scan.suffix,
+            'alone': alone[number],
+            'together': dice(scan, *on_fine_grid(together, number, scan)),
+            'degrees': degrees,
+            'mm': mm,
+            'overlap': together.registration.overlaps[number],
+            'seconds_alone': seconds[number],
+            'seconds_registering_two': per_pair,
+            'seconds_combining': combining,
+        }
+
+
+def on_fine_grid(together: Combination, number: int, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of all scans together on the grid of 1 mm of one of them."""
+    grid = Grid(scan.image.shape, scan.affine).in_ras().resampled(COMMON_MM)
+    box, posteriors = together.on_grid(number, grid)
+    labels = np.zeros(grid.shape, dtype=np.int16)
+    labels[box] = np.array(together.labels, np.int16)[posteriors.argmax(0).numpy()]
+    return labels, grid.affine
+
+
+def dice(scan: Scan, labels: np.ndarray, affine: np.ndarray) -> float:
+    """Return the mean Dice of the structures of the SynthSeg paper."""
+    truth = resample_nearest(scan.truth, scan.truth_affine, Grid(labels.shape, affine))
+    return paper_dice(labels, truth)['mean']
+
+
+def motion_error(found: np.ndarray, true: np.ndarray, scan: Scan) -> tuple[float, float]:
+    """Return the error of a motion in degrees, and in mm at the centre of the brain."""
+    brain = np.argwhere(~np.isin(scan.truth, (0, 24))).mean(axis=0)
+    centre = scan.truth_affine @ [*brain, 1.0]
+    apart = found @ np.linalg.inv(true)
+    degrees = np.degrees(Rotation.from_matrix(apart[:3, :3]).magnitude())
+    return float(degrees), float(np.linalg.norm((found - true) @ centre))
+
+
+def main() -> None:
+    """Measure sessions of heads that were kept apart from training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('label_maps', type=Path, nargs='+', help='not of the training')
+    parser.add_argument('--out', type=Path, required=True, help='table to write')
+    parser.add_argument('--seed', type=int, default=2**40)
+    given = parser.parse_args()
+    network = Segmenter(device='cpu', threads=1)
+    rows: list[dict[str, object]] = []
+    for number, path in enumerate(given.label_maps):
+        rows += measure_head(path, given.seed + 10 * number, network)
+        write_table(given.out, [*rows[0]], rows)
+
+
+if __name__ == '__main__':
+    main()

@@ -55,17 +55,23 @@ def workflow_name(config: RunConfig) -> str:
     return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
-def priors_folder(config: RunConfig, setup: Setup) -> Path:
-    """Return where the posteriors of the network alone are kept, for all visits together."""
+def sessions_name(config: RunConfig) -> str:
+    """Name the folder of intermediate files of sessions."""
+    return f'sessions_{workflow_name(config)}'
+
+
+def priors_dir(config: RunConfig, setup: Setup) -> Path:
+    """Return the folder for what the network alone predicts for the images."""
     return setup.work_dir / workflow_name(config) / 'priors'
 
 
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
     """Remove the intermediate files of this dataset, and nothing else."""
-    folder = work_dir / workflow_name(config)
-    if folder.is_dir():
-        logger.info('%s: removed (--clean-workdir)', folder)
-        shutil.rmtree(folder)
+    for name in (workflow_name(config), sessions_name(config)):
+        folder = work_dir / name
+        if folder.is_dir():
+            logger.info('%s: removed (--clean-workdir)', folder)
+            shutil.rmtree(folder)
 
 
 def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:
@@ -189,6 +195,6 @@ def _execute(
         ct=config.ct,
         lesions=config.lesions,
         **config.outputs,
-        priors_dir=priors_folder(config, setup) if config.longitudinal else None,
+        priors_dir=str(priors_dir(config, setup)) if config.keeps_priors else '',
         overwrite=config.overwrite,
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .config import RunConfig
-from .execute import Setup, priors_folder, workflow_name
+from .execute import Setup, priors_dir, workflow_name
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -35,13 +35,16 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
         Whether none has failed.
     """
     from synthseg_bids.bids.locks import hold_participants
+    from synthseg_bids.bids.metadata import write_label_lookup
+    from synthseg_bids.external.methods import LONGITUDINAL
     from synthseg_bids.workflows.longitudinal import execute_longitudinal
 
     out_dir = config.output_dir.resolve()
     wanted = _outdated(config, _visits(plan))
     if not wanted:
         return set(), True
-    logger.info('%d participants: all visits together', len(wanted))
+    logger.info('visits of %d participants to segment together', len(wanted))
+    write_label_lookup(out_dir, LONGITUDINAL)
     with hold_participants(out_dir, wanted):
         failed = execute_longitudinal(
             wanted,
@@ -57,7 +60,7 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
             autocrop=config.autocrop,
             ct=config.ct,
             lesions=config.lesions,
-            priors_dir=priors_folder(config, setup),
+            priors_dir=priors_dir(config, setup),
             overwrite=config.overwrite,
         )
         changed = wanted.keys() - failed.keys()

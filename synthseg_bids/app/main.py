@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,11 @@ from .plan import (
     note_missing_references,
     print_plan,
 )
+from .sessions import combine_sessions
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.image_record import ImageRecord
+    from synthseg_bids.bids.sessions import SessionRecord
     from synthseg_bids.workflows.resources import Resources
 
 logger = logging.getLogger('synthseg_bids')
@@ -135,8 +137,7 @@ def run(config: RunConfig) -> int:
 def _run_participants(config: RunConfig) -> int:
     """Segment a dataset; return the exit code."""
     from synthseg_bids.bids.checksums import Checksums
-    from synthseg_bids.bids.metadata import describe_dataset, write_label_lookup
-    from synthseg_bids.external.methods import LONGITUDINAL
+    from synthseg_bids.bids.metadata import describe_dataset
     from synthseg_bids.files import write_text
 
     work_dir = check_folders(config)
@@ -162,8 +163,6 @@ def _run_participants(config: RunConfig) -> int:
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues
     describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method, tissues)
-    if config.longitudinal:
-        write_label_lookup(out_dir, LONGITUDINAL)
     log_dir = _start_log(config, chosen, resources)
     setup = Setup(chosen, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)
@@ -181,13 +180,16 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     out_dir = config.output_dir.resolve()
     ledger = Ledger(plan.pending)
     complete = interrupted = False
-    changed: set[str] = set()
+    sessions: list[SessionRecord] = []
+    visits: set[str] = set()
     together = True
     try:
         with ledger.progress:
             segment_images(config, plan, ledger, setup)
+        if config.combine == 'session':
+            sessions = combine_sessions(config, plan, setup)
         if config.longitudinal:
-            changed, together = segment_visits(config, plan, setup)
+            visits, together = segment_visits(config, plan, setup)
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -198,23 +200,25 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         setup.checksums.save()
         # After an interrupt, users do not wait for tables of thousands of images.
         if not interrupted:
+            changed = {session.participant for session in sessions} | visits
             complete = _finish(config, plan, setup, changed) and together
+            complete &= all(session.status != 'failed' for session in sessions)
             if config.precomputed:
                 participants = {image.participant for image in (*plan.pending, *plan.current)}
                 complete &= write_second_dataset(config, sorted(participants))
     return complete
 
 
-def _finish(config: RunConfig, plan: Plan, setup: Setup, visits: Collection[str]) -> bool:
+def _finish(config: RunConfig, plan: Plan, setup: Setup, together: Iterable[str]) -> bool:
     """Write tables, methods text and reports where something changed.
 
-    `visits` are participants whose visits were segmented together.
+    `together` are participants several of whose images were segmented together.
     """
     from synthseg_bids.bids.citation import image_stems
 
     out_dir = config.output_dir.resolve()
     changed = {image.participant for image in plan.pending}
-    changed.update(visits, outdated_participants(out_dir, plan.current))
+    changed.update(together, outdated_participants(out_dir, plan.current))
     # If every task of a job array gathered all tables, the time would grow with the square of
     # their number.
     group = config.batch is None

@@ -27,6 +27,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'posteriors': ('--posteriors (or --level full)', ('none',)),
     'tissue_maps': ('--tissue-maps', (False,)),
     'five_tissue': ('--five-tissue', (False,)),
+    'combine': ('--combine', ('none',)),
     'precomputed': ('--precomputed', (None,)),
     'longitudinal': ('--longitudinal', (False,)),
     'device': ('--device', ('auto', 'cpu')),

@@ -33,7 +33,7 @@ sub-*/figures
 *_qc.*
 *_agreement.*
 *_change.*
-*_xfm.txt
+*_xfm.*
 seg-*_dseg.ctab
 seg-*_dseg.label
 seg-*_dseg.ctbl
@@ -70,6 +70,10 @@ Every image of the source dataset has its own files, named after it:
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
+- `*_seg-synthsegsession_*` (on request): the images of a session segmented together, each on its
+  own grid, and once on a grid of 1 mm halfway between them (`space-session`);
+  `*_from-<one>_to-<other>_mode-image_xfm.txt`: the rigid transforms between them, in the format
+  of ITK.
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
 - `*_seg-synthseglong_*` (on request): label maps and volumes of all visits of a participant,
   segmented with a prior that they have in common; `*_seg-synthseglong_change.tsv`: the annual
@@ -85,7 +89,8 @@ the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 
-Images themselves are never averaged or resampled. Intended for research, not for diagnosis.
+Images are never averaged, and the segmentation of a single image uses no other one. Intended for
+research, not for diagnosis.
 """
 
 _RESOLUTION = (

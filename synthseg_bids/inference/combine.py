@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ..errors import InputImageError
 from ..images.ct import CT_RANGE
-from ..images.geometry import Grid, spacing_mm
+from ..images.geometry import Grid, from_ras, orientation, spacing_mm
 from ..labels import mirror_channels
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
+from .fold_lesions import fold_lesions
+from .postprocess import resample_labels, soft_volumes
 from .refine import independence, refine
 from .register import Registration, register
 from .rigid_resample import inside, sample, sample_image
@@ -70,8 +72,8 @@ class Combination:
         On the grid; they sum to 1.
     grid : Grid
         Of 1 mm in the space halfway, around the brain.
-    images : tuple of (x, y, z) float32 tensors
-        The scans on that grid; NaN outside of their fields of view.
+    labels : tuple of int
+        Label of each channel, background first.
     """
 
     used: tuple[int, ...]
@@ -79,7 +81,38 @@ class Combination:
     registration: Registration
     posteriors: Tensor
     grid: Grid
-    images: tuple[Tensor, ...]
+    labels: tuple[int, ...]
+
+    def most_likely(self) -> np.ndarray:
+        """Return the (x, y, z) int16 array of the most likely label of each voxel of the grid."""
+        found: np.ndarray = np.array(self.labels, np.int16)[self.posteriors.argmax(0).numpy()]
+        return found
+
+    def on_scan(self, number: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Return the segmentation on the grid of one of the scans.
+
+        Parameters
+        ----------
+        number : int
+            Of the scan among those used.
+        grid : Grid
+            Its grid.
+
+        Returns
+        -------
+        labels : (i, j, k) int16 array
+        volumes : (n_channels,) float64 array
+            Soft volumes in mm^3, background first, of what lies in its field of view.
+        """
+        scan_grid = grid.in_ras()
+        fine = scan_grid.resampled(COMMON_MM)
+        box, posteriors = self.on_grid(number, fine)
+        steps = spacing_mm(scan_grid.affine) / COMMON_MM
+        labels, _ = resample_labels(
+            posteriors, box, fine.shape, scan_grid.shape, steps, self.labels
+        )
+        volumes = soft_volumes(posteriors, int(np.prod(fine.shape)), COMMON_MM**3)
+        return np.ascontiguousarray(from_ras(labels, orientation(grid.affine))), volumes
 
     def on_grid(self, number: int, grid: Grid) -> tuple[tuple[slice, ...], Tensor]:
         """Return the posteriors on a grid in the space of one of the scans.
@@ -109,7 +142,9 @@ class Combination:
 
 
 @torch.inference_mode()
-def combine(scans: Sequence[Contrast], card: ModelCard) -> Combination:
+def combine(
+    scans: Sequence[Contrast], card: ModelCard, labels: Sequence[int] | None = None
+) -> Combination:
     """Segment all scans of a session together.
 
     Parameters
@@ -118,6 +153,8 @@ def combine(scans: Sequence[Contrast], card: ModelCard) -> Combination:
         Two at least, of one head.
     card : ModelCard
         Card of the network that has made the posteriors.
+    labels : sequence of int, optional
+        Labels wanted: those of the network (default), or without lesions.
 
     Returns
     -------
@@ -143,7 +180,10 @@ def combine(scans: Sequence[Contrast], card: ModelCard) -> Combination:
         mirror = mirror_channels(card.labels).tolist()
         arrays = [image.numpy() for image in images]
         posteriors = refine(posteriors, arrays, COMMON_MM, mirror, card.intensity_weight, steps)
-    return Combination(used, refused, registration, posteriors, grid, tuple(images))
+    wanted = tuple(card.labels if labels is None else labels)
+    if len(wanted) < len(card.labels):
+        posteriors = fold_lesions(posteriors, card.labels)
+    return Combination(used, refused, registration, posteriors, grid, wanted)
 
 
 def _registered(

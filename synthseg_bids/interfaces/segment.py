@@ -45,7 +45,7 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     priors_dir = traits.Str(
         nohash=True,
         desc='folder in which to keep the posteriors of the network alone, for '
-        'SegmentVisits (undefined: not kept)',
+        'segmentations of several images (undefined: not kept)',
     )
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'

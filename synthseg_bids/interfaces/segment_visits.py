@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nipype.interfaces.base import (
-    File,
-    InputMultiPath,
-    OutputMultiPath,
-    SimpleInterface,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from synthseg_bids.inference.options import LESIONS
-from synthseg_bids.models import DEFAULT_MODEL
-
-from .base import VersionedInputSpec
-from .priors import prior_file
-
-if TYPE_CHECKING:
-    from synthseg_bids.inference.segmenter import Segmenter
-    from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of
 
 
-class _InputSpec(VersionedInputSpec):
-    in_files = InputMultiPath(
-        File(exists=True), mandatory=True, desc='images of one participant, of any contrasts'
-    )
+class _InputSpec(TogetherInputSpec):
     visits = traits.List(traits.Str, mandatory=True, desc='visit of each image')
-    ct = traits.List(
-        traits.Enum('auto', True, False),
-        usedefault=True,
-        desc='whether each image is CT (default: detected by its intensities)',
-    )
-    model = traits.Str(DEFAULT_MODEL, usedefault=True, desc='name or weights file')
-    model_sha256 = traits.Str(
-        '', usedefault=True, desc='checksum of the weights file; part of the cache key'
-    )
-    flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
-    autocrop = traits.Bool(True, usedefault=True, desc='crop to the brain first')
-    lesions = traits.Enum(
-        *LESIONS, usedefault=True, desc='lesions of the white matter are a label, or part of it'
-    )
-    priors_dir = traits.Str(
-        nohash=True,
-        desc='folder with what SegmentImage has kept; images that have nothing there are '
-        'segmented again',
-    )
-    num_threads = traits.Int(nohash=True, desc='CPU threads')
 
 
 class _OutputSpec(TraitedSpec):
@@ -74,15 +35,13 @@ class SegmentVisits(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.errors import about
-        from synthseg_bids.hardware.device import set_threads
         from synthseg_bids.images.transform_file import write_transform
         from synthseg_bids.images.volume_io import read_volume, write_label_map
         from synthseg_bids.inference.longitudinal import register_visits, segment_visit
 
         inputs, out = self.inputs, Path(runtime.cwd)
-        segmenter = self._segmenter()
-        set_threads(inputs.num_threads if isdefined(inputs.num_threads) else None)
-        priors = [self._prior(number, segmenter) for number in range(len(inputs.in_files))]
+        segmenter = segmenter_of(inputs)
+        priors = [prior_of(inputs, number, segmenter) for number in range(len(inputs.in_files))]
         registration = register_visits(priors)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
@@ -91,7 +50,7 @@ class SegmentVisits(SimpleInterface):
             with about(path):
                 labels, soft = segment_visit(
                     volume.data, volume.affine, priors, inputs.visits, registration, number,
-                    segmenter.card, segmenter.labels, self._ct(number),
+                    segmenter.card, segmenter.labels, ct_of(inputs, number),
                 )  # fmt: skip
             write_label_map(out / f'dseg_{number}.nii.gz', labels, volume)
             write_transform(out / f'xfm_{number}.txt', registration.to_scans[number])
@@ -101,38 +60,6 @@ class SegmentVisits(SimpleInterface):
             _write_volumes(table, labels, volume.affine, soft)
             self._results['out_volumes'].append(str(table))
         return runtime
-
-    def _ct(self, number: int) -> bool | None:
-        given = self.inputs.ct[number] if self.inputs.ct else 'auto'
-        return None if given == 'auto' else bool(given)
-
-    def _segmenter(self) -> Segmenter:
-        from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
-        from synthseg_bids.inference.segmenter import cached_segmenter
-
-        inputs = self.inputs
-        return cached_segmenter(
-            SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
-            ComputeOptions('cpu', inputs.num_threads if isdefined(inputs.num_threads) else None),
-        )
-
-    def _prior(self, number: int, segmenter: Segmenter) -> SoftSegmentation:
-        """Read what the network has predicted for an image; where it is gone, predict it."""
-        from synthseg_bids.errors import about
-        from synthseg_bids.images.volume_io import read_volume
-        from synthseg_bids.inference.soft_segmentation import SoftSegmentation
-
-        inputs = self.inputs
-        path, ct = inputs.in_files[number], self._ct(number)
-        if isdefined(inputs.priors_dir):
-            kept = prior_file(inputs.priors_dir, path, inputs, ct)
-            if kept.exists():
-                return SoftSegmentation.load(kept)
-        volume = read_volume(path)
-        with about(path):
-            found = segmenter.predict(volume.data, volume.affine, ct, keep_prior=True).prior
-        assert found is not None
-        return found
 
 
 def _write_volumes(path: Path, labels: Any, affine: Any, soft: Any) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external.methods import METHODS
+from synthseg_bids.external.methods import METHODS, SESSION
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
 from synthseg_bids.labels import segmentation_labels
 
@@ -20,7 +20,7 @@ from .tree import Image, inside, read_json, session_page
 
 #: On the grid of the image, and on that of 1 mm where there is no other.
 _KINDS = ('dseg', 'dseg1mm')
-_SEGMENTATIONS = tuple(method.seg for method in METHODS.values())
+_SEGMENTATIONS = tuple(method.seg for method in (*METHODS.values(), SESSION))
 #: The dataset of the scans, as sources name it.
 _RAW = 'raw'
 

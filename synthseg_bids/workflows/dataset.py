@@ -33,7 +33,7 @@ def init_synthseg_wf(
     output_grid: str = 'native',
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
-    priors_dir: Path | None = None,
+    priors_dir: str = '',
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -67,8 +67,8 @@ def init_synthseg_wf(
         Write a table like FreeSurfer's ``aseg.stats`` for every image.
     tissues : collection of str
         Masks and tissue maps to write; see :func:`.image.init_image_wf`.
-    priors_dir : Path, optional
-        See :func:`.image.init_image_wf`.
+    priors_dir : str
+        Folder for segmentations of several images together; see :func:`.image.init_image_wf`.
     overwrite : bool
         Do not use results in the working directory.
     resources : Resources, optional

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
@@ -40,7 +39,7 @@ def init_image_wf(
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
     compare: bool = False,
-    priors_dir: Path | None = None,
+    priors_dir: str = '',
     resources: Resources | None = None,
     name: str = 'image_wf',
 ) -> Workflow:
@@ -77,9 +76,9 @@ def init_image_wf(
         :class:`synthseg_bids.interfaces.SegmentImage`.
     compare : bool
         Compare with references.
-    priors_dir : Path, optional
-        Folder in which the posteriors of the network alone are kept, for the segmentation of all
-        visits together.
+    priors_dir : str
+        Folder in which to keep what the network alone predicts, for segmentations of several
+        images together (empty: not kept).
     resources : Resources, optional
         By default one thread on the CPU.
     name : str
@@ -151,7 +150,6 @@ def init_image_wf(
         if program
         else _init_network(
             resources,
-            priors_dir,
             flip=flip,
             autocrop=autocrop,
             ct=ct_setting(ct, suffix),
@@ -160,6 +158,7 @@ def init_image_wf(
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
             **dict.fromkeys(tissues, True),
+            **({'priors_dir': priors_dir} if priors_dir else {}),
         )
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)
@@ -203,14 +202,10 @@ def init_image_wf(
     return workflow
 
 
-def _init_network(
-    resources: Resources, priors_dir: Path | None, ct: bool | None, **options: Any
-) -> Node:
+def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node:
     """Build the node of our network."""
     if ct is not None:
         options['ct'] = ct
-    if priors_dir is not None:
-        options['priors_dir'] = str(priors_dir)
     # A GPU node takes n_procs GPU slots, hence 1 even if it uses more CPU threads.
     segment = Node(
         SegmentImage(**options),

@@ -13,7 +13,8 @@ from nipype.pipeline.engine import Node, Workflow
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.longitudinal import describe_single, longitudinal_stem
 from synthseg_bids.errors import describe
-from synthseg_bids.images.ct import ct_setting, describe_ct
+from synthseg_bids.external.methods import LONGITUDINAL
+from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.inference.options import TEMPLATE_WEIGHT
 from synthseg_bids.interfaces import SaveVisits, SegmentVisits
 
@@ -82,11 +83,12 @@ def init_longitudinal_wf(
     """
     workflow, resources = Workflow(name=name), resources or Resources()
     for label, images in participants.items():
+        known = [ct_setting(ct, image.suffix) for image in images]
         segment = Node(
             SegmentVisits(
                 in_files=[str(image.path.absolute()) for image in images],
                 visits=[image.entities['ses'] for image in images],
-                ct=[describe_ct(ct_setting(ct, image.suffix)) for image in images],
+                ct=['auto' if one is None else 'yes' if one else 'no' for one in known],
                 model=model,
                 model_sha256=model_sha256,
                 flip=flip,
@@ -96,7 +98,7 @@ def init_longitudinal_wf(
             ),
             name='segment',
             n_procs=resources.threads,
-            mem_gb=(resources.mem_gb or 3.5) + PRIOR_GB * len(images),
+            mem_gb=max(LONGITUDINAL.mem_gb, resources.mem_gb or 0) + PRIOR_GB * len(images),
         )
         if priors_dir is not None:
             segment.inputs.priors_dir = str(priors_dir)

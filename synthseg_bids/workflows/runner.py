@@ -45,9 +45,10 @@ def execute(
     stop_on_first_crash: bool = False,
     graph: bool = False,
     monitor: bool = False,
+    build: Callable[..., Workflow] = init_synthseg_wf,
     **options: Any,
 ) -> None:
-    """Segment some images.
+    """Segment some images, or sessions.
 
     Parameters
     ----------
@@ -71,13 +72,13 @@ def execute(
         Draw the workflow to ``graph.svg`` in the log folder.
     monitor : bool
         Write time and memory of every node to ``resources.tsv`` in the log folder.
+    build : callable
+        Builds the workflow.
     **options
-        For :func:`init_synthseg_wf`.
+        For `build`.
     """
     configure_nipype(base_dir, log_dir, stop_on_first_crash)
-    workflow = init_synthseg_wf(
-        images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
-    )
+    workflow = build(images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options)
     workflow.base_dir = str(base_dir)
     for image in images:
         subject = f'sub-{image.participant}'.replace('+', 'plus')
@@ -236,15 +237,18 @@ class Ledger:
     ----------
     images : sequence of ImageRecord
         Those to segment; their status, reason, crash file and provenance are set.
+    what : str
+        What they are, for messages.
     """
 
-    def __init__(self, images: Sequence[ImageRecord]) -> None:
+    def __init__(self, images: Sequence[ImageRecord], what: str = 'image') -> None:
         self.images = list(images)
+        self.what = what
         self._by_name = {image.name: image for image in images}
         self._killed: set[str] = set()
         self._running: set[str] = set()
         #: Line of progress, drawn while this context is open.
-        self.progress = Progress(len(self.images), 'image')
+        self.progress = Progress(len(self.images), what)
 
     def on_status(self, node: Any, status: str) -> None:
         """Record that a node started or ended; called by Nipype."""
@@ -266,7 +270,9 @@ class Ledger:
         image.provenance = outputs.provenance
         self._settle(image, 'done', '; '.join(notes))
         count, left = self.progress.n_ended, self.progress.time_left()
-        logger.info('%s: done (%d of %d images)%s', image.relative, count, len(self.images), left)
+        logger.info(
+            '%s: done (%d of %d %ss)%s', image.relative, count, len(self.images), self.what, left
+        )
         for note in outputs.notes or []:
             logger.warning('%s: %s', image.relative, note)
 
@@ -290,7 +296,7 @@ class Ledger:
         reason = f'not finished: {describe(error)}'
         for image in left:
             self._settle(image, 'failed', reason)
-        logger.error('%d images %s', len(left), reason)
+        logger.error('%d %ss %s', len(left), self.what, reason)
         logger.debug('workflow', exc_info=error)
 
     def close(self, out_dir: Path, **outputs: Any) -> None:

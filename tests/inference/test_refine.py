@@ -69,13 +69,13 @@ def test_without_weight_or_contrast_nothing_changes(head):
 
 def test_two_scans_know_more_than_each_of_them(head, rng):
     posteriors, scan, labels = head
-    noisy = [(scan + rng.normal(0, 0.3, scan.shape)).astype(np.float32) for _ in range(2)]
+    noisy = [(scan + rng.normal(0, 0.2, scan.shape)).astype(np.float32) for _ in range(2)]
     brain = (labels > 0) & (posteriors[0].numpy() < 0.5)
     wrong = []
     for images in ([noisy[0]], [noisy[1]], noisy):
         found = refine(posteriors.clone(), images, 1.0, MIRROR, 0.5, [FINE] * len(images))
         wrong.append(float((found.argmax(0).numpy() != labels)[brain].mean()))
-    assert wrong[2] < 0.95 * min(wrong[:2])
+    assert wrong[2] < 0.98 * min(wrong[:2])
 
 
 def test_what_a_scan_does_not_show_is_left_to_the_other(head, rng):
