@@ -67,10 +67,13 @@ def run(folder: Path, *more: object) -> int:
 
 
 @pytest.mark.slow
-def test_visits_together(folder, capsys, monkeypatch):
+def test_visits_together(folder, capsys, caplog, monkeypatch):
     monkeypatch.setattr('sys.stdin', io.StringIO())  # for the debugger at the truncated image
     assert run(folder) == 1  # the truncated image
     assert capsys.readouterr().out.splitlines()[-1] == '3 done, 0 skipped, 1 failed'
+    ours = [record for record in caplog.records if record.name.startswith('synthseg_bids')]
+    (error,) = [record.getMessage() for record in ours if record.levelname == 'ERROR']
+    assert 'truncated' in error
     out = folder / 'out'
     for session in ('ses-a', 'ses-b'):
         path = out / 'sub-01' / session / LABELS.format(session)
