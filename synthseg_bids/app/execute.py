@@ -199,6 +199,6 @@ def _execute(
         ct=config.ct,
         lesions=config.lesions,
         **config.outputs,
-        priors_dir=str(priors_dir(config, setup)) if config.combine == 'session' else '',
+        priors_dir=str(priors_dir(config, setup)) if config.keeps_priors else '',
         overwrite=config.overwrite,
     )

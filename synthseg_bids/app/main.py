@@ -30,6 +30,7 @@ from .group_outputs import (
     write_second_dataset,
     write_tables,
 )
+from .longitudinal import segment_visits
 from .method import ChosenMethod, choose_method
 from .parser import PROG
 from .plan import (
@@ -181,11 +182,15 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     ledger = Ledger(plan.pending)
     complete = interrupted = False
     sessions: list[SessionRecord] = []
+    visits: set[str] = set()
+    together = True
     try:
         with ledger.progress:
             segment_images(config, plan, ledger, setup)
         if config.combine == 'session':
             sessions = combine_sessions(config, plan, setup)
+        if config.longitudinal:
+            visits, together = segment_visits(config, plan, setup)
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -196,7 +201,8 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         setup.checksums.save()
         # After an interrupt, users do not wait for tables of thousands of images.
         if not interrupted:
-            complete = _finish(config, plan, setup, sessions)
+            changed = {session.participant for session in sessions} | visits
+            complete = _finish(config, plan, setup, changed) and together
             complete &= all(session.status != 'failed' for session in sessions)
             if config.precomputed:
                 participants = {image.participant for image in (*plan.pending, *plan.current)}
@@ -204,15 +210,16 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     return complete
 
 
-def _finish(
-    config: RunConfig, plan: Plan, setup: Setup, sessions: Iterable[SessionRecord]
-) -> bool:
-    """Write tables, methods text and reports where something changed."""
+def _finish(config: RunConfig, plan: Plan, setup: Setup, together: Iterable[str]) -> bool:
+    """Write tables, methods text and reports where something changed.
+
+    `together` are participants several of whose images were segmented together.
+    """
     from synthseg_bids.bids.citation import image_stems
 
     out_dir = config.output_dir.resolve()
-    changed = {image.participant for image in (*plan.pending, *sessions)}
-    changed.update(outdated_participants(out_dir, plan.current))
+    changed = {image.participant for image in plan.pending}
+    changed.update(together, outdated_participants(out_dir, plan.current))
     # If every task of a job array gathered all tables, the time would grow with the square of
     # their number.
     group = config.batch is None

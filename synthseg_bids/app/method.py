@@ -30,6 +30,7 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'five_tissue': ('--five-tissue', (False,)),
     'combine': ('--combine', ('none',)),
     'precomputed': ('--precomputed', (None,)),
+    'longitudinal': ('--longitudinal', (False,)),
     'device': ('--device', ('auto', 'cpu')),
     'n_gpus': ('--n-gpus', (None, 0)),
     'low_mem': ('--low-mem', (False,)),

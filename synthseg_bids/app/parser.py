@@ -190,6 +190,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         'there is one, to this folder as well, for smriprep or fmriprep --derivatives DIR',
     )  # fmt: skip
     group.add_argument(
+        '--longitudinal', action='store_true',
+        help='also segment all visits (sessions) of a participant together, which makes changes '
+        'of volumes less noisy, and write the annual change of every structure',
+    )  # fmt: skip
+    group.add_argument(
         '--charts', action='store_true',
         help='with the tables of all images, write group_brainchart.csv, too: volumes, age and '
         'sex in the columns that the brain charts of Bethlehem et al. (Nature 2022) take',

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
@@ -105,7 +106,8 @@ def write_group_tables(
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
     _write_statistics(out_dir, volumes, quality)
-    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
+    together = any(row['method'] == LONGITUDINAL.seg for row in volumes)
+    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}), together)
 
 
 def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:

@@ -26,9 +26,7 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.background import filled_box, without_far_background
-from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import from_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, nested_box, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
@@ -42,17 +40,15 @@ from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
 from .forward import Prediction
-from .localise import EMPTY_MARGIN, predict_brain
+from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .original_spacing import own_steps
 from .parcels import Parcellator
-from .postprocess import Box, clean, most_likely, smooth, soft_volumes
-from .preprocess import check_contrast, prepare
+from .postprocess import Box, most_likely, soft_volumes
+from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
-from .refine import refine_alone
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
-from .soft_segmentation import SoftSegmentation
+from .sharpen import sharpen
 
 logger = logging.getLogger(__name__)
 
@@ -297,43 +293,16 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
-        if ct is None:
-            ct = is_hounsfield(data)
-            if ct:
-                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
-        data, filled = without_far_background(data)
-        if filled is not None:
-            logger.info('its background is %g throughout; it takes no part in the scaling', filled)
-        if ct:
-            data = np.clip(data, *CT_RANGE)
-        check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
-        prepared = prepare(data, affine, self.card.spacing_mm)
+        prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
         settings = self.card, self.mirror, self.options.autocrop
 
         def infer(engine: Engine, plan: Plan | None) -> tuple[Box, Prediction]:
             return predict_brain(engine, plan, prepared.image, *settings)
 
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
-        posteriors, inner = clean(prediction.posteriors, self.groups)
-        if inner is None:
-            logger.warning('no brain found in the scan: everything is background')
-            inner = (slice(0, 0),) * 3
-        box = tuple(
-            slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
+        posteriors, inner, prior = sharpen(
+            prediction.posteriors, prepared, region, self.card, self.groups, keep_prior
         )
-        image, steps = prepared.image[region][inner], prepared.steps
-        if image.size:
-            if self.card.network.sub_voxels > 1:
-                posteriors = smooth(posteriors)
-            steps = own_steps(steps, image, posteriors[0] < 0.5)
-        prior = None
-        if keep_prior:
-            # Now, since the refinement works in place.
-            prior = SoftSegmentation.from_probabilities(
-                posteriors, self.card.labels, prepared.grid, box, steps * self.card.spacing_mm
-            )
-        if image.size:
-            posteriors = refine_alone(posteriors, image, steps, self.card)
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
         best, winner = most_likely(posteriors)
@@ -346,7 +315,6 @@ class Segmenter:
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
             self._turn(prepared.image[region], inner, confidence),
         )
-        seen = tuple(prediction.posteriors.shape[1:])
         parcels = None
         if self._parcellator is not None:
             parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
@@ -354,8 +322,8 @@ class Segmenter:
             prepared,
             self.labels,
             posteriors,
-            box,
-            seen,
+            nested_box(inner, region),
+            tuple(prediction.posteriors.shape[1:]),
             device,
             start,
             report,
