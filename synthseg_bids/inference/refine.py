@@ -34,7 +34,8 @@ from .preprocess import rescale_intensities
 Matrices = tuple[Tensor, Tensor, Tensor]
 
 ITERATIONS = 4
-#: A structure keeps the network's posterior where it is lower: no likelihood makes it the largest.
+#: A structure keeps the network's posterior where it is lower: no likelihood of one scan makes it
+#: the largest. Each further scan may weigh as much again.
 LEAST_POSTERIOR = 1e-3
 #: A structure of fewer voxels has no Gaussian.
 MIN_VOXELS = 50
@@ -105,7 +106,7 @@ def refine(
         Sums to 1.
     """
     scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
-    structures = _structures(posteriors, mirror, spacing_mm)
+    structures = _structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
     foreground = torch.zeros(posteriors[0].numel())
     for one in structures:
         foreground.index_add_(0, one.voxels, one.prior)
@@ -219,16 +220,22 @@ class _Structure:
     enlarge: Matrices
 
 
-def _structures(posteriors: Tensor, mirror: Sequence[int], spacing_mm: float) -> list[_Structure]:
-    """List the structures that have any voxel."""
-    boxes = [support_box(volume, LEAST_POSTERIOR) for volume in posteriors]
+def _structures(
+    posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
+) -> list[_Structure]:
+    """List the structures that have any voxel of at least this posterior."""
+    boxes = [support_box(volume, least) for volume in posteriors]
     pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
-    return [_structure(posteriors, pair, boxes, spacing_mm) for pair in there if pair]
+    return [_structure(posteriors, pair, boxes, spacing_mm, least) for pair in there if pair]
 
 
 def _structure(
-    posteriors: Tensor, channels: list[int], boxes: Sequence[Box | None], spacing_mm: float
+    posteriors: Tensor,
+    channels: list[int],
+    boxes: Sequence[Box | None],
+    spacing_mm: float,
+    least: float,
 ) -> _Structure:
     sides = [box for channel in channels if (box := boxes[channel]) is not None]
     box = join_boxes(sides)
@@ -238,7 +245,7 @@ def _structure(
     lists, priors, parts, first = [], [], [], 0
     for channel, side in zip(channels, sides, strict=True):
         values = posteriors[channel][side]
-        likely = values >= LEAST_POSTERIOR
+        likely = values >= least
         near = [
             place.add_(own.start - part.start)
             for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
