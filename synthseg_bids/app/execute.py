@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import RunConfig
 from .method import ChosenMethod
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from synthseg_bids.workflows.runner import Ledger
 
 logger = logging.getLogger(__name__)
+
+#: Records of images, or of sessions.
+AnyRecord = TypeVar('AnyRecord', bound='ImageRecord')
 
 #: Number of images in one Nipype graph. The time to build a graph grows with the square of its
 #: nodes, whereas new workers start within seconds.
@@ -113,7 +116,7 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
         raise failure
 
 
-def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
+def split(images: Sequence[AnyRecord], size: int) -> Iterator[list[AnyRecord]]:
     """Split images into chunks of at least `size`, no participant in two of them.
 
     Parameters
@@ -122,7 +125,7 @@ def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord
         Those of a participant follow each other.
     size : int
     """
-    chunk: list[ImageRecord] = []
+    chunk: list[AnyRecord] = []
     for image in images:
         if len(chunk) >= size and image.participant != chunk[-1].participant:
             yield chunk

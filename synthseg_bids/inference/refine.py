@@ -15,7 +15,7 @@ grey voxels between white and black ones would be taken for a third, grey struct
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,28 +26,22 @@ from ..images.geometry import bounding_box
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix
 from ..models.card import ModelCard
+from .likelihood import MIN_POSTERIOR, Mean, likelihood, total_of
 from .preprocess import rescale_intensities
 
-#: Computes a structure's mean intensity in each voxel of its bounding box.
-Mean = Callable[[], Tensor]
 #: Channels of a structure, and its bounding box.
 Structure = tuple[list[int], tuple[slice, ...]]
 
 ITERATIONS = 4
-#: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
-OUTLIER = 3.0
 #: A structure is excluded where its prior is lower.
 LEAST_POSTERIOR = 1e-4
-#: Lower posteriors do not count for a structure's Gaussian; fewer voxels leave it without one.
-MIN_POSTERIOR = 0.3
+#: A structure of fewer voxels is left without a Gaussian.
 MIN_VOXELS = 50
 #: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
 #: Standard deviation of the scanner's point-spread function, in scan voxels.
 BLUR = 0.5
-#: Least standard deviation, for intensities in [0, 1].
-LEAST_STD = 0.02
 #: Second differences count as zero below this share of the mean first difference. A scan was
 #: interpolated if the share of such voxels exceeds that of zero first differences by this much:
 #: 0 to 0.1 in original scans, a third or more in interpolated ones.
@@ -133,14 +127,15 @@ def refine(
         total = torch.zeros_like(foreground)
         for number, (channels, box) in enumerate(structures):
             prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
-            likelihood = _likelihood(
+            weighted = likelihood(
                 inside[channels].sum(0),
                 [scan[box] for scan in sharp],
+                [None if view is None else view[box] for view in seen],
                 [of_scan[number] for of_scan in means],
                 weights,
             )
             for channel in channels:
-                torch.mul(prior[channel], likelihood, out=inside[channel])
+                torch.mul(prior[channel], weighted, out=inside[channel])
                 total[box] += inside[channel]
         # Where all likelihoods underflow, fall back to the network's posterior; background stays
         # background.
@@ -300,11 +295,11 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
     To save memory it keeps the mean on a coarse grid. None if the structure is too small.
     """
     sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    amount = _sum(sure)
+    amount = total_of(sure)
     if amount < MIN_VOXELS:
         return None
     weighted = sure * scan
-    overall = _sum(weighted) / amount
+    overall = total_of(weighted) / amount
     step = max(1, round(COARSE_MM / spacing_mm))
     coarse = [
         _blur(functional.avg_pool3d(part[None, None], step, ceil_mode=True), step * spacing_mm)
@@ -315,55 +310,6 @@ def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean
     size = [n * step for n in mean.shape[2:]]
     x, y, z = scan.shape
     return lambda: functional.interpolate(mean, size=size, mode='trilinear')[0, 0, :x, :y, :z]
-
-
-def _likelihood(
-    probability: Tensor,
-    scans: Sequence[Tensor],
-    means: Sequence[Mean | None],
-    weights: Sequence[float],
-) -> Tensor:
-    r"""Return the likelihood of each voxel's intensities, each scan's raised to its weight.
-
-    The covariance is that of all scans together. With weights :math:`w_i` the exponent is
-    :math:`-\sum_{ij} \sqrt{w_i w_j} P_{ij} d_i d_j / 2` for residuals d and the inverse P of the
-    covariance, and each scan's variance normalises with its own weight: the product of the scans'
-    likelihoods if these are not correlated, and the usual Gaussian if all weights are 1.
-    """
-    known = [
-        (scan - mean(), weight)
-        for scan, mean, weight in zip(scans, means, weights, strict=True)
-        if mean is not None
-    ]
-    if not known:
-        return torch.ones_like(probability)
-    apart, weights = zip(*known, strict=True)
-    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    amount = _sum(sure)
-    covariance = np.diag([LEAST_STD**2] * len(apart))
-    for i, one in enumerate(apart):
-        weighted = sure * one
-        for j in range(i + 1):
-            covariance[i, j] += _sum(weighted * apart[j]) / amount
-            covariance[j, i] = covariance[i, j]
-    variances = covariance.diagonal()
-    correlation = covariance / np.sqrt(np.outer(variances, variances))
-    roots = np.sqrt(weights)
-    precision = np.linalg.inv(covariance) * np.outer(roots, roots)
-    distance = torch.zeros_like(probability)
-    for i, one in enumerate(apart):
-        other = sum(float(precision[i, j]) * apart[j] for j in range(len(apart)) if j != i)
-        distance += one * (one * float(precision[i, i]) + other)
-    total = float(np.sum(weights))
-    distance.clamp_(max=total * OUTLIER**2).mul_(-0.5).exp_()
-    log_size = float(np.dot(weights, np.log(2 * math.pi * variances)))
-    log_size += total / len(apart) * float(np.linalg.slogdet(correlation)[1])
-    return distance.mul_(math.exp(-0.5 * log_size))
-
-
-def _sum(volume: Tensor) -> float:
-    """Sum rows, then in float64; the result does not depend on the number of threads."""
-    return float(volume.sum(-1).double().sum())
 
 
 def _blur(volume: Tensor, spacing_mm: float) -> Tensor:

@@ -84,7 +84,8 @@ def test_what_a_scan_does_not_show_is_left_to_the_other(head, rng):
     half[:24] = np.nan
     alone = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE]).argmax(0).numpy()
     both = refine(posteriors.clone(), [scan, half], 1.0, MIRROR, 0.5, [FINE] * 2).argmax(0).numpy()
-    assert (both == alone).mean() > 0.98
+    # There the second scan has no say; elsewhere it says the same again.
+    assert (both[:24] == alone[:24]).mean() > 0.998
     assert (both == labels).mean() > (alone == labels).mean() - 0.002
 
 

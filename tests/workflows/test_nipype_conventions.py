@@ -34,8 +34,8 @@ BUILT_IN = {
 #: How fast and where something is computed, not what: must not make a cached result outdated.
 HOW_NOT_WHAT = {
     *('use_gpu', 'device', 'devices', 'slots_per_device', 'lock_dir', 'num_threads'),
-    *('gpu_fallback', 'low_memory', 'memory_limit', 'priors_dir'),
-    *('environ', 'use_cpu', 'seconds'),
+    *('gpu_fallback', 'low_memory', 'memory_limit'),
+    *('environ', 'use_cpu', 'seconds', 'priors_dir'),
 }
 
 
