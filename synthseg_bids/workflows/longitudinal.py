@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,10 @@ def execute_longitudinal(
     def _label(node: str) -> str:
         return next(labels[part] for part in node.split('.') if part in labels)
 
-    callbacks = {'status_callback': on_status, 'on_crash': on_crash}
+    callbacks: dict[str, Callable[..., None]] = {
+        'status_callback': on_status,
+        'on_crash': on_crash,
+    }
     try:
         run_workflow(workflow, log_dir, resources, plugin, callbacks)
     except PluginError:
