@@ -36,7 +36,8 @@ MOST_DEGREES, MOST_MM = 8.0, 8.0
 STILL = DeformationConfig(
     rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), field_step=STEP
 )
-#: Scans of 1 mm of real sequences, with noise and bias, of heads without lesions.
+#: Scans of 1 mm of real sequences, with noise and bias, of heads without lesions. Textures would
+#: differ between visits as those of a head do not.
 CONFIG = replace(
     PRESETS['synthseg-bids'],
     crop_jitter=0,
@@ -48,6 +49,7 @@ CONFIG = replace(
     resolution=None,
     noise=replace(PRESETS['synthseg-bids'].noise, probability=1, std=(3, 10)),
     lesions=None,
+    texture=None,
     artefacts=None,
     skull_strip_probability=0,
 )

@@ -162,8 +162,10 @@ def execute_longitudinal(
     def _label(node: str) -> str:
         return next(labels[part] for part in node.split('.') if part in labels)
 
-    callbacks: dict[str, Callable[..., None]]
-    callbacks = {'status_callback': on_status, 'on_crash': on_crash}
+    callbacks: dict[str, Callable[..., None]] = {
+        'status_callback': on_status,
+        'on_crash': on_crash,
+    }
     try:
         run_workflow(workflow, log_dir, resources, plugin, callbacks)
     except PluginError:
