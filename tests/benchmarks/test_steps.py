@@ -12,7 +12,7 @@ import torch
 def test_views_move_nothing():
     x = torch.zeros(4, 5)
     with steps.Traffic() as traffic:
-        assert x.view(20)[3:].T.shape == (17,)
+        assert x.T[3:].view(1, 2, 4).shape == (1, 2, 4)
     assert traffic.n_bytes == 0
     with steps.Traffic() as traffic:
         _ = x + 1
