@@ -31,8 +31,9 @@ EVERYTHING = [
     *('--reports-only', '--write-graph', '--resource-monitor', '-vv', '--echo', 'first'),
     *('--bids-database-dir', 'index', '--bids-database-wipe', '--aseg-stats', '--charts'),
     *('--no-autocrop', '--ct', '--lesions', 'fold', '--low-mem'),
-    *('--aggregate-session-reports', '1', '--debug', 'pdb'),
+    *('--aggregate-session-reports', '1', '--debug', 'pdb', '--combine', 'session'),
     *('--tissue-maps', '--5tt', '--precomputed', 'pre', '--run-uuid', '20260101-120000_a'),
+    '--longitudinal',
 ]
 
 
