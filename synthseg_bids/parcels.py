@@ -95,6 +95,20 @@ def parcel_labels() -> tuple[Label, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1)
+def parcel_titles() -> dict[int, str]:
+    """Return the plain name of each parcel, without its side, by its label.
+
+    Examples
+    --------
+    >>> parcel_titles()[2033]
+    'Temporal pole'
+    """
+    return {
+        first + int(row['number']): row['title'] for _, first in SIDES.values() for row in _rows()
+    }
+
+
 @lru_cache(maxsize=2)
 def aparcaseg_labels(lesions: bool = False) -> tuple[Label, ...]:
     """Return the labels of an aparc+aseg map: the segmentation labels with parcels for cortex.
