@@ -43,7 +43,7 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 #: The cerebrospinal fluid around the brain.
 CSF = 24
 #: Lesions of the white matter (FreeSurfer: WM-hypointensities), a label of some networks.
-LESION = 77
+LESION, LESION_NAME = 77, 'WM-hypointensities'
 #: What they may lie in: white matter of cerebrum and cerebellum, and brainstem.
 LESION_TISSUES = (2, 41, 7, 46, 16)
 #: BIDS standard tissue of the deep grey matter; see :attr:`Label.mapping`.

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
 from ..files import write_json, write_table
 from .agreement import read_source
 from .brain_charts import write_brain_charts
-from .group_morph import GroupMorph, group_morph, write_long, write_wide
+from .group_morph import GroupMorph, group_morph, structure_names, write_long, write_wide
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import read_description, write_descriptions
 from .names import parse_name
@@ -57,8 +56,6 @@ _AGREEMENT_IDENTITY = {
     **{key: AGREEMENT_COLUMNS[key] for key in ('rotation', 'shift', 'residual')},
 }
 
-_STRUCTURES = [label.name for label in segmentation_labels() if label.index != 0]
-
 
 def write_group_tables(
     out_dir: Path,
@@ -87,7 +84,8 @@ def write_group_tables(
     volumes = _gather(out_dir, 'morph', 'name', 'volume_mm3', damaged)
     overlaps = _gather(out_dir, 'dice', 'name', 'dice', damaged)
     columns = {
-        name: {'Description': f'Dice overlap of {name}.'} for name in (MEAN_NAME, *_STRUCTURES)
+        name: {'Description': f'Dice overlap of {name}.'}
+        for name in (MEAN_NAME, *structure_names(overlaps))
     }
     _write(out_dir, 'dice', {**_IDENTITY, 'reference': _REFERENCE, **columns}, overlaps)
 
@@ -98,10 +96,11 @@ def write_group_tables(
     raw = _find_raw(out_dir, bids_dir) if volumes else None
     _write_morph(out_dir, group_morph(volumes, _IDENTITY, verdicts, raw), charts, raw)
 
-    columns = {
-        name: {'Description': f'Of {name}.'} for name in (MEAN_NAME, *_STRUCTURES, TOTAL_NAME)
-    }
     agreement = _gather_agreement(out_dir, damaged)
+    columns = {
+        name: {'Description': f'Of {name}.'}
+        for name in (MEAN_NAME, *structure_names(agreement), TOTAL_NAME)
+    }
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
     _write_statistics(out_dir, volumes, quality)
@@ -110,7 +109,7 @@ def write_group_tables(
 
 def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:
     """Write which images stand out and how well volumes are repeated."""
-    names = [*_STRUCTURES, TOTAL_NAME]
+    names = [*structure_names(volumes), TOTAL_NAME]
     compared = [measure.name for measure in MEASURES if measure.compared]
     images = pd.DataFrame(volumes, columns=[*_IDENTITY, *names])
     outliers = [

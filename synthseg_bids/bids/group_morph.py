@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synthseg_bids.labels import LESION, segmentation_labels
+from synthseg_bids.labels import LESION_NAME, segmentation_labels
 from synthseg_bids.measure.qc_measures import FAIL, VERDICT
 from synthseg_bids.measure.stats import MIN_VALUES, regression_residuals
 
@@ -61,11 +61,10 @@ class GroupMorph:
         return [column for column in self.columns if column not in made]
 
 
-def volume_names(rows: Iterable[Mapping[str, str]] = ()) -> tuple[str, ...]:
-    """List structures and total; lesions where a row has them."""
-    name = next(x.name for x in segmentation_labels(lesions=True) if x.index == LESION)
-    lesions = any(name in row for row in rows)
-    return (*(label.name for label in segmentation_labels(lesions) if label.index), TOTAL_NAME)
+def structure_names(rows: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """List the structures of a table by its rows; lesions if a row has them."""
+    lesions = any(LESION_NAME in row for row in rows)
+    return tuple(label.name for label in segmentation_labels(lesions) if label.index)
 
 
 def group_morph(
@@ -87,7 +86,7 @@ def group_morph(
     raw : Path or None
         The raw dataset; without it there are no covariates.
     """
-    names = volume_names(rows)
+    names = (*structure_names(rows), TOTAL_NAME)
     images = pd.DataFrame(rows, columns=[*identity], dtype=object)
     judged = [verdicts.get(key) for key in zip(images['source'], images['method'], strict=True)]
     volumes = pd.DataFrame(rows, columns=[*names]).apply(pd.to_numeric, errors='coerce')

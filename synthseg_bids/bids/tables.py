@@ -85,7 +85,8 @@ AGREEMENT_COLUMNS: dict[str, dict[str, Any]] = {
     'source_2': {'Description': 'BIDS URI of the second image.'},
     'index': {'Description': 'Value in the label map.'},
     'name': {'Description': 'Name of the structure; the last two rows of a pair are the mean '
-             'over the twelve structures of the SynthSeg paper and the total.'},
+             'over the twelve structures of the SynthSeg paper and the total. Lesions count as '
+             'the tissue that they lie in, and have a row of their own if both images show some.'},
     'dice': {'Description': 'Dice overlap, 0 to 1, after rigid alignment of the label maps by '
              'the centroids of their structures; n/a if neither holds the structure.'},
     'volume_1_mm3': {'Description': 'Volume in the first image.', 'Units': 'mm^3'},
@@ -179,7 +180,7 @@ def agreement_rows(found: Agreement, **pair: str) -> list[dict[str, Any]]:
             'volume_1_mm3': found.volumes_1_mm3[label.index],
             'volume_2_mm3': found.volumes_2_mm3[label.index],
         }
-        for label in segmentation_labels()
+        for label in segmentation_labels(LESION in found.dice)
         if label.index != 0
     ]
     mean = {
@@ -191,7 +192,7 @@ def agreement_rows(found: Agreement, **pair: str) -> list[dict[str, Any]]:
     }
     total: dict[str, Any] = {'name': TOTAL_NAME}
     for column in ('volume_1_mm3', 'volume_2_mm3'):
-        total[column] = sum(row[column] for row in rows)
+        total[column] = sum(row[column] for row in rows if row['index'] != LESION)
     for row in (*rows, total):
         first, second = row['volume_1_mm3'], row['volume_2_mm3']
         if first or second:

@@ -3,6 +3,9 @@
 No intensities are registered: the two label maps are laid over each other by the centroids of
 their structures, as rigid bodies, and compared voxel by voxel. What remains is the disagreement
 of the segmentations plus what little a rigid motion cannot undo.
+
+One contrast may show lesions that another does not, so lesions count as the tissue that they lie
+in; where both maps have some, they are compared as well.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from scipy.spatial import KDTree
 
-from ..images.geometry import Grid, bounding_box
-from ..labels import CSF, channel_labels
+from ..images.geometry import Grid, bounding_box, spacing_mm, voxel_volume_mm3
+from ..labels import CSF, LESION, LESION_TISSUES, channel_labels
 from .overlap import dice_per_label, paper_dice, resample_nearest, volumes_from_labels
 
 #: Fewer common structures than this do not fix a position (three do, unless they are in line).
@@ -33,11 +37,14 @@ class Outline:
     Attributes
     ----------
     labels : (x, y, z) integer array
-        The part of the map that is not background.
+        The part of the map that is not background; lesions have the label of their tissue.
     affine : (4, 4) array
         Of that part.
+    lesions : (x, y, z) boolean array or None
+        Where the lesions are; None if there are none.
     volumes_mm3 : dict of int to float
-        Of every segmentation label.
+        Of every segmentation label; those of tissues include lesions, of which the volume is
+        there only if there are some.
     centroids : dict of int to (3,) array
         In mm, of the labels that are present and do not run out of the head: neither background
         nor the fluid around the brain, whose extent depends on the field of view.
@@ -45,6 +52,7 @@ class Outline:
 
     labels: np.ndarray
     affine: np.ndarray
+    lesions: np.ndarray | None
     volumes_mm3: dict[int, float]
     centroids: dict[int, np.ndarray]
 
@@ -56,7 +64,8 @@ class Agreement:
     Attributes
     ----------
     dice : dict of int to float
-        Of every segmentation label but background; NaN where neither map has it.
+        Of every segmentation label but background; NaN where neither map has it. Of lesions
+        only if both maps have some.
     mean_dice : float
         Over the twelve structures of the SynthSeg paper.
     volumes_1_mm3, volumes_2_mm3 : dict of int to float
@@ -94,6 +103,9 @@ def outline(labels: np.ndarray, affine: np.ndarray) -> Outline:
     start = [part.start for part in box]
     labels, affine = labels[box], np.array(affine, dtype=float)
     affine[:3, 3] += affine[:3, :3] @ start
+    lesions = labels == LESION
+    if has_lesions := bool(lesions.any()):
+        labels = _with_tissue(labels, lesions, spacing_mm(affine))
     places = np.nonzero(labels)
     values = labels[places]
     counts = np.bincount(values, minlength=1)
@@ -104,7 +116,20 @@ def outline(labels: np.ndarray, affine: np.ndarray) -> Outline:
         if label != CSF
     }
     volumes = {label: mm3 for label, (_, mm3) in volumes_from_labels(labels, affine).items()}
-    return Outline(labels, affine, volumes, centroids)
+    if has_lesions:
+        volumes[LESION] = float(lesions.sum()) * voxel_volume_mm3(affine)
+    return Outline(labels, affine, lesions if has_lesions else None, volumes, centroids)
+
+
+def _with_tissue(labels: np.ndarray, lesions: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Give each voxel of a lesion the label of the nearest tissue that may have lesions."""
+    tissue = np.argwhere(np.isin(labels, LESION_TISSUES))
+    if not len(tissue):
+        return labels
+    nearest = KDTree(tissue * spacing).query(np.argwhere(lesions) * spacing)[1]
+    found = labels.copy()
+    found[lesions] = labels[tuple(tissue[nearest].T)]
+    return found
 
 
 def kabsch(moving: np.ndarray, fixed: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -171,9 +196,14 @@ def compare(one: Outline, other: Outline) -> Agreement:
     grid = _common_grid(Grid(one.labels.shape, one.affine), Grid(other.labels.shape, moved))
     first = resample_nearest(one.labels, one.affine, grid)
     second = resample_nearest(other.labels, moved, grid)
+    dice = dice_per_label(first, second, [label for label in channel_labels() if label])
+    if one.lesions is not None and other.lesions is not None:
+        lesions = resample_nearest(one.lesions, one.affine, grid)
+        others = resample_nearest(other.lesions, moved, grid)
+        dice[LESION] = dice_per_label(lesions, others, [True])[True]
     cosine = (np.trace(motion[:3, :3]) - 1) / 2
     return Agreement(
-        dice=dice_per_label(first, second, [label for label in channel_labels() if label]),
+        dice=dice,
         mean_dice=paper_dice(first, second)['mean'],
         volumes_1_mm3=one.volumes_mm3,
         volumes_2_mm3=other.volumes_mm3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.tables import TOTAL_NAME
+from synthseg_bids.labels import LESION, LESION_TISSUES
 from synthseg_bids.measure.overlap import MEAN_NAME
 
-from .structures import mean_by_structure, structures
+from .structures import Structure, mean_by_structure, structures_of
 from .tree import Image, Row, checked_rows, number
 
 _WHAT = {
@@ -71,16 +72,19 @@ def _comparison(pairs: dict[Pair, dict[str, Row]]) -> dict[str, Any]:
 
 
 def _all_volumes(out_dir: Path, images: Sequence[Image]) -> list[tuple[Any, ...]]:
-    """List each structure with its volumes in ml in all images, and how much they vary."""
+    """List each structure with its volumes in ml in all images, and how much they vary.
+
+    White matter includes lesions, which not all contrasts show, and which are listed besides.
+    """
     by_image = []
     for image in images:
         rows = checked_rows(out_dir / f'{image.stem}_morph.tsv')
         by_image.append({row['name']: number(row['volume_mm3']) for row in rows})
     found = []
-    for structure in structures():
+    for structure in _with_lesions(structures_of({name for row in by_image for name in row})):
         names = [label.name for label in structure.labels]
         values = [
-            sum(volume[name] or 0 for name in names) / 1000 if names[0] in volume else None
+            sum(volume.get(name) or 0 for name in names) / 1000 if names[0] in volume else None
             for volume in by_image
         ]
         known = [value for value in values if value is not None]
@@ -88,3 +92,13 @@ def _all_volumes(out_dir: Path, images: Sequence[Image]) -> list[tuple[Any, ...]
         spread = 100 * float(np.std(known, ddof=1)) / mean if len(known) > 1 and mean else None
         found.append((structure, values, spread))
     return found
+
+
+def _with_lesions(shown: Sequence[Structure]) -> Iterator[Structure]:
+    """Add lesions, if they are among the structures, to the white matter of the cerebrum."""
+    lesions = [label for structure in shown for label in structure.labels if label.index == LESION]
+    for structure in shown:
+        if lesions and structure.labels[0].index == LESION_TISSUES[0]:
+            title = f'{structure.title}, lesions included'
+            structure = Structure(title, (*structure.labels, *lesions))
+        yield structure

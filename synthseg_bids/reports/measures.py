@@ -13,7 +13,7 @@ import pandas as pd
 from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
-from .structures import structures
+from .structures import structures, structures_of
 from .tree import Image, group_table, read_json
 
 #: Title of a measure, and its values by image.
@@ -50,7 +50,7 @@ def _volumes(out_dir: Path) -> Iterator[Measure]:
     entries: dict[str, Any] = {'group': 'Volumes', 'unit': 'ml'}
     total = {'name': 'Total intracranial', 'total': True, 'color': '#8899aa'}
     yield {**entries, **total}, ml.reindex(columns=[TOTAL_NAME])[TOTAL_NAME].round(3)
-    for structure in structures():
+    for structure in structures_of(ml.columns):
         sides = ml.reindex(columns=[label.name for label in structure.labels])
         about = {'name': structure.title, 'color': structure.color}
         yield {**entries, **about}, sides.sum(axis=1, skipna=False).round(3)

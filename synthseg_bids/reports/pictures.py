@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from synthseg_bids.bids.save import figure_files
+from synthseg_bids.labels import segmentation_labels
 
 from .mosaic import SLICES, label_palette
 from .page import data_uri
-from .structures import Structure, sided_name, structures
+from .structures import Structure, sided_name
 from .tree import Image
 
 
@@ -21,21 +23,17 @@ def read_picture(out_dir: Path, image: Image) -> dict[str, str]:
     return {'slices': slices, **{kind: data_uri(path) for kind, path in paths.items()}}
 
 
-def legend() -> list[tuple[Structure, list[int]]]:
-    """List every structure with the colours of its pixels; see :func:`names_by_color`."""
+def legend(shown: Iterable[Structure]) -> list[tuple[Structure, list[int]]]:
+    """List structures with the colours of their pixels; see :func:`names_by_color`."""
     return [
-        (structure, [_number(label.index) for label in structure.labels])
-        for structure in structures()
+        (structure, [_number(label.index) for label in structure.labels]) for structure in shown
     ]
 
 
 def names_by_color() -> dict[int, str]:
-    """Name each structure by the colour of its pixels, as one number: red, green, blue byte."""
-    return {
-        _number(label.index): sided_name(label)
-        for structure in structures()
-        for label in structure.labels
-    }
+    """Name each label by the colour of its pixels, as one number: red, green, blue byte."""
+    labels = segmentation_labels(lesions=True)
+    return {_number(label.index): sided_name(label) for label in labels if label.index}
 
 
 def _number(index: int) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from synthseg_bids.labels import Label, segmentation_labels
+from synthseg_bids.labels import LESION_NAME, Label, segmentation_labels
 
 from .tree import Row, number
 
@@ -16,7 +16,7 @@ _PLAIN = {
     'Accumbens-area': 'Accumbens',
     'Brain-Stem': 'Brainstem',
     'CSF': 'Cerebrospinal fluid',
-    'WM-hypointensities': 'White matter lesions',
+    LESION_NAME: 'White matter lesions',
 }
 
 
@@ -86,6 +86,17 @@ def structures(lesions: bool = False) -> tuple[Structure, ...]:
     return (*pairs, *single)
 
 
+def structures_of(names: Container[str]) -> tuple[Structure, ...]:
+    """Return the structures of a table by the names in it; see :func:`structures`.
+
+    Parameters
+    ----------
+    names : container of str
+        Names of labels, among others.
+    """
+    return structures(LESION_NAME in names)
+
+
 def mean_by_structure(
     columns: Iterable[Mapping[str, Row]], name: str
 ) -> list[tuple[Structure | None, list[float | None]]]:
@@ -106,7 +117,7 @@ def mean_by_structure(
     tables = list(columns)
     return [
         (structure, [_mean(table, structure, name) for table in tables])
-        for structure in structures()
+        for structure in structures_of({key for table in tables for key in table})
     ]
 
 

@@ -17,6 +17,7 @@ from .agreement import read_agreement
 from .page import write_page
 from .pictures import legend, names_by_color, read_picture
 from .quality import describe_quality, read_quality, short_note
+from .structures import structures
 from .tree import (
     Image,
     checked_rows,
@@ -96,7 +97,6 @@ def _write_page(
             for row in rows
             if row['link'].startswith('#')
         ],
-        'legend': legend(),
         'label_names': names_by_color(),
         'agreement': read_agreement(out_dir, participant, segmented),
         **read_about(out_dir, images, segmented, run_uuid),
@@ -159,11 +159,15 @@ def _totals(out_dir: Path, image: Image) -> tuple[float | None, float | None]:
 
 def _describe(out_dir: Path, image: Image, verdict: str) -> dict[str, Any]:
     """Gather what ``image.html.j2`` shows."""
+    volumes = describe_volumes(out_dir, image)
+    # The same structures in the legend and in the table.
+    shown = [row['structure'] for row in volumes['rows']] if volumes else structures()
     return {
         'image': image,
         'verdict': verdict,
         'quality': describe_quality(out_dir, image),
         'picture': read_picture(out_dir, image),
-        'volumes': describe_volumes(out_dir, image),
+        'legend': legend(shown),
+        'volumes': volumes,
         'overlaps': describe_overlaps(out_dir, image),
     }

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from synthseg_bids.bids.damage import checked_rows as read_checked
-from synthseg_bids.bids.group_morph import volume_names
 from synthseg_bids.bids.names import anat_folder, derivative_stem, parse_name, uri_path
 from synthseg_bids.bids.save import output_files
+from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_description, read_table
 from synthseg_bids.files import read_text as read_file
+from synthseg_bids.labels import segmentation_labels
 
 #: Largest number of bytes of a text file that are shown.
 _MOST_TEXT = 100_000
@@ -39,7 +40,7 @@ IDENTITY = frozenset(
 )
 
 #: Of the table of volumes, which has many more columns.
-_VOLUMES = IDENTITY.union(volume_names())
+_VOLUMES = IDENTITY.union(label.name for label in segmentation_labels(True)) | {TOTAL_NAME}
 
 Row = dict[str, str]
 Key = tuple[str, str]

@@ -11,7 +11,7 @@ from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .charts import FEWEST_FOR_BOX, FEWEST_TO_COMPARE, strips
-from .structures import Structure, structures
+from .structures import Structure, structures, structures_of
 from .tree import Image, Row, checked_rows, group_table, number
 
 
@@ -36,7 +36,7 @@ def describe_volumes(out_dir: Path, image: Image) -> dict[str, Any]:
         'n': n,
         'comparable': n >= FEWEST_TO_COMPARE,
         'dots': n < FEWEST_FOR_BOX,
-        'rows': [_row(structure, ml, total, group, z_scores) for structure in structures()],
+        'rows': [_row(structure, ml, total, group, z_scores) for structure in structures_of(ml)],
         'total': total,
         'chart': strips([('total', total, group.get(TOTAL_NAME, np.empty(0)))], 'ml'),
     }

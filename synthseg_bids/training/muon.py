@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..hardware.device import fast_dtype
+
 #: Coefficients and number of the iterations.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -30,11 +32,12 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
     Returns
     -------
-    (m, n) bfloat16 tensor
+    (m, n) tensor
+        In bfloat16 where that is fast: the iterations need no more precision.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).to(torch.bfloat16)
+    x = (matrix if wide else matrix.T).to(fast_dtype(matrix.device))
     x = x / (x.norm() + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from synthseg_bids.bids.agreement import write_agreement
+from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.files import read_table, write_json
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import LESION, LESION_NAME, segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 
 STRUCTURES = (2, 3, 10, 11, 12, 16, 17, 41, 42, 49)
@@ -138,3 +139,24 @@ def test_what_cannot_be_compared_is_left_out_with_a_warning(tmp_path, caplog):
     assert len(warnings) == 5
     assert any('truncated' in line for line in warnings)
     assert any('0 structures in common' in line for line in warnings)
+
+
+def test_lesions_of_both_images_have_a_row_and_count_once(tmp_path):
+    for contrast, size in (('T1w', 1), ('T2w', 2)):
+        path = add(tmp_path, 'sub-1', 0, contrast)
+        labels = np.asarray(nib.load(path).dataobj).copy()
+        labels[2:4, 4 : 4 + size, 5] = LESION
+        nib.save(nib.Nifti1Image(labels, nib.load(path).affine), path)
+    (table,) = write_agreement(tmp_path)
+    rows = {row['name']: row for row in read_table(table)}
+    lesions, white, total = (
+        rows[name] for name in (LESION_NAME, 'Left-Cerebral-White-Matter', 'Total-Intracranial')
+    )
+    assert (lesions['volume_1_mm3'], lesions['volume_2_mm3']) == ('16', '32')
+    assert float(lesions['dice']) == pytest.approx(2 / 3, abs=1e-3)
+    assert (white['volume_difference'], total['volume_difference']) == ('0', '0')
+    write_group_tables(tmp_path)
+    dice, difference = read_table(tmp_path / 'group_agreement.tsv')
+    assert (dice[LESION_NAME], difference[LESION_NAME]) == (
+        lesions['dice'], lesions['volume_difference']
+    )  # fmt: skip

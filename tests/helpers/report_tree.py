@@ -23,7 +23,7 @@ from synthseg_bids.bids.tables import (
     write_qc_table,
 )
 from synthseg_bids.files import write_json, write_text
-from synthseg_bids.labels import CSF, segmentation_labels
+from synthseg_bids.labels import CSF, LESION, segmentation_labels
 from synthseg_bids.measure.expected_dice import FITTED, expected_dice
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
@@ -51,6 +51,7 @@ def write_tree(
     sessions: Sequence[str] = (),
     contrasts: Sequence[str] = ('T1w', 'T2w'),
     label_maps: bool = True,
+    lesions: Sequence[str] = (),
 ) -> Path:
     """Write an output dataset with its group tables.
 
@@ -60,6 +61,8 @@ def write_tree(
     subjects, sessions, contrasts : sequence of str
     label_maps : bool
         Write label maps, figures and agreement, too.
+    lesions : sequence of str
+        Contrasts with a lesion in the left white matter.
 
     Returns
     -------
@@ -78,7 +81,8 @@ def write_tree(
         name = '_'.join(f'{k}-{v}' for k, v in entities.items()) + f'_{contrast}.nii.gz'
         relative = str(anat_folder(entities) / name)
         stem = str(anat_folder(entities) / derivative_stem(entities, contrast))
-        _write_image(out, stem, relative, rng, label_maps, compared=not records)
+        lesion = contrast in lesions
+        _write_image(out, stem, relative, rng, label_maps, compared=not records, lesion=lesion)
         provenance = {'Seconds': 3.21, 'Device': 'cpu'}
         done = ImageRecord(raw / relative, relative, status='done', provenance=provenance)
         records.append(done)
@@ -108,6 +112,7 @@ def _write_image(
     rng: np.random.Generator,
     label_maps: bool,
     compared: bool,
+    lesion: bool,
 ) -> None:
     sources = {'Sources': [bids_uri('raw', relative)]}
     size = np.exp(rng.normal(0, 0.12))
@@ -115,6 +120,8 @@ def _write_image(
         label.index: (1000, 1000 * size * _typical_ml(label.index) * np.exp(rng.normal(0, 0.08)))
         for label in LABELS
     }
+    if lesion:
+        volumes[LESION] = (8, 4321.0)
     total = sum(volume for _, volume in volumes.values())
     write_morph_table(out / f'{stem}_morph.tsv', morph_rows(volumes, total))
     values = {f'confidence_{group}': float(rng.beta(30, 3)) for group in QC_GROUPS}
@@ -138,6 +145,8 @@ def _write_image(
     write_json(out / f'{stem}_dseg.json', {**sources, **made})
     if label_maps:
         scan, labels, affine = small_head()
+        if lesion:
+            labels[tuple(slice(n, n + 2) for n in np.argwhere(labels == 2)[0] + 2)] = LESION
         nib.save(nib.Nifti1Image(labels, affine), out / f'{stem}_dseg.nii.gz')
         names = figure_files(stem)
         (out / names['scan']).parent.mkdir(exist_ok=True)

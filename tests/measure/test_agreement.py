@@ -7,6 +7,7 @@ import pytest
 from grids import oriented_affine
 
 from synthseg_bids.images.geometry import Grid
+from synthseg_bids.labels import LESION, LESION_TISSUES
 from synthseg_bids.measure.agreement import AlignmentError, compare, kabsch, outline
 from synthseg_bids.measure.overlap import paper_dice, resample_nearest
 
@@ -131,3 +132,26 @@ def test_too_little_in_common():
     empty = outline(0 * labels, affine)
     with pytest.raises(AlignmentError, match='0 structures'):
         compare(empty, empty)
+
+
+def test_lesions_that_only_one_map_has_are_what_they_lie_in():
+    labels, affine = head()
+    lesions = labels.copy()
+    for tissue in LESION_TISSUES:
+        middle = np.argwhere(labels == tissue).mean(axis=0).round().astype(int)
+        part = tuple(slice(n - 1, n + 2) for n in middle)
+        lesions[part][labels[part] == tissue] = LESION
+    assert (lesions == LESION).sum() > 50
+    plain, with_lesions = outline(labels, affine), outline(lesions, affine)
+    found = compare(plain, with_lesions)
+    assert {value for value in found.dice.values() if not np.isnan(value)} == {1}
+    assert LESION not in found.dice
+    assert found.volumes_1_mm3[2] == found.volumes_2_mm3[2] == 8 * (labels == 2).sum()
+    assert found.volumes_2_mm3[LESION] == 8 * (lesions == LESION).sum()
+    assert compare(with_lesions, with_lesions).dice[LESION] == 1
+
+
+def test_lesions_without_white_matter():
+    labels, affine = head()
+    only = np.where(np.isin(labels, LESION_TISSUES), LESION, labels)
+    assert compare(outline(only, affine), outline(only, affine)).dice[LESION] == 1

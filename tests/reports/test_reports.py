@@ -17,7 +17,7 @@ from report_tree import CRASH, small_head, write_tree
 from synthseg_bids.bids.status import STATUS_COLUMNS
 from synthseg_bids.files import read_table, write_json, write_table, write_text
 from synthseg_bids.interfaces import PlotSegmentation
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import LESION, LESION_NAME, segmentation_labels
 from synthseg_bids.reports import write_group_report, write_subject_report
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.page import markdown
@@ -200,6 +200,23 @@ def test_group_report_tells_everything(tree):
     assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
     assert 'OSError: CRC check failed' in page.text
     assert '12 done · 1 skipped · 1 failed' in page.text
+
+
+def test_lesions_of_one_contrast_are_shown_and_are_white_matter_between_contrasts(tmp_path):
+    tree = write_tree(tmp_path, ['01'], lesions=['T2w'])
+    text = write_subject_report(tree, '01').read_text(encoding='utf-8')
+    colour = int(label_palette()[LESION][1:], 16)
+    # A button in the legend of the image that shows them, and a name for those who point at them.
+    assert text.count(f'data-colors="{colour}"') == 1
+    assert f'"{colour}":"white matter lesions"' in text
+    # A row in its table of volumes, and in that of all images.
+    assert text.count('White matter lesions</th>') == 2
+    assert 'Cerebral white matter, lesions included' in Tags(text).text
+    assert '"name":"White matter lesions"' in write_group_report(tree).read_text(encoding='utf-8')
+    table = tree / 'sub-01/anat/sub-01_seg-synthseg_agreement.tsv'
+    rows = {row['name']: row for row in read_table(table)}
+    assert LESION_NAME not in rows
+    assert rows['Left-Cerebral-White-Matter']['volume_difference'] == '0'
 
 
 def test_links_of_the_group_report_lead_somewhere(tree):
