@@ -149,6 +149,6 @@ def test_does_not_leave_the_gpu_unless_it_may(tiny_model, monkeypatch):
 
     data, _ = ball((20, 20, 20), np.eye(4), (5, 0, 0), 4)
     stays = Segmenter(tiny_model, 'cpu', gpu_fallback=False)
-    monkeypatch.setattr('synthseg_bids.inference.segmenter.predict', full)
+    monkeypatch.setattr('synthseg_bids.inference.localise.predict', full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         stays.segment(data, np.eye(4))
