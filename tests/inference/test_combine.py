@@ -24,8 +24,8 @@ MOTIONS = (np.eye(4), motion((8, -6, 5), (6, -4, 3)), motion((-5, 4, 0), (-2, 0,
 
 def blurred(segmentation: SoftSegmentation, axis: int) -> SoftSegmentation:
     """Return posteriors that know little along one axis."""
-    soft = gaussian_filter1d(segmentation.posteriors.numpy().astype(float), 1.2, axis=1 + axis)
-    steps = np.where(np.arange(3) == axis, 4.0, 2.0)
+    soft = gaussian_filter1d(segmentation.posteriors.numpy().astype(float), 1.8, axis=1 + axis)
+    steps = np.where(np.arange(3) == axis, 6.0, 2.0)
     posteriors = torch.from_numpy(soft.round().astype(np.uint8))
     return replace(segmentation, posteriors=posteriors, steps_mm=steps)
 
@@ -56,7 +56,7 @@ def session(truth) -> list[Contrast]:
     for axis, one in enumerate(truth):
         means = rng.permutation(len(one.labels)) / len(one.labels)
         image = np.tensordot(means, one.posteriors.numpy() / 255, 1)
-        image = gaussian_filter1d(image, 1.0, axis=axis) + rng.normal(0, 0.02, image.shape)
+        image = gaussian_filter1d(image, 1.5, axis=axis) + rng.normal(0, 0.02, image.shape)
         scans.append(Contrast(image, one.grid.affine, blurred(one, axis)))
     return scans
 
