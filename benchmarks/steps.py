@@ -29,23 +29,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from synthseg_bids.hardware.allocator import restart_with_settings
 from synthseg_bids.hardware.device import DTYPE_VARIABLE, set_threads
 from synthseg_bids.images.volume_io import read_volume
-from synthseg_bids.inference import localise, refine, segmenter
+from synthseg_bids.inference import localise, result, segmenter, sharpen
 
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
 LOCALISE = 'localise'
 #: Functions that are measured, in the module that calls them, and what they do.
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (segmenter, 'prepare', 'resample to the network grid'),
+    (segmenter, 'prepare_scan', 'resample to the network grid'),
     (localise, 'region_to_segment', LOCALISE),
     (localise, 'predict', 'network, twice'),
     (localise, 'corrected_region', 'check the crop'),
-    (segmenter, 'clean', 'connected components'),
-    (refine, 'smooth', 'smooth'),
-    (refine, 'own_steps', 'detect interpolation'),
-    (refine, 'refine', 'refine'),
+    (sharpen, 'clean', 'connected components'),
+    (sharpen, 'smooth', 'smooth'),
+    (sharpen, 'own_steps', 'detect interpolation'),
+    (sharpen, 'refine_alone', 'refine'),
     (segmenter, 'most_likely', 'most likely labels'),
     (segmenter, 'unsure_sides', 'confidence'),
-    (segmenter, 'resample_labels', 'resample to the scan'),
+    (result, 'resample_labels', 'resample to the scan'),
 )
 
 

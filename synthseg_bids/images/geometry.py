@@ -354,6 +354,19 @@ def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[
     )
 
 
+def nested_box(inner: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
+    """Return a box that is given within another one as indices of the whole volume.
+
+    Examples
+    --------
+    >>> nested_box([slice(1, 3)], [slice(10, 20)])
+    (slice(11, 13, None),)
+    """
+    return tuple(
+        slice(o.start + i.start, o.start + i.stop) for i, o in zip(inner, outer, strict=True)
+    )
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     """Return the slices of the smallest box around all non-zero voxels.
 

@@ -167,7 +167,7 @@ def infer(
     straight = _features(engine, x, by_rows)
     flipped = None if mirror is None else _features(engine, x.flip(2), by_rows)
     del x
-    swap = None if mirror is None else torch.as_tensor(mirror)
+    swap = None if mirror is None else torch.from_numpy(mirror).to(engine.device)
     n_channels = config.out_channels if channels is None else len(channels)
     posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
     counts = torch.zeros(3, config.out_channels, dtype=torch.int64)

@@ -18,6 +18,7 @@ from .engine import Engine
 from .forward import Prediction, predict
 from .memory_plan import Plan
 from .postprocess import Box, largest_component
+from .preprocess import EMPTY_MARGIN
 
 #: Voxels of the network grid, along each axis, that are averaged to one before the brain is
 #: looked for; the second pass only takes place if the first one found no brain.
@@ -31,8 +32,6 @@ FIND_THRESHOLD = 0.5
 #: Margin around the brain in a crop, and fraction of its voxels that is trimmed at each side.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Margin in voxels that is kept when empty borders are cropped.
-EMPTY_MARGIN = 8
 
 
 def predict_brain(

@@ -30,6 +30,8 @@ CROPS = 1.3
 SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
 #: Bytes per voxel of masks and tissue maps, and of what they are computed from.
 TISSUE_BYTES = {'masks': 2, 'tissue_maps': 13, 'five_tissue': 35}
+#: Memory of the network that names the parcels of the cortex, which works in boxes of one size.
+PARCEL_BYTES = 300 * 2**20
 
 
 def worker_gb(
@@ -41,6 +43,7 @@ def worker_gb(
     low_memory: bool = False,
     posteriors: str = 'none',
     tissues: Collection[str] = (),
+    parcels: bool = False,
     memory_limit: int | None = None,
 ) -> float:
     """Predict the memory of a process that segments scans on the CPU, one after the other.
@@ -57,6 +60,8 @@ def worker_gb(
     tissues : collection of str
         Masks and tissue maps that are written; keys of
         :data:`synthseg_bids.bids.names.TISSUE_KINDS`.
+    parcels : bool
+        Whether label maps with parcels of the cortex are written.
     memory_limit : int, optional
         Bytes that a forward pass may use (default: as many as it needs).
 
@@ -71,7 +76,7 @@ def worker_gb(
         (_scan_bytes(card, grid, flip, autocrop, limit, posteriors, maps) for grid in {*grids}),
         default=0,
     )
-    return (PROCESS_BYTES + GAPS * largest) / 2**30
+    return (PROCESS_BYTES + GAPS * largest + parcels * PARCEL_BYTES) / 2**30
 
 
 def _scan_bytes(

@@ -26,42 +26,37 @@ from torch.nn import functional
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from ..models.card import ModelCard
-from .postprocess import Box, join_boxes, smooth, support_box
+from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
+from .original_spacing import independence
+from .postprocess import Box, join_boxes, support_box
 from .preprocess import rescale_intensities
 
 Matrices = tuple[Tensor, Tensor, Tensor]
 
 ITERATIONS = 4
-#: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
-OUTLIER = 3.0
-#: A structure keeps the network's posterior where it is lower: no likelihood makes it the largest.
+#: A structure keeps the network's posterior where it is lower: no likelihood of one scan makes it
+#: the largest. Each further scan may weigh as much again.
 LEAST_POSTERIOR = 1e-3
-#: Lower posteriors do not count for a structure's Gaussian; fewer voxels leave it without one.
-MIN_POSTERIOR = 0.3
+#: A structure of fewer voxels has no Gaussian.
 MIN_VOXELS = 50
 #: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
 #: Standard deviation of the scanner's point-spread function, in scan voxels.
 BLUR = 0.5
-#: Values that are summed in float32, before the sums are added in float64.
-BLOCK = 256
-#: Least standard deviation, for intensities in [0, 1].
-LEAST_STD = 0.02
-#: Second differences count as zero below this share of the mean first difference. A scan was
-#: interpolated if the share of such voxels exceeds that of zero first differences by this much:
-#: 0 to 0.1 in original scans, a third or more in interpolated ones.
-FLATNESS_TOLERANCE = 0.1
-LEAST_STRAIGHT = 0.2
 
 
-def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard) -> Tensor:
-    """Smooth posteriors if the network predicts blocks of voxels, then refine them.
+def refine_alone(
+    posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard
+) -> Tensor:
+    """Refine the posteriors of one scan, unless the model's card says not to.
 
     Parameters
     ----------
-    posteriors, image, steps
-        See :func:`refine`; `steps` before :func:`own_steps`.
+    posteriors : (n_channels, x, y, z) float32 tensor
+    image : (x, y, z) array
+    steps : (3,) array
+        See :func:`refine`.
     card : ModelCard
         Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
 
@@ -69,69 +64,70 @@ def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: Mode
     -------
     (n_channels, x, y, z) float32 tensor
     """
-    if card.network.sub_voxels > 1:
-        posteriors = smooth(posteriors)
     if not card.intensity_weight:
         return posteriors
     mirror = mirror_channels(card.labels).tolist()
-    steps = own_steps(steps, image, posteriors[0] < 0.5)
-    return refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight, steps)
+    return refine(posteriors, [image], card.spacing_mm, mirror, card.intensity_weight, [steps])
 
 
 @torch.inference_mode()
 def refine(
     posteriors: Tensor,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     spacing_mm: float,
     mirror: Sequence[int],
     weight: float,
-    steps: np.ndarray,
+    steps: Sequence[np.ndarray],
 ) -> Tensor:
-    """Refine posteriors by the intensities of a scan.
+    """Refine posteriors by the intensities of one scan, or of several of one head together.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) float32 tensor
         They sum to 1. Changed in place, but for channel 0, background.
-    image : (x, y, z) array
-        The scan on the same grid.
+    images : sequence of (x, y, z) arrays
+        The scans on the same grid, NaN outside of their fields of view. A structure's Gaussian
+        has one dimension for each.
     spacing_mm : float
         Voxel size of that grid.
     mirror : (n_channels,) sequence of int
         Channel permutation of a left/right flip: both sides of a structure share a Gaussian.
     weight : float
         Exponent of the likelihood: 0 leaves the network's posteriors, 1 assumes that intensities
-        of neighbouring voxels are independent. Reduced for coarse scans by :func:`independence`.
-    steps : (3,) array
-        Spacing of the original voxels divided by that of the grid, see :func:`own_steps`.
+        of neighbouring voxels are independent. Reduced for coarse scans by
+        :func:`.original_spacing.independence`.
+    steps : sequence of (3,) arrays
+        For each scan, spacing of the original voxels divided by that of the grid, see
+        :func:`.original_spacing.own_steps`.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         Sums to 1.
     """
-    scan = torch.from_numpy(rescale_intensities(np.ascontiguousarray(image, dtype=np.float32)))
-    structures = _structures(posteriors, mirror, spacing_mm)
-    weight *= independence(steps)
-    sigmas = BLUR * np.maximum(steps, 1)
-    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(scan.shape, sigmas, strict=True))
-    foreground = torch.zeros(scan.numel())
+    scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
+    structures = _structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
+    foreground = torch.zeros(posteriors[0].numel())
     for one in structures:
         foreground.index_add_(0, one.voxels, one.prior)
     found = [one.prior for one in structures]
-    sharp = scan
+    sharp = [scan.image for scan in scans]
     for _ in range(ITERATIONS):
         means = [
-            _drifting_mean(one, now, _at(sharp, one.voxels))
-            for one, now in zip(structures, found, strict=True)
+            _drifting_means(scan, image, structures, found)
+            for scan, image in zip(scans, sharp, strict=True)
         ]
-        expected = _expected(scan, foreground, structures, found, means)
-        # The deblurred scan: the expected image plus the residual.
-        sharp = expected + scan - apply_along_axes(expected, (x, y, z))
+        sharp = [
+            scan.deblurred(_expected(scan.image, foreground, structures, found, of_scan))
+            for scan, of_scan in zip(scans, means, strict=True)
+        ]
         total = torch.zeros_like(foreground)
-        for i, (one, mean) in enumerate(zip(structures, means, strict=True)):
-            likelihood = _likelihood(found[i], _at(sharp, one.voxels), mean, weight)
-            found[i] = likelihood.mul_(one.prior)
+        for i, one in enumerate(structures):
+            observed = [
+                Observed(_at(image, one.voxels), of_scan[i], scan.shows(one.voxels), scan.weight)
+                for scan, image, of_scan in zip(scans, sharp, means, strict=True)
+            ]
+            found[i] = likelihood(found[i], observed).mul_(one.prior)
             total.index_add_(0, one.voxels, found[i])
         share = foreground / total.clamp_(min=torch.finfo(total.dtype).tiny)
         for now, one in zip(found, structures, strict=True):
@@ -142,6 +138,52 @@ def refine(
             values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
             volume.copy_(values.view(volume.shape))
     return posteriors
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan, and what depends on its resolution.
+
+    Attributes
+    ----------
+    image : (x, y, z) float32 tensor
+        Rescaled; 0 outside of its field of view.
+    view : (x, y, z) bool tensor or None
+        Its field of view; None if that is the whole grid.
+    weight : float
+        Exponent of the likelihood.
+    blur : three matrices
+        The point-spread function of the scanner.
+    """
+
+    image: Tensor
+    view: Tensor | None
+    weight: float
+    blur: Matrices
+
+    def shows(self, voxels: Tensor) -> Tensor | None:
+        """Return which voxels are in the field of view; None for all."""
+        return None if self.view is None else _at(self.view, voxels)
+
+    def deblurred(self, expected: Tensor) -> Tensor:
+        """Return the expected image plus the residual, of which there is none out of view."""
+        residual = self.image - apply_along_axes(expected, self.blur)
+        if self.view is not None:
+            residual *= self.view
+        return residual.add_(expected)
+
+
+def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
+    sigmas = BLUR * np.maximum(steps, 1)
+    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(image.shape, sigmas, strict=True))
+    weight *= independence(steps)
+    unseen = np.isnan(image)
+    if not unseen.any():
+        scan = rescale_intensities(np.ascontiguousarray(image, dtype=np.float32))
+        return _Scan(torch.from_numpy(scan), None, weight, (x, y, z))
+    scan = np.zeros(image.shape, dtype=np.float32)
+    scan[~unseen] = rescale_intensities(image[~unseen])
+    return _Scan(torch.from_numpy(scan), torch.from_numpy(~unseen), weight, (x, y, z))
 
 
 @dataclass(frozen=True)
@@ -178,16 +220,22 @@ class _Structure:
     enlarge: Matrices
 
 
-def _structures(posteriors: Tensor, mirror: Sequence[int], spacing_mm: float) -> list[_Structure]:
-    """List the structures that have any voxel."""
-    boxes = [support_box(volume, LEAST_POSTERIOR) for volume in posteriors]
+def _structures(
+    posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
+) -> list[_Structure]:
+    """List the structures that have any voxel of at least this posterior."""
+    boxes = [support_box(volume, least) for volume in posteriors]
     pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
-    return [_structure(posteriors, pair, boxes, spacing_mm) for pair in there if pair]
+    return [_structure(posteriors, pair, boxes, spacing_mm, least) for pair in there if pair]
 
 
 def _structure(
-    posteriors: Tensor, channels: list[int], boxes: Sequence[Box | None], spacing_mm: float
+    posteriors: Tensor,
+    channels: list[int],
+    boxes: Sequence[Box | None],
+    spacing_mm: float,
+    least: float,
 ) -> _Structure:
     sides = [box for channel in channels if (box := boxes[channel]) is not None]
     box = join_boxes(sides)
@@ -197,7 +245,7 @@ def _structure(
     lists, priors, parts, first = [], [], [], 0
     for channel, side in zip(channels, sides, strict=True):
         values = posteriors[channel][side]
-        likely = values >= LEAST_POSTERIOR
+        likely = values >= least
         near = [
             place.add_(own.start - part.start)
             for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
@@ -217,93 +265,6 @@ def _structure(
     return _Structure(box, voxels, inside, cells, prior, tuple(parts), step**3, blur, enlarge)
 
 
-def independence(steps: np.ndarray) -> float:
-    """Return the factor on the exponent of the likelihood that accounts for interpolated voxels.
-
-    Voxels interpolated from a coarser scan are not independent. The square root of the ratio of
-    acquired to interpolated voxels was best on synthetic scans with slices of 5 mm.
-
-    Parameters
-    ----------
-    steps : (3,) array
-        Spacing of the original voxels divided by that of the grid.
-
-    Returns
-    -------
-    float
-        1 if the scan is as fine as the grid, less if it is coarser.
-    """
-    return float(np.prod(np.maximum(steps, 1)) ** -0.5)
-
-
-def own_steps(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> np.ndarray:
-    """Return the spacing of a scan's original voxels, even if it was upsampled before.
-
-    Parameters
-    ----------
-    steps : (3,) array
-        Spacing of the voxels in the file divided by that of the grid.
-    image : (x, y, z) array
-        The scan on the grid.
-    brain : (x, y, z) bool tensor
-        See :func:`interpolated_steps`.
-
-    Returns
-    -------
-    (3,) array
-        Divided by the spacing of the grid.
-    """
-    # After two interpolations the coarser spacing shows.
-    return np.maximum(steps, interpolated_steps(torch.from_numpy(image), brain))
-
-
-def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
-    """Detect linear upsampling by the piecewise-linear profiles that it leaves.
-
-    Second differences vanish everywhere except at the original samples.
-
-    Parameters
-    ----------
-    image : (x, y, z) tensor
-    brain : (x, y, z) bool tensor
-        Voxels to look at; air has linear profiles in any scan.
-
-    Returns
-    -------
-    (3,) array
-        Distance of the original samples in voxels, per axis; 1 if there was no interpolation, if
-        it was not linear, or if it was by less than a factor of two.
-    """
-    steps = np.ones(3)
-    for axis in range(3):
-        slopes = image.diff(dim=axis)
-        known = _neighbours(brain, axis)
-        if not known.any():
-            continue
-        # Larger than the rounding errors of a straight line of integers.
-        least = FLATNESS_TOLERANCE * float((slopes.abs() * known).sum()) / _count(known)
-        known = _neighbours(known, axis)
-        straight = (slopes.diff(dim=axis).abs() < least) & known
-        # Noise, or few grey values, give as many zero first differences.
-        flat = (slopes.narrow(axis, 1, known.shape[axis]).abs() < least) & known
-        if _count(straight) - _count(flat) > LEAST_STRAIGHT * _count(known):
-            ends = straight.narrow(axis, 1, known.shape[axis] - 1)
-            samples = straight.narrow(axis, 0, known.shape[axis] - 1) & ~ends
-            pairs = _neighbours(known, axis)
-            steps[axis] = _count(pairs) / max(_count(samples & pairs), 1)
-    return steps
-
-
-def _neighbours(mask: Tensor, axis: int) -> Tensor:
-    """Return which voxels are in a mask together with the next one along an axis."""
-    n = max(mask.shape[axis] - 1, 0)
-    return mask.narrow(axis, 0, n) & mask.narrow(axis, mask.shape[axis] - n, n)
-
-
-def _count(mask: Tensor) -> int:
-    return int(np.count_nonzero(mask.numpy()))
-
-
 def _expected(
     scan: Tensor,
     foreground: Tensor,
@@ -319,17 +280,29 @@ def _expected(
     return expected
 
 
+def _drifting_means(
+    scan: _Scan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
+    means = []
+    for one, posterior in zip(structures, found, strict=True):
+        shown = scan.shows(one.voxels)
+        seen = posterior if shown is None else posterior * shown
+        means.append(_drifting_mean(one, seen, _at(image, one.voxels)))
+    return means
+
+
 def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tensor | None:
     """Return the mean intensity of a structure in each of its voxels.
 
     It is computed on a coarse grid. None if the structure is too small.
     """
     sure = functional.threshold(posterior, MIN_POSTERIOR, 0.0)
-    amount = _sum(sure)
+    amount = block_sum(sure)
     if amount < MIN_VOXELS:
         return None
     weighted = sure * observed
-    overall = _sum(weighted) / amount
+    overall = block_sum(weighted) / amount
     shape = [len(matrix) for matrix in one.blur]
     sums = torch.zeros(2, math.prod(shape))
     for into, values in zip(sums, (weighted, sure), strict=True):
@@ -339,24 +312,6 @@ def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tens
     # Far from the structure the mean tends to the overall one.
     mean = (intensity + 1e-3 * overall) / (weight + 1e-3)
     return _at(apply_along_axes(mean, one.enlarge), one.inside)
-
-
-def _likelihood(posterior: Tensor, observed: Tensor, mean: Tensor | None, weight: float) -> Tensor:
-    """Return the likelihood of each intensity, raised to the power `weight`."""
-    if mean is None:
-        return torch.ones_like(observed)
-    squares = (observed - mean).square_()
-    sure = functional.threshold(posterior, MIN_POSTERIOR, 0.0)
-    variance = _sum(sure * squares) / _sum(sure) + LEAST_STD**2
-    squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
-    return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))
-
-
-def _sum(values: Tensor) -> float:
-    """Sum blocks, then in float64; the result does not depend on the number of threads."""
-    whole = len(values) - len(values) % BLOCK
-    blocks = values[:whole].view(-1, BLOCK).sum(1)
-    return float(blocks.double().sum() + values[whole:].double().sum())
 
 
 def _at(volume: Tensor, voxels: Tensor) -> Tensor:

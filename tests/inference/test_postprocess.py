@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from posteriors import boxed_posteriors, random_posteriors
 
-from synthseg_bids.images.geometry import resample, resampling_matrix
 from synthseg_bids.inference import postprocess
 from synthseg_bids.inference.localise import crop_box, find_brain
 from synthseg_bids.inference.postprocess import (
@@ -28,32 +27,12 @@ GROUPS = tuple(label.topology_group for label in segmentation_labels())
 HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))
 
 
-def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Return smooth posteriors of all 33 channels."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn((1, 33, 4, 4, 4), generator=generator) * 6
-    fine = nn.functional.interpolate(coarse, size=shape, mode='trilinear')
-    return fine[0].softmax(0)
-
-
 @pytest.mark.parametrize('keep_posteriors', [False, True])
 @pytest.mark.parametrize('steps', [(0.6, 0.7, 3.0), (1, 1, 1), (2.2, 0.4, 0.9)])
 def test_lean_argmax_is_the_argmax(steps, keep_posteriors):
     """Resampling each channel only where it can win gives the same labels as all of them."""
-    shape, box = (20, 22, 24), (slice(3, 17), slice(0, 20), slice(5, 24))
-    posteriors = torch.zeros((33, *shape))
-    posteriors[0] = 1
-    part = random_posteriors((14, 20, 19))
-    posteriors[(slice(None), *box)] = part
-    to_shape = tuple(int(n / s) for n, s in zip(shape, steps, strict=True))
-    matrices = [
-        torch.from_numpy(resampling_matrix(a, b, s))
-        for a, b, s in zip(shape, to_shape, steps, strict=True)
-    ]
-    everywhere = torch.stack([resample(p, matrices) for p in posteriors])
-    labels, kept = resample_labels(
-        part, box, shape, to_shape, np.array(steps), LABELS, keep_posteriors
-    )
+    arguments, everywhere = boxed_posteriors(steps)
+    labels, kept = resample_labels(*arguments, LABELS, keep_posteriors)
     expected = np.array(LABELS)[everywhere.argmax(0).numpy()]
     top = everywhere.topk(2, dim=0).values
     clear = (top[0] - top[1]).numpy() > 1e-5

@@ -251,9 +251,9 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
 def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
     weights = []
 
-    def refine(posteriors: Tensor, image: np.ndarray, spacing: float, mirror, weight, steps):
-        assert posteriors.shape[1:] == image.shape
-        weights.append(weight * independence(steps))
+    def refine(posteriors: Tensor, images, spacing: float, mirror, weight, steps):
+        assert posteriors.shape[1:] == images[0].shape
+        weights.append(weight * independence(steps[0]))
         return posteriors
 
     monkeypatch.setattr('synthseg_bids.inference.refine.refine', refine)
