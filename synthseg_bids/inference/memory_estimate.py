@@ -25,9 +25,9 @@ HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
 PROCESS_BYTES = 280 * 2**20
 #: Size of the crop around a large brain, relative to the smallest crop.
 CROPS = 1.3
-#: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, cleaned and
-#: refined in place, and the lists of voxels of the refinement), and of posteriors as written.
-SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 6, 1
+#: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, and as much for
+#: copies of single channels and the refinement's lists of voxels), and of posteriors as written.
+SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
 #: Bytes per voxel of masks and tissue maps, and of what they are computed from.
 TISSUE_BYTES = {'masks': 2, 'tissue_maps': 13, 'five_tissue': 35}
 #: Memory of the network that names the parcels of the cortex, which works in boxes of one size.
