@@ -30,13 +30,15 @@ from .rigid_resample import inside, sample
 from .soft_segmentation import SoftSegmentation
 
 
-def register_visits(priors: Sequence[SoftSegmentation]) -> Registration:
+def register_visits(priors: Sequence[SoftSegmentation], names: Sequence[str] = ()) -> Registration:
     """Register all scans of a participant with the space halfway between them.
 
     Parameters
     ----------
     priors : sequence of SoftSegmentation
         The network's posteriors of each scan.
+    names : sequence of str, optional
+        Names of the scans for messages.
 
     Returns
     -------
@@ -53,9 +55,9 @@ def register_visits(priors: Sequence[SoftSegmentation]) -> Registration:
     worst = int(np.argmin(found.overlaps))
     if found.overlaps[worst] < LEAST_OVERLAP:
         raise AlignmentError(
-            f'scan {worst + 1} of {len(priors)} overlaps by {found.overlaps[worst]:.2f} with the '
-            f'others, less than {LEAST_OVERLAP}: another head, or a failed segmentation; look at '
-            'it and leave it out'
+            f'{names[worst] if names else f"scan {worst + 1}"}: overlaps by '
+            f'{found.overlaps[worst]:.2f} with the others, less than {LEAST_OVERLAP}: another '
+            'head, or a failed segmentation; look at it and leave it out'
         )
     return found
 

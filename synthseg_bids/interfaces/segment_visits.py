@@ -42,7 +42,7 @@ class SegmentVisits(SimpleInterface):
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
         priors = [prior_of(inputs, number, segmenter) for number in range(len(inputs.in_files))]
-        registration = register_visits(priors)
+        registration = register_visits(priors, inputs.in_files)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
         for number, path in enumerate(inputs.in_files):
