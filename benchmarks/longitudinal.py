@@ -20,6 +20,7 @@ import numpy as np
 from visits import CONFIG, HIPPOCAMPI, VENTRICLES, Visit, load_head, make_visit
 
 from synthseg_bids.files import read_table, write_table
+from synthseg_bids.images.geometry import Grid
 from synthseg_bids.inference.longitudinal import register_visits, segment_visit
 from synthseg_bids.inference.result import NetworkPosteriors
 from synthseg_bids.inference.segmenter import Segmenter
@@ -87,8 +88,8 @@ def _together(
         _volumes(
             network,
             segment_visit(
-                visit.image, visit.affine, priors, 'ab', registration, number, network.card,
-                network.labels,
+                Grid(visit.image.shape, visit.affine), priors, 'ab', registration, number,
+                network.card, network.labels,
             )[1],
         )
         for number, visit in enumerate(visits)

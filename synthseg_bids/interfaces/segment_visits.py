@@ -7,7 +7,7 @@ from typing import Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of
+from .network import TogetherInputSpec, prior_of, segmenter_of
 
 
 class _InputSpec(TogetherInputSpec):
@@ -28,13 +28,12 @@ class _OutputSpec(TraitedSpec):
 
 
 class SegmentVisits(SimpleInterface):
-    """Segment the images of all visits of a participant with a common prior; on the CPU."""
+    """Segment the images of all visits of a participant, mixed with their mean; on the CPU."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.errors import about
         from synthseg_bids.images.transform_file import write_transform
         from synthseg_bids.images.volume_io import read_volume, write_label_map
         from synthseg_bids.inference.longitudinal import register_visits, segment_visit
@@ -42,16 +41,15 @@ class SegmentVisits(SimpleInterface):
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
         priors = [prior_of(inputs, number, segmenter) for number in range(len(inputs.in_files))]
-        registration = register_visits(priors)
+        registration = register_visits(priors, inputs.in_files)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
         for number, path in enumerate(inputs.in_files):
             volume = read_volume(path)
-            with about(path):
-                labels, soft = segment_visit(
-                    volume.data, volume.affine, priors, inputs.visits, registration, number,
-                    segmenter.card, segmenter.labels, ct_of(inputs, number),
-                )  # fmt: skip
+            labels, soft = segment_visit(
+                volume.grid, priors, inputs.visits, registration, number, segmenter.card,
+                segmenter.labels,
+            )  # fmt: skip
             write_label_map(out / f'dseg_{number}.nii.gz', labels, volume)
             write_transform(out / f'xfm_{number}.txt', registration.to_scans[number])
             self._results['out_labels'].append(str(out / f'dseg_{number}.nii.gz'))
