@@ -20,7 +20,7 @@ LAYERS = (
     ('bids', 'inference'),
     ('synth', 'models'),
     ('measure', 'external'),
-    ('images', 'hardware'),
+    ('images', 'hardware', 'parcels'),
     ('labels', 'linear', 'files', 'errors', 'progress'),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}

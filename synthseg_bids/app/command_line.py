@@ -24,8 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     RunConfig
     """
     chosen: dict[str, Any] = read_options(build_parser(), argv)
-    posteriors, grid = LEVELS[chosen.get('level', 'minimal')]
-    chosen = {'posteriors': posteriors, 'output_grid': grid, **chosen}
+    chosen = {**LEVELS[chosen.get('level', 'minimal')], **chosen}
     # Lists become tuples, so that the settings cannot change.
     fixed: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
@@ -95,8 +94,8 @@ def _saved_options(
         settings = read_config(path)
     except ConfigError as error:
         parser.error(str(error))
-    if 'level' in given:  # it stands for these two, which the file has from its own level
-        settings = {k: v for k, v in settings.items() if k not in ('posteriors', 'output_grid')}
+    if 'level' in given:  # it stands for settings that the file has from its own level
+        settings = {k: v for k, v in settings.items() if k not in LEVELS[given['level']]}
     words = [str(given[key]) for key in ('bids_dir', 'output_dir')] + ['participant']
     words += write_options(parser, settings)
     return vars(build_parser(f'{PROG}: {path}').parse_args(words))

@@ -15,8 +15,11 @@ from synthseg_bids.errors import UsageError
 from synthseg_bids.external.methods import OURS
 from synthseg_bids.files import read_text
 
-#: Posterior maps and grids that each level writes, unless --posteriors or --output-grid is given.
-LEVELS = {'minimal': ('none', 'native'), 'full': ('1mm', 'both')}
+#: Settings that each level stands for, unless their own options are given.
+LEVELS: dict[str, dict[str, Any]] = {
+    'minimal': {'posteriors': 'none', 'output_grid': 'native', 'parc': False},
+    'full': {'posteriors': '1mm', 'output_grid': 'both', 'parc': True},
+}
 
 #: Participants with more sessions than this have a report for each session.
 MOST_SESSIONS = 4
@@ -57,12 +60,14 @@ class RunConfig:
     level: str = 'minimal'
     output_grid: str = 'native'
     posteriors: str = 'none'
+    parc: bool = False
     aseg_stats: bool = False
     tissue_maps: bool = False
     five_tissue: bool = False
     combine: str = 'none'
     precomputed: Path | None = None
     charts: bool = False
+    longitudinal: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None
@@ -99,6 +104,11 @@ class RunConfig:
         return tuple(key for key, yes in wanted.items() if yes)
 
     @property
+    def keeps_priors(self) -> bool:
+        """Whether what the network alone predicts is kept, to segment several images together."""
+        return self.longitudinal or self.combine == 'session'
+
+    @property
     def outputs(self) -> dict[str, Any]:
         """What is written beside the label map and its tables."""
         return {
@@ -106,6 +116,7 @@ class RunConfig:
             'posteriors': self.posteriors,
             'aseg_stats': self.aseg_stats,
             'tissues': self.tissues,
+            'parc': self.parc,
         }
 
 

@@ -30,6 +30,7 @@ from .group_outputs import (
     write_second_dataset,
     write_tables,
 )
+from .longitudinal import segment_visits
 from .method import ChosenMethod, choose_method
 from .parser import PROG
 from .plan import (
@@ -161,7 +162,8 @@ def _run_participants(config: RunConfig) -> int:
     # First of all, so that a folder that is not writable is an error before anything has run.
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues
-    describe_dataset(out_dir, config.bids_dir, dict(config.derivatives), chosen.method, tissues)
+    links = dict(config.derivatives)
+    describe_dataset(out_dir, config.bids_dir, links, chosen.method, tissues, config.parc)
     log_dir = _start_log(config, chosen, resources)
     setup = Setup(chosen, resources, plugin, work_dir, log_dir, checksums)
     _announce(config, plan, setup)
@@ -180,11 +182,15 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     ledger = Ledger(plan.pending)
     complete = interrupted = False
     sessions: list[SessionRecord] = []
+    visits: set[str] = set()
+    together = True
     try:
         with ledger.progress:
             segment_images(config, plan, ledger, setup)
         if config.combine == 'session':
             sessions = combine_sessions(config, plan, setup)
+        if config.longitudinal:
+            visits, together = segment_visits(config, plan, setup)
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -195,7 +201,8 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         setup.checksums.save()
         # After an interrupt, users do not wait for tables of thousands of images.
         if not interrupted:
-            complete = _finish(config, plan, setup, sessions)
+            changed = {session.participant for session in sessions} | visits
+            complete = _finish(config, plan, setup, changed) and together
             complete &= all(session.status != 'failed' for session in sessions)
             if config.precomputed:
                 participants = {image.participant for image in (*plan.pending, *plan.current)}
@@ -203,15 +210,16 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     return complete
 
 
-def _finish(
-    config: RunConfig, plan: Plan, setup: Setup, sessions: Iterable[SessionRecord]
-) -> bool:
-    """Write tables, methods text and reports where something changed."""
+def _finish(config: RunConfig, plan: Plan, setup: Setup, together: Iterable[str]) -> bool:
+    """Write tables, methods text and reports where something changed.
+
+    `together` are participants several of whose images were segmented together.
+    """
     from synthseg_bids.bids.citation import image_stems
 
     out_dir = config.output_dir.resolve()
-    changed = {image.participant for image in (*plan.pending, *sessions)}
-    changed.update(outdated_participants(out_dir, plan.current))
+    changed = {image.participant for image in plan.pending}
+    changed.update(together, outdated_participants(out_dir, plan.current))
     # If every task of a job array gathered all tables, the time would grow with the square of
     # their number.
     group = config.batch is None
@@ -250,6 +258,7 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
         autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
+        parcels=config.parc,
     )
 
 

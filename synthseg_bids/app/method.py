@@ -25,10 +25,12 @@ OF_OURS: dict[str, tuple[str, tuple[object, ...]]] = {
     'lesions': ('--lesions', ('label',)),
     'output_grid': ('--output-grid (or --level full)', ('native',)),
     'posteriors': ('--posteriors (or --level full)', ('none',)),
+    'parc': ('--parc (or --level full)', (False,)),
     'tissue_maps': ('--tissue-maps', (False,)),
     'five_tissue': ('--five-tissue', (False,)),
     'combine': ('--combine', ('none',)),
     'precomputed': ('--precomputed', (None,)),
+    'longitudinal': ('--longitudinal', (False,)),
     'device': ('--device', ('auto', 'cpu')),
     'n_gpus': ('--n-gpus', (None, 0)),
     'low_mem': ('--low-mem', (False,)),
@@ -46,6 +48,8 @@ class ChosenMethod:
         Weights of our network.
     model_sha256 : str
         Their checksum.
+    parcels_sha256 : str
+        Checksum of the weights that name parcels of the cortex; empty if they are not asked for.
     program : Program or None
         Of another method.
     """
@@ -53,6 +57,7 @@ class ChosenMethod:
     method: Method
     model: Path | None = None
     model_sha256: str = ''
+    parcels_sha256: str = ''
     program: Program | None = None
 
     def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class ChosenMethod:
             'Autocrop': config.autocrop,
             'CT': describe_ct(ct_setting(config.ct, suffix)),
             'Lesions': config.lesions,
+            **({'ParcelModelSHA256': self.parcels_sha256} if config.parc else {}),
         }
 
     def used(self) -> dict[str, Any]:
@@ -105,6 +111,7 @@ class ChosenMethod:
             low_memory=config.low_mem,
             posteriors=config.posteriors,
             tissues=config.tissues,
+            parcels=config.parc,
             memory_limit=memory_limit,
         )
 
@@ -147,6 +154,7 @@ def choose_method(config: RunConfig) -> ChosenMethod:
             raise UsageError('--fast: not with --method samseg, which has no such step')
         return ChosenMethod(method, program=find_program(method))
 
+    from synthseg_bids.models import PARCEL_MODEL
     from synthseg_bids.models.card import check_card
     from synthseg_bids.models.registry import model_path
 
@@ -154,4 +162,5 @@ def choose_method(config: RunConfig) -> ChosenMethod:
     checksum = sha256(model)
     if model.suffix == '.safetensors':
         check_card(model, checksum)
-    return ChosenMethod(method, model, checksum)
+    parcels = sha256(model_path(PARCEL_MODEL)) if config.parc else ''
+    return ChosenMethod(method, model, checksum, parcels)

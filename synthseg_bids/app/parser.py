@@ -148,7 +148,8 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--level', choices=[*LEVELS],
         help='minimal: label maps on the grids of the images, tables, reports; full: label maps '
-        'on 1 mm grids and posterior maps on those as well (default: minimal)',
+        'on 1 mm grids, posterior maps on those and parcels of the cortex as well (default: '
+        'minimal)',
     )  # fmt: skip
     group.add_argument(
         '--output-grid', choices=['native', '1mm', 'both'],
@@ -160,8 +161,14 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '1/255, so that those of a voxel sum to 0.99 to 1.01',
     )  # fmt: skip
     group.add_argument(
+        '--parc', action=argparse.BooleanOptionalAction,
+        help='name the parcels of the cortex as well, 34 on each side (Desikan-Killiany): another '
+        'label map, and their volumes (default: by --level)',
+    )  # fmt: skip
+    group.add_argument(
         '--aseg-stats', '--aseg_stats', action='store_true',
-        help='also write volumes and intensities in the format of the aseg.stats of FreeSurfer',
+        help='also write volumes and intensities in the format of the aseg.stats of FreeSurfer; '
+        'those of parcels, too',
     )  # fmt: skip
     group.add_argument(
         '--tissue-maps', action='store_true',
@@ -181,6 +188,11 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         '--precomputed', type=_path, metavar='DIR',
         help='write mask and tissue maps of one image of each participant, the best T1w where '
         'there is one, to this folder as well, for smriprep or fmriprep --derivatives DIR',
+    )  # fmt: skip
+    group.add_argument(
+        '--longitudinal', action='store_true',
+        help='also segment all visits (sessions) of a participant together, which makes changes '
+        'of volumes less noisy, and write the annual change of every structure',
     )  # fmt: skip
     group.add_argument(
         '--charts', action='store_true',

@@ -13,7 +13,7 @@ from synthseg_bids.external.methods import OURS, Program
 from synthseg_bids.labels import segmentation_labels
 
 from ..files import write_text
-from .names import parse_name
+from .names import anat_files, parse_name
 
 _N_LABELS = sum(label.index != 0 for label in segmentation_labels())
 
@@ -58,6 +58,20 @@ _BIBLIOGRAPHY = """\
   pages = {885--896},
   year = {1999},
   doi = {10.1109/42.811268}
+}
+@article{desikan2006,
+  author = {Desikan, Rahul S. and S{\\'e}gonne, Florent and Fischl, Bruce and Quinn, Brian T. and
+            Dickerson, Bradford C. and Blacker, Deborah and Buckner, Randy L. and Dale, Anders M.
+            and Maguire, R. Paul and Hyman, Bradley T. and Albert, Marilyn S. and Killiany,
+            Ronald J.},
+  title = {An automated labeling system for subdividing the human cerebral cortex on {MRI} scans
+           into gyral based regions of interest},
+  journal = {NeuroImage},
+  volume = {31},
+  number = {3},
+  pages = {968--980},
+  year = {2006},
+  doi = {10.1016/j.neuroimage.2006.01.021}
 }
 @article{bids2016,
   author = {Gorgolewski, Krzysztof J. and others},
@@ -124,8 +138,8 @@ clipped at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The pos
 probabilities of {n_labels} structures and background were predicted by the model `{model}`
 (SHA-256 `{checksum}`){flip}. Per structure, the largest connected body was kept.{refined} The
 posteriors were resampled linearly to {grid}, where each voxel received its most likely label,
-numbered as in FreeSurfer. Volumes are the number of voxels of a label times their volume; soft
-volumes are sums of posterior probabilities."""
+numbered as in FreeSurfer.{parcels} Volumes are the number of voxels of a label times their
+volume; soft volumes are sums of posterior probabilities."""
 
 _CROP = """ A first pass of the network found the brain, and the image was cropped around it."""
 
@@ -133,6 +147,10 @@ _REFINED = """ The posteriors were then refined by the
 intensities of the image [@vanleemput1999; @samseg2016]: each structure had a Gaussian model of
 its intensities, whose mean varied over the brain, seen through the blur of its voxels, and the
 posteriors were its prior."""
+
+_PARCELS = """ A second network, which sees
+the posteriors and not the image, named the parcel of each voxel of the cortex, one of 34 on each
+side of the Desikan-Killiany atlas [@desikan2006]."""
 
 _GRIDS = {
     'native': 'the grid of the image',
@@ -157,9 +175,8 @@ _KEYS = {'samseg': 'samseg2016', 'mri_synthseg': 'synthseg2023'}
 
 def image_stems(out_dir: Path, seg: str = OURS) -> Iterator[str]:
     """Yield the name of the outputs of each image that a method segmented, up to their suffix."""
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in out_dir.glob(f'{pattern}/sub-*_seg-{seg}_desc-*_morph.tsv'):
-            yield path.name.removesuffix('_morph.tsv')
+    for path in anat_files(out_dir, f'sub-*_seg-{seg}_desc-*_morph.tsv'):
+        yield path.name.removesuffix('_morph.tsv')
 
 
 def write_citation(
@@ -176,6 +193,7 @@ def write_citation(
     autocrop: bool = True,
     output_grid: str = 'native',
     references: Collection[str] = (),
+    parcels: bool = False,
 ) -> Path:
     """Write the methods text and its bibliography.
 
@@ -204,6 +222,8 @@ def write_citation(
         Of the label maps: ``native``, ``1mm`` or ``both``.
     references : collection of str
         Names of the datasets that the segmentations were compared with.
+    parcels : bool
+        Whether parcels of the cortex were named.
 
     Returns
     -------
@@ -225,6 +245,7 @@ def write_citation(
             flip=', averaged with those of the mirrored image' if flip else '',
             refined=_REFINED if intensity_weight else '',
             grid=_GRIDS[output_grid],
+            parcels=_PARCELS if parcels else '',
         )
     name = f'CITATION_seg-{program.method.seg}' if program else 'CITATION'
     text = _TEXT.format(

@@ -13,6 +13,7 @@ import pandas as pd
 from synthseg_bids.labels import LESION_NAME, segmentation_labels
 from synthseg_bids.measure.qc_measures import FAIL, VERDICT
 from synthseg_bids.measure.stats import MIN_VALUES, regression_residuals
+from synthseg_bids.parcels import parcel_labels
 
 from ..files import cell, write_cells
 from .covariates import Columns, read_covariates
@@ -62,9 +63,13 @@ class GroupMorph:
 
 
 def structure_names(rows: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
-    """List the structures of a table by its rows; lesions if a row has them."""
-    lesions = any(LESION_NAME in row for row in rows)
-    return tuple(label.name for label in segmentation_labels(lesions) if label.index)
+    """List the structures of a table by its rows; lesions and parcels if a row has them."""
+    present = {name for row in rows for name in row}
+    labels = [label for label in segmentation_labels(LESION_NAME in present) if label.index]
+    parcels = parcel_labels()
+    if any(label.name in present for label in parcels):
+        labels += parcels
+    return tuple(label.name for label in labels)
 
 
 def group_morph(

@@ -94,6 +94,7 @@ class ImageRecord:
         posteriors: str = 'none',
         aseg_stats: bool = False,
         tissues: Iterable[str] = (),
+        parc: bool = False,
     ) -> list[str]:
         """List the kinds of outputs it should give.
 
@@ -104,9 +105,11 @@ class ImageRecord:
         posteriors : str
             Grid of the posterior maps: ``none``, ``native`` or ``1mm``.
         aseg_stats : bool
-            Whether a table like FreeSurfer's ``aseg.stats`` is among them.
+            Whether tables like FreeSurfer's ``aseg.stats`` are among them.
         tissues : iterable of str
             Masks and tissue maps; keys of :data:`synthseg_bids.bids.names.TISSUE_KINDS`.
+        parc : bool
+            Whether there are label maps with parcels of the cortex.
         """
         wanted = {
             'dseg': output_grid != '1mm',
@@ -116,6 +119,9 @@ class ImageRecord:
             'qc': True,
             'probseg': posteriors == 'native',
             'probseg1mm': posteriors == '1mm',
+            'parcels': parc and output_grid != '1mm',
+            'parcels1mm': parc and output_grid != 'native',
+            'aparc': parc and aseg_stats,
             'dice': self.references,
         }
         maps = [kind for which in tissues for kind in TISSUE_KINDS[which]]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthseg_bids import __version__
 from synthseg_bids.external.colour_tables import write_colour_table
-from synthseg_bids.external.methods import METHODS, OURS, Method
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.external.methods import LONGITUDINAL, METHODS, OURS, Method
+from synthseg_bids.labels import Label, segmentation_labels
+from synthseg_bids.parcels import aparcaseg_labels
 
 from .. import files
 from ..files import write_json, write_table, write_text
 from .errors import QueryError
-from .names import TISSUE_SEG
+from .names import PARCELS_SEG, TISSUE_SEG
 from .tissues import write_tissue_lookup
 
 APP = 'synthseg-bids'
@@ -29,9 +30,11 @@ _BIDSIGNORE = """*.html
 sub-*/figures
 *_morph.*
 *_aseg.*
+*_aparc.*
 *_dice.*
 *_qc.*
 *_agreement.*
+*_change.*
 *_xfm.*
 seg-*_dseg.ctab
 seg-*_dseg.label
@@ -61,11 +64,15 @@ Every image of the source dataset has its own files, named after it:
 - `*_seg-<method>tissue_*_dseg.nii.gz` (on request): grey matter (1), white matter (2) and
   cerebrospinal fluid (3); `*_label-<GM|WM|CSF>_*_probseg.nii.gz`: their probabilities.
 - `*_seg-<method>5tt_*_probseg.nii.gz` (on request): the five-tissue-type image of MRtrix.
-- `*_morph.tsv`: the volume of every structure. `volume_mm3` counts voxels of the label map,
-  `soft_volume_mm3` sums posterior probabilities, where the method gives any, and is less
-  sensitive to large voxels.
+- `*_seg-aparcaseg_*_dseg.nii.gz` (on request): the label map with the 68 parcels of the
+  Desikan-Killiany atlas in the place of the cortex, numbered as in the aparc+aseg of FreeSurfer;
+  `seg-aparcaseg_dseg.tsv` lists its labels.
+- `*_morph.tsv`: the volume of every structure, and of every parcel, if there are any.
+  `volume_mm3` counts voxels of the label map, `soft_volume_mm3` sums posterior probabilities,
+  where the method gives any, and is less sensitive to large voxels.
 - `*_aseg.stats` (on request): the same as `volume_mm3`, with the intensities of the image, in
   the format of FreeSurfer: `asegstats2table --inputs` joins those of many images.
+  `*_aparc.stats`: that of the parcels.
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
@@ -74,6 +81,10 @@ Every image of the source dataset has its own files, named after it:
   `*_from-<one>_to-<other>_mode-image_xfm.txt`: the rigid transforms between them, in the format
   of ITK.
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
+- `*_seg-synthseglong_*` (on request): label maps and volumes of all visits of a participant,
+  segmented with a prior that they have in common; `*_seg-synthseglong_change.tsv`: the annual
+  change of every structure; `*_to-midspace_*_xfm.txt`: the transform (ITK) of each image to the
+  space halfway between all visits.
 
 `group_status.tsv` names every image that was looked at and says what became of it; the other
 `group_*.tsv` gather the tables of all images. `group_morph.tsv` (a row per image) and
@@ -101,6 +112,7 @@ def describe_dataset(
     derivatives: Mapping[str, Path],
     method: Method = METHODS[OURS],
     tissues: bool = False,
+    parcels: bool = False,
 ) -> None:
     """Write the files at the root of the output dataset.
 
@@ -116,6 +128,8 @@ def describe_dataset(
         What segments the images.
     tissues : bool
         Whether label maps of the three tissues are written, too.
+    parcels : bool
+        Whether label maps with parcels of the cortex are written, too.
 
     Raises
     ------
@@ -131,6 +145,8 @@ def describe_dataset(
     write_label_lookup(out_dir, method)
     if tissues:
         write_tissue_lookup(out_dir / f'seg-{method.seg}{TISSUE_SEG}_dseg.tsv')
+    if parcels:
+        write_parcel_lookup(out_dir)
     methods = [m.title for m in METHODS.values() if _lookup(out_dir, m).exists()]
     name = f'{" and ".join(methods)} segmentations of {raw.get("Name") or "a BIDS dataset"}'
     write_description(out_dir, name, raw, links)
@@ -217,6 +233,31 @@ def _lookup(out_dir: Path, method: Method) -> Path:
 
 def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     """Write ``seg-synthseg_dseg.tsv``, colour tables for viewers, and the common sidecar."""
+    lookup = _lookup(out_dir, method)
+    _write_lookup(lookup, segmentation_labels(lesions=True))
+    who = f'{method.title}, folded to the labels of synthseg-bids'
+    if method.name == OURS:
+        who = 'a network trained on synthetic images'
+    if method is LONGITUDINAL:
+        who = 'such a network, with a prior that all visits of a participant have in common'
+    shared = {'Description': f'Segmentation of brain structures by {who}', 'Manual': False}
+    write_json(lookup.with_suffix('.json'), shared)
+
+
+def write_parcel_lookup(out_dir: Path) -> None:
+    """Write ``seg-aparcaseg_dseg.tsv`` and the other tables of label maps with parcels."""
+    lookup = out_dir / f'seg-{PARCELS_SEG}_dseg.tsv'
+    _write_lookup(lookup, aparcaseg_labels(lesions=True), parcels=True)
+    what = (
+        'Segmentation of brain structures, with the parcels of the Desikan-Killiany atlas '
+        '(Desikan et al., NeuroImage 31:968, 2006) in the place of the cortex, by networks '
+        'trained on label maps and synthetic images'
+    )
+    write_json(lookup.with_suffix('.json'), {'Description': what, 'Manual': False})
+
+
+def _write_lookup(lookup: Path, labels: Iterable[Label], parcels: bool = False) -> None:
+    """Write a table of labels, and colour tables for viewers."""
     rows = (
         {
             'index': label.index,
@@ -225,20 +266,16 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
             'color': label.color,
             'mapping': 0 if label.index == 0 else label.mapping,
         }
-        for label in segmentation_labels(lesions=True)
+        for label in labels
     )
-    lookup = _lookup(out_dir, method)
     write_table(lookup, _LOOKUP_COLUMNS, rows)
     for end in ('.ctab', '.label', '.ctbl'):
-        write_colour_table(lookup.with_suffix(end), lesions=True)
-    who = f'{method.title}, folded to the labels of synthseg-bids'
-    if method.name == OURS:
-        who = 'a network trained on synthetic images'
-    shared = {'Description': f'Segmentation of brain structures by {who}', 'Manual': False}
-    write_json(lookup.with_suffix('.json'), shared)
+        write_colour_table(lookup.with_suffix(end), lesions=True, parcels=parcels)
 
 
-def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
+def write_descriptions(
+    out_dir: Path, descriptions: Sequence[str], longitudinal: bool = False
+) -> None:
     """Write ``descriptions.tsv``: what each ``desc`` stands for.
 
     Parameters
@@ -246,11 +283,14 @@ def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
     out_dir : Path
     descriptions : sequence of str
         The ``desc`` labels in use; none, no file.
+    longitudinal : bool
+        Whether visits were segmented together, too.
     """
     if not descriptions:
         return
+    more = f'; with seg-{LONGITUDINAL.seg}, from all visits' if longitudinal else ''
     rows = (
-        {'desc_id': f'desc-{label}', 'description': f'Derived from the {label} image alone'}
+        {'desc_id': f'desc-{label}', 'description': f'Derived from the {label} image alone{more}'}
         for label in descriptions
     )
     write_table(out_dir / 'descriptions.tsv', ('desc_id', 'description'), rows)

@@ -9,8 +9,8 @@ the source's suffix in ``desc``: ``sub-01_run-2_T2w`` becomes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
 #: Entities that a source hands on to its derivatives, in the order BIDS wants.
@@ -26,6 +26,8 @@ TISSUE_KINDS = {
 }
 #: What the name of a segmentation ends with where it has three tissues, not structures.
 TISSUE_SEG = 'tissue'
+#: Name of the segmentation that has parcels in the place of the cortex.
+PARCELS_SEG = 'aparcaseg'
 
 _ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
 
@@ -83,6 +85,17 @@ def has_tissues(name: str) -> bool:
     return re.search(f'_seg-[a-zA-Z0-9]*{TISSUE_SEG}_', name) is not None
 
 
+def has_parcels(name: str) -> bool:
+    """Tell whether a label map, by its name, has the parcels of our own network.
+
+    Examples
+    --------
+    >>> has_parcels('sub-01_seg-aparcaseg_desc-T1w_dseg.nii.gz')
+    True
+    """
+    return f'_seg-{PARCELS_SEG}_' in name
+
+
 def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synthseg') -> str:
     """Name the derivatives of one image, up to but without their own suffix.
 
@@ -117,6 +130,26 @@ def anat_folder(entities: Mapping[str, str]) -> PurePosixPath:
     """Return the ``anat`` folder of a subject or session, relative to the dataset."""
     levels = [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]
     return PurePosixPath(*levels, 'anat')
+
+
+def participant_folders(out_dir: Path) -> list[str]:
+    """Return the names of the participants' folders of a dataset, sorted."""
+    return sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
+
+
+def anat_files(out_dir: Path, pattern: str, participant: str = 'sub-*') -> Iterator[Path]:
+    """Yield files of the ``anat`` folders of a dataset, sorted, those of sessions last.
+
+    Parameters
+    ----------
+    out_dir : Path
+    pattern : str
+        Of the file names, with wildcards.
+    participant : str
+        Name of a participant's folder (default: of all).
+    """
+    for folder in ('anat', 'ses-*/anat'):
+        yield from sorted(out_dir.glob(f'{participant}/{folder}/{pattern}'))
 
 
 def bids_uri(dataset: str, relative: str) -> str:

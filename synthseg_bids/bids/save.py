@@ -11,9 +11,9 @@ from synthseg_bids.external.methods import OURS
 from ..files import copy_file, write_json, write_text
 from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
-from .names import TISSUE_SEG
+from .names import PARCELS_SEG, TISSUE_SEG
 from .records import record, seal
-from .tables import ASEG_STATS, DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
+from .tables import APARC_STATS, ASEG_STATS, DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 from .tissues import tissue_sidecars
 
 #: Suffix and extension of every kind of output.
@@ -29,8 +29,11 @@ _ENDS = {
     'wm': 'probseg.nii.gz',
     'csf': 'probseg.nii.gz',
     'five_tissue': 'probseg.nii.gz',
+    'parcels': 'dseg.nii.gz',
+    'parcels1mm': 'dseg.nii.gz',
     'morph': 'morph.tsv',
     'aseg': 'aseg.stats',
+    'aparc': 'aparc.stats',
     'qc': 'qc.tsv',
     'dice': 'dice.tsv',
 }
@@ -38,6 +41,7 @@ _ENDS = {
 _ENTITIES = {
     'dseg1mm': '_res-1mm',
     'probseg1mm': '_res-1mm',
+    'parcels1mm': '_res-1mm',
     'brain_mask': '_label-brain',
     'intracranial_mask': '_label-intracranial',
     'gm': '_label-GM',
@@ -46,6 +50,12 @@ _ENTITIES = {
 }
 #: What kinds of another division append to the name of the segmentation.
 _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
+#: Kinds that are named after their division alone.
+_PARCELS = ('parcels', 'parcels1mm')
+#: What else there is of parcels only, and the field of the sidecar that identifies their network.
+_OF_PARCELS, _PARCEL_MODEL = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
+#: Kinds of figures.
+FIGURES = ('scan', 'dseg', 'parcels')
 #: Fields of the label map's sidecar that decide the result, and their names in messages.
 _IDENTITY = {
     'SoftwareVersion': 'version',
@@ -78,12 +88,16 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
     'sub-01_res-1mm_desc-T1w_dseg.nii.gz'
     >>> output_files('sub-01_seg-synthseg_desc-T1w', ['brain_mask', 'tissues'])[::2]
     ['sub-01_label-brain_desc-T1w_mask.nii.gz', 'sub-01_seg-synthsegtissue_desc-T1w_dseg.nii.gz']
+    >>> output_files('sub-01_seg-synthseg_desc-T1w', ['parcels1mm'])[0]
+    'sub-01_seg-aparcaseg_res-1mm_desc-T1w_dseg.nii.gz'
     """
     names = []
     for kind in kinds:
         start, _, contrast = stem.rpartition('_desc-')
         if kind.endswith('_mask'):  # BIDS allows no seg there
             start = start.partition('_seg-')[0]
+        elif kind in _PARCELS:
+            start = f'{start.partition("_seg-")[0]}_seg-{PARCELS_SEG}'
         start += _DIVISIONS.get(kind, '') + _ENTITIES.get(kind, '')
         name = f'{start}_desc-{contrast}_{_ENDS[kind]}'
         names += [name, f'{name.partition(".")[0]}.json']
@@ -96,9 +110,9 @@ def _marker(kinds: Collection[str]) -> str:
 
 
 def _kinds_of(stem: str) -> list[str]:
-    """List the kinds that may be named after a stem: masks, which name no method, are ours."""
+    """List the kinds that may be named after a stem: those that name no method are ours."""
     ours = f'_seg-{OURS}_' in stem
-    return [kind for kind in _ENDS if ours or not kind.endswith('_mask')]
+    return [kind for kind in _ENDS if ours or not (kind.endswith('_mask') or kind in _PARCELS)]
 
 
 def figure_files(stem: str) -> dict[str, str]:
@@ -112,7 +126,8 @@ def figure_files(stem: str) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        ``scan``: slices of the image; ``dseg``: the same slices of its label map.
+        ``scan``: slices of the image; ``dseg``: the same slices of its label map; ``parcels``:
+        the same of the one with parcels, if there is one.
 
     Examples
     --------
@@ -121,7 +136,7 @@ def figure_files(stem: str) -> dict[str, str]:
     """
     path = PurePosixPath(stem)
     folder = PurePosixPath(path.parts[0], 'figures')
-    return {kind: str(folder / f'{path.name}_{kind}.png') for kind in ('scan', 'dseg')}
+    return {kind: str(folder / f'{path.name}_{kind}.png') for kind in FIGURES}
 
 
 def save_image_outputs(
@@ -171,9 +186,12 @@ def save_image_outputs(
         'dseg1mm': label_map_sidecar(source, provenance, on_1mm_grid=True),
         'probseg': posteriors_sidecar(source, provenance),
         'probseg1mm': posteriors_sidecar(source, provenance, on_1mm_grid=True),
+        'parcels': label_map_sidecar(source, provenance),
+        'parcels1mm': label_map_sidecar(source, provenance, on_1mm_grid=True),
         **tissue_sidecars(source),
         'morph': {'Sources': [source], **MORPH_COLUMNS},
         'aseg': {'Sources': [source], 'Description': ASEG_STATS},
+        'aparc': {'Sources': [source], 'Description': APARC_STATS},
         'qc': {'Sources': [source], **QC_COLUMNS},
         'dice': {'Sources': [source, *compared], **DICE_COLUMNS},
     }
@@ -184,6 +202,8 @@ def save_image_outputs(
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = _kinds_of(stem) if outdated else ['dice'] if tried else []
+    # Of parcels that this run does not find, the new tables say nothing.
+    stale += [kind for kind in _kinds_of(stem) if kind in _OF_PARCELS]
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):
         (root / name).unlink(missing_ok=True)
@@ -282,7 +302,7 @@ def why_outdated(
     for other in (out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')):
         if other.exists() and not read_marker(other):
             return f'{other.name} is damaged'
-    if changes := _changes(marker, expected):
+    if changes := _changes(marker, expected) or _why_other_parcels(marker, expected):
         return changes
     tried = {entry['URI']: entry for entry in marker.get('References', [])}
     for uri, checksum in references.items():
@@ -299,6 +319,14 @@ def why_outdated(
         if name in wrong:
             return f'{name.rpartition("/")[2]} {wrong[name]}'
     return ''
+
+
+def _why_other_parcels(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    known, wanted = sidecar.get(_PARCEL_MODEL), expected.get(_PARCEL_MODEL)
+    # A run that is not to name parcels leaves those that there are.
+    if wanted in (None, known):
+        return ''
+    return 'model of parcels changed' if known else 'no parcels yet'
 
 
 def _changes(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

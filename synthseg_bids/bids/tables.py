@@ -10,7 +10,9 @@ from typing import Any
 from synthseg_bids.labels import LESION, channels_of, segmentation_labels
 from synthseg_bids.measure.agreement import Agreement
 from synthseg_bids.measure.overlap import MEAN_NAME, TOTAL_NAME
+from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS, names_of
 from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
+from synthseg_bids.parcels import NOT_IN_DKT, parcel_labels
 
 from ..files import write_table
 
@@ -18,8 +20,13 @@ from ..files import write_table
 METHOD = {'Description': 'What segmented the image, as in the seg entity of its files.'}
 
 MORPH_COLUMNS: dict[str, dict[str, str]] = {
-    'index': {'Description': 'Value in the label map.'},
-    'name': {'Description': 'Name of the structure.'},
+    'index': {
+        'Description': 'Value in the label map; from 1001 on, in that with parcels of the cortex.'
+    },
+    'name': {
+        'Description': 'Name of the structure. Parcels, of which the cortex of a side consists, '
+        'follow after all others; the last row is the total, in which they do not count twice.'
+    },
     'volume_mm3': {
         'Description': 'Voxels with this label times the volume of a voxel.',
         'Units': 'mm^3',
@@ -27,7 +34,7 @@ MORPH_COLUMNS: dict[str, dict[str, str]] = {
     'n_voxels': {'Description': 'Number of voxels with this label.'},
     'soft_volume_mm3': {
         'Description': 'Sum of the posterior probability on the grid where it was computed; n/a '
-        'if the method gives none.',
+        'if the method gives none, as for parcels.',
         'Units': 'mm^3',
     },
 }
@@ -35,11 +42,17 @@ ASEG_STATS = (
     'Volumes as in the morph table, and intensities of the image, in the format of the aseg.stats '
     'of FreeSurfer; eTIV is the sum of all structures.'
 )
+APARC_STATS = (
+    'Volumes of the parcels of the cortex as in the morph table, and intensities of the image in '
+    'them, in the format of the aseg.stats of FreeSurfer; eTIV is the sum of all structures.'
+)
 DICE_COLUMNS: dict[str, dict[str, str]] = {
     'reference': {'Description': 'Dataset of the reference, a key of DatasetLinks.'},
     'index': {'Description': 'Value in the label map.'},
-    'name': {'Description': 'Name of the structure; the last row averages the twelve structures '
-             'of the SynthSeg paper.'},
+    'name': {'Description': 'Name of the structure. Parcels of the cortex follow, where the '
+             f'reference has them, too, and their mean, {MEAN_OF_PARCELS}; with one of DKT '
+             f'without {names_of(NOT_IN_DKT)}, which it does not have. The last row averages the '
+             'twelve structures of the SynthSeg paper.'},
     'dice': {'Description': 'Dice overlap on the grid of the reference, 0 to 1; n/a if neither '
              'holds the structure.'},
     'volume_mm3': {
@@ -107,6 +120,7 @@ def morph_rows(
     volumes: Mapping[int, tuple[int, float]],
     total_mm3: float,
     soft_volumes_mm3: Sequence[float] | None = None,
+    parcels: Mapping[int, tuple[int, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """List the volumes of one image, a row per structure and a last one for their total.
 
@@ -119,6 +133,8 @@ def morph_rows(
     soft_volumes_mm3 : sequence of float, optional
         Soft volume of every segmentation label in channel order, background included; NaN for
         labels that the network does not segment. They have no volumes then, nor has the total.
+    parcels : mapping of int to (int, float), optional
+        As `volumes`, of a label map with parcels of the cortex. Their rows precede the total.
 
     Returns
     -------
@@ -145,7 +161,16 @@ def morph_rows(
         total['n_voxels'] = sum(row['n_voxels'] for row in rows)
         if soft:
             total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
-    return [*rows, total]
+    return [*rows, *(_parcel_rows(parcels) if parcels else []), total]
+
+
+def _parcel_rows(volumes: Mapping[int, tuple[int, float]]) -> list[dict[str, Any]]:
+    rows = []
+    for label in parcel_labels():
+        n_voxels, volume = volumes.get(label.index, (0, 0.0))
+        found = {'volume_mm3': float(volume), 'n_voxels': int(n_voxels)}
+        rows.append({'index': label.index, 'name': label.name, **found})
+    return rows
 
 
 def write_morph_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,9 @@ Segmentations are those of a data set of derivatives (its ``*_dseg.nii.gz``, mat
 references by subject, session, acquisition and run, as synthseg-bids does) or single label maps.
 Writes to DIR: dice_scans.tsv (every scan and structure), dice_summary.tsv (means over scans with
 bootstrap confidence intervals), structures.tsv (Dice, surface distances, ratio and agreement of
-volumes of each structure) and, for each reference, the box plot dice_NAME.png.
+volumes of each structure) and, for each reference, the box plot dice_NAME.png. Where both have
+parcels of the cortex, parcels.tsv has Dice, ratio, agreement and correlation of volumes of each
+parcel of both schemes: without bankssts, frontalpole and temporalpole where one is DKT.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..bids.image_record import ImageRecord
-from ..bids.names import DERIVATIVE_ENTITIES, has_tissues, parse_name
+from ..bids.names import DERIVATIVE_ENTITIES, PARCELS_SEG, has_parcels, has_tissues, parse_name
 from ..bids.query import DEFAULT_SUFFIXES
 from ..bids.references import find_reference
+from ..external.methods import OURS
 from ..files import read_description, write_table
 
 if TYPE_CHECKING:
@@ -45,12 +48,15 @@ class Scan:
         Name and contrast of the scan that was segmented.
     references : dict of str to Path
         Label maps to compare it with.
+    parcels : Path or None
+        Label map with the parcels of the cortex, if that is another one.
     """
 
     path: Path
     name: str
     contrast: str
     references: dict[str, Path] = field(default_factory=dict)
+    parcels: Path | None = None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -154,7 +160,8 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
                 f'({", ".join(map(str, single.values()))})'
             )
         maps = sorted(path.glob('sub-*/**/anat/sub-*_dseg.nii.gz'))
-        paths = [file for file in maps if not has_tissues(file.name)]
+        others = {parcel_map(file) for file in maps}
+        paths = [file for file in maps if not (has_tissues(file.name) or file in others)]
         if not paths:
             raise ValueError(
                 f'{path}: no sub-*/[ses-*/]anat/*_dseg.nii.gz here; give the output folder of '
@@ -168,8 +175,16 @@ def find_scans(path: Path, references: Mapping[str, Path]) -> list[Scan]:
         found = find_reference(image, folders) if image else {}
         name = file.name if image is None else Path(image.relative).name.partition('.')[0]
         contrast = image.suffix if image else UNKNOWN
-        scans.append(Scan(file, name, contrast, {**found, **single}))
+        scans.append(Scan(file, name, contrast, {**found, **single}, parcel_map(file)))
     return scans
+
+
+def parcel_map(path: Path) -> Path | None:
+    """Return the label map with parcels that lies beside one of ours; None if there is none."""
+    if has_parcels(path.name):
+        return None
+    other = path.with_name(path.name.replace(f'_seg-{OURS}_', f'_seg-{PARCELS_SEG}_'))
+    return other if other != path and other.is_file() else None
 
 
 def source_image(path: Path) -> ImageRecord | None:
@@ -217,26 +232,33 @@ def _compare_all(scans: Sequence[Scan]) -> tuple[list[dict[str, Any]], int]:
             logger.warning('%s: no reference', scan.path)
         for name, reference in scan.references.items():
             try:
-                compared = _compare(scan.path, reference)
+                compared, parcels = _compare(scan, reference)
             except (InputImageError, LabelSchemeError, FieldOfViewError) as error:
                 logger.error('%s', error)
                 failures += 1
             else:
-                rows += scan_rows(scan.name, scan.contrast, name, compared)
+                rows += scan_rows(scan.name, scan.contrast, name, compared, parcels)
                 logger.info('%s (%s): Dice %.3f', scan.name, name, compared[-1]['dice'])
     return rows, failures
 
 
-def _compare(path: Path, reference: Path) -> list[dict[str, Any]]:
-    """Compare two label maps on disk."""
+def _compare(scan: Scan, reference: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare the label maps of a scan with a reference: all structures, and parcels."""
     from ..images.volume_io import read_label_map
     from ..measure.overlap import compare_to_reference
+    from ..measure.parcel_overlap import compare_parcels, names_of, not_in_scheme
 
-    ours, theirs = read_label_map(path), read_label_map(reference)
-    labels = _as_ours(ours.data, str(path))
-    return compare_to_reference(
+    ours, theirs = read_label_map(scan.path), read_label_map(reference)
+    labels = _as_ours(ours.data, str(scan.path))
+    compared = compare_to_reference(
         labels, ours.affine, theirs.data, theirs.affine, str(reference), True
     )
+    with_parcels = read_label_map(scan.parcels) if scan.parcels else ours
+    parcels = compare_parcels(with_parcels.data, with_parcels.affine, theirs.data, theirs.affine)
+    for path, data in ((scan.parcels or scan.path, with_parcels.data), (reference, theirs.data)):
+        if parcels and (left_out := not_in_scheme(data)):
+            logger.info('%s: parcels of DKT; not compared: %s', path, names_of(left_out))
+    return compared, parcels
 
 
 def _as_ours(labels: np.ndarray, source: str) -> np.ndarray:
@@ -260,11 +282,13 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         From :func:`synthseg_bids.measure.summary.scan_rows`.
     """
     from ..measure.summary import (
+        PARCEL_COLUMNS,
         SCAN_COLUMNS,
         STRUCTURE_COLUMNS,
         SUMMARY_COLUMNS,
         structure_values,
         summarise,
+        summarise_parcels,
         summarise_structures,
     )
     from ..reports.figures import dice_boxes
@@ -273,6 +297,8 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_table(out / 'dice_scans.tsv', SCAN_COLUMNS, rows)
     write_table(out / 'dice_summary.tsv', SUMMARY_COLUMNS, summary)
     write_table(out / 'structures.tsv', STRUCTURE_COLUMNS, summarise_structures(rows))
+    if parcels := summarise_parcels(rows):
+        write_table(out / 'parcels.tsv', PARCEL_COLUMNS, parcels)
     for name in sorted({row['reference'] for row in rows}):
         dice_boxes(structure_values(rows, name), out / f'dice_{name}.png', title=name)
     columns = ('reference', 'contrast', 'structure', 'n', 'mean', 'sd', 'ci_low', 'ci_high')

@@ -18,6 +18,7 @@ from ..cli import (
     segment,
     synthesize,
     train,
+    train_parcels,
     view,
 )
 from ..errors import explain_error, is_out_of_memory
@@ -28,6 +29,7 @@ COMMANDS = (
     synthesize,
     estimate_priors,
     train,
+    train_parcels,
     calibrate,
     segment,
     evaluate,
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """Run as a program."""
-    if sys.argv[1:2] in (['segment'], ['train']):
+    if sys.argv[1:2] in (['segment'], ['train'], ['train-parcels']):
         restart_with_settings()
     return main()
 

@@ -62,6 +62,12 @@ def _add_more_outputs(parser: argparse.ArgumentParser) -> None:
         'folder or list the folder of <name>_posteriors.nii.gz',
     )
     parser.add_argument(
+        '--parc',
+        action='store_true',
+        help='parcels in the place of the cortex in OUT, 34 on each side (Desikan-Killiany), '
+        'numbered as in the aparc+aseg of FreeSurfer, and their volumes in TABLE',
+    )
+    parser.add_argument(
         '--lut',
         type=Path,
         metavar='FILE',
@@ -125,6 +131,8 @@ def _check_names(args: argparse.Namespace, several: bool) -> None:
         raise ValueError(f'{args.lut}: would overwrite a list of paths; give another name')
     if args.volumes is not None and args.volumes.suffix not in ('.tsv', '.csv'):
         raise ValueError(f'{args.volumes}: give a name that ends in .tsv (tabs) or .csv (commas)')
+    if args.parc and args.compat:
+        raise ValueError('--parc: not with --compat; leave one of them out')
     if args.threads is not None and args.threads < 1:
         raise ValueError(f'--threads {args.threads}: give at least 1')
 
@@ -158,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
     if args.lut is not None:
         from ..external.colour_tables import write_colour_table
 
-        write_colour_table(args.lut, lesions=True)
+        write_colour_table(args.lut, lesions=True, parcels=args.parc)
     if not several:
         return _run_single(args)
     from . import segment_folder

@@ -17,10 +17,13 @@ from ..errors import is_out_of_memory
 from ..files import read_text, sha256, sidecar, write_table, write_text
 from ..images.checks import READABLE, check_output
 from ..images.volume_io import Volume
+from ..inference.memory_estimate import describe_model
 from ..inference.reading import read_ahead
 from ..inference.segmenter import Segmenter
 from ..labels import channels_of
 from ..measure.overlap import TOTAL_NAME
+from ..models import PARCEL_MODEL
+from ..parcels import parcel_labels
 from ..progress import Progress
 from .segment_scan import load, measure, segment, write_maps
 
@@ -28,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: Suffixes of output names, as those of ``mri_synthseg``.
 LABELS, POSTERIORS = '_synthseg', '_posteriors'
+#: What the record of a scan with parcels of the cortex names.
+_PARCELS = 'ParcelModelSHA256'
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         'Lesions': args.lesions,
         'Compat': args.compat,
     }
+    if args.parc:
+        made_by[_PARCELS] = describe_model(PARCEL_MODEL).sha256
     found = {} if args.overwrite else {job: _volumes_on_disk(job, made_by) for job in jobs}
     volumes = {job: known for job, known in found.items() if known is not None}
     todo = [job for job in jobs if job not in volumes]
@@ -106,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
                     logger.info('%d/%d %s%s', n_ended, len(todo), note, left)
     finally:
         if args.volumes is not None:
-            _write_volumes(args.volumes, jobs, volumes, len(segmenter.labels))
+            _write_volumes(args, jobs, volumes, len(segmenter.labels))
     done = len(jobs) - len(failed)
     logger.info('%d of %d scans are segmented, %d failed', done, len(jobs), len(failed))
     for note in failed:
@@ -196,6 +203,9 @@ def _volumes_on_disk(job: Job, made_by: dict[str, Any]) -> dict[str, float | Non
     outputs = noted['Outputs']
     if any(noted.get(key) != value for key, value in made_by.items()):
         return None
+    # The label map has parcels in the place of the cortex, or it has not.
+    if _PARCELS in noted and _PARCELS not in made_by:
+        return None
     if any(kind not in outputs or fault(p, outputs[kind]) for kind, p in job.outputs.items()):
         return None
     changed = fault(job.scan, {'SHA256': noted['InputSHA256']}, verify=True)
@@ -235,9 +245,13 @@ def _why(error: Exception, job: Job) -> str:
 
 
 def _write_volumes(
-    path: Path, jobs: list[Job], volumes: dict[Job, dict[str, float | None]], n_labels: int
+    args: argparse.Namespace,
+    jobs: list[Job],
+    volumes: dict[Job, dict[str, float | None]],
+    n_labels: int,
 ) -> None:
     """Write a row per scan; rows of failed ones are empty."""
     names = [label.name for label in channels_of(n_labels) if label.index]
+    names += [label.name for label in parcel_labels() if args.parc]
     rows = ({'scan': job.name, **volumes.get(job, {})} for job in jobs)
-    write_table(path, ['scan', *names, TOTAL_NAME], rows)
+    write_table(args.volumes, ['scan', *names, TOTAL_NAME], rows)

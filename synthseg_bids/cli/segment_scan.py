@@ -24,7 +24,8 @@ def load(args: argparse.Namespace) -> Segmenter:
     """Load the network; raises ModelFileError or DeviceError."""
     if args.compat:
         return reference_segmenter(args.model, args.device, args.threads)
-    return Segmenter(args.model, args.device, not args.fast, args.threads, lesions=args.lesions)
+    options = {'lesions': args.lesions, 'parcels': args.parc}
+    return Segmenter(args.model, args.device, not args.fast, args.threads, **options)
 
 
 def segment(segmenter: Segmenter, scan: Volume, args: argparse.Namespace) -> Found:
@@ -41,6 +42,8 @@ def write_maps(
     found: Found, scan: Volume, labels: Path, posteriors: Path | None, channels: tuple[int, ...]
 ) -> None:
     """Write the label map and, if asked for, the posteriors with a JSON file of their names.
+
+    Where parcels were asked for, they are in the place of the cortex.
 
     Parameters
     ----------
@@ -59,16 +62,19 @@ def write_maps(
     if posteriors is not None and found.posteriors is not None:
         write_posteriors(posteriors, found.posteriors, affine_of(found, scan), on_scan)
         write_json(sidecar(posteriors), _describe(channels))
-    if on_scan is None:
+    if isinstance(found, ReferenceSegmentation):
         write_image(labels, found.labels, affine_of(found, scan))
     else:
-        write_label_map(labels, found.labels, scan)
+        write_label_map(labels, found.labels if found.parcels is None else found.parcels, scan)
 
 
 def measure(found: Found, scan: Volume) -> list[dict[str, Any]]:
     """List the volumes of all structures; see :func:`~synthseg_bids.bids.tables.morph_rows`."""
     volumes = volumes_from_labels(found.labels, affine_of(found, scan))
-    return morph_rows(volumes, total_intracranial(volumes), found.volumes_mm3.tolist())
+    parcels = None
+    if isinstance(found, Segmentation) and found.parcels is not None:
+        parcels = volumes_from_labels(found.parcels, scan.affine)
+    return morph_rows(volumes, total_intracranial(volumes), found.volumes_mm3.tolist(), parcels)
 
 
 def affine_of(found: Found, scan: Volume) -> Any:

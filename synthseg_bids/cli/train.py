@@ -220,10 +220,11 @@ def _run(args: argparse.Namespace, ranks: ProcessGroup) -> int:
         logger.info('resumed at step %d', trainer.step)
     elif args.start_from:
         trainer.start_from(*load_model(args.start_from))
-    return _train(trainer, args.out, curve or [])
+    return train(trainer, args.out, curve or [])
 
 
-def _train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
+def train(trainer: Trainer, out: Path, curve: list[dict[str, Any]]) -> int:
+    """Train to the last step, or until interrupted; save after every epoch."""
     from tqdm import tqdm
 
     bar = tqdm(

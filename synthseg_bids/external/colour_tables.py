@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..files import write_text
 from ..labels import Label, segmentation_labels
+from ..parcels import aparcaseg_labels
 
 _FREESURFER = '#No. Label Name:                            R   G   B   A\n'
 # Other viewers recognise the format by the second line.
@@ -67,7 +68,7 @@ FORMATS: dict[str, Callable[[Iterable[Label]], str]] = {
 }
 
 
-def write_colour_table(path: Path, lesions: bool = False) -> None:
+def write_colour_table(path: Path, lesions: bool = False, parcels: bool = False) -> None:
     """Write names and colours of the segmentation labels for a viewer.
 
     Parameters
@@ -77,6 +78,8 @@ def write_colour_table(path: Path, lesions: bool = False) -> None:
         ``.ctbl`` 3D Slicer.
     lesions : bool
         See :func:`.labels.segmentation_labels`.
+    parcels : bool
+        Whether there are parcels in the place of the cortex.
 
     Raises
     ------
@@ -89,4 +92,5 @@ def write_colour_table(path: Path, lesions: bool = False) -> None:
             f'{path}: give a name that ends in .ctab or .txt (FreeSurfer), .label (ITK-SNAP) or '
             '.ctbl (3D Slicer)'
         )
-    write_text(path, FORMATS[path.suffix](segmentation_labels(lesions)))
+    labels = aparcaseg_labels(lesions) if parcels else segmentation_labels(lesions)
+    write_text(path, FORMATS[path.suffix](labels))

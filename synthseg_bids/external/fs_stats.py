@@ -10,16 +10,16 @@ import numpy as np
 
 from ..files import read_text, write_text
 from ..labels import SUBCORTICAL_GREY, channel_labels, fold_reference, labels_of_tissue
+from ..parcels import CORTEX, parcel_labels
 
 #: White matter of either side.
 _HYPOINTENSITIES = 77
-_CORTEX = (3, 42)
 _SUBCORTICAL = labels_of_tissue(SUBCORTICAL_GREY)
 #: Name, field, description and labels of FreeSurfer's measures that are sums of our labels.
 _MEASURES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ('lhCortex', 'lhCortexVol', 'Left hemisphere cortical gray matter volume', (3,)),
     ('rhCortex', 'rhCortexVol', 'Right hemisphere cortical gray matter volume', (42,)),
-    ('Cortex', 'CortexVol', 'Total cortical gray matter volume', _CORTEX),
+    ('Cortex', 'CortexVol', 'Total cortical gray matter volume', CORTEX),
     (
         'CerebralWhiteMatter',
         'CerebralWhiteMatterVol',
@@ -31,7 +31,7 @@ _MEASURES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
         'TotalGray',
         'TotalGrayVol',
         'Total gray matter volume',
-        (*_CORTEX, 8, 47, *_SUBCORTICAL),
+        (*CORTEX, 8, 47, *_SUBCORTICAL),
     ),
 )
 _COLUMNS = (
@@ -102,7 +102,11 @@ def labels_of_measure(field: str) -> tuple[int, ...]:
 
 
 def write_stats(
-    path: Path, rows: Sequence[Mapping[str, Any]], image: np.ndarray, labels: np.ndarray
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    image: np.ndarray,
+    labels: np.ndarray,
+    parcels: bool = False,
 ) -> None:
     """Write a table like FreeSurfer's ``aseg.stats``, for ``asegstats2table`` and the like.
 
@@ -112,18 +116,25 @@ def write_stats(
     rows : sequence of mapping
         ``index``, ``name``, ``n_voxels`` and ``volume_mm3`` of each structure; the last row is
         their total. Those without a volume are left out, and so are measures that need them.
+        Of parcels of the cortex there may be rows as well.
     image : (x, y, z) array
         The scan, whose intensities are described; they are not normalised as FreeSurfer's are.
     labels : (x, y, z) integer array
-        On the same grid.
+        On the same grid; with parcels, if those are asked for.
+    parcels : bool
+        Whether to write the parcels, with the volumes of the cortex, instead of the structures.
+        Nothing is measured of surfaces, hence it is no table as FreeSurfer's ``lh.aparc.stats``.
     """
-    *structures, total = [row for row in rows if 'volume_mm3' in row or 'index' not in row]
+    *known, total = [row for row in rows if 'volume_mm3' in row or 'index' not in row]
+    of_parcels = {label.index for label in parcel_labels()}
+    structures = [row for row in known if (row['index'] in of_parcels) == parcels]
+    summed = (*structures, *(row for row in known if parcels and row['index'] in CORTEX))
     lines = [
         '# Title Segmentation Statistics',
         '#',
         '# generating_program synthseg-bids',
         '# anatomy_type volume',
-        *_measures({row['index']: row['volume_mm3'] for row in structures}, total),
+        *_measures({row['index']: row['volume_mm3'] for row in summed}, total),
         f'# NRows {len(structures)}',
         f'# NTableCols {len(_COLUMNS)}',
         f'# ColHeaders  {" ".join(_COLUMNS)}',

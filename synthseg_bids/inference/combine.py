@@ -22,8 +22,9 @@ from ..labels import mirror_channels
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .fold_lesions import fold_lesions
+from .original_spacing import independence
 from .postprocess import resample_labels, soft_volumes
-from .refine import independence, refine
+from .refine import refine
 from .register import Registration, register
 from .rigid_resample import inside, sample, sample_image
 from .soft_segmentation import SoftSegmentation
@@ -233,7 +234,7 @@ def _pooled(scans: Sequence[Contrast], registration: Registration, grid: Grid) -
     """Return the weighted geometric mean of the posteriors of all scans.
 
     A scan weighs in where it shows something, by the root of the number of its voxels in a volume
-    (:func:`.refine.independence`).
+    (:func:`.original_spacing.independence`).
     """
     n_channels = len(scans[0].prior.posteriors)
     logs = torch.zeros(n_channels, *grid.shape)

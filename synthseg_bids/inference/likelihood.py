@@ -1,9 +1,10 @@
-"""Likelihood of the intensities of a structure in one scan, or in several together."""
+"""Likelihood of intensities by a structure's Gaussian, which has one dimension per scan."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -11,70 +12,80 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Computes a structure's mean intensity in each voxel of its bounding box.
-Mean = Callable[[], Tensor]
 #: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
 OUTLIER = 3.0
 #: Lower posteriors do not count for a structure's Gaussian.
 MIN_POSTERIOR = 0.3
 #: Least standard deviation, for intensities in [0, 1].
 LEAST_STD = 0.02
+#: Values that are summed in float32, before the sums are added in float64.
+BLOCK = 256
 
 
-def likelihood(
-    probability: Tensor,
-    scans: Sequence[Tensor],
-    seen: Sequence[Tensor | None],
-    means: Sequence[Mean | None],
-    weights: Sequence[float],
-) -> Tensor:
-    """Return the likelihood of the intensities of a structure in its bounding box.
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Intensities of a scan in the voxels of a structure.
+
+    Attributes
+    ----------
+    intensities : (n,) float32 tensor
+    mean : (n,) float32 tensor or None
+        Mean of the Gaussian in each voxel; None if the scan shows too few of them.
+    shown : (n,) bool tensor or None
+        Which voxels the scan shows; None for all.
+    weight : float
+        Exponent of the likelihood.
+    """
+
+    intensities: Tensor
+    mean: Tensor | None
+    shown: Tensor | None
+    weight: float
+
+    def part(self, voxels: Tensor) -> Observed:
+        """Return some of the voxels, all of them shown."""
+        mean = None if self.mean is None else self.mean[voxels]
+        return replace(self, intensities=self.intensities[voxels], mean=mean, shown=None)
+
+
+def likelihood(posterior: Tensor, scans: Sequence[Observed]) -> Tensor:
+    """Return the likelihood of the intensities of the scans that show each voxel.
 
     Parameters
     ----------
-    probability : (x, y, z) tensor
-        Posterior of the structure, which estimates the covariance.
-    scans : sequence of (x, y, z) tensors
-    seen : sequence of (x, y, z) bool tensors, or None
-        Field of view of each scan; None if that is all. Only scans that show a voxel count in it.
-    means : sequence of Mean, or None
-        The structure's mean in each scan; None if that does not show enough of it.
-    weights : sequence of float
-        Exponent of each scan's likelihood.
+    posterior : (n,) float32 tensor
+        Of the structure in its voxels; by it the covariance is estimated.
+    scans : sequence of Observed
+        Of the same voxels.
 
     Returns
     -------
-    (x, y, z) tensor
+    (n,) float32 tensor
+        Each scan's likelihood is raised to its weight.
     """
-    if all(view is None for view in seen):
-        return _gaussian(probability, scans, means, weights)
-    views = [torch.ones_like(scan, dtype=torch.bool) if view is None else view
-             for scan, view in zip(scans, seen, strict=True)]  # fmt: skip
-    found = torch.ones_like(probability)
-    for shown in product((False, True), repeat=len(scans)):
+    if all(scan.shown is None for scan in scans):
+        return _gaussian(posterior, scans)
+    views = [
+        torch.ones_like(posterior, dtype=torch.bool) if scan.shown is None else scan.shown
+        for scan in scans
+    ]
+    found = torch.ones_like(posterior)
+    for which in product((False, True), repeat=len(scans)):
+        chosen = [number for number, shown in enumerate(which) if shown]
         here = torch.ones_like(views[0])
-        for view, yes in zip(views, shown, strict=True):
-            here &= view if yes else ~view
-        if not any(shown) or not here.any():
-            continue
-        chosen = [number for number, yes in enumerate(shown) if yes]
-        together = torch.stack([views[number] for number in chosen]).all(0)
-        part = _gaussian(
-            probability * together,
-            [scans[number] for number in chosen],
-            [means[number] for number in chosen],
-            [weights[number] for number in chosen],
-        )
-        found[here] = part[here]
+        for view, shown in zip(views, which, strict=True):
+            here &= view if shown else ~view
+        if chosen and here.any():
+            # All voxels that these scans show, others or not, have the same Gaussian.
+            voxels = torch.stack([views[number] for number in chosen]).all(0).nonzero()[:, 0]
+            values = _gaussian(
+                posterior[voxels], [scans[number].part(voxels) for number in chosen]
+            )
+            found[here] = values[here[voxels]]
     return found
 
 
-def _gaussian(
-    probability: Tensor,
-    scans: Sequence[Tensor],
-    means: Sequence[Mean | None],
-    weights: Sequence[float],
-) -> Tensor:
+def _gaussian(posterior: Tensor, scans: Sequence[Observed]) -> Tensor:
     r"""Return the likelihood of each voxel's intensities, each scan's raised to its weight.
 
     The covariance is that of all scans together. With weights :math:`w_i` the exponent is
@@ -83,29 +94,27 @@ def _gaussian(
     likelihoods if these are not correlated, and the usual Gaussian if all weights are 1.
     """
     known = [
-        (scan - mean(), weight)
-        for scan, mean, weight in zip(scans, means, weights, strict=True)
-        if mean is not None
+        (scan.intensities - scan.mean, scan.weight) for scan in scans if scan.mean is not None
     ]
     if not known:
-        return torch.ones_like(probability)
+        return torch.ones_like(posterior)
     apart, weights = zip(*known, strict=True)
-    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    amount = max(total_of(sure), 1.0)
+    sure = functional.threshold(posterior, MIN_POSTERIOR, 0.0)
+    amount = max(block_sum(sure), 1.0)
     covariance = np.diag([LEAST_STD**2] * len(apart))
     for i, one in enumerate(apart):
         weighted = sure * one
         for j in range(i + 1):
-            covariance[i, j] += total_of(weighted * apart[j]) / amount
+            covariance[i, j] += block_sum(weighted * apart[j]) / amount
             covariance[j, i] = covariance[i, j]
     variances = covariance.diagonal()
     correlation = covariance / np.sqrt(np.outer(variances, variances))
     roots = np.sqrt(weights)
     precision = np.linalg.inv(covariance) * np.outer(roots, roots)
-    distance = torch.zeros_like(probability)
+    distance = torch.zeros_like(posterior)
     for i, one in enumerate(apart):
-        other = sum(float(precision[i, j]) * apart[j] for j in range(len(apart)) if j != i)
-        distance += one * (one * float(precision[i, i]) + other)
+        others = sum(float(precision[i, j]) * apart[j] for j in range(len(apart)) if j != i)
+        distance += one * (one * float(precision[i, i]) + others)
     total = float(np.sum(weights))
     distance.clamp_(max=total * OUTLIER**2).mul_(-0.5).exp_()
     log_size = float(np.dot(weights, np.log(2 * math.pi * variances)))
@@ -113,6 +122,8 @@ def _gaussian(
     return distance.mul_(math.exp(-0.5 * log_size))
 
 
-def total_of(volume: Tensor) -> float:
-    """Sum rows, then in float64; the result does not depend on the number of threads."""
-    return float(volume.sum(-1).double().sum())
+def block_sum(values: Tensor) -> float:
+    """Sum blocks, then in float64; the result does not depend on the number of threads."""
+    whole = len(values) - len(values) % BLOCK
+    blocks = values[:whole].view(-1, BLOCK).sum(1)
+    return float(blocks.double().sum() + values[whole:].double().sum())

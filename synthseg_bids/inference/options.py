@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..models import DEFAULT_MODEL
 
+#: Share of the mean of all visits in the prior of each; see :mod:`.longitudinal`.
+TEMPLATE_WEIGHT = 0.8
 #: What becomes of lesions of the white matter.
 LESIONS = ('label', 'fold')
 
@@ -26,12 +28,15 @@ class SegmentOptions:
     lesions : {'label', 'fold'}
         Whether lesions of the white matter are a label, if the network has it, or part of what
         they lie in.
+    parcels : bool
+        Find the parcels of the cortex, too (:mod:`.parcels`).
     """
 
     model: str = DEFAULT_MODEL
     flip: bool = True
     autocrop: bool = True
     lesions: str = 'label'
+    parcels: bool = False
 
     def __post_init__(self) -> None:
         if self.lesions not in LESIONS:

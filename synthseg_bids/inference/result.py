@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import from_ras
-from ..images.volume_io import Volume, header_of, label_image, posteriors_image
+from ..images.geometry import Grid, from_ras, voxel_volume_mm3
+from ..images.header import header_of
+from ..images.volume_io import Volume, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
-from .postprocess import Box, resample_sums
+from ..parcels import parcel_labels
+from .parcels import ParcelPosteriors, label_parcels
+from .postprocess import Box, resample_labels, resample_sums
 from .preprocess import Prepared
 from .soft_segmentation import SoftSegmentation
 
@@ -37,11 +40,14 @@ class IsotropicMaps:
     posteriors : (n_channels, x, y, z) uint8 array, or None
         Probabilities times 255.
     affine : (4, 4) float64 array
+    parcels : (x, y, z) int16 array, or None
+        See :attr:`Segmentation.parcels`.
     """
 
     labels: np.ndarray
     posteriors: np.ndarray | None
     affine: np.ndarray
+    parcels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Segmentation:
     tissues : (5, x, y, z) uint8 array, or None
         Probabilities of the parts of tissues times 255, on the scan's grid; see
         :data:`synthseg_bids.measure.tissues.PARTS`.
+    parcels : (x, y, z) int16 array, or None
+        The labels with parcels for cortex, numbered as in FreeSurfer's aparc+aseg, if asked for.
     prior : SoftSegmentation or None
         What the network alone predicts; lesions are a label of it even where they are folded.
     """
@@ -88,6 +96,7 @@ class Segmentation:
     isotropic: IsotropicMaps | None = None
     fallback: str = ''
     tissues: np.ndarray | None = None
+    parcels: np.ndarray | None = None
     prior: SoftSegmentation | None = None
 
 
@@ -98,6 +107,8 @@ class NetworkPosteriors:
     Attributes
     ----------
     prepared : Prepared
+    labels : (n_channels,) tuple of int
+        Label of each channel.
     posteriors : (n_channels, x, y, z) float32 tensor
         Inside the brain's bounding box.
     box : tuple of slice
@@ -109,9 +120,12 @@ class NetworkPosteriors:
     device : torch.device
     report, fallback, prior
         See :class:`Segmentation`.
+    parcels : ParcelPosteriors or None
+        Logits of the parcels, if asked for.
     """
 
     prepared: Prepared
+    labels: tuple[int, ...]
     posteriors: Tensor
     box: Box
     seen: tuple[int, ...]
@@ -119,25 +133,47 @@ class NetworkPosteriors:
     start: float
     report: NetworkReport
     fallback: str
+    parcels: ParcelPosteriors | None = None
     prior: SoftSegmentation | None = None
 
-    def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
-        """Return the probabilities of tissues on the grid of the scan.
+    def on_grid(
+        self, grid: Grid, steps: np.ndarray, posteriors: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return labels, and posteriors if asked for, on another grid in RAS.
 
-        Parameters
-        ----------
-        labels : (n_channels,) tuple of int
-            Label of each channel.
+        Parameters and results are those of :func:`.postprocess.resample_labels`.
+        """
+        shapes = self.prepared.image.shape, grid.shape
+        return resample_labels(self.posteriors, self.box, *shapes, steps, self.labels, posteriors)
+
+    def tissue_parts(self) -> np.ndarray:
+        """Return the probabilities of tissues on the grid of the scan.
 
         Returns
         -------
         (5, x, y, z) uint8 array
             See :attr:`Segmentation.tissues`.
         """
-        scan, groups = self.prepared, channels_of_parts(labels)
+        scan, groups = self.prepared, channels_of_parts(self.labels)
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
         return from_ras(sums, scan.orient)
+
+    def parcels_on(self, labels: np.ndarray, grid: Grid, steps: np.ndarray) -> np.ndarray | None:
+        """Return labels on a grid in RAS with parcels for cortex; None if not asked for.
+
+        Parameters
+        ----------
+        labels : (x, y, z) int16 array
+        grid : Grid
+            Theirs, with the centre of the network grid.
+        steps : (3,) array
+            Its spacing divided by that of the network grid.
+        """
+        if self.parcels is None:
+            return None
+        shape, volume = self.prepared.image.shape, voxel_volume_mm3(grid.affine)
+        return label_parcels(self.parcels, labels, self.box, shape, steps, volume)
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,6 +211,14 @@ class Result:
         return type(image)(image.dataobj, self.scan.affine, image.header)
 
     @cached_property
+    def parcels(self) -> nib.Nifti1Image | None:
+        """The same with parcels in the place of the cortex; None if they were not asked for."""
+        if self.segmentation.parcels is None:
+            return None
+        image = label_image(self.segmentation.parcels, self.scan)
+        return type(image)(image.dataobj, self.scan.affine, image.header)
+
+    @cached_property
     def posteriors(self) -> nib.Nifti1Image:
         """Probability of every label on the grid of the scan, 4D; computed on first access.
 
@@ -192,7 +236,7 @@ class Result:
 
     @cached_property
     def volumes(self) -> pd.Series:
-        """Volume of every structure of the label map, and of all of them, in mm^3, by name."""
+        """Volume of every structure and parcel, and of all structures, in mm^3, by name."""
         import pandas as pd
 
         volumes = volumes_from_labels(self.segmentation.labels, self.scan.affine)
@@ -201,6 +245,10 @@ class Result:
             for label in channels_of(len(self.segmentation.volumes_mm3))
             if label.index
         }
+        if self.segmentation.parcels is not None:
+            of_parcels = volumes_from_labels(self.segmentation.parcels, self.scan.affine)
+            for label in parcel_labels():
+                by_name[label.name] = of_parcels.get(label.index, (0, 0.0))[1]
         by_name[TOTAL_NAME] = total_intracranial(volumes)
         for channel in self.card.unknown_channels:
             by_name[segmentation_labels()[channel].name] = by_name[TOTAL_NAME] = np.nan
@@ -218,7 +266,8 @@ class Result:
             self.scan.data,
             found.labels,
             self.scan.affine,
-            header_of(self.scan),
+            header_of(self.scan.header, self.scan.n_not_finite),
             found.report,
+            parcels=found.parcels,
         )
         return pd.DataFrame(rows).set_index('measure')

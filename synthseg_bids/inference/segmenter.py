@@ -26,31 +26,29 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.background import filled_box, without_far_background
-from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import Grid, from_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, nested_box, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
-from ..models.card import ModelCard
+from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
 from .axes import SURE_CONFIDENCE, segment_turned
 from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
-from .forward import Prediction, predict
-from .localise import EMPTY_MARGIN, region_to_segment
+from .forward import Prediction
+from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
-from .postprocess import Box, clean, resample_labels, smooth, soft_volumes
-from .preprocess import check_contrast, prepare
+from .parcels import Parcellator
+from .postprocess import Box, most_likely, soft_volumes
+from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
-from .refine import own_steps, refine_alone
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
-from .soft_segmentation import SoftSegmentation
+from .sharpen import sharpen
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +63,7 @@ class Segmenter:
     model : str or Path
     flip, autocrop : bool
     lesions : {'label', 'fold'}
+    parcels : bool
         Settings that change the result: see :class:`.options.SegmentOptions`.
     device : str or torch.device
     threads : int, optional
@@ -98,17 +97,21 @@ class Segmenter:
         low_memory: bool = False,
         memory_limit: int | None = None,
         lesions: str = 'label',
+        parcels: bool = False,
     ) -> None:
         self._in_memory = False
-        self.options = SegmentOptions(str(model), flip, autocrop, lesions)
+        self.options = SegmentOptions(str(model), flip, autocrop, lesions, parcels)
         self.compute = ComputeOptions(str(device), threads, gpu_fallback, low_memory, memory_limit)
         set_threads(threads)
         network, self.card = load_model(self.options.model)
+        if self.card.network.in_channels != 1:
+            raise ModelFileError(f'{model}: does not segment scans; choose another model')
         limit = memory_limit or (LOW_MEMORY_BYTES if low_memory else None)
         engine_on = partial(Engine, network, memory_limit=limit)
         spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
         self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
+        self._parcellator = Parcellator() if parcels else None
 
     @classmethod
     def from_engine(
@@ -130,6 +133,7 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._in_memory = True
+        segmenter._parcellator = None
         segmenter.card = card
         segmenter.options = SegmentOptions(card.name, flip)
         segmenter.compute = ComputeOptions(str(engine.device))
@@ -289,54 +293,43 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
-        if ct is None:
-            ct = is_hounsfield(data)
-            if ct:
-                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
-        data, filled = without_far_background(data)
-        if filled is not None:
-            logger.info('its background is %g throughout; it takes no part in the scaling', filled)
-        if ct:
-            data = np.clip(data, *CT_RANGE)
-        check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
-        prepared = prepare(data, affine, self.card.spacing_mm)
-        infer = partial(self._infer, prepared.image)
+        prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
+        settings = self.card, self.mirror, self.options.autocrop
+
+        def infer(engine: Engine, plan: Plan | None) -> tuple[Box, Prediction]:
+            return predict_brain(engine, plan, prepared.image, *settings)
+
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
-        posteriors, inner = clean(prediction.posteriors, self.groups)
-        prior, steps = posteriors, prepared.steps
-        if inner is None:
-            logger.warning('no brain found in the scan: everything is background')
-            inner = (slice(0, 0),) * 3
-        else:
-            image = prepared.image[region][inner]
-            if self.card.network.sub_voxels > 1:
-                prior = smooth(posteriors)
-            steps = own_steps(steps, image, prior[0] < 0.5)
-            posteriors = refine_alone(prior, image, steps, self.card)
-        box = tuple(
-            slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
+        posteriors, inner, prior = sharpen(
+            prediction.posteriors, prepared, region, self.card, self.groups, keep_prior
         )
-        kept = None
-        if keep_prior:
-            kept = SoftSegmentation.from_probabilities(
-                prior, self.card.labels, prepared.grid, box, steps * self.card.spacing_mm
-            )
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
-        best, winner = posteriors.max(0)
+        best, winner = most_likely(posteriors)
         confidence = mean_confidence(best, winner, len(posteriors))
-        flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
         report = NetworkReport(
             self.card.sha256,
             ct,
             tuple(confidence.tolist()),
-            tuple(flip_dice),
+            () if prediction.flip_dice is None else tuple(prediction.flip_dice.tolist()),
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
             self._turn(prepared.image[region], inner, confidence),
         )
-        seen = tuple(prediction.posteriors.shape[1:])
+        parcels = None
+        if self._parcellator is not None:
+            parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
-            prepared, posteriors, box, seen, device, start, report, note, kept
+            prepared,
+            self.labels,
+            posteriors,
+            nested_box(inner, region),
+            tuple(prediction.posteriors.shape[1:]),
+            device,
+            start,
+            report,
+            note,
+            parcels,
+            prior,
         )
 
     def _turn(
@@ -375,15 +368,16 @@ class Segmenter:
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
         prepared = found.prepared
-        labels, kept = self._resample_to(found, prepared.scan_grid, prepared.steps, posteriors)
+        labels, kept = found.on_grid(prepared.scan_grid, prepared.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample_to(found, grid, steps, posteriors_1mm)
-            isotropic = IsotropicMaps(*maps, grid.affine)
+            maps = found.on_grid(grid, steps, posteriors_1mm)
+            isotropic = IsotropicMaps(*maps, grid.affine, found.parcels_on(maps[0], grid, steps))
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
+        parcels = found.parcels_on(labels, prepared.scan_grid, prepared.steps)
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
@@ -402,25 +396,10 @@ class Segmenter:
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
-            tissues=found.tissue_parts(self.labels) if tissues else None,
+            tissues=found.tissue_parts() if tissues else None,
+            parcels=None if parcels is None else from_ras(parcels, prepared.orient),
             prior=found.prior,
         )
-
-    def _resample_to(
-        self, found: NetworkPosteriors, grid: Grid, steps: np.ndarray, posteriors: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return labels and posteriors on another grid in RAS."""
-        from_shape = found.prepared.image.shape
-        return resample_labels(
-            found.posteriors, found.box, from_shape, grid.shape, steps, self.labels, posteriors
-        )
-
-    def _infer(
-        self, image: np.ndarray, engine: Engine, plan: Plan | None
-    ) -> tuple[Box, Prediction]:
-        """Return the segmented region of the network grid, and its posteriors."""
-        region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
-        return region, predict(engine, image[region], self.mirror, plan)
 
 
 @lru_cache(maxsize=2)

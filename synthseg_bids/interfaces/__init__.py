@@ -16,8 +16,10 @@ from .qc import AssessQuality
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
 from .save_session import SaveSession
+from .save_visits import SaveVisits
 from .segment import SegmentImage
 from .segment_session import SegmentSession
+from .segment_visits import SegmentVisits
 from .synthesize import SynthesizeImage
 from .train import TrainSynthSeg
 
@@ -34,8 +36,10 @@ __all__ = [
     'RunSamseg',
     'SaveDerivatives',
     'SaveSession',
+    'SaveVisits',
     'SegmentImage',
     'SegmentSession',
+    'SegmentVisits',
     'SynthesizeImage',
     'TrainSynthSeg',
     'TranslateLabels',

@@ -13,16 +13,18 @@ from .base import VersionedInputSpec
 class _InputSpec(VersionedInputSpec):
     in_labels = File(exists=True, mandatory=True, desc='label map')
     in_file = File(exists=True, desc='the image, if its intensities are to be described, too')
+    in_parcels = File(exists=True, desc='label map with parcels of the cortex, on the same grid')
     soft_volumes_mm3 = traits.List(traits.Float, desc='soft volume of each label, by channel')
 
 
 class _OutputSpec(TraitedSpec):
     out_table = File(exists=True, desc='volumes, a row per structure and one for their total')
     out_stats = File(desc='the same with intensities, like aseg.stats of FreeSurfer; by in_file')
+    out_parcel_stats = File(desc='the same of the parcels; by in_file and in_parcels')
 
 
 class MeasureVolumes(SimpleInterface):
-    """Write the volume of every structure of a label map to a table."""
+    """Write the volume of every structure of a label map, and of parcels, to a table."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
@@ -33,15 +35,21 @@ class MeasureVolumes(SimpleInterface):
         from synthseg_bids.images.volume_io import read_label_map, read_volume
         from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
-        segmentation = read_label_map(self.inputs.in_labels)
+        inputs, out = self.inputs, Path(runtime.cwd)
+        segmentation = read_label_map(inputs.in_labels)
         volumes = volumes_from_labels(segmentation.data, segmentation.affine)
-        soft = self.inputs.soft_volumes_mm3
-        rows = morph_rows(volumes, total_intracranial(volumes), soft if isdefined(soft) else None)
-        out_table = Path(runtime.cwd) / 'morph.tsv'
+        soft = inputs.soft_volumes_mm3 if isdefined(inputs.soft_volumes_mm3) else None
+        parcels = read_label_map(inputs.in_parcels) if isdefined(inputs.in_parcels) else None
+        of_parcels = volumes_from_labels(parcels.data, parcels.affine) if parcels else None
+        rows = morph_rows(volumes, total_intracranial(volumes), soft, of_parcels)
+        out_table = out / 'morph.tsv'
         write_morph_table(out_table, rows)
         self._results['out_table'] = str(out_table)
-        if isdefined(self.inputs.in_file):
-            out_stats = Path(runtime.cwd) / 'aseg.stats'
-            write_stats(out_stats, rows, read_volume(self.inputs.in_file).data, segmentation.data)
-            self._results['out_stats'] = str(out_stats)
+        if isdefined(inputs.in_file):
+            image = read_volume(inputs.in_file).data
+            self._results['out_stats'] = str(out / 'aseg.stats')
+            write_stats(out / 'aseg.stats', rows, image, segmentation.data)
+            if parcels:
+                self._results['out_parcel_stats'] = str(out / 'aparc.stats')
+                write_stats(out / 'aparc.stats', rows, image, parcels.data, parcels=True)
         return runtime

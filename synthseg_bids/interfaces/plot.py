@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from nipype import logging
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from .base import VersionedInputSpec
 
@@ -17,17 +17,19 @@ logger = logging.getLogger('nipype.interface')
 class _InputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image')
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+    in_parcels = File(exists=True, desc='label map with parcels of the cortex, on the same grid')
     ct = traits.Bool(False, usedefault=True, desc='draw the window of the brain in CT')
 
 
 class _OutputSpec(TraitedSpec):
     out_scan = File(desc='slices of the image; undefined if they cannot be drawn')
     out_overlay = File(desc='labels of the same slices, transparent outside the brain')
+    out_parcels = File(desc='parcels in the same slices; by in_parcels')
     notes = traits.List(traits.Str, desc='why there is no figure')
 
 
 class PlotSegmentation(SimpleInterface):
-    """Draw slices in three planes of an image and of its label map, as two pictures to overlay.
+    """Draw slices in three planes of an image and of its label maps, as pictures to overlay.
 
     Inputs and outputs are listed by ``PlotSegmentation.help()``.
     """
@@ -51,7 +53,13 @@ class PlotSegmentation(SimpleInterface):
             data = np.clip(data, *CT_RANGE) if self.inputs.ct else data
             scan, overlay = draw_mosaic(data, labels.data, labels.affine)
             write_grey(out / 'scan.png', scan)
-            write_indexed(out / 'dseg.png', overlay, list(label_palette().values()))
+            colors = list(label_palette().values())
+            write_indexed(out / 'dseg.png', overlay, colors)
+            if isdefined(self.inputs.in_parcels):
+                parcels = read_label_map(self.inputs.in_parcels)
+                _, overlay = draw_mosaic(data, parcels.data, parcels.affine)
+                write_indexed(out / 'parcels.png', overlay, colors)
+                self._results['out_parcels'] = str(out / 'parcels.png')
         # A failed figure must not fail the segmentation.
         except Exception as error:
             logger.warning('no figure of %s', self.inputs.in_file, exc_info=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from .base import VersionedInputSpec
 
@@ -15,6 +15,7 @@ class _InputSpec(VersionedInputSpec):
         exists=True, mandatory=True, desc='image; the suffix of a BIDS name gives its contrast'
     )
     in_labels = File(exists=True, mandatory=True, desc='its label map, on the same grid')
+    in_parcels = File(exists=True, desc='label map with parcels of the cortex, on the same grid')
     network_report = traits.Dict(usedefault=True, desc='fields of a NetworkReport')
 
 
@@ -34,7 +35,8 @@ class AssessQuality(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
-        from synthseg_bids.images.volume_io import header_of, read_label_map, read_volume
+        from synthseg_bids.images.header import header_of
+        from synthseg_bids.images.volume_io import read_label_map, read_volume
         from synthseg_bids.measure.network_report import NetworkReport
         from synthseg_bids.measure.qc import assess
 
@@ -45,9 +47,10 @@ class AssessQuality(SimpleInterface):
             image.data,
             read_label_map(inputs.in_labels).data,
             image.affine,
-            header_of(image),
+            header_of(image.header, image.n_not_finite),
             NetworkReport(**inputs.network_report),
             named[1] if named else '',
+            read_label_map(inputs.in_parcels).data if isdefined(inputs.in_parcels) else None,
         )
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)

@@ -33,6 +33,8 @@ class _InputSpec(BaseInterfaceInputSpec):
     provenance = traits.Dict(mandatory=True, desc='provenance of the label map')
     in_labels = File(exists=True, mandatory=True, desc='label map')
     in_labels_1mm = File(exists=True, desc='label map on the 1 mm grid')
+    in_parcels = File(exists=True, desc='label map with parcels of the cortex')
+    in_parcels_1mm = File(exists=True, desc='the same on the 1 mm grid')
     in_posteriors = File(exists=True, desc='posterior maps')
     in_posteriors_1mm = File(exists=True, desc='posterior maps on the 1 mm grid')
     in_brain_mask = File(exists=True, desc='brain mask')
@@ -44,10 +46,12 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_five_tissue = File(exists=True, desc='five-tissue-type image')
     in_volumes = File(exists=True, mandatory=True, desc='table of volumes')
     in_stats = File(exists=True, desc="table of volumes in the format of FreeSurfer's aseg.stats")
+    in_parcel_stats = File(exists=True, desc='the same of the parcels')
     in_quality = File(exists=True, desc='table of quality measures')
     quality_notes = traits.List(traits.Str, usedefault=True, desc='messages about quality')
     in_scan_figure = File(exists=True, desc='slices of the image')
     in_label_figure = File(exists=True, desc='the same slices of the label map')
+    in_parcel_figure = File(exists=True, desc='the same slices of the parcels')
     figure_notes = traits.List(traits.Str, usedefault=True, desc='why there is no figure')
     in_overlaps = File(exists=True, desc='table of overlaps')
     compared = traits.List(traits.Str, usedefault=True, desc='references in that table')
@@ -79,15 +83,22 @@ class SaveDerivatives(SimpleInterface):
             'probseg1mm': inputs.in_posteriors_1mm,
             'morph': inputs.in_volumes,
             'aseg': inputs.in_stats,
+            'aparc': inputs.in_parcel_stats,
             'qc': inputs.in_quality,
             'dice': inputs.in_overlaps,
             'dseg': inputs.in_labels if inputs.output_grid != '1mm' else Undefined,
             'dseg1mm': inputs.in_labels_1mm,
+            'parcels': inputs.in_parcels if inputs.output_grid != '1mm' else Undefined,
+            'parcels1mm': inputs.in_parcels_1mm,
             **{kind: getattr(inputs, f'in_{kind}') for kind in chain(*TISSUE_KINDS.values())},
         }
         # Sidecars must not depend on the run time.
         fields = {key: value for key, value in inputs.provenance.items() if key not in _OF_THE_RUN}
-        figures = {'scan': inputs.in_scan_figure, 'dseg': inputs.in_label_figure}
+        figures = {
+            'scan': inputs.in_scan_figure,
+            'dseg': inputs.in_label_figure,
+            'parcels': inputs.in_parcel_figure,
+        }
         self._results['out_files'] = save_image_outputs(
             inputs.out_dir,
             inputs.stem,

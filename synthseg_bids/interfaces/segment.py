@@ -11,7 +11,7 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined
 
 from synthseg_bids import __version__
 from synthseg_bids.inference.options import LESIONS
-from synthseg_bids.models import DEFAULT_MODEL
+from synthseg_bids.models import DEFAULT_MODEL, PARCEL_MODEL
 
 from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
@@ -35,6 +35,12 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     posteriors = traits.Bool(False, usedefault=True, desc='write posterior maps')
     labels_1mm = traits.Bool(False, usedefault=True, desc='write labels on a 1 mm grid as well')
     posteriors_1mm = traits.Bool(False, usedefault=True, desc='write posteriors on a 1 mm grid')
+    parcels = traits.Bool(
+        False, usedefault=True, desc='write label maps with parcels of the cortex as well'
+    )
+    parcels_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights for parcels; part of the cache key'
+    )
     masks = traits.Bool(False, usedefault=True, desc='write brain mask and intracranial mask')
     tissue_maps = traits.Bool(
         False, usedefault=True, desc='write three tissues: a label map and their probabilities'
@@ -69,6 +75,10 @@ class _OutputSpec(TraitedSpec):
     out_posteriors = File(desc='posterior maps on the grid of the image')
     out_labels_1mm = File(desc='label map on a 1 mm grid in RAS over the same field of view')
     out_posteriors_1mm = File(desc='posterior maps on that grid')
+    out_parcels = File(
+        desc='label map with parcels in the place of the cortex, on the grid of the image'
+    )
+    out_parcels_1mm = File(desc='the same on the 1 mm grid')
     out_brain_mask = File(desc='brain and ventricles, with the fluid in sulci and cisterns')
     out_intracranial_mask = File(desc='brain and all cerebrospinal fluid around it')
     out_tissues = File(desc='1 grey matter, 2 white matter, 3 cerebrospinal fluid')
@@ -100,9 +110,11 @@ class SegmentImage(SimpleInterface):
         from synthseg_bids.files import sha256, write_whole
         from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
+        from synthseg_bids.inference.memory_estimate import describe_model
         from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
         from synthseg_bids.inference.segmenter import cached_segmenter
         from synthseg_bids.labels import LESION
+        from synthseg_bids.models.registry import model_path
 
         inputs = self.inputs
         volume = read_volume(inputs.in_file)
@@ -115,7 +127,9 @@ class SegmentImage(SimpleInterface):
             else nullcontext(device_for(inputs.use_gpu, inputs.devices[0]))
         ) as device:
             segmenter = cached_segmenter(
-                SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
+                SegmentOptions(
+                    inputs.model, inputs.flip, inputs.autocrop, inputs.lesions, inputs.parcels
+                ),
                 ComputeOptions(
                     str(device),
                     threads,
@@ -145,6 +159,9 @@ class SegmentImage(SimpleInterface):
         if found.posteriors is not None:
             write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
             self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
+        if found.parcels is not None:
+            write_label_map(out / 'parcels.nii.gz', found.parcels, volume)
+            self._results['out_parcels'] = str(out / 'parcels.nii.gz')
         self._write_isotropic(found.isotropic, out)
         self._write_tissues(found, volume, out)
         self._results['out_labels'] = str(out / 'dseg.nii.gz')
@@ -166,6 +183,9 @@ class SegmentImage(SimpleInterface):
         }
         if found.report.ct:
             self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
+        if inputs.parcels:
+            card = describe_model(model_path(PARCEL_MODEL))
+            self._results['provenance']['ParcelModelSHA256'] = card.sha256
         if LESION in segmenter.labels:
             self._results['provenance']['LesionLabel'] = True
         if found.fallback:
@@ -206,6 +226,10 @@ class SegmentImage(SimpleInterface):
             path = out / 'dseg_1mm.nii.gz'
             write_image(path, maps.labels, maps.affine)
             self._results['out_labels_1mm'] = str(path)
+        if maps.parcels is not None:
+            path = out / 'parcels_1mm.nii.gz'
+            write_image(path, maps.parcels, maps.affine)
+            self._results['out_parcels_1mm'] = str(path)
         if maps.posteriors is not None:
             path = out / 'probseg_1mm.nii.gz'
             write_posteriors(path, maps.posteriors, maps.affine)

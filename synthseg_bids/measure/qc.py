@@ -22,6 +22,7 @@ from ..images.geometry import (
 )
 from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
+from ..parcels import CORTEX, parcel_labels
 from .anomalies import measure_anomalies
 from .expected_dice import expected_dice
 from .network_report import NO_REPORT, NetworkReport
@@ -39,7 +40,7 @@ from .qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
 from .stats import interior, median_and_deviation
 
 _BRAIN_STEM = 16
-_WHITE_MATTER, _CORTEX, _LATERAL_VENTRICLES = (2, 41), (3, 42), (4, 43)
+_WHITE_MATTER, _LATERAL_VENTRICLES = (2, 41), (4, 43)
 _FLUID = (CSF, *QC_GROUPS['ventricles'])
 #: Least number of voxels to estimate noise from, and to erode a mask to.
 _MIN_VOXELS = 100
@@ -59,6 +60,7 @@ def assess(
     header: Header,
     network: NetworkReport = NO_REPORT,
     suffix: str = '',
+    parcels: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Judge a scan and its segmentation.
 
@@ -75,6 +77,8 @@ def assess(
         the contrast of a scan segmented as CT is measured in the window of the brain.
     suffix : str
         Contrast that the scan should have: ``T1w``, ``T2w``, ...
+    parcels : (x, y, z) integer array, optional
+        Its aparc+aseg map.
 
     Returns
     -------
@@ -93,6 +97,11 @@ def assess(
         **volumes,
         **measure_anomalies(np.clip(data, *CT_RANGE) if network.ct else data, labels, affine),
     }
+    if parcels is not None:
+        present = {*np.flatnonzero(np.bincount(parcels.ravel())).tolist()}
+        missing = [label.name for label in parcel_labels() if label.index not in present]
+        values['n_missing_parcels'] = len(missing)
+        details['n_missing_parcels'] = _some(missing)
     if network.unsure_mm3 is not None:
         left, right = network.unsure_mm3
         values['unsure_difference_ml'] = abs(left - right) / 1000
@@ -223,7 +232,7 @@ def _intensity_values(data: np.ndarray, labels: np.ndarray, ct: bool) -> Values:
     if ct:
         data, tissue = (np.clip(part, *CT_RANGE) for part in (data, tissue))
     # The cortex is too thin to leave out its border.
-    grey = data[np.isin(labels, _CORTEX)]
+    grey = data[np.isin(labels, CORTEX)]
     white, fluid = (
         data[interior(np.isin(labels, sides), _MIN_VOXELS, beyond=True)]
         for sides in (_WHITE_MATTER, _LATERAL_VENTRICLES)

@@ -323,6 +323,12 @@ _VOLUMES = (
         high='not found: {detail}',
     ),
     Measure(
+        'n_missing_parcels',
+        'Parcels of the cortex, of 68, without a voxel; n/a without --parc.',
+        review=(-inf, 0),
+        high='parcels not found: {detail}',
+    ),
+    Measure(
         'n_implausible_volumes',
         'Structures that are present but smaller or larger than plausible.',
         review=(-inf, 0),

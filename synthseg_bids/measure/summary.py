@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ..labels import PAPER_STRUCTURES, segmentation_labels
+from ..parcels import parcel_labels
 from .overlap import MEAN_NAME
-from .stats import intraclass_correlations, mean_of_known
+from .parcel_overlap import MEAN_OF_PARCELS
+from .stats import MIN_VALUES, intraclass_correlations, mean_of_known
 
 #: Name of the row that averages all labels but background.
 MEAN_OF_LABELS = f'Mean-of-{len(segmentation_labels()) - 1}-Labels'
@@ -28,6 +30,9 @@ SCAN_COLUMNS = ('reference', 'scan', 'contrast', 'kind', 'index', 'structure', '
 STRUCTURE_COLUMNS = (
     'reference', 'contrast', 'structure', 'n', 'dice', 'hd95_mm', 'surface_distance_mm',
     'volume_ratio', 'volume_icc'
+)  # fmt: skip
+PARCEL_COLUMNS = (
+    'reference', 'contrast', 'parcel', 'n', 'dice', 'volume_ratio', 'volume_icc', 'volume_r'
 )  # fmt: skip
 SUMMARY_COLUMNS = (
     'reference', 'contrast', 'kind', 'structure', 'n', 'mean', 'sd', 'ci_low', 'ci_high'
@@ -70,7 +75,11 @@ def bootstrap_interval(
 
 
 def scan_rows(
-    scan: str, contrast: str, reference: str, compared: Sequence[Mapping[str, Any]]
+    scan: str,
+    contrast: str,
+    reference: str,
+    compared: Sequence[Mapping[str, Any]],
+    parcels: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Make the rows of one scan.
 
@@ -80,12 +89,15 @@ def scan_rows(
         Name of the scan, its contrast, and the name of the reference.
     compared : sequence of mapping
         From :func:`synthseg_bids.measure.overlap.compare_to_reference`.
+    parcels : sequence of mapping
+        From :func:`synthseg_bids.measure.parcel_overlap.compare_parcels`.
 
     Returns
     -------
     list of dict
         With the keys :data:`SCAN_COLUMNS`: one per label, one per structure of the paper (left
-        and right averaged), and the means over the paper's structures and over all labels.
+        and right averaged), one per parcel, and the means over the paper's structures, over all
+        labels and over all parcels.
         Structures that neither holds are NaN and do not enter the means.
     """
     labels = {row['index']: row for row in compared if 'index' in row}
@@ -107,9 +119,19 @@ def scan_rows(
             | {'dice': structures[name]}
             | {key: _of_sides(key, two) for key in MEASURES if key in two[0]}
         )
-    for name, values in ((MEAN_NAME, structures), (MEAN_OF_LABELS, dice)):
-        mean = mean_of_known(values.values())
-        rows.append({**whose, 'kind': 'mean', 'index': None, 'structure': name, 'dice': mean})
+    means = {
+        MEAN_NAME: mean_of_known(structures.values()),
+        MEAN_OF_LABELS: mean_of_known(dice.values()),
+    }
+    for row in parcels:
+        if 'index' in row:
+            rows.append({**whose, 'kind': 'parcel', 'structure': row['name'], **row})
+        else:
+            means[row['name']] = float(row['dice'])
+    rows += [
+        {**whose, 'kind': 'mean', 'index': None, 'structure': name, 'dice': mean}
+        for name, mean in means.items()
+    ]
     return [{column: row.get(column, float('nan')) for column in SCAN_COLUMNS} for row in rows]
 
 
@@ -132,12 +154,12 @@ def summarise(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[dict[str
     Returns
     -------
     list of dict
-        With the keys :data:`SUMMARY_COLUMNS`, for the two means and the paper's structures:
+        With the keys :data:`SUMMARY_COLUMNS`, for the means and the paper's structures:
         number of scans in which the structure is known, mean over them, standard deviation
         (n - 1 in the denominator) and 95 % confidence interval of the mean.
     """
     table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
-    table = _with_all(table[table['kind'] != 'label'])
+    table = _with_all(table[~table['kind'].isin(['label', 'parcel'])])
     summary = []
     for key, dice in table.groupby(['reference', 'contrast', 'kind', 'structure'])['dice']:
         known = dice.dropna()
@@ -162,17 +184,51 @@ def summarise_structures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, An
         structure, the geometric mean of our volume divided by the reference's, and the intraclass
         correlation ICC(2,1) of the two, which wants five scans.
     """
-    table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
-    table = _with_all(table[(table['kind'] == 'structure') & (table['reference_volume_mm3'] > 0)])
     found = []
-    for key, group in table.groupby(['reference', 'contrast', 'structure']):
-        volumes = group[['volume_mm3', 'reference_volume_mm3']].to_numpy()
-        with np.errstate(divide='ignore'):
-            ratio = float(np.exp(np.log(volumes[:, 0] / volumes[:, 1]).mean()))
+    for key, group in _known_in_reference(rows, 'structure'):
         means = group[['dice', 'hd95_mm', 'surface_distance_mm']].mean()
-        values = (*key, len(group), *means, ratio, intraclass_correlations(volumes)[0])
+        values = (*key, len(group), *means, *_volume_agreement(group)[:2])
         found.append(dict(zip(STRUCTURE_COLUMNS, values, strict=True)))
     return sorted(found, key=_summary_order)
+
+
+def summarise_parcels(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Average the measures of the parcels of the cortex, for each contrast and for all.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        From :func:`scan_rows`.
+
+    Returns
+    -------
+    list of dict
+        With the keys :data:`PARCEL_COLUMNS`, one per parcel and side that a reference has: as in
+        :func:`summarise_structures`, and Pearson's correlation of the volumes, which wants five
+        scans, too.
+    """
+    found = []
+    for key, group in _known_in_reference(rows, 'parcel'):
+        values = (*key, len(group), group['dice'].mean(), *_volume_agreement(group))
+        found.append(dict(zip(PARCEL_COLUMNS, values, strict=True)))
+    order = {label.name: place for place, label in enumerate(parcel_labels())}
+    return sorted(found, key=lambda row: (*_contrast_order(row), order[row['parcel']]))
+
+
+def _known_in_reference(rows: Iterable[Mapping[str, Any]], kind: str) -> Any:
+    """Group the rows of structures that the reference has; see :data:`SCAN_COLUMNS`."""
+    table = pd.DataFrame(list(rows), columns=SCAN_COLUMNS)
+    table = _with_all(table[(table['kind'] == kind) & (table['reference_volume_mm3'] > 0)])
+    return table.groupby(['reference', 'contrast', 'structure'])
+
+
+def _volume_agreement(group: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the geometric mean of the ratios of volumes, their ICC(2,1) and correlation."""
+    volumes = group[['volume_mm3', 'reference_volume_mm3']].to_numpy()
+    with np.errstate(divide='ignore', invalid='ignore'):
+        ratio = float(np.exp(np.log(volumes[:, 0] / volumes[:, 1]).mean()))
+        r = np.corrcoef(volumes.T)[0, 1] if len(volumes) >= MIN_VALUES else np.nan
+    return ratio, intraclass_correlations(volumes)[0], float(r)
 
 
 def _with_all(table: pd.DataFrame) -> pd.DataFrame:
@@ -180,12 +236,15 @@ def _with_all(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, table.assign(contrast=ALL_CONTRASTS)])
 
 
+def _contrast_order(row: Mapping[str, Any]) -> tuple[str, bool, str]:
+    """Sort by reference, then contrast with all of them last."""
+    return row['reference'], row['contrast'] == ALL_CONTRASTS, row['contrast']
+
+
 def _summary_order(row: Mapping[str, Any]) -> tuple[str, bool, str, int]:
-    """Sort by reference, then contrast with all of them last, then as in the table of a scan."""
-    structures = [MEAN_NAME, MEAN_OF_LABELS, *PAPER_STRUCTURES]
-    contrast = row['contrast']
-    last = contrast == ALL_CONTRASTS
-    return row['reference'], last, contrast, structures.index(row['structure'])
+    """Sort as :func:`_contrast_order` does, then as in the table of a scan."""
+    structures = [MEAN_NAME, MEAN_OF_LABELS, MEAN_OF_PARCELS, *PAPER_STRUCTURES]
+    return *_contrast_order(row), structures.index(row['structure'])
 
 
 def structure_values(

@@ -2,3 +2,5 @@
 
 #: Default model of all commands.
 DEFAULT_MODEL = 'default'
+#: Network of cortical parcels.
+PARCEL_MODEL = 'parcels'

@@ -54,6 +54,8 @@ class NetworkConfig:
         gives the logits of all eight: every wide layer works on an eighth of the voxels.
     output_features : int
         Input features of the output layer; 0 for as many as the first level has.
+    in_channels : int
+        Channels of the input: 1 for a scan, more for the parcel network.
     """
 
     out_channels: int = 33
@@ -66,6 +68,7 @@ class NetworkConfig:
     skip: str = 'concat'
     sub_voxels: int = 1
     output_features: int = 0
+    in_channels: int = 1
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -238,7 +241,7 @@ class UNet3D(nn.Module):
         super().__init__()
         self.config = config = config or NetworkConfig()
         sizes = [config.features * 2**level for level in range(config.levels)]
-        inputs = [config.positions, *sizes[:-1]]
+        inputs = [config.positions * config.in_channels, *sizes[:-1]]
         self.down = nn.ModuleList(
             Level(config, a, b, config.encoder_convs) for a, b in zip(inputs, sizes, strict=True)
         )
@@ -265,7 +268,7 @@ class UNet3D(nn.Module):
 
         Parameters
         ----------
-        x : (batch, 1, x, y, z) tensor
+        x : (batch, in_channels, x, y, z) tensor
             Scans in RAS orientation, intensities in [0, 1]; sides are multiples of
             ``config.size_multiple``.
         position : int, optional

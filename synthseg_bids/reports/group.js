@@ -83,7 +83,7 @@ class Charts {
 
   isRelative(measure) {
     return this.relative.checked && this.total && measure.unit === 'ml' && !measure.total
-      && measure.group === this.total.group;
+      && measure.group.startsWith(this.total.group); // also those of parcels
   }
 
   drawMain() {

@@ -16,7 +16,7 @@ from .measures import plotted_measures
 from .page import write_page
 from .quality import short_note
 from .reliability import read_reliability
-from .structures import plain_name
+from .structures import plain_name, side_of
 from .tree import (
     Image,
     Row,
@@ -156,5 +156,5 @@ def _statistic(row: Row) -> str:
     name = row['statistic']
     if row['table'] != 'morph':
         return name.replace('_', ' ')
-    side = next((side for side in ('Left', 'Right') if name.startswith(f'{side}-')), '')
-    return f'{plain_name(name)}{", " if side else ""}{side.lower()}'
+    side = side_of(name)
+    return f'{plain_name(name)}{", " if side else ""}{side}'

@@ -13,7 +13,7 @@ import pandas as pd
 from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
-from .structures import structures, structures_of
+from .structures import parcels_of, structures, structures_of
 from .tree import Image, group_table, read_json
 
 #: Title of a measure, and its values by image.
@@ -50,9 +50,10 @@ def _volumes(out_dir: Path) -> Iterator[Measure]:
     entries: dict[str, Any] = {'group': 'Volumes', 'unit': 'ml'}
     total = {'name': 'Total intracranial', 'total': True, 'color': '#8899aa'}
     yield {**entries, **total}, ml.reindex(columns=[TOTAL_NAME])[TOTAL_NAME].round(3)
-    for structure in structures_of(ml.columns):
+    shown = {'Volumes': structures_of(ml.columns), 'Volumes of parcels': parcels_of(ml.columns)}
+    for group, structure in ((group, one) for group, some in shown.items() for one in some):
         sides = ml.reindex(columns=[label.name for label in structure.labels])
-        about = {'name': structure.title, 'color': structure.color}
+        about = {'group': group, 'name': structure.title, 'color': structure.color}
         yield {**entries, **about}, sides.sum(axis=1, skipna=False).round(3)
 
 
@@ -69,7 +70,8 @@ def _quality(out_dir: Path) -> Iterator[Measure]:
 def _overlaps(out_dir: Path) -> Iterator[Measure]:
     table = group_table(out_dir, 'dice')
     columns = {'Mean of twelve structures': [MEAN_NAME]}
-    columns |= {s.title: [label.name for label in s.labels] for s in structures()}
+    of_parcels = parcels_of(table.numbers.columns)
+    columns |= {s.title: [label.name for label in s.labels] for s in (*structures(), *of_parcels)}
     references = np.array([row['reference'] for row in table.rows])
     for reference, rows in table.numbers.groupby(references):
         for title, names in columns.items():

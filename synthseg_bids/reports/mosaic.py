@@ -22,6 +22,7 @@ from synthseg_bids.images.geometry import (
     to_ras,
 )
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.parcels import parcel_labels
 
 #: Slices in the sagittal, coronal and axial row.
 SLICES = (5, 6, 6)
@@ -39,7 +40,7 @@ _TEXT_GREY = 33 * GREY_STEP
 
 @lru_cache(maxsize=1)
 def label_palette() -> dict[int, str]:
-    """Return a colour for every segmentation label, no two of them the same.
+    """Return a colour for every segmentation label and parcel, no two of them the same.
 
     The two sides of a structure share a colour in FreeSurfer's table; here they differ by a
     shade that no eye tells apart but a program does.
@@ -50,7 +51,7 @@ def label_palette() -> dict[int, str]:
         ``#rrggbb`` by label, background first.
     """
     palette: dict[int, str] = {}
-    for label in segmentation_labels(lesions=True):
+    for label in (*segmentation_labels(lesions=True), *parcel_labels()):
         value = int(label.color[1:], 16)
         while f'#{value:06x}' in palette.values():
             value ^= 1 if value & 1 == 0 else 3
@@ -67,7 +68,7 @@ def draw_mosaic(
     ----------
     scan : (i, j, k) array
     labels : (i, j, k) integer array
-        Segmentation labels on the same grid.
+        Segmentation labels on the same grid, or those with parcels in the place of the cortex.
     affine : (4, 4) array
 
     Returns
@@ -77,6 +78,7 @@ def draw_mosaic(
     label_pixels : (height, width) uint8 array
         Positions in :func:`label_palette`.
     """
+    palette = label_palette()
     orient = orientation(affine)
     to_world = Grid(scan.shape, affine).in_ras().affine
     scan, labels = to_ras(scan, orient), to_ras(labels, orient)
@@ -86,8 +88,8 @@ def draw_mosaic(
     low, high = _window(scan[view], labels[view])
     sides_mm = np.array([part.stop - part.start for part in view]) * spacing
     pixel = max(PIXEL_MM, sides_mm.max() / LARGEST_VIEW_PX)
-    indices = np.zeros(int(max(labels.max(), *label_palette())) + 1, dtype=np.uint8)
-    indices[list(label_palette())] = np.arange(len(label_palette()))
+    indices = np.zeros(int(max(labels.max(), *palette)) + 1, dtype=np.uint8)
+    indices[list(palette)] = np.arange(len(palette))
 
     rows = []
     for axis in range(3):

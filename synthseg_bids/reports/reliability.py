@@ -11,13 +11,15 @@ from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.external.methods import OURS
 from synthseg_bids.measure.overlap import MEAN_NAME
 
-from .structures import mean_by_structure
+from .structures import Structure, mean_by_structure, parcels
 from .tree import Row, group_table, number, series_name
 
 #: Statistics of group_reliability.tsv that are shown.
 _SHOWN = ('icc_2_1', 'cv', 'mean_difference')
 
 Key = tuple[str, str, str]
+#: A structure, or the total, and its values.
+Means = tuple[Structure | None, list[float | None]]
 
 
 def read_reliability(out_dir: Path) -> dict[str, Any]:
@@ -26,8 +28,8 @@ def read_reliability(out_dir: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``overlaps``, ``pairs`` (titles of the columns) and ``structures``; empty if there are no
-        pairs.
+        ``overlaps``, ``pairs`` (titles of the columns), ``structures`` and ``parcels``; empty if
+        there are no pairs.
     """
     by_pair: dict[Key, dict[str, Row]] = {}
     for row in group_table(out_dir, 'reliability').rows:
@@ -37,16 +39,22 @@ def read_reliability(out_dir: Path) -> dict[str, Any]:
         n = max(number(row['n_pairs']) or 0 for row in of_pair.values())
         titles.append(f'{comparison}: {_pair(first, second)} (n = {n:.0f})')
     tables: dict[str, Any] = {}
+    of_parcels: dict[str, Any] = {}
     for column in _SHOWN:
         rows = mean_by_structure(by_pair.values(), column)
         total = [number(pair.get(TOTAL_NAME, {}).get(column)) for pair in by_pair.values()]
-        rows.append((None, total))
-        known = any(value is not None for _, values in rows for value in values)
-        tables[column] = rows if known else []
+        tables[column] = _known([*rows, (None, total)])
+        of_parcels[column] = _known(mean_by_structure(by_pair.values(), column, parcels()))
     overlaps = _overlaps(out_dir)
     if not overlaps and not any(tables.values()):
         return {}
-    return {'overlaps': overlaps, 'pairs': titles, 'structures': tables}
+    shown = {'structures': tables, 'parcels': of_parcels}
+    return {'overlaps': overlaps, 'pairs': titles, **shown}
+
+
+def _known(rows: list[Means]) -> list[Means]:
+    """Return the rows of a table; none if there is no value in it."""
+    return rows if any(value is not None for _, values in rows for value in values) else []
 
 
 def _overlaps(out_dir: Path) -> list[tuple[str, str, int, list[float]]]:

@@ -36,7 +36,9 @@ class Viewer {
     this.names = names;
     this.mode = 'contours';
     this.only = null;
-    this.labels = figure.querySelector('img.labels');
+    this.layers = all('img.labels', figure);
+    this.legends = all('.legend', figure);
+    this.labels = this.layers[0];
     this.readout = figure.querySelector('output');
     this.pane = figure.querySelector('.pane');
     this.hint = this.readout.textContent;
@@ -45,6 +47,8 @@ class Viewer {
     }
     figure.querySelector('.flicker').addEventListener('click', () => this.flicker());
     figure.querySelector('.full').addEventListener('click', () => this.fullScreen());
+    this.button = figure.querySelector('.switch');
+    this.button?.addEventListener('click', () => this.switchLayer());
     this.opacity = figure.querySelector('input[type=range]');
     this.opacity.addEventListener('input', () => this.show(this.mode));
     for (const chip of all('.legend button', figure)) {
@@ -58,11 +62,13 @@ class Viewer {
   // Reading the pixels is left until the picture comes into view.
   prepare() {
     if (this.ready) return;
-    this.ready = this.labels.decode().then(() => {
-      const { naturalWidth: width, naturalHeight: height } = this.labels;
+    const { labels } = this;
+    this.ready = labels.decode().then(() => {
+      if (labels !== this.labels) return; // another layer was chosen meanwhile
+      const { naturalWidth: width, naturalHeight: height } = labels;
       const canvas = new OffscreenCanvas(width, height);
       const context = canvas.getContext('2d', { willReadFrequently: true });
-      context.drawImage(this.labels, 0, 0);
+      context.drawImage(labels, 0, 0);
       const { data } = context.getImageData(0, 0, width, height);
       const colors = new Int32Array(width * height);
       for (let i = 0; i < colors.length; i += 1) {
@@ -163,6 +169,23 @@ class Viewer {
     else if (this.figure.requestFullscreen) this.figure.requestFullscreen();
   }
 
+  // From structures to parcels and back; the pixels are read again.
+  switchLayer() {
+    if (!this.button) return;
+    const next = (this.layers.indexOf(this.labels) + 1) % this.layers.length;
+    this.labels.hidden = true;
+    this.labels = this.layers[next];
+    this.legends.forEach((legend, i) => { legend.hidden = i !== next; });
+    this.button.setAttribute('aria-pressed', String(next > 0));
+    this.canvas?.remove();
+    Object.assign(this, { canvas: null, colors: null, ready: null, only: null });
+    for (const chip of all('.legend button', this.figure)) {
+      chip.setAttribute('aria-pressed', 'false');
+    }
+    this.show(this.mode === 'plain' ? 'contours' : this.mode);
+    this.prepare();
+  }
+
   isolate(chip) {
     const pressed = chip.getAttribute('aria-pressed') === 'true';
     for (const other of all('.legend button', this.figure)) {
@@ -227,6 +250,7 @@ const KEYS = {
   3: () => currentViewer()?.show('plain'),
   4: () => currentViewer()?.show('side'),
   e: () => currentViewer()?.fullScreen(),
+  p: () => currentViewer()?.switchLayer(),
   j: () => step(1),
   k: () => step(-1),
   t: () => theme.toggle(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from synthseg_bids.labels import LESION_NAME, Label, segmentation_labels
+from synthseg_bids.parcels import parcel_labels, parcel_titles
 
 from .tree import Row, number
 
@@ -39,6 +40,12 @@ class Structure:
         return self.labels[0].color
 
 
+@lru_cache(maxsize=1)
+def _parcels_by_name() -> dict[str, str]:
+    titles = parcel_titles()
+    return {label.name: titles[label.index] for label in parcel_labels()}
+
+
 def plain_name(name: str) -> str:
     """Return a label's name without its side, in plain words.
 
@@ -46,9 +53,25 @@ def plain_name(name: str) -> str:
     --------
     >>> plain_name('Left-Cerebral-White-Matter'), plain_name('Right-VentralDC')
     ('Cerebral white matter', 'Ventral diencephalon')
+    >>> plain_name('ctx-rh-caudalmiddlefrontal')
+    'Caudal middle frontal'
     """
+    if name in _parcels_by_name():
+        return _parcels_by_name()[name]
     name = name.removeprefix('Left-').removeprefix('Right-')
     return _PLAIN.get(name, name.replace('-', ' ').capitalize())
+
+
+def side_of(name: str) -> str:
+    """Return the side of a label by its name: ``left``, ``right``, or empty text.
+
+    Examples
+    --------
+    >>> side_of('Right-VentralDC'), side_of('ctx-lh-insula'), side_of('CSF')
+    ('right', 'left', '')
+    """
+    begins = {'left': ('Left-', 'ctx-lh-'), 'right': ('Right-', 'ctx-rh-')}
+    return next((side for side, texts in begins.items() if name.startswith(texts)), '')
 
 
 def sided_name(label: Label) -> str:
@@ -97,8 +120,26 @@ def structures_of(names: Container[str]) -> tuple[Structure, ...]:
     return structures(LESION_NAME in names)
 
 
+@lru_cache(maxsize=1)
+def parcels() -> tuple[Structure, ...]:
+    """Return all parcels of the cortex, those of both sides together."""
+    labels = {label.index: label for label in parcel_labels()}
+    return tuple(
+        Structure(plain_name(label.name), (label, labels[label.mirror]))
+        for label in labels.values()
+        if label.side == 'left'
+    )
+
+
+def parcels_of(names: Container[str]) -> tuple[Structure, ...]:
+    """Return the parcels in a table by the names in it; see :func:`structures_of`."""
+    return tuple(one for one in parcels() if any(label.name in names for label in one.labels))
+
+
 def mean_by_structure(
-    columns: Iterable[Mapping[str, Row]], name: str
+    columns: Iterable[Mapping[str, Row]],
+    name: str,
+    of: Iterable[Structure] | None = None,
 ) -> list[tuple[Structure | None, list[float | None]]]:
     """Average a column of tables over the two sides of every structure.
 
@@ -108,6 +149,8 @@ def mean_by_structure(
         Rows of each table by the name of their label.
     name : str
         Name of the column.
+    of : iterable of Structure, optional
+        Default: :func:`structures_of` the tables.
 
     Returns
     -------
@@ -115,9 +158,10 @@ def mean_by_structure(
         A value per table; None where neither side has one.
     """
     tables = list(columns)
+    names = {key for table in tables for key in table}
     return [
         (structure, [_mean(table, structure, name) for table in tables])
-        for structure in structures_of({key for table in tables for key in table})
+        for structure in (structures_of(names) if of is None else of)
     ]
 
 

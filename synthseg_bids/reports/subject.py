@@ -14,10 +14,11 @@ from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .about import read_about
 from .agreement import read_agreement
+from .changes import read_changes
 from .page import write_page
 from .pictures import legend, names_by_color, read_picture
 from .quality import describe_quality, read_quality, short_note
-from .structures import structures
+from .structures import parcels, structures
 from .tree import (
     Image,
     checked_rows,
@@ -98,6 +99,7 @@ def _write_page(
             if row['link'].startswith('#')
         ],
         'label_names': names_by_color(),
+        'changes': {} if page != f'{participant}.html' else read_changes(out_dir, participant),
         'agreement': read_agreement(out_dir, participant, segmented),
         **read_about(out_dir, images, segmented, run_uuid),
     }
@@ -167,7 +169,7 @@ def _describe(out_dir: Path, image: Image, verdict: str) -> dict[str, Any]:
         'verdict': verdict,
         'quality': describe_quality(out_dir, image),
         'picture': read_picture(out_dir, image),
-        'legend': legend(shown),
+        'legends': {'dseg': legend(shown), 'parcels': legend(parcels())},
         'volumes': volumes,
         'overlaps': describe_overlaps(out_dir, image),
     }

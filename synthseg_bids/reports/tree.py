@@ -21,6 +21,7 @@ from synthseg_bids.external.methods import OURS, title_of
 from synthseg_bids.files import read_description, read_table
 from synthseg_bids.files import read_text as read_file
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.parcels import parcel_labels
 
 #: Largest number of bytes of a text file that are shown.
 _MOST_TEXT = 100_000
@@ -40,7 +41,9 @@ IDENTITY = frozenset(
 )
 
 #: Of the table of volumes, which has many more columns.
-_VOLUMES = IDENTITY.union(label.name for label in segmentation_labels(True)) | {TOTAL_NAME}
+_VOLUMES = IDENTITY.union(
+    (label.name for label in (*segmentation_labels(True), *parcel_labels())), [TOTAL_NAME]
+)
 
 Row = dict[str, str]
 Key = tuple[str, str]

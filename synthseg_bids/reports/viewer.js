@@ -28,7 +28,11 @@ class Viewer {
     this.drawn = drawn;
     this.only = null;
     this.bare = false;
-    this.names = new Map(drawn.table.map((label) => [label.index, label.name]));
+    this.layers = drawn.layers; // structures and, if there are any, parcels
+    this.chosen = 0;
+    for (const layer of this.layers) {
+      layer.names = new Map(layer.table.map((label) => [label.index, label.name]));
+    }
     this.readout = document.querySelector('output');
     this.niivue = new Niivue({
       dragAndDropEnabled: false,
@@ -52,16 +56,19 @@ class Viewer {
     const slow = /swiftshader|llvmpipe|software/i.test(renderer);
     opts.multiplanarShowRender = slow ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS;
     opts.multiplanarLayout = slow ? MULTIPLANAR_TYPE.AUTO : MULTIPLANAR_TYPE.GRID;
-    await this.niivue.loadVolumes(this.drawn.volumes);
-    this.labels = this.niivue.volumes.at(-1);
+    const { scan } = this.drawn;
+    await this.niivue.loadVolumes([...(scan ? [scan] : []), this.layers[0].volume]);
+    this.layers[0].loaded = this.niivue.volumes.at(-1);
     this.draw();
     canvas.addEventListener('pointermove', (event) => this.point(event));
     canvas.addEventListener('pointerleave', () => this.tell(this.crosshair()));
     one('opacity').addEventListener('input', (event) => this.change({ opacity: event.target.value }));
     one('flicker').addEventListener('click', () => this.flicker());
+    one('parcels')?.addEventListener('click', () => this.switchLayer());
     document.addEventListener('keydown', (event) => {
       const typed = event.ctrlKey || event.metaKey || event.target.localName === 'select';
       if (event.key === 'f' && !typed) this.flicker();
+      if (event.key === 'p' && !typed) this.switchLayer();
     });
     for (const button of all('[data-mode]')) {
       button.addEventListener('click', () => this.change({ mode: button.dataset.mode }));
@@ -92,14 +99,17 @@ class Viewer {
       button.ariaPressed = String(button.dataset.mode === settings.mode);
     }
     this.colour();
-    this.labels.opacity = this.bare ? 0 : settings.opacity / 100;
+    for (const { loaded } of this.layers) {
+      const seen = loaded && loaded === this.labels && !this.bare;
+      if (loaded) loaded.opacity = seen ? settings.opacity / 100 : 0;
+    }
     this.niivue.opts.sliceType = MODES[settings.mode];
     this.niivue.updateGLVolume();
   }
 
   // Give the labels the colours of the table; those that are not asked for are transparent.
   colour() {
-    const { table } = this.drawn;
+    const { table } = this.layers[this.chosen];
     const seen = ({ index }) => index && (!this.only || this.only.includes(index));
     this.labels.setColormapLabel({
       R: table.map(({ rgb }) => rgb[0]),
@@ -114,6 +124,35 @@ class Viewer {
   flicker() {
     this.bare = !this.bare;
     this.show();
+  }
+
+  get labels() {
+    return this.layers[this.chosen].loaded;
+  }
+
+  // From structures to parcels and back; the label map with parcels is loaded when it is wanted.
+  async switchLayer() {
+    if (this.layers.length < 2 || this.loading) return;
+    const next = 1 - this.chosen;
+    const layer = this.layers[next];
+    if (!layer.loaded) {
+      this.loading = true;
+      try {
+        layer.loaded = await this.niivue.addVolumeFromUrl(layer.volume);
+      } catch (error) {
+        this.readout.textContent = `The parcels cannot be shown: ${error.message ?? error}`;
+        return;
+      } finally {
+        this.loading = false;
+      }
+    }
+    this.chosen = next;
+    this.only = null;
+    one('parcels').ariaPressed = String(next === 1);
+    all('.legend').forEach((legend, i) => { legend.hidden = i !== next; });
+    for (const button of all('[data-labels]')) button.ariaPressed = 'false';
+    this.show();
+    this.tell(this.crosshair());
   }
 
   isolate(button) {
@@ -141,7 +180,8 @@ class Viewer {
   tell(mm) {
     if (!this.labels) return;
     const [x, y, z] = this.labels.mm2vox([...mm]);
-    this.readout.textContent = this.names.get(this.labels.getValue(x, y, z)) || '\u200b';
+    const { names } = this.layers[this.chosen];
+    this.readout.textContent = names.get(this.labels.getValue(x, y, z)) || '\u200b';
     const [right, front, up] = [...mm].map((value) => Math.round(value) + 0);  // no -0
     one('place').textContent = `x ${right}, y ${front}, z ${up} mm`;
   }

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name
+from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name, participant_folders
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external.methods import METHODS, SESSION
+from synthseg_bids.external.methods import METHODS, OURS, SESSION
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
-from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.labels import Label, segmentation_labels
+from synthseg_bids.parcels import aparcaseg_labels
 
 from .page import fill
 from .quality import read_quality
-from .structures import sided_name, structures
+from .structures import parcels, sided_name, structures
 from .tree import Image, inside, read_json, session_page
 
 #: On the grid of the image, and on that of 1 mm where there is no other.
 _KINDS = ('dseg', 'dseg1mm')
+#: Of each the one that has parcels in the place of the cortex.
+_PARCELS = {'dseg': 'parcels', 'dseg1mm': 'parcels1mm'}
 _SEGMENTATIONS = tuple(method.seg for method in (*METHODS.values(), SESSION))
 #: The dataset of the scans, as sources name it.
 _RAW = 'raw'
@@ -36,16 +40,14 @@ class LabelMap:
     path : str
         Relative to the dataset.
     sidecar : dict of str to object
+    parcels : str
+        Path of the label map with parcels of the cortex, if there is one; empty otherwise.
     """
 
     image: Image
     path: str
     sidecar: dict[str, Any]
-
-
-def list_participants(out_dir: Path) -> list[str]:
-    """Return the folders of the participants, sorted."""
-    return sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
+    parcels: str = ''
 
 
 def list_label_maps(out_dir: Path, participant: str) -> list[LabelMap]:
@@ -79,14 +81,16 @@ def _read(out_dir: Path, relative: str) -> LabelMap | None:
     for kind in _KINDS if image.stem else ():
         label_map, own = output_files(image.stem, [kind])
         if own == relative and inside(out_dir, label_map):
-            return LabelMap(image, label_map, sidecar)
+            parcels = output_files(image.stem, [_PARCELS[kind]])[0]
+            there = image.method == OURS and inside(out_dir, parcels)
+            return LabelMap(image, label_map, sidecar, parcels if there else '')
     return None
 
 
 def find_label_map(out_dir: Path, stem: str) -> LabelMap | None:
     """Return the label map of an image by the stem of its outputs; None if there is none."""
     participant = stem.partition('/')[0]
-    if participant not in list_participants(out_dir):
+    if participant not in participant_folders(out_dir):
         return None
     maps = list_label_maps(out_dir, participant)
     return next((found for found in maps if found.image.stem == stem), None)
@@ -152,7 +156,7 @@ def viewer_page(
         HTML. Addresses are relative to a folder beside ``tree/``, in which the dataset is, and
         ``scan/``, in which there is a scan for each stem.
     """
-    people = list_participants(out_dir)
+    people = participant_folders(out_dir)
     maps = list_label_maps(out_dir, participant)
     shown = next((m for m in maps if m.image.stem == stem), maps[0] if maps else None)
     place = people.index(participant)
@@ -175,23 +179,29 @@ def _describe(out_dir: Path, shown: LabelMap, scan: Path | None) -> dict[str, An
     lesions = bool(shown.sidecar.get('LesionLabel'))
     is_ct = shown.sidecar.get('CT') is True or image.contrast in CT_SUFFIXES
     pages = [session_page(image), f'{image.participant}.html']
-    volumes: list[dict[str, Any]] = [
-        {'url': f'../tree/{quote(shown.path)}', 'name': Path(shown.path).name}
-    ]
+    layers = [{'volume': _volume(shown.path), 'table': _table(segmentation_labels(lesions))}]
+    if shown.parcels:
+        with_parcels = _table(aparcaseg_labels(lesions))
+        layers.append({'volume': _volume(shown.parcels), 'table': with_parcels})
+    drawn: dict[str, Any] = {'layers': layers}
     if scan:
         # The end of the name says how it is packed.
         window = dict(zip(('cal_min', 'cal_max'), CT_RANGE, strict=True)) if is_ct else {}
         url = f'../scan/{quote(image.stem)}'
-        volumes.insert(0, {'url': url, 'name': image.file_name, **window})
+        drawn['scan'] = {'url': url, 'name': image.file_name, **window}
     return {
         'report': next((page for page in pages if (out_dir / page).is_file()), ''),
         'has_scan': scan is not None,
-        'legend': structures(lesions),
-        'drawn': {
-            'volumes': volumes,
-            'table': [
-                {'index': x.index, 'rgb': x.rgb, 'name': sided_name(x) if x.index else ''}
-                for x in segmentation_labels(lesions)
-            ],
-        },
+        'legends': [structures(lesions), *([parcels()] if shown.parcels else [])],
+        'drawn': drawn,
     }
+
+
+def _volume(path: str) -> dict[str, str]:
+    return {'url': f'../tree/{quote(path)}', 'name': Path(path).name}
+
+
+def _table(labels: Iterable[Label]) -> list[dict[str, Any]]:
+    return [
+        {'index': x.index, 'rgb': x.rgb, 'name': sided_name(x) if x.index else ''} for x in labels
+    ]

@@ -11,7 +11,7 @@ from synthseg_bids.bids.tables import TOTAL_NAME
 from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .charts import FEWEST_FOR_BOX, FEWEST_TO_COMPARE, strips
-from .structures import Structure, structures, structures_of
+from .structures import Structure, parcels, parcels_of, structures, structures_of
 from .tree import Image, Row, checked_rows, group_table, number
 
 
@@ -37,6 +37,7 @@ def describe_volumes(out_dir: Path, image: Image) -> dict[str, Any]:
         'comparable': n >= FEWEST_TO_COMPARE,
         'dots': n < FEWEST_FOR_BOX,
         'rows': [_row(structure, ml, total, group, z_scores) for structure in structures_of(ml)],
+        'parcels': [_row(parcel, ml, total, group, z_scores) for parcel in parcels_of(ml)],
         'total': total,
         'chart': strips([('total', total, group.get(TOTAL_NAME, np.empty(0)))], 'ml'),
     }
@@ -94,7 +95,7 @@ def describe_overlaps(out_dir: Path, image: Image) -> list[dict[str, Any]]:
 def _overlaps(rows: dict[str, Row]) -> list[tuple[Structure, list[float | None], float | None]]:
     """List structures, the overlap of each side and the difference of the volume in percent."""
     found = []
-    for structure in structures():
+    for structure in (*structures(), *parcels()):
         sides = [rows[label.name] for label in structure.labels if label.name in rows]
         values = [number(row['dice']) for row in sides]
         if any(value is not None for value in values):

@@ -173,13 +173,17 @@ class Trainer:
         samples = [self.sample(first + i) for i in range(self.config.batch_size)]
         images = torch.stack([sample.image for sample in samples])[:, None]
         targets = torch.stack([sample.target for sample in samples])
-        for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(self.config, self.step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits, targets = self._logits(images, targets)
         x, y, z = targets.shape[1:]
         groups = [sample.groups for sample in samples]
         loss = self.loss(*merge_channels(logits[..., :x, :y, :z], targets, groups))
+        return self._update(loss)
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Do an optimiser step with the gradients of a loss, which is returned without them."""
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.config, self.step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimizer.step()

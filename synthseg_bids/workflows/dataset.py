@@ -33,6 +33,8 @@ def init_synthseg_wf(
     output_grid: str = 'native',
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
+    parc: bool = False,
+    parcels_sha256: str = '',
     priors_dir: str = '',
     overwrite: bool = False,
     resources: Resources | None = None,
@@ -64,9 +66,13 @@ def init_synthseg_wf(
     output_grid : str
         Grid of the label maps: ``native``, ``1mm`` or ``both``.
     aseg_stats : bool
-        Write a table like FreeSurfer's ``aseg.stats`` for every image.
+        Write tables like FreeSurfer's ``aseg.stats`` for every image.
     tissues : collection of str
         Masks and tissue maps to write; see :func:`.image.init_image_wf`.
+    parc : bool
+        Write label maps with parcels of the cortex as well.
+    parcels_sha256 : str
+        See :func:`.image.init_image_wf`.
     priors_dir : str
         Folder for segmentations of several images together; see :func:`.image.init_image_wf`.
     overwrite : bool
@@ -105,6 +111,8 @@ def init_synthseg_wf(
         'output_grid': output_grid,
         'aseg_stats': aseg_stats,
         'tissues': tissues,
+        'parc': parc,
+        'parcels_sha256': parcels_sha256,
         'priors_dir': priors_dir,
         'resources': resources,
     }
@@ -153,11 +161,15 @@ def _init_saving_wf(image: ImageRecord, out_dir: Path, options: dict[str, Any]) 
     connections += [
         (f'out_{name}', f'in_{name}')
         for name in optional_maps(
-            options['posteriors'], options['output_grid'], options['tissues']
+            options['posteriors'], options['output_grid'], options['tissues'], options['parc']
         )
     ]
     if options['aseg_stats']:
         connections.append(('out_stats', 'in_stats'))
+    if options['parc']:
+        connections.append(('out_parcel_figure', 'in_parcel_figure'))
+        if options['aseg_stats']:
+            connections.append(('out_parcel_stats', 'in_parcel_stats'))
     if image.references:
         references = {name: str(p.absolute()) for name, p in image.references.items()}
         inputnode.inputs.references = save.inputs.references = references

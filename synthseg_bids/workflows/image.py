@@ -38,6 +38,8 @@ def init_image_wf(
     output_grid: str = 'native',
     aseg_stats: bool = False,
     tissues: Collection[str] = (),
+    parc: bool = False,
+    parcels_sha256: str = '',
     compare: bool = False,
     priors_dir: str = '',
     resources: Resources | None = None,
@@ -70,10 +72,14 @@ def init_image_wf(
     output_grid : str
         ``native``; ``1mm`` and ``both`` write a label map on a 1 mm grid as well.
     aseg_stats : bool
-        Write a table like FreeSurfer's ``aseg.stats``.
+        Write tables like FreeSurfer's ``aseg.stats``.
     tissues : collection of str
         Masks and tissue maps to write: ``masks``, ``tissue_maps``, ``five_tissue``; see
         :class:`synthseg_bids.interfaces.SegmentImage`.
+    parc : bool
+        Write label maps with parcels of the cortex, and measure them.
+    parcels_sha256 : str
+        Checksum of the weights of the network that names them, as `model_sha256`.
     compare : bool
         Compare with references.
     priors_dir : str
@@ -98,6 +104,8 @@ def init_image_wf(
         Label map on the grid of the image.
     out_labels_1mm : str
         Label map on a 1 mm grid; by `output_grid`.
+    out_parcels, out_parcels_1mm : str
+        The same with parcels in the place of the cortex; with `parc`.
     out_posteriors, out_posteriors_1mm : str
         Posterior maps on the grid of the image, or on that of 1 mm; by `posteriors`.
     out_brain_mask, out_intracranial_mask, out_tissues, out_gm, out_wm, out_csf : str
@@ -107,6 +115,8 @@ def init_image_wf(
         Table of volumes.
     out_stats : str
         The same with intensities, like FreeSurfer's ``aseg.stats``; with `aseg_stats`.
+    out_parcel_stats : str
+        That of the parcels; with both.
     out_quality : str
         Table of quality measures.
     verdict, reasons : str
@@ -115,6 +125,8 @@ def init_image_wf(
         Verdict and reasons if it is not ``pass``, and other messages for the user.
     out_scan_figure, out_label_figure : str
         Slices of the image, and of its label map; undefined if they cannot be drawn.
+    out_parcel_figure : str
+        The same slices with parcels; with `parc`.
     figure_notes : list of str
         Reasons why they cannot be drawn.
     out_overlaps : str
@@ -138,6 +150,7 @@ def init_image_wf(
     )
     inputnode.inputs.trait_set(model=model, model_sha256=model_sha256)
     outputs = ['out_labels', 'out_labels_1mm', 'out_posteriors', 'out_posteriors_1mm']
+    outputs += ['out_parcels', 'out_parcels_1mm', 'out_parcel_stats', 'out_parcel_figure']
     outputs += [f'out_{kind}' for kinds in TISSUE_KINDS.values() for kind in kinds]
     outputs += ['out_volumes', 'out_stats', 'out_quality', 'verdict', 'reasons', 'quality_notes']
     outputs += ['out_scan_figure', 'out_label_figure', 'figure_notes']
@@ -157,6 +170,8 @@ def init_image_wf(
             posteriors=posteriors == 'native',
             labels_1mm=output_grid != 'native',
             posteriors_1mm=posteriors == '1mm',
+            parcels=parc,
+            parcels_sha256=parcels_sha256,
             **dict.fromkeys(tissues, True),
             **({'priors_dir': priors_dir} if priors_dir else {}),
         )
@@ -189,10 +204,14 @@ def init_image_wf(
     if aseg_stats:
         workflow.connect(inputnode, 'in_file', measure, 'in_file')
         workflow.connect(measure, 'out_stats', outputnode, 'out_stats')
-    for name in optional_maps(posteriors, output_grid, tissues):
+    if parc:
+        _connect_parcels(workflow, aseg_stats)
+    for name in optional_maps(posteriors, output_grid, tissues, parc):
         workflow.connect(segment, f'out_{name}', outputnode, f'out_{name}')
     if compare:
         comparison = Node(CompareSegmentations(), name='compare', mem_gb=1)
+        if parc:
+            workflow.connect(segment, 'out_parcels', comparison, 'in_parcels')
         workflow.connect([
             (inputnode, comparison, [('references', 'references')]),
             (segment, comparison, [('out_labels', 'in_labels')]),
@@ -200,6 +219,17 @@ def init_image_wf(
                                       ('compared', 'compared'), ('refused', 'refused')]),
         ])  # fmt: skip
     return workflow
+
+
+def _connect_parcels(workflow: Workflow, aseg_stats: bool) -> None:
+    """Have the parcels of the cortex measured, assessed and drawn."""
+    names = ('segment', 'measure', 'assess', 'plot', 'outputnode')
+    segment, measure, assess, plot, outputnode = (workflow.get_node(name) for name in names)
+    for node in (measure, assess, plot):
+        workflow.connect(segment, 'out_parcels', node, 'in_parcels')
+    workflow.connect(plot, 'out_parcels', outputnode, 'out_parcel_figure')
+    if aseg_stats:
+        workflow.connect(measure, 'out_parcel_stats', outputnode, 'out_parcel_stats')
 
 
 def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node:
@@ -226,7 +256,9 @@ def _init_network(resources: Resources, ct: bool | None, **options: Any) -> Node
     return segment
 
 
-def optional_maps(posteriors: str, output_grid: str, tissues: Collection[str] = ()) -> list[str]:
+def optional_maps(
+    posteriors: str, output_grid: str, tissues: Collection[str] = (), parc: bool = False
+) -> list[str]:
     """List the maps of a workflow other than the label map on the grid of the image.
 
     Examples
@@ -238,6 +270,8 @@ def optional_maps(posteriors: str, output_grid: str, tissues: Collection[str] = 
     """
     wanted = {
         'labels_1mm': output_grid != 'native',
+        'parcels': parc,
+        'parcels_1mm': parc and output_grid != 'native',
         'posteriors': posteriors == 'native',
         'posteriors_1mm': posteriors == '1mm',
     }

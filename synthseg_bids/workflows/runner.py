@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def execute(
     **options
         For `build`.
     """
-    _configure_nipype(base_dir, log_dir, stop_on_first_crash)
+    configure_nipype(base_dir, log_dir, stop_on_first_crash)
     workflow = build(images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options)
     workflow.base_dir = str(base_dir)
     for image in images:
@@ -85,6 +85,34 @@ def execute(
         drop_damaged(base_dir / name / subject / image.name)
     if graph:
         _draw(workflow, log_dir)
+    run_workflow(
+        workflow,
+        log_dir,
+        resources,
+        plugin,
+        {'status_callback': ledger.on_status, 'on_crash': ledger.on_crash},
+        monitor,
+    )
+
+
+def run_workflow(
+    workflow: Workflow,
+    log_dir: Path,
+    resources: Resources,
+    plugin: tuple[str, dict[str, Any]],
+    callbacks: Mapping[str, Callable[..., None]],
+    monitor: bool = False,
+) -> None:
+    """Run a workflow with one of our plugins.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+    log_dir, resources, plugin, monitor
+        See :func:`execute`.
+    callbacks : mapping of str to callable
+        ``status_callback`` and ``on_crash`` of the plugin.
+    """
     plugin_name, plugin_args = plugin
     request_resources(workflow, str(plugin_args.get('sbatch_args', '')))
     runner = make_plugin(
@@ -98,8 +126,7 @@ def execute(
             'log_file': str(log_dir / 'synthseg-bids.log'),
             'monitor': monitor,
             **plugin_args,
-            'status_callback': ledger.on_status,
-            'on_crash': ledger.on_crash,
+            **callbacks,
         },
     )
     try:
@@ -184,7 +211,8 @@ def _write_usage(path: Path, runner: Any) -> None:
     write_table(path, columns, [*read_table(path), *runner.usage])
 
 
-def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
+def configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
+    """Set the folders and options of Nipype; see :func:`execute`."""
     base_dir.mkdir(parents=True, exist_ok=True)
     nipype_config.update_config(
         {

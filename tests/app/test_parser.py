@@ -66,6 +66,14 @@ def test_level_is_a_default(words, grid, posteriors):
 
 
 @pytest.mark.parametrize(
+    ('words', 'parc'),
+    [('', False), ('--parc', True), ('--level full', True), ('--level full --no-parc', False)],
+)
+def test_parcels(words, parc):
+    assert parse_args([*PLACES, *words.split()]).outputs['parc'] == parc
+
+
+@pytest.mark.parametrize(
     ('words', 'tissues'),
     [
         ('', ('masks',)),

@@ -73,6 +73,25 @@ def save(out: Path, results: dict[str, Path], kinds: str, provenance=PROVENANCE)
     return save_image_outputs(out, STEM, chosen, SOURCE, references, ['bids:fs:x'], provenance)
 
 
+def test_parcels_go_where_their_own_image_is_made_anew_without_them(tmp_path, results):
+    results |= {'parcels': results['dseg']}
+    with_parcels = {**PROVENANCE, 'ParcelModelSHA256': 'p'}
+    save(tmp_path, results, 'dseg morph parcels', with_parcels)
+    path = tmp_path / output_files(STEM, ['parcels'])[0]
+    kinds, wanted = ['dseg', 'morph', 'parcels'], {**PROVENANCE, 'ParcelModelSHA256': 'p'}
+    assert why_outdated(tmp_path, STEM, kinds, {}, wanted) == ''
+    assert why_outdated(tmp_path, STEM, ['dseg', 'morph'], {}, PROVENANCE) == ''
+    wanted['ParcelModelSHA256'] = 'q'
+    assert why_outdated(tmp_path, STEM, kinds, {}, wanted) == 'model of parcels changed'
+    # Another method has no parcels, and leaves ours.
+    other = STEM.replace('seg-synthseg', 'seg-samseg')
+    save_image_outputs(tmp_path, other, {'dseg': results['dseg']}, SOURCE, {}, [], {})
+    assert path.is_file()
+    save(tmp_path, results, 'dseg morph')
+    assert not path.exists()
+    assert why_outdated(tmp_path, STEM, kinds, {}, wanted) == 'no parcels yet'
+
+
 def test_files_appear_whole_or_not_at_all(tmp_path):
     write_text(tmp_path / 'a.txt', 'old')
     with pytest.raises(FileNotFoundError):

@@ -16,6 +16,7 @@ from synthseg_bids.cli.main import main
 from synthseg_bids.files import read_table
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.overlap import MEAN_NAME, paper_dice
+from synthseg_bids.parcels import CORTEX, NOT_IN_DKT, SIDES, parcel_label, parcel_labels
 from synthseg_bids.reports.figures import dice_boxes
 
 LABELS = [label.index for label in segmentation_labels()]
@@ -104,6 +105,33 @@ def test_segmentations_of_other_programs_are_translated(tmp_path, truth):
     reference = save(tmp_path / 'reference.nii.gz', truth)
     assert run(tmp_path / 'out', ours, '--reference', f'a={reference}') == 0
     assert {row['dice'] for row in read_table(tmp_path / 'out' / 'dice_scans.tsv')} == {'1'}
+
+
+def test_parcels_beside_the_label_map(tmp_path, trees, truth, rng, caplog):
+    ours, references = trees
+    parcels = truth.copy()
+    for cortex in CORTEX:
+        labels = [label.index for label in parcel_labels() if label.target == cortex]
+        parcels[truth == cortex] = rng.choice(labels, (truth == cortex).sum())
+    save(references / 'sub-1/anat/sub-1_desc-aparcaseg_dseg.nii.gz', parcels)
+    save(ours / 'sub-1/anat/sub-1_seg-aparcaseg_desc-T1w_dseg.nii.gz', parcels)
+    caplog.set_level('INFO')
+    assert run(tmp_path / 'evaluation', ours, '--reference', f'fs={references}') == 0
+    assert 'DKT' not in caplog.text
+    rows = read_table(tmp_path / 'evaluation' / 'parcels.tsv')
+    assert {row['contrast'] for row in rows} == {'T1w', 'all'}
+    assert {row['dice'] for row in rows} == {'1'}
+    present = {label.name for label in parcel_labels() if (parcels == label.index).any()}
+    assert {row['parcel'] for row in rows} == present
+    # In the scheme of DKT three parcels are missing.
+    for side, (cortex, _) in SIDES.items():
+        gone = [parcel_label(side, number) for number in NOT_IN_DKT]
+        parcels[np.isin(parcels, gone)] = cortex
+    save(references / 'sub-1/anat/sub-1_desc-aparcaseg_dseg.nii.gz', parcels)
+    assert run(tmp_path / 'evaluation', ours, '--reference', f'fs={references}') == 0
+    assert 'parcels of DKT; not compared: bankssts, frontalpole, temporalpole' in caplog.text
+    names = {row['parcel'] for row in read_table(tmp_path / 'evaluation' / 'parcels.tsv')}
+    assert names == {name for name in present if 'pole' not in name and 'bankssts' not in name}
 
 
 def test_the_sidecar_tells_the_scan(tmp_path, truth):

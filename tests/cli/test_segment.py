@@ -11,12 +11,14 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from parcel_models import save_cortex_model, save_tiny_parcels
 
 from synthseg_bids.cli.main import main
 from synthseg_bids.errors import is_out_of_memory
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.models.card import save_model
 from synthseg_bids.models.registry import load_model
+from synthseg_bids.parcels import CORTEX, parcel_labels
 
 AFFINE = np.array([[0, 0, 3.0, -40], [-4, 0, 0, 30], [0, -4, 0, 25], [0, 0, 0, 1]])
 
@@ -105,6 +107,28 @@ def test_fast_is_without_the_mirrored_scan(tmp_path, scan, tiny_model):
     assert run(scan, tmp_path / 'b.nii', *options, tmp_path / 'pb.nii', '--fast') == 0
     first, second = (nib.load(tmp_path / name).get_fdata() for name in ('pa.nii', 'pb.nii'))
     assert abs(first - second).max() > 0
+
+
+def test_parcels_in_the_place_of_the_cortex(tmp_path, scan, monkeypatch, capsys):
+    monkeypatch.setenv('SYNTHSEG_BIDS_MODELS', str(save_tiny_parcels(tmp_path / 'models')))
+    options = ('--model', save_cortex_model(tmp_path / 'cortex.safetensors'), '--fast')
+    table, lut = tmp_path / 'v.tsv', tmp_path / 'l.ctab'
+    more = ('--parc', '--volumes', table, '--lut', lut)
+    assert run(scan, tmp_path / 'a.nii', *options) == 0
+    assert run(scan, tmp_path / 'b.nii', *options, *more) == 0
+    plain, found = (nib.load(tmp_path / name).get_fdata() for name in ('a.nii', 'b.nii'))
+    assert (plain == CORTEX[0]).any()
+    parcels = [label.index for label in parcel_labels() if label.target == CORTEX[0]]
+    np.testing.assert_array_equal(np.isin(found, parcels), plain == CORTEX[0])
+    with table.open(newline='') as stream:
+        rows = {row['name']: row for row in csv.DictReader(stream, delimiter='\t')}
+    of_parcels = [int(row['n_voxels']) for name, row in rows.items() if 'ctx-lh-' in name]
+    assert len(of_parcels) == 34
+    assert sum(of_parcels) == int(rows['Left-Cerebral-Cortex']['n_voxels'])
+    assert list(rows)[-1] == 'Total-Intracranial'
+    assert int(rows['Total-Intracranial']['n_voxels']) == (plain > 0).sum()
+    assert ' ctx-rh-insula ' in lut.read_text()
+    assert 'not with --compat' in refused(capsys, scan, tmp_path / 'c.nii', '--parc', '--compat')
 
 
 def refused(capsys, *arguments) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from random_parcels import with_parcels
 
 from synthseg_bids.bids.agreement import write_agreement
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.metadata import describe_dataset
 from synthseg_bids.bids.names import anat_folder, bids_uri, derivative_stem
-from synthseg_bids.bids.save import figure_files
+from synthseg_bids.bids.save import figure_files, output_files
 from synthseg_bids.bids.status import write_status
 from synthseg_bids.bids.tables import (
     morph_rows,
@@ -28,6 +29,7 @@ from synthseg_bids.measure.expected_dice import FITTED, expected_dice
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc import judge
 from synthseg_bids.measure.qc_limits import QC_GROUPS, VOLUME_RANGES_ML
+from synthseg_bids.parcels import parcel_labels
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.png import write_grey, write_indexed
 
@@ -51,6 +53,7 @@ def write_tree(
     sessions: Sequence[str] = (),
     contrasts: Sequence[str] = ('T1w', 'T2w'),
     label_maps: bool = True,
+    parcels: bool = False,
     lesions: Sequence[str] = (),
 ) -> Path:
     """Write an output dataset with its group tables.
@@ -61,6 +64,8 @@ def write_tree(
     subjects, sessions, contrasts : sequence of str
     label_maps : bool
         Write label maps, figures and agreement, too.
+    parcels : bool
+        Write parcels of the cortex, too.
     lesions : sequence of str
         Contrasts with a lesion in the left white matter.
 
@@ -82,7 +87,7 @@ def write_tree(
         relative = str(anat_folder(entities) / name)
         stem = str(anat_folder(entities) / derivative_stem(entities, contrast))
         lesion = contrast in lesions
-        _write_image(out, stem, relative, rng, label_maps, compared=not records, lesion=lesion)
+        _write_image(out, stem, relative, rng, label_maps, not records, parcels, lesion)
         provenance = {'Seconds': 3.21, 'Device': 'cpu'}
         done = ImageRecord(raw / relative, relative, status='done', provenance=provenance)
         records.append(done)
@@ -112,6 +117,7 @@ def _write_image(
     rng: np.random.Generator,
     label_maps: bool,
     compared: bool,
+    parcels: bool,
     lesion: bool,
 ) -> None:
     sources = {'Sources': [bids_uri('raw', relative)]}
@@ -123,7 +129,13 @@ def _write_image(
     if lesion:
         volumes[LESION] = (8, 4321.0)
     total = sum(volume for _, volume in volumes.values())
-    write_morph_table(out / f'{stem}_morph.tsv', morph_rows(volumes, total))
+    of_parcels = {
+        label.index: (100, volumes[label.target][1] / 34 * np.exp(rng.normal(0, 0.08)))
+        for label in parcel_labels()
+        if parcels
+    }
+    rows = morph_rows(volumes, total, parcels=of_parcels)
+    write_morph_table(out / f'{stem}_morph.tsv', rows)
     values = {f'confidence_{group}': float(rng.beta(30, 3)) for group in QC_GROUPS}
     expected = expected_dice(values, FITTED['origin']['model_sha256'])
     values |= {name: dice for name, (dice, _) in expected.items()}
@@ -136,7 +148,7 @@ def _write_image(
         rows = [
             {'reference': 'manual', 'index': label.index, 'name': label.name, 'dice': 0.87,
              'volume_mm3': 1100.0, 'reference_volume_mm3': 1000.0}
-            for label in LABELS
+            for label in (*LABELS, *(parcel_labels() if parcels else ()))
         ]  # fmt: skip
         rows.append({'reference': 'manual', 'name': MEAN_NAME, 'dice': 0.87})
         write_dice_table(out / f'{stem}_dice.tsv', rows)
@@ -153,6 +165,12 @@ def _write_image(
         grey, overlay = draw_mosaic(scan, labels, affine)
         write_grey(out / names['scan'], grey)
         write_indexed(out / names['dseg'], overlay, list(label_palette().values()))
+        if parcels:
+            data = with_parcels(labels, rng)
+            name = output_files(stem, ['parcels'])[0]
+            nib.save(nib.Nifti1Image(data, affine), out / name)
+            _, overlay = draw_mosaic(scan, data, affine)
+            write_indexed(out / names['parcels'], overlay, list(label_palette().values()))
 
 
 def _typical_ml(index: int) -> float:

@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from synthseg_bids.inference.refine import independence, interpolated_steps, own_steps, refine
+from synthseg_bids.inference.original_spacing import (
+    independence,
+    interpolated_steps,
+    own_steps,
+)
+from synthseg_bids.inference.refine import refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
@@ -54,6 +59,29 @@ def test_what_is_background_stays_so(head):
     posteriors, scan, _ = head
     found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
     torch.testing.assert_close(found[0], posteriors[0])
+
+
+def test_refines_a_part_of_a_larger_volume_in_place(head):
+    posteriors, scan, _ = head
+    expected = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
+    larger = torch.zeros(4, 50, 44, 43)
+    part = larger[:, 1:49, 2:42, 3:43]
+    part.copy_(posteriors)
+    found = refine(part, [scan], 1.0, MIRROR, 0.5, [FINE])
+    assert found.data_ptr() == part.data_ptr()
+    torch.testing.assert_close(found, expected)
+
+
+def test_unlikely_structures_keep_their_posterior(head):
+    posteriors, scan, _ = head
+    posteriors = posteriors.clone()
+    least = posteriors[0] == 1
+    assert least.any()
+    posteriors[3, least] = 5e-4
+    posteriors[0, least] -= 5e-4
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
+    torch.testing.assert_close(found.sum(0), posteriors.sum(0))
+    assert torch.equal(found[3, least], posteriors[3, least])
 
 
 def test_without_weight_or_contrast_nothing_changes(head):

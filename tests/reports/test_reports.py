@@ -18,6 +18,8 @@ from synthseg_bids.bids.status import STATUS_COLUMNS
 from synthseg_bids.files import read_table, write_json, write_table, write_text
 from synthseg_bids.interfaces import PlotSegmentation
 from synthseg_bids.labels import LESION, LESION_NAME, segmentation_labels
+from synthseg_bids.measure.overlap import TOTAL_NAME
+from synthseg_bids.parcels import parcel_labels
 from synthseg_bids.reports import write_group_report, write_subject_report
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.page import markdown
@@ -98,8 +100,9 @@ def test_written_pictures_are_read_back(tmp_path, rng):
 
 def test_every_label_has_its_own_colour_close_to_the_table():
     palette = label_palette()
-    assert len({*palette.values()}) == len(palette) == len(segmentation_labels(lesions=True))
-    for label in segmentation_labels(lesions=True):
+    every = (*segmentation_labels(lesions=True), *parcel_labels())
+    assert len({*palette.values()}) == len(palette) == len(every)
+    for label in every:
         assert abs(int(palette[label.index][1:], 16) - int(label.color[1:], 16)) < 4
 
 
@@ -200,6 +203,28 @@ def test_group_report_tells_everything(tree):
     assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
     assert 'OSError: CRC check failed' in page.text
     assert '12 done · 1 skipped · 1 failed' in page.text
+
+
+def test_reports_with_parcels(tmp_path):
+    out = write_tree(tmp_path, ['01', '02'], parcels=True)
+    text = write_subject_report(out, '01').read_text(encoding='utf-8')
+    page = Tags(text)
+    for said in ('Parcels of the cortex', 'Isthmus of the cingulate', 'Banks of the superior'):
+        assert said in page.text, said
+    # A layer for each of two pictures, with its own legend.
+    assert page.tags.count('figure') == 2
+    assert text.count('alt="Parcels of the cortex in the same slices"') == 2
+    assert text.count('aria-label="Show one parcel" hidden') == 2
+    assert '"left isthmus of the cingulate"' in text
+    group = write_group_report(out).read_text(encoding='utf-8')
+    assert '"group":"Volumes of parcels","unit":"ml","name":"Insula"' in group
+    assert '"group":"Dice with manual","name":"Insula"' in group
+    assert 'parcels of the cortex' in Tags(group).text
+    rows = read_table(out / 'group_morph.tsv')
+    assert len([name for name in rows[0] if name.startswith('ctx-')]) == 3 * 68
+    assert list(rows[0]).index('ctx-lh-bankssts') < list(rows[0]).index(TOTAL_NAME)
+    known = {row['name'] for row in read_table(out / 'group_reliability.tsv')}
+    assert 'ctx-rh-insula' in known
 
 
 def test_lesions_of_one_contrast_are_shown_and_are_white_matter_between_contrasts(tmp_path):

@@ -29,13 +29,6 @@ INK = f"""(() => {{
 }})()"""
 
 
-@pytest.fixture(scope='module')
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    chromium = Chromium(tmp_path_factory.mktemp('chromium'))
-    yield chromium
-    chromium.close()
-
-
 @pytest.fixture
 def page(browser: Chromium) -> Iterator[Chromium]:
     """A browser in whose pages nothing must go wrong and from which nothing must leave."""
@@ -84,6 +77,24 @@ def test_pointing_names_a_structure(page, tree):  # noqa: F811
     )
     assert 'left thalamus' in found
     assert 'right hippocampus' in found
+
+
+def test_from_structures_to_parcels_and_back(page, tmp_path):
+    opened(page, write_tree(tmp_path, ['01'], parcels=True))
+    structures = page.run(INK)
+    legends = '[...document.querySelectorAll("figure .legend")].map(e => !e.hidden).join()'
+    shown = page.run(legends)
+    assert shown == 'true,false,true,false'
+    page.press('p')
+    page.wait_for(CANVAS)
+    assert page.run(INK) > structures  # the cortex is divided
+    assert page.run(legends) == 'false,true,true,false'
+    page.run('document.querySelector(".legend:not([hidden]) button").click()')
+    assert 0 < page.run(INK) < structures / 3
+    page.press('p')
+    page.wait_for(CANVAS)
+    assert page.run(INK) == structures
+    assert page.run(legends) == shown
 
 
 def test_keys_leave_typing_alone(page, tree):  # noqa: F811

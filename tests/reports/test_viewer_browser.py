@@ -22,6 +22,7 @@ from viewed_tree import STEM, served, write_viewed_tree
 
 from synthseg_bids.files import read_description, write_json
 from synthseg_bids.labels import segmentation_labels
+from synthseg_bids.parcels import parcel_labels
 from synthseg_bids.reports import write_subject_report
 from synthseg_bids.reports.server import ViewerServer
 from synthseg_bids.reports.structures import sided_name
@@ -49,13 +50,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(out: Path) -> Iterator[ViewerServer]:
     with served(out) as server:
         yield server
-
-
-@pytest.fixture(scope='module')
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    chromium = Chromium(tmp_path_factory.mktemp('chromium'))
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture
@@ -190,6 +184,31 @@ def test_pointing_names_what_is_there_also_in_oblique_scans(browser, page, tmp_p
             assert name == names[labels.pop()]
             checked.add(name)
     assert len(checked) >= 8
+
+
+def test_parcels(browser, page, tmp_path):
+    out = write_viewed_tree(tmp_path, ['01'], parcels=True)
+    parcel = parcel_labels()[-1]
+    with served(out) as server:
+        show(page, server)
+        slide(page, 100)
+        names = {name for _, _, name, _ in point_at(page)}
+        assert 'left cerebral cortex' in names
+        page.press('p')
+        page.wait_for('document.getElementById("parcels").ariaPressed == "true"')
+        picture(page, tmp_path)
+        with_parcels = {name for _, _, name, _ in point_at(page)}
+        assert 'left cerebral cortex' not in with_parcels
+        assert {name for name in with_parcels if 'cortex' not in name} >= {
+            name for name in names if 'cortex' not in name
+        }
+        assert with_parcels & {sided_name(label) for label in parcel_labels()}
+        page.run(f'document.querySelector(`[data-labels~="{parcel.index}"]`).click()')
+        alone = shares(picture(page, tmp_path))
+        assert all(count < 30 for index, count in alone.items() if not grey(index))
+        page.press('p')
+        assert 'left cerebral cortex' in {name for _, _, name, _ in point_at(page)}
+        page.requests.clear()
 
 
 def test_from_a_report_to_the_viewer_and_back(page, server, out):
