@@ -8,10 +8,15 @@
 # make test-smriprep: sMRIPrep, in an environment of its own, collects what --precomputed writes
 # make docs: build the documentation into docs/_build/html; warnings are errors
 # make bench: time and memory beside TensorFlow and DIPY, and of training, on a quiet machine
+# make gpu: on a machine with a GPU, within ten minutes: tests, agreement with the CPU, speed of
+#     generator, network and whole scans, and a training; gpu_run/gpu.json has all numbers. make gpu
+#     DEVICE=cpu rehearses it with tiny sizes. Packages, label maps and a scan for a machine without
+#     network: make gpu-files GPU_FILES_OPTIONS='--label-maps DIR --scan FILE'
 # make scale: time, memory and files of datasets of 10 to 10,000 tiny scans, and scans per minute;
 #     hours, on a quiet machine; SCALE_OPTIONS='--sizes 10 100' takes minutes
-# make docker: build the image with docker, or where it does not run with buildah or podman
-# make singularity: build synthseg-bids.sif from its definition file
+# make docker: build the image with docker, or where it does not run with buildah or podman; it
+#     computes on GPUs and CPUs. make docker DEVICE=cpu: the small one, for CPUs alone
+# make singularity: build synthseg-bids.sif from its definition file; the same DEVICE
 # make test-docker, make test-singularity: build, then run on a real scan as users do; these want
 #     buildah, podman and Apptainer, or $(TOOLS) with scripts that set them up
 # make samseg: SAMSEG in an environment of its own (needs python3.11), for --method samseg
@@ -36,11 +41,15 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 KERAS = $(VENV)/keras
 SAMSEG = $(VENV)/samseg
 SMRIPREP = $(VENV)/smriprep
+# Build of PyTorch in images, and where "make gpu" computes: cuda or cpu.
+DEVICE ?= cuda
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
 IMAGE ?= synthseg-bids
 BUILD_OPTIONS ?=
+TAG = $(VERSION)$(if $(filter cuda,$(DEVICE)),,-$(DEVICE))
+TAGS = $(TAG) $(if $(filter cuda,$(DEVICE)),latest)
 REVISION = $(shell git rev-parse HEAD)
 CREATED := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 # The weights are a layer of their own. A cache would give labels of an earlier build.
@@ -65,6 +74,7 @@ SET_UP_SLURM = if ! sinfo >/dev/null 2>&1 && [ -n "$(SLURM_UP)" ]; then \
 	env -u OMP_NUM_THREADS bash $(SLURM_UP) \
 	&& . $${SLURM_TEST_DIR:-/var/tmp/slurm-test}/env.sh; fi
 
+.PHONY: gpu gpu-files
 .PHONY: demo test test-parity lint docs bench scale accuracy ablation paper samseg docker singularity
 .PHONY: test-smriprep test-docker test-singularity test-slurm test-fast test-gpu test-pythons
 .PHONY: release-check clean
@@ -111,6 +121,7 @@ docs: $(INSTALLED)
 bench: $(INSTALLED) $(KERAS)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
 	KERAS_PYTHON=$(abspath $(KERAS))/bin/python $(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/training.py
 
 RELEASE_OPTIONS ?=
@@ -121,6 +132,17 @@ release-check: $(INSTALLED)
 scale: $(INSTALLED)
 	$(BIN)/python benchmarks/scale.py $(SCALE_OPTIONS)
 	$(BIN)/python benchmarks/throughput.py
+
+# On a GPU with the machine's own PyTorch, which was built for it.
+GPU_PYTHON ?= $(if $(filter cpu,$(DEVICE)),$(BIN)/python,$(PYTHON))
+GPU_OPTIONS ?=
+GPU_FILES_OPTIONS ?=
+gpu: $(if $(filter cpu,$(DEVICE)),$(INSTALLED))
+	PYTHONPATH=benchmarks $(GPU_PYTHON) -m gpu --device $(DEVICE) \
+		$(if $(filter cpu,$(DEVICE)),--tiny) $(GPU_OPTIONS)
+
+gpu-files: $(INSTALLED)
+	PYTHONPATH=benchmarks $(BIN)/python -m gpu.files gpu_files $(GPU_FILES_OPTIONS)
 
 ACCURACY_OPTIONS ?=
 accuracy: $(INSTALLED)
@@ -137,12 +159,12 @@ paper: $(INSTALLED)
 
 docker:
 	$(BUILDER) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
-		--build-arg CREATED=$(CREATED) $(ANNOTATE) \
-		$(BUILD_OPTIONS) --tag $(IMAGE):$(VERSION) --file docker/Dockerfile .
+		--build-arg CREATED=$(CREATED) --build-arg TAG=$(TAG) --build-arg DEVICE=$(DEVICE) \
+		$(ANNOTATE) $(BUILD_OPTIONS) $(TAGS:%=--tag $(IMAGE):%) --file docker/Dockerfile .
 
 singularity:
-	$(APPTAINER) build --fakeroot --force --build-arg VERSION=$(VERSION) $(BUILD_OPTIONS) \
-		$(SIF) singularity/synthseg-bids.def
+	$(APPTAINER) build --fakeroot --force --build-arg VERSION=$(VERSION) \
+		--build-arg DEVICE=$(DEVICE) $(BUILD_OPTIONS) $(SIF) singularity/synthseg-bids.def
 
 test-docker: $(INSTALLED)
 	$(SET_UP_OCI) && $(BIN)/python -m pytest -v -rsP -m containers tests/containers/test_docker.py

@@ -19,6 +19,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from gpu.page import with_gpu_section
 from page import cpu_name, render
 
 from synthseg_bids.files import write_table, write_text
@@ -223,7 +224,7 @@ def page(lines: list[dict[str, object]], facts: dict[str, str], ideas: dict[str,
         row = [line['implementation'], *('' if c is None else c for c in cells)]
         tables.setdefault(str(line['what']), []).append(row)
     passes = [(name, f'{seconds:.2f}') for name, seconds in ideas.items()]
-    return render('speed', tables=tables, facts=facts, ideas=passes)
+    return with_gpu_section(render('speed', tables=tables, facts=facts, ideas=passes))
 
 
 if __name__ == '__main__':

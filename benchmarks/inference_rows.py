@@ -153,7 +153,7 @@ def keras_generator(args):
     return measure(build(ellipsoids(), [0, 1, 2, 4, 3, 6, 5], 7, 160), 9, of=median)
 
 
-def our_labels():
+def our_labels(side: int = 256):
     """Return the ellipsoids as our generator takes label maps."""
     import torch
 
@@ -161,7 +161,7 @@ def our_labels():
 
     rows = {label.index: row for row, label in enumerate(generation_labels())}
     table = torch.tensor([rows[i] for i in (0, 507, 24, 3, 42, 2, 41)], dtype=torch.uint8)
-    return table[torch.from_numpy(ellipsoids()).int()]
+    return table[torch.from_numpy(ellipsoids(side)).int()]
 
 
 def our_generator(args, preset: str):

@@ -3,8 +3,9 @@
 Usage: python benchmarks/parcels.py [--parts maps generated real] [--data DIR] [--prepared DIR]
 
 Parts: ``maps``, the label maps themselves are the segmentation; ``generated``, scans are made of
-them (of those heads in --prepared, from synthseg prepare-labels); ``real``, real scans. Writes
-tables to docs/parcels, which docs/parcels.rst includes. Half an hour on 2 cores.
+them (of those heads in --prepared, from synthseg prepare-labels); ``real``, real scans;
+``contrasts``, volumes between the contrasts of one person. Writes tables to docs/parcels, and of
+all that are there docs/parcels.rst. Half an hour on 2 cores; without a part, the page alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import DATA, REPOSITORY
+from parcels_page import PARTS, write_page
 from synthetic import FIRST_SEED, SLICE_MM, thick_slices
 
 from synthseg_bids.files import read_table, write_table
@@ -184,22 +186,25 @@ def write(part: str, rows: list[dict[str, object]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
-    parser.add_argument('--parts', nargs='+', default=['maps', 'generated', 'real', 'contrasts'])
+    parser.add_argument('--parts', nargs='*', default=[*PARTS, 'contrasts'])
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--prepared', type=Path, default=Path('prepared'), metavar='DIR')
     parser.add_argument('--threads', type=int)
     args = parser.parse_args(argv)
     set_threads(args.threads)
     DOCS.mkdir(parents=True, exist_ok=True)
-    if 'maps' in args.parts:
-        write('maps', measure(maps(args.data)))
-    if 'generated' in args.parts:
-        write('generated', measure(generated(args.data, args.prepared)))
-    if 'real' in args.parts:
-        write('real', measure(real(args.data)))
+    cases = {
+        'maps': lambda: maps(args.data),
+        'generated': lambda: generated(args.data, args.prepared),
+        'real': lambda: real(args.data),
+    }
+    for part in PARTS:
+        if part in args.parts:
+            write(part, measure(cases[part]()))
     if 'contrasts' in args.parts:
         rows = contrasts(args.data)
         write_table(DOCS / 'contrasts.tsv', ['scan', 'other', 'median_difference'], rows)
+    write_page(DOCS, REPOSITORY / 'docs' / 'parcels.rst')
     return 0
 
 

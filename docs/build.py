@@ -3,7 +3,8 @@
 Usage: python docs/build.py [PAGE ...]
 
 The text is in ``templates``. All pages but ``errors`` are written by default: that one takes
-minutes, since its lines are what the app really prints about the bad inputs of the tests.
+minutes, since its lines are what the app really prints about the bad inputs of the tests. Of
+``speed`` only the section about GPUs is written; the rest is that of benchmarks/inference.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent / 'benchmarks'), str(FOLDER.parent / 'tests' / 'helpers')]
 
 from expected_dice_fit import below, calibration  # noqa: E402
+from gpu.page import with_gpu_section  # noqa: E402
 from page import render  # noqa: E402
 
 from synthseg_bids.app.method import OF_OURS  # noqa: E402
@@ -43,6 +45,8 @@ Content = dict[str, Any]
 
 def page(name: str, content: Content | None = None) -> str:
     """Return the text of a page, by default with what :data:`PAGES` has for it."""
+    if name == 'speed':
+        return with_gpu_section((FOLDER / 'speed.rst').read_text(encoding='utf-8'))
     return render(name, **(PAGES[name]() if content is None else content))
 
 
@@ -184,5 +188,5 @@ PAGES: dict[str, Callable[[], Content]] = {
 }
 
 if __name__ == '__main__':
-    for name in sys.argv[1:] or [name for name in PAGES if name != 'errors']:
+    for name in sys.argv[1:] or ['speed', *(name for name in PAGES if name != 'errors')]:
         (FOLDER / f'{name}.rst').write_text(page(name), encoding='utf-8')

@@ -196,6 +196,12 @@ def read_table(path: Path, columns: Container[str] | None = None) -> list[dict[s
     return [{name: value for name, value in row if name in columns} for row in rows]
 
 
+def remove_table(path: Path) -> None:
+    """Remove a table and the data dictionary beside it; they may be absent."""
+    path.unlink(missing_ok=True)
+    path.with_suffix('.json').unlink(missing_ok=True)
+
+
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file's content; see :func:`write_text`."""
     path.parent.mkdir(parents=True, exist_ok=True)

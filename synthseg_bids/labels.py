@@ -17,6 +17,7 @@ Network channels are the segmentation labels in ascending order.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -44,11 +45,13 @@ PAPER_STRUCTURES: dict[str, tuple[int, ...]] = {
 CSF = 24
 #: Lesions of the white matter (FreeSurfer: WM-hypointensities), a label of some networks.
 LESION, LESION_NAME = 77, 'WM-hypointensities'
-#: What they may lie in: white matter of cerebrum and cerebellum, and brainstem.
-LESION_TISSUES = (2, 41, 7, 46, 16)
+#: Generation label of lesions by what they lie in: white matter of cerebrum and cerebellum, and
+#: brainstem.
+LESION_OF = {2: 25, 41: 57, 7: 25, 46: 57, 16: 25}
+LESION_TISSUES = tuple(LESION_OF)
 #: BIDS standard tissue of the deep grey matter; see :attr:`Label.mapping`.
 SUBCORTICAL_GREY = 9
-#: Generation labels of lesions.
+#: Generation labels of lesions on the left and on the right.
 DRAWN_LESIONS = (25, 57)
 #: Left and right labels of codes without a side: white matter (corpus callosum, ...), vermis.
 UNSIDED = {-1: (2, 41), -2: (8, 47)}
@@ -301,13 +304,8 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
         If a label is not one of FreeSurfer's; the message names the scheme where it is known.
     """
     table = reference_table()
+    folded = translate(reference, table, UNSIDED, source)
     values = _distinct(reference)
-    unknown = [int(v) for v in values if int(v) not in table]
-    if unknown:
-        raise LabelSchemeError(
-            f'{source}: labels {unknown[:10]} are not FreeSurfer labels'
-            f'{_guess_scheme(unknown, values)}; map them to FreeSurfer numbers first'
-        )
     # Values up to 4 could be left structures alone, but are tissue classes wherever seen.
     if values.max() <= 4 or not {2, 41} & {table[int(v)] for v in values}:
         raise LabelSchemeError(
@@ -315,14 +313,51 @@ def fold_reference(reference: np.ndarray, source: str = 'reference') -> np.ndarr
             f'(2, 41 or its parcels){_guess_scheme([], values)}; a whole-brain FreeSurfer-style '
             'label map is needed'
         )
+    return folded
+
+
+def translate(
+    codes: np.ndarray,
+    table: Mapping[int, int],
+    unsided: Mapping[int, tuple[int, int]],
+    source: str,
+) -> np.ndarray:
+    """Replace FreeSurfer's codes by other labels.
+
+    Parameters
+    ----------
+    codes : (x, y, z) integer array
+    table : mapping of int to int
+        Label of each known code, or the key of `unsided` for one without a side.
+    unsided : mapping of int to (int, int)
+        Left and right labels, one of which a voxel gets by the hemisphere that it lies in.
+    source : str
+        What to call the label map in an error message.
+
+    Returns
+    -------
+    (x, y, z) int16 array
+
+    Raises
+    ------
+    LabelSchemeError
+        If a code is unknown; the message names the scheme where it is known.
+    """
+    values = _distinct(codes)
+    unknown = [int(v) for v in values if int(v) not in table]
+    if unknown:
+        raise LabelSchemeError(
+            f'{source}: labels {unknown[:10]} are not FreeSurfer labels'
+            f'{_guess_scheme(unknown, values)}; map them to FreeSurfer numbers first'
+        )
     lookup = np.zeros(int(values.max()) + 1, dtype=np.int16)
     lookup[values] = [table[int(v)] for v in values]
-    folded = lookup[reference]
-    for code, (left, right) in UNSIDED.items():
-        midline = folded == code
+    found = lookup[codes]
+    for key, (left, right) in unsided.items():
+        midline = found == key
         if midline.any():
-            folded[midline] = np.where(nearest_side(folded, midline) == 2, left, right)
-    return folded
+            found[midline] = np.where(nearest_side(found, midline) == 2, left, right)
+    return found
 
 
 def _distinct(labels: np.ndarray) -> np.ndarray:

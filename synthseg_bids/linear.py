@@ -2,7 +2,8 @@
 
 Resizing, blurring and changing the slice spacing of a volume are all linear and separable.
 As matrices of at most a few hundred rows they compose by multiplication, run at the speed of a
-matrix product on CPU and GPU alike, and a chain of them costs one product per axis.
+matrix product on CPU and GPU alike, and a chain of them costs one product per axis. They are made
+on the device of the volume, since a copy from the host would wait for a GPU's earlier work.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 
 import torch
 from torch import Tensor
+
+CPU = torch.device('cpu')
 
 
 def interpolation_matrix(positions: Tensor, size: int) -> Tensor:
@@ -26,6 +29,7 @@ def interpolation_matrix(positions: Tensor, size: int) -> Tensor:
     Returns
     -------
     (n, size) float32 tensor
+        On the device of `positions`.
 
     Examples
     --------
@@ -39,7 +43,7 @@ def interpolation_matrix(positions: Tensor, size: int) -> Tensor:
     return (1 - distance).clamp(min=0)
 
 
-def blur_matrix(size: int, sigma: float) -> Tensor:
+def blur_matrix(size: int, sigma: float, device: torch.device = CPU) -> Tensor:
     """Return the matrix of a Gaussian blur whose rows sum to one (edges renormalised).
 
     Parameters
@@ -48,21 +52,24 @@ def blur_matrix(size: int, sigma: float) -> Tensor:
         Number of samples.
     sigma : float
         Standard deviation in samples; 0 gives the identity.
+    device : torch.device
 
     Returns
     -------
     (size, size) float32 tensor
     """
     if sigma <= 0:
-        return torch.eye(size)
-    index = torch.arange(size, dtype=torch.float32)
+        return torch.eye(size, device=device)
+    index = torch.arange(size, dtype=torch.float32, device=device)
     distance = index[:, None] - index
     radius = max(1, math.ceil(4 * sigma))
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= radius)
     return kernel / kernel.sum(1, keepdim=True)
 
 
-def acquisition_matrices(size: int, sigma: float, step: float) -> tuple[Tensor, Tensor]:
+def acquisition_matrices(
+    size: int, sigma: float, step: float, device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
     """Return the matrices that blur a line and sample it every `step`, and interpolate it back.
 
     This is one axis of a scan acquired with thick or widely spaced slices and resampled to its
@@ -76,18 +83,20 @@ def acquisition_matrices(size: int, sigma: float, step: float) -> tuple[Tensor, 
         Standard deviation of the slice profile, in fine samples.
     step : float
         Distance between acquired slices in fine samples; 1 or less means no resampling.
+    device : torch.device
 
     Returns
     -------
     down : (acquired, size) float32 tensor
     up : (size, acquired) float32 tensor
     """
-    blur = blur_matrix(size, sigma)
+    blur = blur_matrix(size, sigma, device)
     if step <= 1:
-        return blur, torch.eye(size)
+        return blur, torch.eye(size, device=device)
     acquired = max(2, int(size / step))
-    down = interpolation_matrix(torch.arange(acquired) * (size / acquired), size)
-    up = interpolation_matrix(torch.arange(size) * (acquired / size), acquired)
+    slices = torch.arange(acquired, device=device)
+    down = interpolation_matrix(slices * (size / acquired), size)
+    up = interpolation_matrix(torch.arange(size, device=device) * (acquired / size), acquired)
     return down @ blur, up
 
 

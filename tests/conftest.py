@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from app import GOOD, Run, launch, save_tiny_model, write_description, write_image
+from chromium import Chromium
 
 from synthseg_bids.bids.validate import find_validator
 
@@ -108,6 +109,14 @@ def validator() -> str:
     if found is None:
         pytest.skip('bids-validator-deno is not installed')
     return found
+
+
+@pytest.fixture(scope='session')
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """One headless browser for all tests; what they show in it, each clears."""
+    chromium = Chromium(tmp_path_factory.mktemp('chromium'))
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture(scope='session')

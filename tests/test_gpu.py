@@ -22,7 +22,7 @@ from synthseg_bids.labels import channel_labels
 from synthseg_bids.models.card import ModelCard, read_card, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
 from synthseg_bids.synth.generator import apply
-from synthseg_bids.synth.label_maps import find_label_maps, load_label_map
+from synthseg_bids.synth.label_maps import find_label_maps, generate, load_label_map
 from synthseg_bids.synth.parameters import draw, output_size
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training.config import TrainingConfig
@@ -111,6 +111,60 @@ def test_synthetic_scans_are_those_of_the_cpu(gpu, maps, downsampling):
         # A GPU's labels of coarse voxels are drawn by its own generator; this one has the CPU's.
         torch.testing.assert_close(found[0], image, atol=1e-4, rtol=0)
         assert (found[1] == target).float().mean() > 0.999
+
+
+@pytest.mark.parametrize('lesion_label', [False, True])
+def test_the_generator_does_not_wait_for_the_host(gpu, maps, lesion_label):
+    """The parameters of a scan are copied at once, and nothing is asked of the GPU."""
+    config = replace(ALL, downsampling=2, lesion_label=lesion_label)
+    with gpu() as traffic:
+        there = maps[0].to('cuda')
+        # Tables of labels are copied once for all scans.
+        generate(there, config, torch.Generator().manual_seed(0))
+        for seed in range(1, 7):
+            traffic.clear()
+            generate(there, config, torch.Generator().manual_seed(seed))
+            (copied,) = traffic
+            assert copied.endswith('to cuda')
+
+
+def test_a_training_step_asks_for_nothing(gpu, maps):
+    config = TrainingConfig(
+        network=OURS, generator=ALL, optimizer='muon', steps=9, batch_size=2, wl2_steps=1
+    )
+    with gpu() as traffic:
+        trainer = Trainer(config, maps, (), torch.device('cuda'))
+        for _ in range(2):
+            trainer.train_step()
+        traffic.clear()
+        trainer.train_step()
+        assert len(traffic) == config.batch_size, traffic
+        assert all(line.endswith('to cuda') for line in traffic)
+
+
+def test_the_pretended_gpu_notes_traffic(gpu):
+    with gpu() as traffic:
+        there = torch.arange(3.0, device='cuda')
+        assert traffic == []
+        for step in (
+            lambda: there.to('cpu'),
+            lambda: there.cpu(),
+            lambda: there.sum().item(),
+            lambda: bool(there[0] > 0),
+            lambda: there[there > 1],
+            lambda: there[torch.tensor([0, 1])],
+            lambda: there[there.argmax()],
+            lambda: there.new_tensor([1.0]),
+            lambda: torch.tensor([1.0], device='cuda'),
+            lambda: there.copy_(torch.ones(3)),
+        ):
+            traffic.clear()
+            step()
+            assert len(traffic) == 1, traffic
+        traffic.clear()
+        (there + 1).mul_(torch.tensor(2.0))[1:].clamp(0, 1)
+        there.masked_fill_(there > 1, 0)
+        assert traffic == []
 
 
 @pytest.mark.parametrize(('network', 'optimizer'), [(OURS, 'muon'), (PAPER, 'adamw')])

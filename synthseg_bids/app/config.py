@@ -64,8 +64,10 @@ class RunConfig:
     aseg_stats: bool = False
     tissue_maps: bool = False
     five_tissue: bool = False
+    combine: str = 'none'
     precomputed: Path | None = None
     charts: bool = False
+    longitudinal: bool = False
     nprocs: int | None = None
     omp_nthreads: int | None = None
     mem_gb: float | None = None
@@ -100,6 +102,11 @@ class RunConfig:
             'five_tissue': self.five_tissue,
         }
         return tuple(key for key, yes in wanted.items() if yes)
+
+    @property
+    def keeps_priors(self) -> bool:
+        """Whether what the network alone predicts is kept, to segment several images together."""
+        return self.longitudinal or self.combine == 'session'
 
     @property
     def outputs(self) -> dict[str, Any]:

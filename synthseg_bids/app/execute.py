@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import RunConfig
 from .method import ChosenMethod
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from synthseg_bids.workflows.runner import Ledger
 
 logger = logging.getLogger(__name__)
+
+#: Records of images, or of sessions.
+AnyRecord = TypeVar('AnyRecord', bound='ImageRecord')
 
 #: Number of images in one Nipype graph. The time to build a graph grows with the square of its
 #: nodes, whereas new workers start within seconds.
@@ -55,12 +58,23 @@ def workflow_name(config: RunConfig) -> str:
     return f'{config.method}_{hashlib.sha256(folders.encode()).hexdigest()[:8]}_wf'
 
 
+def sessions_name(config: RunConfig) -> str:
+    """Name the folder of intermediate files of sessions."""
+    return f'sessions_{workflow_name(config)}'
+
+
+def priors_dir(config: RunConfig, setup: Setup) -> Path:
+    """Return the folder for what the network alone predicts for the images."""
+    return setup.work_dir / workflow_name(config) / 'priors'
+
+
 def clean_workdir(config: RunConfig, work_dir: Path) -> None:
     """Remove the intermediate files of this dataset, and nothing else."""
-    folder = work_dir / workflow_name(config)
-    if folder.is_dir():
-        logger.info('%s: removed (--clean-workdir)', folder)
-        shutil.rmtree(folder)
+    for name in (workflow_name(config), sessions_name(config)):
+        folder = work_dir / name
+        if folder.is_dir():
+            logger.info('%s: removed (--clean-workdir)', folder)
+            shutil.rmtree(folder)
 
 
 def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) -> None:
@@ -102,7 +116,7 @@ def segment_images(config: RunConfig, plan: Plan, ledger: Ledger, setup: Setup) 
         raise failure
 
 
-def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
+def split(images: Sequence[AnyRecord], size: int) -> Iterator[list[AnyRecord]]:
     """Split images into chunks of at least `size`, no participant in two of them.
 
     Parameters
@@ -111,7 +125,7 @@ def split(images: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRecord
         Those of a participant follow each other.
     size : int
     """
-    chunk: list[ImageRecord] = []
+    chunk: list[AnyRecord] = []
     for image in images:
         if len(chunk) >= size and image.participant != chunk[-1].participant:
             yield chunk
@@ -185,5 +199,6 @@ def _execute(
         ct=config.ct,
         lesions=config.lesions,
         **config.outputs,
+        priors_dir=str(priors_dir(config, setup)) if config.keeps_priors else '',
         overwrite=config.overwrite,
     )

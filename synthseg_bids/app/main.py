@@ -30,6 +30,7 @@ from .group_outputs import (
     write_second_dataset,
     write_tables,
 )
+from .longitudinal import segment_visits
 from .method import ChosenMethod, choose_method
 from .parser import PROG
 from .plan import (
@@ -39,9 +40,11 @@ from .plan import (
     note_missing_references,
     print_plan,
 )
+from .sessions import combine_sessions
 
 if TYPE_CHECKING:
     from synthseg_bids.bids.image_record import ImageRecord
+    from synthseg_bids.bids.sessions import SessionRecord
     from synthseg_bids.workflows.resources import Resources
 
 logger = logging.getLogger('synthseg_bids')
@@ -178,9 +181,16 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     out_dir = config.output_dir.resolve()
     ledger = Ledger(plan.pending)
     complete = interrupted = False
+    sessions: list[SessionRecord] = []
+    visits: set[str] = set()
+    together = True
     try:
         with ledger.progress:
             segment_images(config, plan, ledger, setup)
+        if config.combine == 'session':
+            sessions = combine_sessions(config, plan, setup)
+        if config.longitudinal:
+            visits, together = segment_visits(config, plan, setup)
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -191,20 +201,25 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
         setup.checksums.save()
         # After an interrupt, users do not wait for tables of thousands of images.
         if not interrupted:
-            complete = _finish(config, plan, setup)
+            changed = {session.participant for session in sessions} | visits
+            complete = _finish(config, plan, setup, changed) and together
+            complete &= all(session.status != 'failed' for session in sessions)
             if config.precomputed:
                 participants = {image.participant for image in (*plan.pending, *plan.current)}
                 complete &= write_second_dataset(config, sorted(participants))
     return complete
 
 
-def _finish(config: RunConfig, plan: Plan, setup: Setup) -> bool:
-    """Write tables, methods text and reports where something changed."""
+def _finish(config: RunConfig, plan: Plan, setup: Setup, together: Iterable[str]) -> bool:
+    """Write tables, methods text and reports where something changed.
+
+    `together` are participants several of whose images were segmented together.
+    """
     from synthseg_bids.bids.citation import image_stems
 
     out_dir = config.output_dir.resolve()
     changed = {image.participant for image in plan.pending}
-    changed.update(outdated_participants(out_dir, plan.current))
+    changed.update(together, outdated_participants(out_dir, plan.current))
     # If every task of a job array gathered all tables, the time would grow with the square of
     # their number.
     group = config.batch is None

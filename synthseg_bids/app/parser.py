@@ -180,9 +180,19 @@ def _add_segmentation(group: argparse._ArgumentGroup) -> None:
         help='write the five-tissue-type image of MRtrix (5tt)',
     )  # fmt: skip
     group.add_argument(
+        '--combine', choices=['none', 'session'],
+        help='session: segment the images of each session together, too; contrasts and thick '
+        'slices in different planes complement each other (default: none)',
+    )  # fmt: skip
+    group.add_argument(
         '--precomputed', type=_path, metavar='DIR',
         help='write mask and tissue maps of one image of each participant, the best T1w where '
         'there is one, to this folder as well, for smriprep or fmriprep --derivatives DIR',
+    )  # fmt: skip
+    group.add_argument(
+        '--longitudinal', action='store_true',
+        help='also segment all visits (sessions) of a participant together, which makes changes '
+        'of volumes less noisy, and write the annual change of every structure',
     )  # fmt: skip
     group.add_argument(
         '--charts', action='store_true',

@@ -22,8 +22,15 @@ from synthseg_bids.files import sha256
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
-from ..files import read_description, read_text, write_json, write_table
-from .names import anat_folder, has_parcels, has_tissues, parse_name
+from ..files import read_description, read_text, remove_table, write_json, write_table
+from .names import (
+    anat_files,
+    anat_folder,
+    has_parcels,
+    has_tissues,
+    parse_name,
+    participant_folders,
+)
 from .records import fault, record, unreadable
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
@@ -62,15 +69,15 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
         fewer than two label maps are removed.
     """
     if participants is None:
-        participants = sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
+        participants = participant_folders(out_dir)
     written = []
     for participant in participants:
         label = participant.removeprefix('sub-')
-        maps = _label_maps(out_dir / f'sub-{label}')
+        maps = _label_maps(out_dir, f'sub-{label}')
         tables = _plan(maps, out_dir, label)
         for path in (out_dir / f'sub-{label}').rglob('*_seg-*_agreement.tsv'):
             if path not in tables:
-                _remove(path)
+                remove_table(path)
         # Kept for one participant only: those of a thousand do not fit into memory.
         outlines = lru_cache(maxsize=None)(_outline)
         for path, pairs in tables.items():
@@ -84,10 +91,10 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
     return written
 
 
-def _label_maps(folder: Path) -> list[_LabelMap]:
+def _label_maps(out_dir: Path, participant: str) -> list[_LabelMap]:
     """List the finished label maps of a participant, one per image and method."""
     found: dict[tuple[str, str], _LabelMap] = {}
-    paths = [p for pattern in ('anat', 'ses-*/anat') for p in folder.glob(f'{pattern}/sub-*')]
+    paths = anat_files(out_dir, 'sub-*', participant)
     # Label maps on a 1 mm grid are sorted last, and used if there is no other.
     for path in sorted(paths, key=lambda path: ('_res-' in path.name, path)):
         parsed = parse_name(path.name)
@@ -183,8 +190,3 @@ def _compare(pair: _Pair, outlines: Any) -> list[dict[str, Any]]:
         logger.warning('%s: not compared with %s: %s', one.path, other.path, error)
         return []
     return agreement_rows(found, comparison=comparison, source_1=one.source, source_2=other.source)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.with_suffix('.json').unlink(missing_ok=True)

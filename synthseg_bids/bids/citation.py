@@ -13,7 +13,7 @@ from synthseg_bids.external.methods import OURS, Program
 from synthseg_bids.labels import segmentation_labels
 
 from ..files import write_text
-from .names import parse_name
+from .names import anat_files, parse_name
 
 _N_LABELS = sum(label.index != 0 for label in segmentation_labels())
 
@@ -175,9 +175,8 @@ _KEYS = {'samseg': 'samseg2016', 'mri_synthseg': 'synthseg2023'}
 
 def image_stems(out_dir: Path, seg: str = OURS) -> Iterator[str]:
     """Yield the name of the outputs of each image that a method segmented, up to their suffix."""
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in out_dir.glob(f'{pattern}/sub-*_seg-{seg}_desc-*_morph.tsv'):
-            yield path.name.removesuffix('_morph.tsv')
+    for path in anat_files(out_dir, f'sub-*_seg-{seg}_desc-*_morph.tsv'):
+        yield path.name.removesuffix('_morph.tsv')
 
 
 def write_citation(

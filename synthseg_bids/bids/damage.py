@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_text
-from .names import has_parcels, has_tissues, parse_name
+from .names import anat_files, has_parcels, has_tissues, parse_name
 from .records import TableError, fault, is_broken_seal, read_whole_table, unreadable
 
 logger = logging.getLogger(__name__)
@@ -84,11 +84,8 @@ def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
 
 def markers(out_dir: Path) -> Iterator[Path]:
     """List the sidecars of all label maps; see :func:`damage`."""
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        paths = sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_dseg.json'))
-        for path in paths:
-            if not (has_tissues(path.name) or has_parcels(path.name)):
-                yield path
+    paths = anat_files(out_dir, 'sub-*_seg-*_dseg.json')
+    return (p for p in paths if not (has_tissues(p.name) or has_parcels(p.name)))
 
 
 def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
@@ -110,12 +107,11 @@ def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
 def damaged_agreement(out_dir: Path, verify: bool = False) -> dict[str, str]:
     """Return what is wrong with the tables of agreement between images; see :func:`damage`."""
     found = {}
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_agreement.tsv')):
-            noted = read_marker(path.with_suffix('.json')).get('Table') or {}
-            # Earlier versions recorded nothing.
-            if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
-                found[path.relative_to(out_dir).as_posix()] = what
+    for path in anat_files(out_dir, 'sub-*_seg-*_agreement.tsv'):
+        noted = read_marker(path.with_suffix('.json')).get('Table') or {}
+        # Earlier versions recorded nothing.
+        if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
+            found[path.relative_to(out_dir).as_posix()] = what
     return found
 
 

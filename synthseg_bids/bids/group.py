@@ -9,17 +9,18 @@ from typing import Any
 
 import pandas as pd
 
+from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
 from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
 
-from ..files import write_json, write_table
+from ..files import remove_table, write_json, write_table
 from .agreement import read_source
 from .brain_charts import write_brain_charts
 from .group_morph import GroupMorph, group_morph, structure_names, write_long, write_wide
 from .group_stats import OUTLIER_COLUMNS, RELIABILITY_COLUMNS, find_outliers, reliability
 from .metadata import read_description, write_descriptions
-from .names import parse_name
+from .names import anat_files, parse_name
 from .records import read_whole_table
 from .tables import AGREEMENT_COLUMNS, METHOD, QC_COLUMNS, TOTAL_NAME
 
@@ -105,7 +106,8 @@ def write_group_tables(
     _write(out_dir, 'agreement', {**_AGREEMENT_IDENTITY, **columns}, agreement)
 
     _write_statistics(out_dir, volumes, quality)
-    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}))
+    together = any(row['method'] == LONGITUDINAL.seg for row in volumes)
+    write_descriptions(out_dir, sorted({row['contrast'] for row in volumes}), together)
 
 
 def _write_statistics(out_dir: Path, volumes: list[Row], quality: list[Row]) -> None:
@@ -140,8 +142,7 @@ def _write_morph(out_dir: Path, morph: GroupMorph, charts: bool, raw: Path | Non
     wide, long = out_dir / 'group_morph.tsv', out_dir / 'group_morph_long.tsv'
     if morph.table.empty:
         for path in (wide, long):
-            path.unlink(missing_ok=True)
-            path.with_suffix('.json').unlink(missing_ok=True)
+            remove_table(path)
         return
     write_wide(wide, morph)
     write_json(wide.with_suffix('.json'), morph.columns)
@@ -171,15 +172,13 @@ def _write(
         write_table(target, columns, rows)
         write_json(target.with_suffix('.json'), columns)
     else:
-        target.unlink(missing_ok=True)
-        target.with_suffix('.json').unlink(missing_ok=True)
+        remove_table(target)
 
 
 def _tables(out_dir: Path, name: str, damaged: Collection[str] = ()) -> Iterator[Path]:
-    for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
-        for path in sorted(out_dir.glob(f'{pattern}/sub-*_seg-*_{name}.tsv')):
-            if path.relative_to(out_dir).as_posix() not in damaged:
-                yield path
+    for path in anat_files(out_dir, f'sub-*_seg-*_{name}.tsv'):
+        if path.relative_to(out_dir).as_posix() not in damaged:
+            yield path
 
 
 def _gather(out_dir: Path, kind: str, key: str, value: str, damaged: Collection[str]) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from synthseg_bids import __version__
 from synthseg_bids.external.colour_tables import write_colour_table
-from synthseg_bids.external.methods import METHODS, OURS, Method
+from synthseg_bids.external.methods import LONGITUDINAL, METHODS, OURS, Method
 from synthseg_bids.labels import Label, segmentation_labels
 from synthseg_bids.parcels import aparcaseg_labels
 
@@ -34,6 +34,8 @@ sub-*/figures
 *_dice.*
 *_qc.*
 *_agreement.*
+*_change.*
+*_xfm.*
 seg-*_dseg.ctab
 seg-*_dseg.label
 seg-*_dseg.ctbl
@@ -74,7 +76,15 @@ Every image of the source dataset has its own files, named after it:
 - `*_qc.tsv`: measures of quality; the last row is the verdict (pass, review or fail) with its
   reasons.
 - `*_dice.tsv`: the overlap with a reference segmentation, where one was given.
+- `*_seg-synthsegsession_*` (on request): the images of a session segmented together, each on its
+  own grid, and once on a grid of 1 mm halfway between them (`space-session`);
+  `*_from-<one>_to-<other>_mode-image_xfm.txt`: the rigid transforms between them, in the format
+  of ITK.
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
+- `*_seg-synthseglong_*` (on request): label maps and volumes of all visits of a participant,
+  segmented with a prior that they have in common; `*_seg-synthseglong_change.tsv`: the annual
+  change of every structure; `*_to-midspace_*_xfm.txt`: the transform (ITK) of each image to the
+  space halfway between all visits.
 
 `group_status.tsv` names every image that was looked at and says what became of it; the other
 `group_*.tsv` gather the tables of all images. `group_morph.tsv` (a row per image) and
@@ -85,7 +95,8 @@ the same name.
 `sub-*.html` and `group.html` are reports, each in a single file. `logs/` holds the log and the
 settings of every run, and a text for a methods section (`CITATION.md`).
 
-Images are never averaged or registered to each other. Intended for research, not for diagnosis.
+Images are never averaged, and the segmentation of a single image uses no other one. Intended for
+research, not for diagnosis.
 """
 
 _RESOLUTION = (
@@ -227,6 +238,8 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     who = f'{method.title}, folded to the labels of synthseg-bids'
     if method.name == OURS:
         who = 'a network trained on synthetic images'
+    if method is LONGITUDINAL:
+        who = 'such a network, with a prior that all visits of a participant have in common'
     shared = {'Description': f'Segmentation of brain structures by {who}', 'Manual': False}
     write_json(lookup.with_suffix('.json'), shared)
 
@@ -260,7 +273,9 @@ def _write_lookup(lookup: Path, labels: Iterable[Label], parcels: bool = False) 
         write_colour_table(lookup.with_suffix(end), lesions=True, parcels=parcels)
 
 
-def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
+def write_descriptions(
+    out_dir: Path, descriptions: Sequence[str], longitudinal: bool = False
+) -> None:
     """Write ``descriptions.tsv``: what each ``desc`` stands for.
 
     Parameters
@@ -268,11 +283,14 @@ def write_descriptions(out_dir: Path, descriptions: Sequence[str]) -> None:
     out_dir : Path
     descriptions : sequence of str
         The ``desc`` labels in use; none, no file.
+    longitudinal : bool
+        Whether visits were segmented together, too.
     """
     if not descriptions:
         return
+    more = f'; with seg-{LONGITUDINAL.seg}, from all visits' if longitudinal else ''
     rows = (
-        {'desc_id': f'desc-{label}', 'description': f'Derived from the {label} image alone'}
+        {'desc_id': f'desc-{label}', 'description': f'Derived from the {label} image alone{more}'}
         for label in descriptions
     )
     write_table(out_dir / 'descriptions.tsv', ('desc_id', 'description'), rows)

@@ -9,8 +9,8 @@ the source's suffix in ``desc``: ``sub-01_run-2_T2w`` becomes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
 #: Entities that a source hands on to its derivatives, in the order BIDS wants.
@@ -130,6 +130,26 @@ def anat_folder(entities: Mapping[str, str]) -> PurePosixPath:
     """Return the ``anat`` folder of a subject or session, relative to the dataset."""
     levels = [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]
     return PurePosixPath(*levels, 'anat')
+
+
+def participant_folders(out_dir: Path) -> list[str]:
+    """Return the names of the participants' folders of a dataset, sorted."""
+    return sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
+
+
+def anat_files(out_dir: Path, pattern: str, participant: str = 'sub-*') -> Iterator[Path]:
+    """Yield files of the ``anat`` folders of a dataset, sorted, those of sessions last.
+
+    Parameters
+    ----------
+    out_dir : Path
+    pattern : str
+        Of the file names, with wildcards.
+    participant : str
+        Name of a participant's folder (default: of all).
+    """
+    for folder in ('anat', 'ses-*/anat'):
+        yield from sorted(out_dir.glob(f'{participant}/{folder}/{pattern}'))
 
 
 def bids_uri(dataset: str, relative: str) -> str:

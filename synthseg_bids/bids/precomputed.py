@@ -23,7 +23,7 @@ from ..files import remove_leftovers, write_json, write_text
 from .damage import checked_rows, damage, read_marker
 from .locks import hold_participants
 from .metadata import read_description, relative_path, write_description
-from .names import anat_folder, bids_uri, parse_name
+from .names import anat_files, anat_folder, bids_uri, parse_name
 from .records import read_known, record, seal
 from .save import output_files
 from .tissues import tissue_sidecars, write_tissue_lookup
@@ -115,24 +115,23 @@ def write_precomputed(
 
 def _candidates(out_dir: Path, participant: str, verify: bool) -> Iterator[_Candidate]:
     """Yield the images of a participant that have all that is to be copied, undamaged."""
-    for pattern in ('anat', 'ses-*/anat'):
-        place = out_dir / f'sub-{participant}'
-        for table in sorted(place.glob(f'{pattern}/sub-*_seg-{OURS}_desc-*_morph.tsv')):
-            stem = table.relative_to(out_dir).as_posix().removesuffix('_morph.tsv')
-            markers = [out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')]
-            marker = next((path for path in markers if path.exists()), None)
-            sidecar = read_marker(marker) if marker else {}
-            noted = sidecar.get('Outputs', {})
-            names = output_files(stem, [*_NAMES])[::2]
-            if marker is None or not all(name in noted for name in names):
-                continue
-            source = sidecar['Sources'][0]
-            parsed = parse_name(unquote(source).rpartition('/')[2])
-            wrong = damage(out_dir, marker, verify)
-            there = all((out_dir / name).is_file() and name not in wrong for name in names)
-            if there and parsed:
-                inputs = {name: noted[name]['SHA256'] for name in names}
-                yield _Candidate(stem, source, *parsed[:2], inputs)
+    name = f'sub-*_seg-{OURS}_desc-*_morph.tsv'
+    for table in anat_files(out_dir, name, f'sub-{participant}'):
+        stem = table.relative_to(out_dir).as_posix().removesuffix('_morph.tsv')
+        markers = [out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm')]
+        marker = next((path for path in markers if path.exists()), None)
+        sidecar = read_marker(marker) if marker else {}
+        noted = sidecar.get('Outputs', {})
+        names = output_files(stem, [*_NAMES])[::2]
+        if marker is None or not all(name in noted for name in names):
+            continue
+        source = sidecar['Sources'][0]
+        parsed = parse_name(unquote(source).rpartition('/')[2])
+        wrong = damage(out_dir, marker, verify)
+        there = all((out_dir / name).is_file() and name not in wrong for name in names)
+        if there and parsed:
+            inputs = {name: noted[name]['SHA256'] for name in names}
+            yield _Candidate(stem, source, *parsed[:2], inputs)
 
 
 def _rank(out_dir: Path, candidate: _Candidate) -> tuple[Any, ...]:

@@ -85,10 +85,20 @@ METHODS = {
     )
 }
 
+#: Our own method with several images together, of a session or of all visits; no methods to ask
+#: for, since they need the segmentations of single images.
+SESSION = Method(
+    name='session', seg=f'{OURS}session', title='SynthSeg, the session together', mem_gb=4.0
+)
+LONGITUDINAL = Method(
+    name='longitudinal', seg=f'{OURS}long', title='SynthSeg, all visits together', mem_gb=4.0
+)
+
 
 def title_of(seg: str) -> str:
     """Return the title of the method with a name in files and tables."""
-    return next((method.title for method in METHODS.values() if method.seg == seg), seg)
+    known = (*METHODS.values(), SESSION, LONGITUDINAL)
+    return next((method.title for method in known if method.seg == seg), seg)
 
 
 @dataclass(frozen=True)

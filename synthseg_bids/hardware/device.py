@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UsageError
+from .idle_gpu import idle_gpu, warn_of_idle_gpu
 from .memory import free_bytes
 
 #: Environment variable that overrides the number format.
@@ -37,6 +38,7 @@ def resolve_device(name: str | torch.device = 'auto') -> torch.device:
     Returns
     -------
     torch.device
+        With ``auto``, a GPU that this build of PyTorch cannot use is warned of.
 
     Raises
     ------
@@ -46,12 +48,16 @@ def resolve_device(name: str | torch.device = 'auto') -> torch.device:
     name = str(name)
     check_device_name(name)
     if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        if torch.cuda.is_available():
+            return torch.device('cuda')
+        warn_of_idle_gpu()
+        return torch.device('cpu')
     if name == 'cpu':
         return torch.device('cpu')
     count = torch.cuda.device_count()
     if int(name.partition(':')[2] or 0) >= count:
-        raise DeviceError(f'device {name!r}: {count} CUDA devices found; use --device cpu or auto')
+        why = idle_gpu() or f'{count} CUDA devices found; use --device cpu or auto'
+        raise DeviceError(f'device {name!r}: {why}')
     return torch.device(name)
 
 

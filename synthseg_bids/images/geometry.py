@@ -290,11 +290,20 @@ def resample(volume: Any, matrices: Sequence[Any]) -> Any:
     Returns
     -------
     (x', y', z') array or tensor
+        The volume itself, or a view of it, if no axis changes.
     """
     along_x, along_y, along_z = matrices
     n_x, n_y, n_z = volume.shape
-    volume = (along_x @ volume.reshape(n_x, n_y * n_z)).reshape(-1, n_y, n_z)
-    return (along_y @ volume) @ along_z.T
+    if not _is_identity(along_x):
+        volume = (along_x @ volume.reshape(n_x, n_y * n_z)).reshape(-1, n_y, n_z)
+    if not _is_identity(along_y):
+        volume = along_y @ volume
+    return volume if _is_identity(along_z) else volume @ along_z.T
+
+
+def _is_identity(matrix: Any) -> bool:
+    weights = np.asarray(matrix)
+    return np.array_equal(weights, np.eye(len(weights)))
 
 
 def resample_box(
@@ -342,6 +351,19 @@ def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[
     return tuple(
         slice(max(part.start - margin, 0), min(part.stop + margin, n))
         for part, n in zip(box, shape, strict=True)
+    )
+
+
+def nested_box(inner: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
+    """Return a box that is given within another one as indices of the whole volume.
+
+    Examples
+    --------
+    >>> nested_box([slice(1, 3)], [slice(10, 20)])
+    (slice(11, 13, None),)
+    """
+    return tuple(
+        slice(o.start + i.start, o.start + i.stop) for i, o in zip(inner, outer, strict=True)
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel import imageglobals
 
@@ -48,3 +50,20 @@ class Header:
     sform_code: int | None = None
     qform_code: int | None = None
     n_not_finite: int = 0
+
+
+def header_of(header: Any, n_not_finite: int = 0) -> Header:
+    """Return what quality control needs of a nibabel header; forms are those of NIfTI only."""
+    if not isinstance(header, nib.Nifti1Header):
+        return Header(n_not_finite=n_not_finite)
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except ValueError:  # no rotation
+        qform = None
+    return Header(
+        sform=header.get_sform(coded=True)[0],
+        qform=qform,
+        sform_code=int(header['sform_code']),
+        qform_code=int(header['qform_code']),
+        n_not_finite=n_not_finite,
+    )

@@ -23,7 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from ..files import write_whole
 from .checks import COMPRESSED, WRITABLE, InputImageError, check_file, check_image, damaged
 from .geometry import Grid, spacing_mm
-from .header import Header, quiet_nibabel
+from .header import quiet_nibabel
 
 logger = logging.getLogger(__name__)
 
@@ -172,24 +172,6 @@ def read_label_map(path: str | Path) -> Volume:
             'a segmentation of integers'
         )
     return _volume(rounded.astype(np.int32), image, path)
-
-
-def header_of(scan: Volume) -> Header:
-    """Return a scan's header for quality control; empty for formats without forms."""
-    header = scan.header
-    if not isinstance(header, nib.Nifti1Header):
-        return Header(n_not_finite=scan.n_not_finite)
-    try:
-        qform = header.get_qform(coded=True)[0]
-    except ValueError:  # no rotation
-        qform = None
-    return Header(
-        sform=header.get_sform(coded=True)[0],
-        qform=qform,
-        sform_code=int(header['sform_code']),
-        qform_code=int(header['qform_code']),
-        n_not_finite=scan.n_not_finite,
-    )
 
 
 def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.Nifti1Image:

@@ -262,7 +262,7 @@ class Engine:
             where = slice(n_x - where.stop, n_x - where.start)
             # Mirroring also reverses the order along x within a voxel.
             sides = [self.config.sub_voxels] * 3
-            swap = torch.arange(positions).view(sides).flip(0).flatten()
+            swap = torch.arange(positions, device=weight.device).view(sides).flip(0).flatten()
             weight, bias = weight[swap][:, mirror], bias[swap][:, mirror]
         voxels = features[0].movedim(0, -1)[where]
         if mirror is not None:

@@ -6,6 +6,7 @@ averaged slab by slab, by a plan that fits the memory (see :mod:`.memory_plan`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ from torch.nn import functional
 
 from ..hardware.device import available_bytes
 from ..hardware.memory import GAPS, release
-from ..models.unet import unfold_voxels
 from .engine import Engine, slabs
 from .memory_plan import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
 from .preprocess import rescale_intensities
@@ -167,7 +167,7 @@ def infer(
     straight = _features(engine, x, by_rows)
     flipped = None if mirror is None else _features(engine, x.flip(2), by_rows)
     del x
-    swap = None if mirror is None else torch.as_tensor(mirror)
+    swap = None if mirror is None else torch.from_numpy(mirror).to(engine.device)
     n_channels = config.out_channels if channels is None else len(channels)
     posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
     counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
@@ -179,18 +179,37 @@ def infer(
             again = engine.logits(other, slab, swap).softmax(1)
             counts += _count(found[0], again[0]).cpu()
             found.add_(again).mul_(0.5)
-        if channels is not None:
+        if channels is not None and list(channels) != list(range(config.out_channels)):
             found = found[:, channels]
-        # Without padding.
-        slab_start, slab_stop = (config.sub_voxels * (start + n) for n in (slab.start, slab.stop))
-        first = max(slab_start - before[0], 0)
-        last = min(slab_stop - before[0], len(image))
-        if last > first:
-            shift = before[0] - slab_start
-            rows = slice(first + shift, last + shift)
-            voxels = unfold_voxels(found.flatten(0, 1)[None], config.sub_voxels)[0]
-            posteriors[:, first:last] = voxels[(slice(None), rows, *inside)]
+        first = config.sub_voxels * (start + slab.start)
+        _place(posteriors, found.to(posteriors), [before[0] - first, *before[1:]])
     return posteriors, counts
+
+
+def _place(posteriors: Tensor, found: Tensor, before: Sequence[int]) -> None:
+    """Write the posteriors of a slab where they belong, without padding.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Of the image.
+    found : (positions, n_channels, x', y', z') tensor
+        See :meth:`.engine.Engine.logits`.
+    before : (3,) sequence of int
+        First voxel of the image, counted from the first one of the slab; may be negative.
+    """
+    step = round(len(found) ** (1 / 3))
+    for part, offsets in zip(found, itertools.product(range(step), repeat=3), strict=True):
+        here, there = [], []
+        for offset, skipped, n, size in zip(
+            offsets, before, part.shape[1:], posteriors.shape[1:], strict=True
+        ):
+            first = max(-(-(skipped - offset) // step), 0)
+            last = max(min(-(-(skipped + size - offset) // step), n), first)
+            start = first * step + offset - skipped
+            here.append(slice(first, last))
+            there.append(slice(start, start + (last - first) * step, step))
+        posteriors[(slice(None), *there)] = part[(slice(None), *here)]
 
 
 def _features(engine: Engine, x: Tensor, by_rows: bool) -> Callable[[slice], Tensor]:

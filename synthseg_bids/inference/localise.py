@@ -1,7 +1,8 @@
 """Localise the brain in a scan, and crop the scan around it.
 
-Networks trained on crops get the field of view of their training: a first pass over the whole scan
-finds the brain, a second one over the crop around it corrects its position.
+Networks trained on crops get the field of view of their training. The brain is found in the scan
+at half its resolution, which networks trained on heads of any size and resolution segment well
+enough; what the network then finds in the crop shows whether the crop was right.
 """
 
 from __future__ import annotations
@@ -9,23 +10,61 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..images.background import small_filled_box
 from ..models.card import ModelCard
 from .engine import Engine
-from .forward import predict
+from .forward import Prediction, predict
 from .memory_plan import Plan
 from .postprocess import Box, largest_component
+from .preprocess import EMPTY_MARGIN
 
-#: Number of localisations: in the whole scan, then in the crop, which is more like training.
-LOCALISATIONS = 2
+#: Voxels of the network grid, along each axis, that are averaged to one before the brain is
+#: looked for; the second pass only takes place if the first one found no brain.
+POOLING = (2, 1)
+#: The crop is corrected if the brain found in it suggests one whose borders are this far away.
+TOLERANCE_MM = 4.0
+#: Only every second voxel along each axis is looked at for that.
+SUBSAMPLING = 2
 #: Probability above which a voxel counts as brain.
 FIND_THRESHOLD = 0.5
 #: Margin around the brain in a crop, and fraction of its voxels that is trimmed at each side.
 MARGIN_MM = 4.0
 TRIM = 0.005
-#: Margin in voxels that is kept when empty borders are cropped.
-EMPTY_MARGIN = 8
+
+
+def predict_brain(
+    engine: Engine,
+    plan: Plan | None,
+    image: np.ndarray,
+    card: ModelCard,
+    mirror: np.ndarray | None,
+    autocrop: bool = True,
+) -> tuple[Box, Prediction]:
+    """Find the brain and compute the posteriors around it.
+
+    Parameters
+    ----------
+    engine, plan, mirror
+        See :func:`.forward.predict`.
+    image, card, autocrop
+        See :func:`region_to_segment`.
+
+    Returns
+    -------
+    region : tuple of slice
+        Segmented region of the network grid.
+    prediction : Prediction
+    """
+    region = region_to_segment(engine, image, card, autocrop, plan)
+    prediction = predict(engine, image[region], mirror, plan)
+    posteriors = prediction.posteriors
+    better = corrected_region(posteriors, region, image.shape, card) if autocrop else None
+    if better is None:
+        return region, prediction
+    del posteriors, prediction  # as large as what comes now
+    return better, predict(engine, image[better], mirror, plan)
 
 
 def region_to_segment(
@@ -54,32 +93,75 @@ def region_to_segment(
     """
     whole = tuple(slice(0, n) for n in image.shape)
     region: Box = small_filled_box(image, EMPTY_MARGIN) or whole
-    for _ in range(LOCALISATIONS if autocrop and card.crop_mm else 0):
-        closer = _closer(engine, image, region, card, plan)
-        if closer == region:
-            break
-        region = closer
+    # If even the smallest crop, around nothing, is the whole image, skip the passes.
+    nothing = tuple(slice(n // 2, n // 2) for n in image.shape)
+    if not (autocrop and card.crop_mm) or _crop(nothing, image.shape, card) == whole:
+        return region
+    for factor in POOLING:
+        pooled = _pool(image[region], factor)
+        found = predict(engine, pooled, plan=plan, channels=card.outside_channels)
+        brain = find_brain(found.posteriors.sum(0, dtype=torch.float32))
+        if brain is not None:
+            return _crop(_magnify(brain, factor, region), image.shape, card)
     return region
 
 
-def _closer(
-    engine: Engine, image: np.ndarray, region: Box, card: ModelCard, plan: Plan | None
-) -> Box:
-    """Return the crop around the brain that the network finds in a region of the image."""
-    assert card.crop_mm is not None
-    grid = (image.shape, card.crop_mm, card.spacing_mm, card.network.size_multiple)
-    # If even the smallest crop, around nothing, is the whole image, skip the pass.
-    smallest = crop_box(tuple(slice(n // 2, n // 2) for n in image.shape), *grid)
-    if all(s == slice(0, n) for s, n in zip(smallest, image.shape, strict=True)):
-        return region
-    found = predict(engine, image[region], plan=plan, channels=card.outside_channels)
-    brain = find_brain(found.posteriors.sum(0, dtype=torch.float32))
+def corrected_region(
+    posteriors: Tensor, region: Box, shape: tuple[int, ...], card: ModelCard
+) -> Box | None:
+    """Return a better region to segment; None if the brain is where it was looked for.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        Of a region to segment.
+    region : tuple of slice
+        From :func:`region_to_segment`.
+    shape : tuple of int
+        Shape of the network grid.
+    card : ModelCard
+
+    Returns
+    -------
+    tuple of slice or None
+        The crop that the brain in the posteriors suggests, if one of its borders is more than
+        `TOLERANCE_MM` away; None for networks that are not trained on crops.
+    """
+    every = slice(None, None, SUBSAMPLING)
+    if not card.crop_mm:
+        return None
+    outside = sum(posteriors[channel, every, every, every] for channel in card.outside_channels)
+    brain = find_brain(torch.as_tensor(outside, dtype=torch.float32))
     if brain is None:
-        return region
-    placed = tuple(
-        slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, brain, strict=True)
+        return None
+    closer = _crop(_magnify(brain, SUBSAMPLING, region), shape, card)
+    apart = max(
+        max(abs(new.start - old.start), abs(new.stop - old.stop))
+        for new, old in zip(closer, region, strict=True)
     )
-    return crop_box(placed, *grid)
+    return closer if apart * card.spacing_mm > TOLERANCE_MM else None
+
+
+def _pool(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average blocks of voxels; those at the end may be smaller."""
+    if factor == 1:
+        return image
+    volume = torch.from_numpy(np.ascontiguousarray(image))
+    return functional.avg_pool3d(volume[None, None], factor, ceil_mode=True)[0, 0].numpy()
+
+
+def _magnify(box: Box, factor: int, region: Box) -> Box:
+    """Return where a box in a pooled region lies in the image."""
+    return tuple(
+        slice(r.start + factor * b.start, min(r.start + factor * b.stop, r.stop))
+        for r, b in zip(region, box, strict=True)
+    )
+
+
+def _crop(brain: Box, shape: tuple[int, ...], card: ModelCard) -> Box:
+    """Return the crop around the brain for a network that was trained on crops."""
+    assert card.crop_mm is not None
+    return crop_box(brain, shape, card.crop_mm, card.spacing_mm, card.network.size_multiple)
 
 
 def find_brain(outside: Tensor) -> Box | None:

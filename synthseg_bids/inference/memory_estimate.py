@@ -13,7 +13,7 @@ from ..hardware.memory import GAPS, LOW_MEMORY_BYTES
 from ..models.card import ModelCard, read_card
 from ..models.registry import model_path
 from ..models.unet import NetworkConfig
-from .localise import crop_box
+from .localise import POOLING, crop_box
 from .memory_plan import MAX_TILES, Plan, predicted_bytes, works_by_rows
 
 #: Sides in voxels and their spacing in mm.
@@ -25,9 +25,9 @@ HEAD: Grid = (256, 256, 256), (1.0, 1.0, 1.0)
 PROCESS_BYTES = 280 * 2**20
 #: Size of the crop around a large brain, relative to the smallest crop.
 CROPS = 1.3
-#: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, from the
-#: network and cleaned), and of posteriors as they are written.
-SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 8, 1
+#: Bytes per voxel of a scan (float32, as read and in RAS), of posteriors (float32, cleaned and
+#: refined in place, and the lists of voxels of the refinement), and of posteriors as written.
+SCAN_BYTES, CLEANED_BYTES, WRITTEN_BYTES = 8, 6, 1
 #: Bytes per voxel of masks and tissue maps, and of what they are computed from.
 TISSUE_BYTES = {'masks': 2, 'tissue_maps': 13, 'five_tissue': 35}
 #: Memory of the network that names the parcels of the cortex, which works in boxes of one size.
@@ -93,7 +93,9 @@ def _scan_bytes(
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
     whole, seen = _network_shapes(card, grid, autocrop)
     # Localisation keeps two channels: background, and the CSF around the brain.
-    locating = _forward_bytes(card.network, whole, False, limit, 2) if seen != whole else 0
+    locating = (
+        _forward_bytes(card.network, _pooled(whole), False, limit, 2) if seen != whole else 0
+    )
     forward = max(locating, _forward_bytes(card.network, seen, flip, limit))
     written = {'none': 0.0, 'native': math.prod(shape), '1mm': math.prod(extent)}[posteriors]
     per_channel = CLEANED_BYTES * math.prod(seen) + WRITTEN_BYTES * written
@@ -115,6 +117,11 @@ def _network_shapes(
     return whole, tuple(part.stop - part.start for part in box)
 
 
+def _pooled(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of a scan in which the brain is located."""
+    return tuple(-(-n // POOLING[0]) for n in shape)
+
+
 def least_pass_bytes(
     card: ModelCard, grids: Iterable[Grid] = (HEAD,), *, flip: bool = True, autocrop: bool = True
 ) -> int:
@@ -134,7 +141,7 @@ def least_pass_bytes(
     most = 0
     for grid in {*grids}:
         whole, seen = _network_shapes(card, grid, autocrop)
-        passes = [(seen, flip, None)] + ([(whole, False, 2)] if seen != whole else [])
+        passes = [(seen, flip, None)] + ([(_pooled(whole), False, 2)] if seen != whole else [])
         for shape, twice, channels in passes:
             needed = [
                 predicted_bytes(card.network, shape, itemsize, twice, plan, channels)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..models import DEFAULT_MODEL
 
+#: Share of the mean of all visits in the prior of each; see :mod:`.longitudinal`.
+TEMPLATE_WEIGHT = 0.8
 #: What becomes of lesions of the white matter.
 LESIONS = ('label', 'fold')
 

@@ -13,7 +13,6 @@ import cc3d
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..images.geometry import bounding_box, resample_box, resampling_matrix, widen_box
 
@@ -27,6 +26,9 @@ FILL_VOXELS = 2**16
 #: Weight of each neighbour along an axis when posteriors are smoothed. On synthetic scans of
 #: held-out label maps 0.11 to 0.25 do equally well, better than none.
 NEIGHBOUR_WEIGHT = 0.18
+
+#: Smaller posteriors are not smoothed.
+LEAST_SUPPORT = 1e-4
 
 Box = tuple[slice, ...]
 
@@ -59,24 +61,31 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
     if box is None:
         return posteriors[:, :0, :0, :0], None
     posteriors = posteriors[(slice(None), *box)].float()
-    posteriors[1:] *= torch.from_numpy(brain[box])
+    inside = torch.from_numpy(brain[box])
     for group in sorted(set(groups) - {0}):
-        channels = [channel for channel, g in enumerate(groups) if g == group]
-        likely = torch.zeros(posteriors.shape[1:], dtype=torch.bool)
-        for channel in channels:
-            likely |= posteriors[channel] > KEEP_THRESHOLD
-        component = torch.from_numpy(_dilate(largest_component(likely.numpy())))
-        for channel in channels:
-            posteriors[channel] *= component
+        _keep_component(posteriors, [c for c, g in enumerate(groups) if g == group])
     total = posteriors.sum(0)
-    lost = total < LOST
-    posteriors.div_(total.clamp_(min=LOST))
+    lost = inside & (total < LOST)
+    posteriors.mul_(inside / total.clamp_(min=LOST))
+    posteriors[0].masked_fill_(~inside, 1)
     if lost.any():
-        inside = torch.from_numpy(brain[box])
         posteriors *= ~lost
-        posteriors[0] += lost & ~inside
-        fill(posteriors, lost & inside)
+        fill(posteriors, lost)
     return posteriors, box
+
+
+def _keep_component(posteriors: Tensor, channels: list[int]) -> None:
+    """Keep the largest component of a group of channels, dilated by one voxel, in place."""
+    boxes = [support_box(posteriors[channel], KEEP_THRESHOLD) for channel in channels]
+    reach = widen_box(join_boxes(boxes), 1, posteriors.shape[1:])
+    likely = torch.zeros(posteriors[0][reach].shape, dtype=torch.bool)
+    for channel in channels:
+        likely |= posteriors[channel][reach] > KEEP_THRESHOLD
+    component = torch.from_numpy(_dilate(largest_component(likely.numpy())))
+    for channel in channels:
+        kept = posteriors[channel][reach] * component
+        posteriors[channel].zero_()
+        posteriors[channel][reach] = kept
 
 
 def fill(posteriors: Tensor, holes: Tensor) -> None:
@@ -134,18 +143,79 @@ def smooth(posteriors: Tensor) -> Tensor:
     posteriors : (n_channels, x, y, z) tensor
     """
     for channel in posteriors:
+        box = support_box(channel, LEAST_SUPPORT)
+        if box is None:
+            continue
+        part = channel[widen_box(box, 1, channel.shape)]
+        averaged = part.clone()
         for axis in range(3):
-            n = channel.shape[axis]
-            first, last = (channel.select(axis, i).clone() for i in (0, n - 1))
-            before = channel.narrow(axis, 0, n - 1).clone()
-            after = channel.narrow(axis, 1, n - 1).clone()
-            channel.mul_(1 - 2 * NEIGHBOUR_WEIGHT)
-            channel.narrow(axis, 1, n - 1).add_(before, alpha=NEIGHBOUR_WEIGHT)
-            channel.narrow(axis, 0, n - 1).add_(after, alpha=NEIGHBOUR_WEIGHT)
+            n = part.shape[axis]
+            before = averaged
+            averaged = before * (1 - 2 * NEIGHBOUR_WEIGHT)
+            for here, there in ((0, 1), (1, 0)):
+                target = averaged.narrow(axis, here, n - 1)
+                target.add_(before.narrow(axis, there, n - 1), alpha=NEIGHBOUR_WEIGHT)
             # Edge voxels are repeated outside.
-            channel.select(axis, 0).add_(first, alpha=NEIGHBOUR_WEIGHT)
-            channel.select(axis, n - 1).add_(last, alpha=NEIGHBOUR_WEIGHT)
+            for edge in (0, n - 1):
+                edges = before.select(axis, edge)
+                averaged.select(axis, edge).add_(edges, alpha=NEIGHBOUR_WEIGHT)
+        part.copy_(averaged)
     return posteriors
+
+
+def support_box(volume: Tensor, floor: float) -> Box | None:
+    """Return the bounding box of the voxels that exceed a floor; None if there are none.
+
+    Parameters
+    ----------
+    volume : (x, y, z) tensor
+    floor : float
+    """
+    if not volume.numel():
+        return None
+    plane = bounding_box((volume.amax(-1) > floor).numpy())
+    if plane is None:
+        return None
+    column = bounding_box((volume[plane].amax((0, 1)) > floor).numpy())
+    assert column is not None
+    return (*plane, *column)
+
+
+def join_boxes(boxes: Sequence[Box | None]) -> Box:
+    """Return the smallest box around several; empty if there are none."""
+    there = [box for box in boxes if box is not None]
+    if not there:
+        return (slice(0, 0),) * 3
+    return tuple(
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*there, strict=True)
+    )
+
+
+def most_likely(posteriors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest posterior of every voxel, and its channel.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+        They sum to 1. Channels are only looked at where they can be the largest.
+
+    Returns
+    -------
+    best : (x, y, z) tensor
+    winner : (x, y, z) int64 tensor
+        The first of the channels with the largest posterior.
+    """
+    best = posteriors[0].clone()
+    winner = torch.zeros(best.shape, dtype=torch.int64)
+    for channel in range(1, len(posteriors)):
+        box = support_box(posteriors[channel], 0.99 / len(posteriors))
+        if box is None:
+            continue
+        probability = posteriors[channel][box]
+        winner[box].masked_fill_(probability > best[box], channel)
+        torch.maximum(best[box], probability, out=best[box])
+    return best, winner
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -165,9 +235,14 @@ def _dilate(mask: np.ndarray) -> np.ndarray:
     if box is None:
         return mask
     wider = widen_box(box, 1, mask.shape)
-    part = torch.from_numpy(mask[wider].astype(np.float32))
+    part = mask[wider].copy()
+    for axis in range(3):
+        line = np.moveaxis(part, axis, 0)
+        before = line.copy()
+        line[1:] |= before[:-1]
+        line[:-1] |= before[1:]
     dilated = np.zeros_like(mask)
-    dilated[wider] = functional.max_pool3d(part[None], 3, stride=1, padding=1)[0].numpy() > 0
+    dilated[wider] = part
     return dilated
 
 
@@ -315,7 +390,7 @@ def _resample_support(
     probability: Tensor, matrices: list[Tensor], floor: float
 ) -> tuple[Box, Tensor]:
     """Resample a volume only where it exceeds a floor; return that box and the values in it."""
-    support = bounding_box((probability > floor).numpy()) or (slice(0, 0),) * 3
+    support = support_box(probability, floor) or (slice(0, 0),) * 3
     return resample_box(probability, support, matrices)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputImageError
-from ..images.background import constant_background, small_filled_box
+from ..images.background import (
+    constant_background,
+    filled_box,
+    small_filled_box,
+    without_far_background,
+)
+from ..images.ct import CT_RANGE, is_hounsfield
 from ..images.geometry import (
     Grid,
     Orientation,
@@ -20,8 +27,12 @@ from ..images.geometry import (
     to_ras,
 )
 
+logger = logging.getLogger(__name__)
+
 #: Intensities are clipped to these percentiles.
 PERCENTILES = (0.5, 99.5)
+#: Margin in voxels that is kept when empty borders are cropped.
+EMPTY_MARGIN = 8
 #: Largest intensity whose differences do not overflow float32.
 LARGEST = 1e38
 
@@ -49,6 +60,43 @@ class Prepared:
     orient: Orientation
     scan_grid: Grid
     steps: np.ndarray
+
+
+def prepare_scan(
+    data: np.ndarray, affine: np.ndarray, spacing: float, ct: bool | None = None
+) -> tuple[Prepared, bool]:
+    """Check a scan, clip Hounsfield units, and resample to RAS at the network's spacing.
+
+    Parameters
+    ----------
+    data : (i, j, k) array
+    affine : (4, 4) array
+    spacing : float
+        Voxel size of the network grid, in mm.
+    ct : bool, optional
+        Whether it is a CT scan (default: detected by its intensities).
+
+    Returns
+    -------
+    prepared : Prepared
+    ct : bool
+
+    Raises
+    ------
+    InputImageError
+        If nearly all voxels have one value.
+    """
+    if ct is None:
+        ct = is_hounsfield(data)
+        if ct:
+            logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
+    data, filled = without_far_background(data)
+    if filled is not None:
+        logger.info('its background is %g throughout; it takes no part in the scaling', filled)
+    if ct:
+        data = np.clip(data, *CT_RANGE)
+    check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
+    return prepare(data, affine, spacing), ct
 
 
 def prepare(data: np.ndarray, affine: np.ndarray, spacing: float) -> Prepared:

@@ -15,52 +15,48 @@ grey voxels between white and black ones would be taken for a third, grey struct
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.geometry import bounding_box
 from ..labels import mirror_channels
-from ..linear import apply_along_axes, blur_matrix
+from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from ..models.card import ModelCard
-from .postprocess import smooth
+from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
+from .original_spacing import independence
+from .postprocess import Box, join_boxes, support_box
 from .preprocess import rescale_intensities
 
-#: Computes a structure's mean intensity in each voxel of its bounding box.
-Mean = Callable[[], Tensor]
+Matrices = tuple[Tensor, Tensor, Tensor]
 
 ITERATIONS = 4
-#: The likelihood is constant beyond this many standard deviations: lesions, vessels, artefacts.
-OUTLIER = 3.0
-#: A structure is excluded where its prior is lower.
-LEAST_POSTERIOR = 1e-4
-#: Lower posteriors do not count for a structure's Gaussian; fewer voxels leave it without one.
-MIN_POSTERIOR = 0.3
+#: A structure keeps the network's posterior where it is lower: no likelihood of one scan makes it
+#: the largest. Each further scan may weigh as much again.
+LEAST_POSTERIOR = 1e-3
+#: A structure of fewer voxels has no Gaussian.
 MIN_VOXELS = 50
 #: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
 #: Standard deviation of the scanner's point-spread function, in scan voxels.
 BLUR = 0.5
-#: Least standard deviation, for intensities in [0, 1].
-LEAST_STD = 0.02
-#: Second differences count as zero below this share of the mean first difference. A scan was
-#: interpolated if the share of such voxels exceeds that of zero first differences by this much:
-#: 0 to 0.1 in original scans, a third or more in interpolated ones.
-FLATNESS_TOLERANCE = 0.1
-LEAST_STRAIGHT = 0.2
 
 
-def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard) -> Tensor:
-    """Smooth posteriors if the network predicts blocks of voxels, then refine them.
+def refine_alone(
+    posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard
+) -> Tensor:
+    """Refine the posteriors of one scan, unless the model's card says not to.
 
     Parameters
     ----------
-    posteriors, image, steps
-        See :func:`refine`; `steps` before :func:`own_steps`.
+    posteriors : (n_channels, x, y, z) float32 tensor
+    image : (x, y, z) array
+    steps : (3,) array
+        See :func:`refine`.
     card : ModelCard
         Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
 
@@ -68,241 +64,278 @@ def sharpen(posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: Mode
     -------
     (n_channels, x, y, z) float32 tensor
     """
-    if card.network.sub_voxels > 1:
-        posteriors = smooth(posteriors)
     if not card.intensity_weight:
         return posteriors
     mirror = mirror_channels(card.labels).tolist()
-    steps = own_steps(steps, image, posteriors[0] < 0.5)
-    return refine(posteriors, image, card.spacing_mm, mirror, card.intensity_weight, steps)
+    return refine(posteriors, [image], card.spacing_mm, mirror, card.intensity_weight, [steps])
 
 
 @torch.inference_mode()
 def refine(
     posteriors: Tensor,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     spacing_mm: float,
     mirror: Sequence[int],
     weight: float,
-    steps: np.ndarray,
+    steps: Sequence[np.ndarray],
 ) -> Tensor:
-    """Refine posteriors by the intensities of a scan.
+    """Refine posteriors by the intensities of one scan, or of several of one head together.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) float32 tensor
-        They sum to 1. Channel 0, background, is not changed.
-    image : (x, y, z) array
-        The scan on the same grid.
+        They sum to 1. Changed in place, but for channel 0, background.
+    images : sequence of (x, y, z) arrays
+        The scans on the same grid, NaN outside of their fields of view. A structure's Gaussian
+        has one dimension for each.
     spacing_mm : float
         Voxel size of that grid.
     mirror : (n_channels,) sequence of int
         Channel permutation of a left/right flip: both sides of a structure share a Gaussian.
     weight : float
         Exponent of the likelihood: 0 leaves the network's posteriors, 1 assumes that intensities
-        of neighbouring voxels are independent. Reduced for coarse scans by :func:`independence`.
-    steps : (3,) array
-        Spacing of the original voxels divided by that of the grid, see :func:`own_steps`.
+        of neighbouring voxels are independent. Reduced for coarse scans by
+        :func:`.original_spacing.independence`.
+    steps : sequence of (3,) arrays
+        For each scan, spacing of the original voxels divided by that of the grid, see
+        :func:`.original_spacing.own_steps`.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         Sums to 1.
     """
-    scan = torch.from_numpy(rescale_intensities(np.ascontiguousarray(image, dtype=np.float32)))
-    groups = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
-    structures = [
-        (channels, _box(posteriors[channels].amax(0) >= LEAST_POSTERIOR)) for channels in groups
-    ]
-    # Indices of each channel within the bounding box of its structure.
-    places: list[tuple[int | slice, ...]]
-    places = [(c, *box) for channels, box in structures for c in channels]
-    weight *= independence(steps)
-    sigmas = BLUR * np.maximum(steps, 1)
-    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(scan.shape, sigmas, strict=True))
-    foreground = 1 - posteriors[0]
-    found = torch.zeros_like(posteriors)
-    found[0] = posteriors[0]
-    for place in places:
-        found[place] = posteriors[place]
-    sharp = scan
+    scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
+    structures = _structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
+    foreground = torch.zeros(posteriors[0].numel())
+    for one in structures:
+        foreground.index_add_(0, one.voxels, one.prior)
+    found = [one.prior for one in structures]
+    sharp = [scan.image for scan in scans]
     for _ in range(ITERATIONS):
         means = [
-            _drifting_mean(_probability(found, *one), sharp[one[1]], spacing_mm)
-            for one in structures
+            _drifting_means(scan, image, structures, found)
+            for scan, image in zip(scans, sharp, strict=True)
         ]
-        expected = _expected(scan, found, structures, means)
-        # The deblurred scan: the expected image plus the residual.
-        sharp = expected + scan - apply_along_axes(expected, (x, y, z))
-        total = torch.zeros_like(scan)
-        for (channels, box), mean in zip(structures, means, strict=True):
-            prior, inside = (volume[(slice(None), *box)] for volume in (posteriors, found))
-            likelihood = _likelihood(inside[channels].sum(0), sharp[box], mean, weight)
-            for channel in channels:
-                torch.mul(prior[channel], likelihood, out=inside[channel])
-                total[box] += inside[channel]
-        # Where all likelihoods underflow, fall back to the network's posterior; background stays
-        # background.
-        unlikely = total < 1e-12
-        lost = unlikely & (foreground > 1e-6)
-        share = foreground / total.masked_fill_(unlikely, 1)
-        for place in places:
-            found[place] *= share[place[1:]]
-        if lost.any():
-            found[1:, lost] = posteriors[1:, lost]
-    return found
+        sharp = [
+            scan.deblurred(_expected(scan.image, foreground, structures, found, of_scan))
+            for scan, of_scan in zip(scans, means, strict=True)
+        ]
+        total = torch.zeros_like(foreground)
+        for i, one in enumerate(structures):
+            observed = [
+                Observed(_at(image, one.voxels), of_scan[i], scan.shows(one.voxels), scan.weight)
+                for scan, image, of_scan in zip(scans, sharp, means, strict=True)
+            ]
+            found[i] = likelihood(found[i], observed).mul_(one.prior)
+            total.index_add_(0, one.voxels, found[i])
+        share = foreground / total.clamp_(min=torch.finfo(total.dtype).tiny)
+        for now, one in zip(found, structures, strict=True):
+            now.mul_(_at(share, one.voxels))
+    for one, now in zip(structures, found, strict=True):
+        for channel, part in one.parts:
+            volume = posteriors[channel][one.box]
+            values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
+            volume.copy_(values.view(volume.shape))
+    return posteriors
 
 
-def independence(steps: np.ndarray) -> float:
-    """Return the factor on the exponent of the likelihood that accounts for interpolated voxels.
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan, and what depends on its resolution.
 
-    Voxels interpolated from a coarser scan are not independent. The square root of the ratio of
-    acquired to interpolated voxels was best on synthetic scans with slices of 5 mm.
-
-    Parameters
+    Attributes
     ----------
-    steps : (3,) array
-        Spacing of the original voxels divided by that of the grid.
-
-    Returns
-    -------
-    float
-        1 if the scan is as fine as the grid, less if it is coarser.
+    image : (x, y, z) float32 tensor
+        Rescaled; 0 outside of its field of view.
+    view : (x, y, z) bool tensor or None
+        Its field of view; None if that is the whole grid.
+    weight : float
+        Exponent of the likelihood.
+    blur : three matrices
+        The point-spread function of the scanner.
     """
-    return float(np.prod(np.maximum(steps, 1)) ** -0.5)
+
+    image: Tensor
+    view: Tensor | None
+    weight: float
+    blur: Matrices
+
+    def shows(self, voxels: Tensor) -> Tensor | None:
+        """Return which voxels are in the field of view; None for all."""
+        return None if self.view is None else _at(self.view, voxels)
+
+    def deblurred(self, expected: Tensor) -> Tensor:
+        """Return the expected image plus the residual, of which there is none out of view."""
+        residual = self.image - apply_along_axes(expected, self.blur)
+        if self.view is not None:
+            residual *= self.view
+        return residual.add_(expected)
 
 
-def own_steps(steps: np.ndarray, image: np.ndarray, brain: Tensor) -> np.ndarray:
-    """Return the spacing of a scan's original voxels, even if it was upsampled before.
+def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
+    sigmas = BLUR * np.maximum(steps, 1)
+    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(image.shape, sigmas, strict=True))
+    weight *= independence(steps)
+    unseen = np.isnan(image)
+    if not unseen.any():
+        scan = rescale_intensities(np.ascontiguousarray(image, dtype=np.float32))
+        return _Scan(torch.from_numpy(scan), None, weight, (x, y, z))
+    scan = np.zeros(image.shape, dtype=np.float32)
+    scan[~unseen] = rescale_intensities(image[~unseen])
+    return _Scan(torch.from_numpy(scan), torch.from_numpy(~unseen), weight, (x, y, z))
 
-    Parameters
+
+@dataclass(frozen=True)
+class _Structure:
+    """A structure of one or two sides: voxels with a posterior that is refined.
+
+    Lists of voxels are much shorter than the volume, and than the structure's bounding box.
+
+    Attributes
     ----------
-    steps : (3,) array
-        Spacing of the voxels in the file divided by that of the grid.
-    image : (x, y, z) array
-        The scan on the grid.
-    brain : (x, y, z) bool tensor
-        See :func:`interpolated_steps`.
-
-    Returns
-    -------
-    (3,) array
-        Divided by the spacing of the grid.
+    box : tuple of slice
+        Bounding box of both sides.
+    voxels, inside, cells : (n,) int32 tensor
+        Indices of the voxels in the volume, in the box, and in the box's coarse grid.
+    prior : (n,) float32 tensor
+        The network's posteriors.
+    parts : tuple of (int, slice)
+        Each side's channel and part of the lists.
+    cell_voxels : int
+        Number of voxels in a cell of the coarse grid.
+    blur, enlarge : three matrices
+        They blur the coarse grid by a Gaussian of `DRIFT_MM`, with zeros outside, and interpolate
+        it in the box.
     """
-    # After two interpolations the coarser spacing shows.
-    return np.maximum(steps, interpolated_steps(torch.from_numpy(image), brain))
+
+    box: Box
+    voxels: Tensor
+    inside: Tensor
+    cells: Tensor
+    prior: Tensor
+    parts: tuple[tuple[int, slice], ...]
+    cell_voxels: int
+    blur: Matrices
+    enlarge: Matrices
 
 
-def interpolated_steps(image: Tensor, brain: Tensor) -> np.ndarray:
-    """Detect linear upsampling by the piecewise-linear profiles that it leaves.
-
-    Second differences vanish everywhere except at the original samples.
-
-    Parameters
-    ----------
-    image : (x, y, z) tensor
-    brain : (x, y, z) bool tensor
-        Voxels to look at; air has linear profiles in any scan.
-
-    Returns
-    -------
-    (3,) array
-        Distance of the original samples in voxels, per axis; 1 if there was no interpolation, if
-        it was not linear, or if it was by less than a factor of two.
-    """
-    steps = np.ones(3)
-    for axis in range(3):
-        line, inside = (volume.movedim(axis, 0) for volume in (image, brain))
-        slopes = line.diff(dim=0)
-        known = inside[1:] & inside[:-1]
-        # Larger than the rounding errors of a straight line of integers.
-        least = FLATNESS_TOLERANCE * slopes[known].abs().mean()
-        known = known[1:] & known[:-1]
-        straight = slopes.diff(dim=0).abs() < least
-        # Noise, or few grey values, give as many zero first differences.
-        flat = slopes[1:].abs() < least
-        share = straight[known].float().mean() - flat[known].float().mean()
-        if share > LEAST_STRAIGHT:
-            samples = straight[:-1] & ~straight[1:]
-            steps[axis] = 1 / float(samples[known[1:] & known[:-1]].float().mean())
-    return steps
+def _structures(
+    posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
+) -> list[_Structure]:
+    """List the structures that have any voxel of at least this posterior."""
+    boxes = [support_box(volume, least) for volume in posteriors]
+    pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
+    there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
+    return [_structure(posteriors, pair, boxes, spacing_mm, least) for pair in there if pair]
 
 
-def _box(mask: Tensor) -> tuple[slice, ...]:
-    """Return the bounding box of a mask, empty for an empty one."""
-    return bounding_box(mask.numpy()) or (slice(0, 0),) * 3
-
-
-def _probability(found: Tensor, channels: list[int], box: tuple[slice, ...]) -> Tensor:
-    """Return a structure's posterior, both sides together, in its bounding box."""
-    return found[(slice(None), *box)][channels].sum(0)
+def _structure(
+    posteriors: Tensor,
+    channels: list[int],
+    boxes: Sequence[Box | None],
+    spacing_mm: float,
+    least: float,
+) -> _Structure:
+    sides = [box for channel in channels if (box := boxes[channel]) is not None]
+    box = join_boxes(sides)
+    step = max(1, round(COARSE_MM / spacing_mm))
+    size = [part.stop - part.start for part in box]
+    coarse = [-(-n // step) for n in size]
+    lists, priors, parts, first = [], [], [], 0
+    for channel, side in zip(channels, sides, strict=True):
+        values = posteriors[channel][side]
+        likely = values >= least
+        near = [
+            place.add_(own.start - part.start)
+            for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
+        ]
+        places = [place + part.start for place, part in zip(near, box, strict=True)]
+        cell = [place // step for place in near]
+        grids = ((places, posteriors.shape[1:]), (near, size), (cell, coarse))
+        lists.append([_flat_index(*grid) for grid in grids])
+        priors.append(values[likely])
+        parts.append((channel, slice(first, first := first + len(priors[-1]))))
+    voxels, inside, cells = (torch.cat(part) for part in zip(*lists, strict=True))
+    x, y, z = (_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse)
+    blur = x, y, z
+    x, y, z = (_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True))
+    enlarge = x, y, z
+    prior = torch.cat(priors)
+    return _Structure(box, voxels, inside, cells, prior, tuple(parts), step**3, blur, enlarge)
 
 
 def _expected(
     scan: Tensor,
-    found: Tensor,
-    structures: Sequence[tuple[list[int], tuple[slice, ...]]],
-    means: Sequence[Mean | None],
+    foreground: Tensor,
+    structures: Sequence[_Structure],
+    found: Sequence[Tensor],
+    means: Sequence[Tensor | None],
 ) -> Tensor:
     """Return the image expected from posteriors and means; background keeps its intensities."""
-    expected = found[0] * scan
-    for (channels, box), mean in zip(structures, means, strict=True):
-        intensity = scan[box] if mean is None else mean()
-        expected[box] += _probability(found, channels, box) * intensity
+    expected = (1 - foreground).view(scan.shape) * scan
+    for one, now, mean in zip(structures, found, means, strict=True):
+        intensity = _at(scan, one.voxels) if mean is None else mean
+        expected.view(-1).index_add_(0, one.voxels, now * intensity)
     return expected
 
 
-def _drifting_mean(probability: Tensor, scan: Tensor, spacing_mm: float) -> Mean | None:
-    """Return a function that computes a structure's mean intensity in each voxel.
+def _drifting_means(
+    scan: _Scan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
+    means = []
+    for one, posterior in zip(structures, found, strict=True):
+        shown = scan.shows(one.voxels)
+        seen = posterior if shown is None else posterior * shown
+        means.append(_drifting_mean(one, seen, _at(image, one.voxels)))
+    return means
 
-    To save memory it keeps the mean on a coarse grid. None if the structure is too small.
+
+def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tensor | None:
+    """Return the mean intensity of a structure in each of its voxels.
+
+    It is computed on a coarse grid. None if the structure is too small.
     """
-    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    amount = _sum(sure)
+    sure = functional.threshold(posterior, MIN_POSTERIOR, 0.0)
+    amount = block_sum(sure)
     if amount < MIN_VOXELS:
         return None
-    weighted = sure * scan
-    overall = _sum(weighted) / amount
-    step = max(1, round(COARSE_MM / spacing_mm))
-    coarse = [
-        _blur(functional.avg_pool3d(part[None, None], step, ceil_mode=True), step * spacing_mm)
-        for part in (weighted, sure)
-    ]
+    weighted = sure * observed
+    overall = block_sum(weighted) / amount
+    shape = [len(matrix) for matrix in one.blur]
+    sums = torch.zeros(2, math.prod(shape))
+    for into, values in zip(sums, (weighted, sure), strict=True):
+        into.index_add_(0, one.cells, values)
+    sums /= one.cell_voxels
+    intensity, weight = apply_along_axes(sums.view(2, *shape), one.blur)
     # Far from the structure the mean tends to the overall one.
-    mean = (coarse[0] + 1e-3 * overall) / (coarse[1] + 1e-3)
-    size = [n * step for n in mean.shape[2:]]
-    x, y, z = scan.shape
-    return lambda: functional.interpolate(mean, size=size, mode='trilinear')[0, 0, :x, :y, :z]
+    mean = (intensity + 1e-3 * overall) / (weight + 1e-3)
+    return _at(apply_along_axes(mean, one.enlarge), one.inside)
 
 
-def _likelihood(probability: Tensor, scan: Tensor, mean: Mean | None, weight: float) -> Tensor:
-    """Return the likelihood of each intensity, raised to the power `weight`."""
-    if mean is None:
-        return torch.ones_like(scan)
-    squares = (scan - mean()).square_()
-    sure = functional.threshold(probability, MIN_POSTERIOR, 0.0)
-    variance = _sum(sure * squares) / _sum(sure) + LEAST_STD**2
-    squares.clamp_(max=variance * OUTLIER**2).mul_(-0.5 * weight / variance).exp_()
-    return squares.mul_((2 * math.pi * variance) ** (-0.5 * weight))
+def _at(volume: Tensor, voxels: Tensor) -> Tensor:
+    """Return the values of a volume in a list of voxels."""
+    return volume.view(-1).index_select(0, voxels)
 
 
-def _sum(volume: Tensor) -> float:
-    """Sum rows, then in float64; the result does not depend on the number of threads."""
-    return float(volume.sum(-1).double().sum())
+def _flat_index(places: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Return the indices of voxels in a flattened volume, as int32."""
+    x, y, z = places
+    return ((x * shape[1] + y) * shape[2] + z).int()
 
 
-def _blur(volume: Tensor, spacing_mm: float) -> Tensor:
-    """Blur ``(1, 1, x, y, z)`` by a Gaussian of `DRIFT_MM`, with zeros outside."""
-    for kernel in _kernels(DRIFT_MM / spacing_mm):
-        volume = functional.conv3d(volume, kernel, padding=[n // 2 for n in kernel.shape[2:]])
-    return volume
-
-
-def _kernels(sigma: float) -> Iterator[Tensor]:
+def _gaussian(size: int, sigma: float) -> Tensor:
+    """Return the matrix of a Gaussian blur, with zeros outside."""
     reach = math.ceil(3 * sigma)
+    index = torch.arange(size)
+    distance = index[:, None] - index
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = len(kernel)
-        yield kernel.view(shape)
+    matrix = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= reach)
+    return matrix / kernel.sum()
+
+
+def _interpolation(size: int, coarse: int, step: int) -> Tensor:
+    """Return the matrix that interpolates linearly between the centres of cells of `step`."""
+    places = (torch.arange(size) + 0.5) / step - 0.5
+    return interpolation_matrix(places.clamp_(0, coarse - 1), coarse)

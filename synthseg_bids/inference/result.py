@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..images.geometry import Grid, from_ras, voxel_volume_mm3
-from ..images.volume_io import Volume, header_of, label_image, posteriors_image
+from ..images.header import header_of
+from ..images.volume_io import Volume, label_image, posteriors_image
 from ..labels import channels_of, segmentation_labels
 from ..measure.network_report import NetworkReport
 from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_labels
@@ -20,8 +21,9 @@ from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
 from ..parcels import parcel_labels
 from .parcels import ParcelPosteriors, label_parcels
-from .postprocess import Box, resample_sums
+from .postprocess import Box, resample_labels, resample_sums
 from .preprocess import Prepared
+from .soft_segmentation import SoftSegmentation
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -79,6 +81,8 @@ class Segmentation:
         :data:`synthseg_bids.measure.tissues.PARTS`.
     parcels : (x, y, z) int16 array, or None
         The labels with parcels for cortex, numbered as in FreeSurfer's aparc+aseg, if asked for.
+    prior : SoftSegmentation or None
+        What the network alone predicts; lesions are a label of it even where they are folded.
     """
 
     labels: np.ndarray
@@ -93,6 +97,7 @@ class Segmentation:
     fallback: str = ''
     tissues: np.ndarray | None = None
     parcels: np.ndarray | None = None
+    prior: SoftSegmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class NetworkPosteriors:
     Attributes
     ----------
     prepared : Prepared
+    labels : (n_channels,) tuple of int
+        Label of each channel.
     posteriors : (n_channels, x, y, z) float32 tensor
         Inside the brain's bounding box.
     box : tuple of slice
@@ -111,13 +118,14 @@ class NetworkPosteriors:
     start : float
         Start time, by :func:`time.perf_counter`.
     device : torch.device
-    report, fallback
+    report, fallback, prior
         See :class:`Segmentation`.
     parcels : ParcelPosteriors or None
         Logits of the parcels, if asked for.
     """
 
     prepared: Prepared
+    labels: tuple[int, ...]
     posteriors: Tensor
     box: Box
     seen: tuple[int, ...]
@@ -126,21 +134,27 @@ class NetworkPosteriors:
     report: NetworkReport
     fallback: str
     parcels: ParcelPosteriors | None = None
+    prior: SoftSegmentation | None = None
 
-    def tissue_parts(self, labels: tuple[int, ...]) -> np.ndarray:
+    def on_grid(
+        self, grid: Grid, steps: np.ndarray, posteriors: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return labels, and posteriors if asked for, on another grid in RAS.
+
+        Parameters and results are those of :func:`.postprocess.resample_labels`.
+        """
+        shapes = self.prepared.image.shape, grid.shape
+        return resample_labels(self.posteriors, self.box, *shapes, steps, self.labels, posteriors)
+
+    def tissue_parts(self) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.
-
-        Parameters
-        ----------
-        labels : (n_channels,) tuple of int
-            Label of each channel.
 
         Returns
         -------
         (5, x, y, z) uint8 array
             See :attr:`Segmentation.tissues`.
         """
-        scan, groups = self.prepared, channels_of_parts(labels)
+        scan, groups = self.prepared, channels_of_parts(self.labels)
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
         return from_ras(sums, scan.orient)
@@ -252,7 +266,7 @@ class Result:
             self.scan.data,
             found.labels,
             self.scan.affine,
-            header_of(self.scan),
+            header_of(self.scan.header, self.scan.n_not_finite),
             found.report,
             parcels=found.parcels,
         )

@@ -26,9 +26,7 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.background import filled_box, without_far_background
-from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import Grid, from_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, nested_box, voxel_volume_mm3
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
@@ -41,16 +39,16 @@ from .confidence import mean_confidence, overall_confidence, unsure_sides
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
-from .forward import Prediction, predict
-from .localise import EMPTY_MARGIN, region_to_segment
+from .forward import Prediction
+from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .parcels import Parcellator
-from .postprocess import Box, clean, resample_labels, soft_volumes
-from .preprocess import check_contrast, prepare
+from .postprocess import Box, most_likely, soft_volumes
+from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
-from .refine import sharpen
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
+from .sharpen import sharpen
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +246,7 @@ class Segmenter:
         posteriors_1mm: bool = False,
         ct: bool | None = None,
         tissues: bool = False,
+        prior: bool = False,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -266,6 +265,9 @@ class Segmenter:
             by :func:`~synthseg_bids.images.ct.is_hounsfield`).
         tissues : bool
             Whether to return the probabilities of tissues (5 bytes per voxel).
+        prior : bool
+            Whether to return what the network alone predicts, before its posteriors are refined
+            by the scan's intensities, for a combination with other scans.
 
         Returns
         -------
@@ -276,59 +278,58 @@ class Segmenter:
         InputImageError
             If nearly all voxels have one value.
         """
-        found = self.predict(data, affine, ct)
+        found = self.predict(data, affine, ct, prior)
         return self.resample(found, posteriors, labels_1mm, posteriors_1mm, tissues)
 
     def predict(
-        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+        self,
+        data: np.ndarray,
+        affine: np.ndarray,
+        ct: bool | None = None,
+        keep_prior: bool = False,
     ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
         check_threads()
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
-        if ct is None:
-            ct = is_hounsfield(data)
-            if ct:
-                logger.info('its intensities are Hounsfield units: segmented as CT, 0 to 80 HU')
-        data, filled = without_far_background(data)
-        if filled is not None:
-            logger.info('its background is %g throughout; it takes no part in the scaling', filled)
-        if ct:
-            data = np.clip(data, *CT_RANGE)
-        check_contrast(data[filled_box(data, EMPTY_MARGIN)], ct)
-        prepared = prepare(data, affine, self.card.spacing_mm)
-        infer = partial(self._infer, prepared.image)
+        prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
+        settings = self.card, self.mirror, self.options.autocrop
+
+        def infer(engine: Engine, plan: Plan | None) -> tuple[Box, Prediction]:
+            return predict_brain(engine, plan, prepared.image, *settings)
+
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
-        posteriors, inner = clean(prediction.posteriors, self.groups)
-        if inner is None:
-            logger.warning('no brain found in the scan: everything is background')
-            inner = (slice(0, 0),) * 3
-        else:
-            image = prepared.image[region][inner]
-            posteriors = sharpen(posteriors, image, prepared.steps, self.card)
+        posteriors, inner, prior = sharpen(
+            prediction.posteriors, prepared, region, self.card, self.groups, keep_prior
+        )
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
-        box = tuple(
-            slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, inner, strict=True)
-        )
-        best, winner = posteriors.max(0)
+        best, winner = most_likely(posteriors)
         confidence = mean_confidence(best, winner, len(posteriors))
-        flip_dice = () if prediction.flip_dice is None else prediction.flip_dice.tolist()
         report = NetworkReport(
             self.card.sha256,
             ct,
             tuple(confidence.tolist()),
-            tuple(flip_dice),
+            () if prediction.flip_dice is None else tuple(prediction.flip_dice.tolist()),
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
             self._turn(prepared.image[region], inner, confidence),
         )
-        seen = tuple(prediction.posteriors.shape[1:])
         parcels = None
         if self._parcellator is not None:
             parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
-            prepared, posteriors, box, seen, device, start, report, note, parcels
+            prepared,
+            self.labels,
+            posteriors,
+            nested_box(inner, region),
+            tuple(prediction.posteriors.shape[1:]),
+            device,
+            start,
+            report,
+            note,
+            parcels,
+            prior,
         )
 
     def _turn(
@@ -367,12 +368,12 @@ class Segmenter:
     ) -> Segmentation:
         """Resample posteriors to the grid of the scan; see :meth:`segment`."""
         prepared = found.prepared
-        labels, kept = self._resample_to(found, prepared.scan_grid, prepared.steps, posteriors)
+        labels, kept = found.on_grid(prepared.scan_grid, prepared.steps, posteriors)
         isotropic = None
         if labels_1mm or posteriors_1mm:
             grid = prepared.scan_grid.resampled(1.0)
             steps = np.full(3, 1 / self.card.spacing_mm)
-            maps = self._resample_to(found, grid, steps, posteriors_1mm)
+            maps = found.on_grid(grid, steps, posteriors_1mm)
             isotropic = IsotropicMaps(*maps, grid.affine, found.parcels_on(maps[0], grid, steps))
         if found.posteriors.numel() and not labels.any():
             logger.warning('the brain found is smaller than a voxel: everything is background')
@@ -395,25 +396,10 @@ class Segmenter:
             peak_gpu_mb=peak,
             isotropic=isotropic,
             fallback=found.fallback,
-            tissues=found.tissue_parts(self.labels) if tissues else None,
+            tissues=found.tissue_parts() if tissues else None,
             parcels=None if parcels is None else from_ras(parcels, prepared.orient),
+            prior=found.prior,
         )
-
-    def _resample_to(
-        self, found: NetworkPosteriors, grid: Grid, steps: np.ndarray, posteriors: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return labels and posteriors on another grid in RAS."""
-        from_shape = found.prepared.image.shape
-        return resample_labels(
-            found.posteriors, found.box, from_shape, grid.shape, steps, self.labels, posteriors
-        )
-
-    def _infer(
-        self, image: np.ndarray, engine: Engine, plan: Plan | None
-    ) -> tuple[Box, Prediction]:
-        """Return the segmented region of the network grid, and its posteriors."""
-        region = region_to_segment(engine, image, self.card, self.options.autocrop, plan)
-        return region, predict(engine, image[region], self.mirror, plan)
 
 
 @lru_cache(maxsize=2)

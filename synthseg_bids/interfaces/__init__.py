@@ -15,7 +15,11 @@ from .prepare_labels import PrepareLabels
 from .qc import AssessQuality
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
+from .save_session import SaveSession
+from .save_visits import SaveVisits
 from .segment import SegmentImage
+from .segment_session import SegmentSession
+from .segment_visits import SegmentVisits
 from .synthesize import SynthesizeImage
 from .train import TrainSynthSeg
 
@@ -31,7 +35,11 @@ __all__ = [
     'RunMriSynthSeg',
     'RunSamseg',
     'SaveDerivatives',
+    'SaveSession',
+    'SaveVisits',
     'SegmentImage',
+    'SegmentSession',
+    'SegmentVisits',
     'SynthesizeImage',
     'TrainSynthSeg',
     'TranslateLabels',

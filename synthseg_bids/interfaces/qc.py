@@ -35,7 +35,8 @@ class AssessQuality(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
-        from synthseg_bids.images.volume_io import header_of, read_label_map, read_volume
+        from synthseg_bids.images.header import header_of
+        from synthseg_bids.images.volume_io import read_label_map, read_volume
         from synthseg_bids.measure.network_report import NetworkReport
         from synthseg_bids.measure.qc import assess
 
@@ -46,7 +47,7 @@ class AssessQuality(SimpleInterface):
             image.data,
             read_label_map(inputs.in_labels).data,
             image.affine,
-            header_of(image),
+            header_of(image.header, image.n_not_finite),
             NetworkReport(**inputs.network_report),
             named[1] if named else '',
             read_label_map(inputs.in_parcels).data if isdefined(inputs.in_parcels) else None,

@@ -15,6 +15,7 @@ from synthseg_bids.models import DEFAULT_MODEL, PARCEL_MODEL
 
 from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
+from .priors import prior_file
 
 
 class _InputSpec(VersionedInputSpec, GpuInputSpec):
@@ -46,6 +47,11 @@ class _InputSpec(VersionedInputSpec, GpuInputSpec):
     )
     five_tissue = traits.Bool(
         False, usedefault=True, desc='write the five-tissue-type image of MRtrix'
+    )
+    priors_dir = traits.Str(
+        nohash=True,
+        desc='folder in which to keep the posteriors of the network alone, for '
+        'segmentations of several images (undefined: not kept)',
     )
     devices = traits.List(
         DeviceName(), ['auto'], usedefault=True, nohash=True, desc='devices to choose from'
@@ -101,7 +107,7 @@ class SegmentImage(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.errors import about
-        from synthseg_bids.files import sha256
+        from synthseg_bids.files import sha256, write_whole
         from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
         from synthseg_bids.inference.memory_estimate import describe_model
@@ -132,6 +138,7 @@ class SegmentImage(SimpleInterface):
                     inputs.memory_limit or None,
                 ),
             )
+            keep = isdefined(inputs.priors_dir)
             with about(inputs.in_file):
                 found = segmenter.segment(
                     volume.data,
@@ -141,7 +148,12 @@ class SegmentImage(SimpleInterface):
                     posteriors_1mm=inputs.posteriors_1mm,
                     ct=ct,
                     tissues=inputs.tissue_maps or inputs.five_tissue,
+                    prior=keep,
                 )
+        if keep and found.prior is not None:
+            kept = prior_file(inputs.priors_dir, inputs.in_file, inputs, ct)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(kept, found.prior.save)
         out = Path(runtime.cwd)
         write_label_map(out / 'dseg.nii.gz', found.labels, volume)
         if found.posteriors is not None:

@@ -78,6 +78,38 @@ def strips(lanes: Sequence[Lane], unit: str) -> dict[str, Any]:
     }
 
 
+def lines(
+    times: Sequence[float], series: Sequence[tuple[str, Sequence[float]]], most: float, text: str
+) -> dict[str, Any]:
+    """Compute the positions of values at some times, a line for each series.
+
+    Parameters
+    ----------
+    times : sequence of float
+        Not all equal.
+    series : sequence of (name, values)
+        In percent around 0.
+    most : float
+        Largest value that is shown.
+    text : str
+        What the chart shows, in words.
+
+    Returns
+    -------
+    dict
+        What the macro ``line_chart`` draws.
+    """
+    height, width = 3 * _LANE, _WIDTH // 2
+    low, span = min(times), max(times) - min(times)
+    x = [round(_PAD + (time - low) / span * (width - 2 * _PAD), 1) for time in times]
+
+    def y(value: float) -> float:
+        return round(height / 2 - value / most * (height / 2 - 4), 1)
+
+    drawn = {name: list(zip(x, map(y, values), strict=True)) for name, values in series}
+    return {'width': width, 'height': height, 'lines': drawn, 'text': text, 'most': most}
+
+
 def _in_words(name: str, value: float, group: np.ndarray, unit: str) -> str:
     below = np.searchsorted(group, value) / group.size
     return (

@@ -21,11 +21,12 @@ from socketserver import TCPServer
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote
 
+from synthseg_bids.bids.names import participant_folders
 from synthseg_bids.external.niivue import niivue_module
 
 from .page import resource
 from .tree import inside
-from .viewer import find_label_map, find_scan, list_participants, viewer_page
+from .viewer import find_label_map, find_scan, viewer_page
 
 _LOOPBACK = '127.0.0.1'
 _HOST = re.compile(r'(127\.0\.0\.1|localhost|\[::1\])(:\d+)?')
@@ -152,7 +153,7 @@ class ViewerServer(ThreadingHTTPServer):
             style = resource('report.css') + resource(name)
             return _Reply(style.encode(), 'text/css; charset=utf-8')
         asked = parse_qs(query, keep_blank_values=True)
-        people = list_participants(self.out_dir)
+        people = participant_folders(self.out_dir)
         stem = asked.get('image', [''])[0]
         participant = stem.partition('/')[0] or asked.get('participant', people)[0]
         absent = 'image' in asked and find_label_map(self.out_dir, stem) is None

@@ -14,6 +14,7 @@ from synthseg_bids.measure.overlap import MEAN_NAME
 
 from .about import read_about
 from .agreement import read_agreement
+from .changes import read_changes
 from .page import write_page
 from .pictures import legend, names_by_color, read_picture
 from .quality import describe_quality, read_quality, short_note
@@ -98,6 +99,7 @@ def _write_page(
             if row['link'].startswith('#')
         ],
         'label_names': names_by_color(),
+        'changes': {} if page != f'{participant}.html' else read_changes(out_dir, participant),
         'agreement': read_agreement(out_dir, participant, segmented),
         **read_about(out_dir, images, segmented, run_uuid),
     }

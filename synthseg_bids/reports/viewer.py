@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name
+from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name, participant_folders
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external.methods import METHODS, OURS
+from synthseg_bids.external.methods import METHODS, OURS, SESSION
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
 from synthseg_bids.labels import Label, segmentation_labels
 from synthseg_bids.parcels import aparcaseg_labels
@@ -24,7 +24,7 @@ from .tree import Image, inside, read_json, session_page
 _KINDS = ('dseg', 'dseg1mm')
 #: Of each the one that has parcels in the place of the cortex.
 _PARCELS = {'dseg': 'parcels', 'dseg1mm': 'parcels1mm'}
-_SEGMENTATIONS = tuple(method.seg for method in METHODS.values())
+_SEGMENTATIONS = tuple(method.seg for method in (*METHODS.values(), SESSION))
 #: The dataset of the scans, as sources name it.
 _RAW = 'raw'
 
@@ -48,11 +48,6 @@ class LabelMap:
     path: str
     sidecar: dict[str, Any]
     parcels: str = ''
-
-
-def list_participants(out_dir: Path) -> list[str]:
-    """Return the folders of the participants, sorted."""
-    return sorted(path.name for path in out_dir.glob('sub-*') if path.is_dir())
 
 
 def list_label_maps(out_dir: Path, participant: str) -> list[LabelMap]:
@@ -95,7 +90,7 @@ def _read(out_dir: Path, relative: str) -> LabelMap | None:
 def find_label_map(out_dir: Path, stem: str) -> LabelMap | None:
     """Return the label map of an image by the stem of its outputs; None if there is none."""
     participant = stem.partition('/')[0]
-    if participant not in list_participants(out_dir):
+    if participant not in participant_folders(out_dir):
         return None
     maps = list_label_maps(out_dir, participant)
     return next((found for found in maps if found.image.stem == stem), None)
@@ -161,7 +156,7 @@ def viewer_page(
         HTML. Addresses are relative to a folder beside ``tree/``, in which the dataset is, and
         ``scan/``, in which there is a scan for each stem.
     """
-    people = list_participants(out_dir)
+    people = participant_folders(out_dir)
     maps = list_label_maps(out_dir, participant)
     shown = next((m for m in maps if m.image.stem == stem), maps[0] if maps else None)
     place = people.index(participant)

@@ -198,8 +198,9 @@ def sample(field: Tensor, places: Tensor) -> Tensor:
     (c, x, y, z) tensor
     """
     # grid_sample wants positions in [-1, 1], last axis first
-    scale = places.new_tensor([2 / max(n - 1, 1) for n in field.shape[1:]])[:, None, None, None]
-    where = (places * scale - 1).flip(0).permute(1, 2, 3, 0)[None]
+    scales = [2 / max(n - 1, 1) for n in field.shape[1:]]
+    scaled = [place * scale - 1 for place, scale in zip(places, scales, strict=True)]
+    where = torch.stack(scaled[::-1]).permute(1, 2, 3, 0)[None]
     return functional.grid_sample(field[None], where, padding_mode='border', align_corners=True)[0]
 
 
@@ -222,7 +223,7 @@ def location_field(
         or beyond.
     """
     svf, step = deformation.svf, config.field_step
-    nodes = [torch.arange(math.ceil((n - 1) / step) + 1) * step for n in shape]
+    nodes = [torch.arange(math.ceil((n - 1) / step) + 1, device=svf.device) * step for n in shape]
     # The reference resizes fields with node i at i * large / small (corner anchored, clamped).
     resize = [
         interpolation_matrix(p * (g / n), g)
@@ -232,7 +233,7 @@ def location_field(
     displacement = integrate(apply_along_axes(svf, (resize[0], resize[1], resize[2])) * unit)
     displacement = displacement / unit
     points = torch.stack(torch.meshgrid(*(p.to(svf) for p in nodes), indexing='ij'))
-    centre = (torch.tensor(shape, dtype=svf.dtype, device=svf.device) - 1) / 2
+    centre = torch.stack([svf.new_full((), (n - 1) / 2) for n in shape])
     moved = (points + displacement - centre[:, None, None, None]).reshape(3, -1)
     offset = (centre + deformation.translation.to(svf))[:, None]
     located = (deformation.matrix.to(svf) @ moved + offset).reshape(points.shape)
@@ -255,7 +256,7 @@ def _locate(
     if moves is not None:
         field += sample(moves, field / config.field_step)
     weights = [
-        interpolation_matrix((torch.arange(n) + s) / config.field_step, g).to(field)
+        interpolation_matrix((torch.arange(n, device=field.device) + s) / config.field_step, g)
         for n, s, g in zip(size, start, field.shape[1:], strict=True)
     ]
     field = weights[1] @ (field @ weights[2].T)

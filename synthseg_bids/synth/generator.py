@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..labels import CSF, DRAWN_LESIONS, LESION, generation_labels, segmentation_labels
-from ..linear import apply_along_axes, blur_matrix
+from ..linear import CPU, apply_along_axes, blur_matrix
 from .artefacts import add_artefacts
 from .deform import deform_labels
 from .intensity import bias_field, normalise, rescale_percentiles
@@ -42,11 +42,14 @@ STEPS = ('labels', 'gaussians', 'blur', 'bias field', 'final')
 OnStep = Callable[[str, Tensor], None]
 
 
-@lru_cache(maxsize=2)
-def label_tables(lesions: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
+@lru_cache(maxsize=8)
+def label_tables(
+    lesions: bool = False, device: torch.device = CPU
+) -> tuple[Tensor, Tensor, Tensor, int]:
     """Return, per generation label, target channel, mirror row and extra-cerebral flag; CSF's row.
 
-    With `lesions`, white-matter lesions have a channel of their own.
+    With `lesions`, white-matter lesions have a channel of their own. Tables stay on each device:
+    a copy for every scan would wait for a GPU.
     """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
@@ -55,19 +58,20 @@ def label_tables(lesions: bool = False) -> tuple[Tensor, Tensor, Tensor, int]:
         LESION if lesions and label.index in DRAWN_LESIONS else label.target for label in labels
     ]
     return (
-        torch.tensor([channel[target] for target in targets], dtype=torch.uint8),
-        torch.tensor([row[label.mirror] for label in labels]),
-        torch.tensor([label.extracerebral for label in labels]),
+        torch.tensor([channel[target] for target in targets], dtype=torch.uint8, device=device),
+        torch.tensor([row[label.mirror] for label in labels], device=device),
+        torch.tensor([label.extracerebral for label in labels], device=device),
         row[CSF],
     )
 
 
-def _label_lookup(parameters: Draw) -> Tensor:
+def _label_lookup(parameters: Draw, device: torch.device) -> Tensor:
     """Return, per generation label of the map, the label in the synthetic scan."""
-    channel, mirror, extracerebral, csf = label_tables()
-    lookup = mirror.clone() if parameters.deformation.flip else torch.arange(len(channel))
+    channel, mirror, extracerebral, csf = label_tables(device=device)
+    rows = torch.arange(len(channel), device=device)
+    lookup = mirror.clone() if parameters.deformation.flip else rows
     if parameters.skull_strip:
-        lookup[extracerebral] = 0
+        lookup.masked_fill_(extracerebral, 0)
     if parameters.no_csf:
         lookup[csf] = 0
     return lookup
@@ -121,7 +125,7 @@ def apply(
     image = mean.addcmul_(std, noise)
     show('gaussians', image)
     if config.blur:
-        first, second, third = (blur_matrix(n, config.blur) for n in size)
+        first, second, third = (blur_matrix(n, config.blur, device) for n in size)
         image = apply_along_axes(image, (first, second, third))
     show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)
@@ -163,7 +167,7 @@ def deformed_labels(label_map: Tensor, parameters: Draw, config: GeneratorConfig
     """
     parameters = to_device(parameters, label_map.device)
     crop, _ = output_size(config, (label_map.shape[0], label_map.shape[1], label_map.shape[2]))
-    lookup = _label_lookup(parameters).to(label_map)
+    lookup = _label_lookup(parameters, label_map.device).to(label_map.dtype)
     return lookup[torch.cat(list(_with_lesions(label_map, parameters, config, crop))).int()]
 
 
@@ -190,10 +194,10 @@ def _paint(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Deform the labels and look up each voxel's mean, standard deviation and target."""
     device = label_map.device
-    lookup = _label_lookup(parameters).to(device)
+    lookup = _label_lookup(parameters, device)
     means = parameters.intensities.means[lookup]
     stds = parameters.intensities.stds[lookup]
-    channel = label_tables(config.lesion_label)[0].to(device)[lookup]
+    channel = label_tables(config.lesion_label, device)[0][lookup]
     factor = config.downsampling
     # The target of a coarse voxel is that of a random one of its voxels: unbiased, whereas any
     # fixed choice would shift the target against the image.

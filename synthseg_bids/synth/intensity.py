@@ -187,7 +187,7 @@ def bias_field(log_bias: Tensor, size: tuple[int, int, int]) -> Tensor:
         Positive, around 1.
     """
     x, y, z = (
-        interpolation_matrix(torch.arange(n) * (g / n), g)
+        interpolation_matrix(torch.arange(n, device=log_bias.device) * (g / n), g)
         for n, g in zip(size, log_bias.shape, strict=True)
     )
     return apply_along_axes(log_bias, (x, y, z)).exp_()
@@ -229,6 +229,6 @@ def rescale_percentiles(image: Tensor) -> Tensor:
     values = image.reshape(-1)[::5].sort().values
     bounds = [values[round((len(values) - 1) * q / 100)] for q in (0.5, 99.5)]
     span = bounds[1] - bounds[0]
-    if span <= 0:
-        return torch.zeros_like(image)
+    # A constant image becomes 0. To ask for the span would wait for a GPU.
+    span = span.masked_fill(span <= 0, torch.inf)
     return ((image - bounds[0]) / span).clamp_(0, 1)

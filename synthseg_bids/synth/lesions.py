@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..labels import generation_labels
+from ..labels import LESION_OF, generation_labels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from .sampling import uniform
 from .texture import draw_field, interpolated
 
-#: Label of lesions in each label (FreeSurfer's numbers).
-LESION_OF = {2: 25, 41: 57}
-#: The same below the tentorium: cerebellar white matter and brainstem.
-INFRATENTORIAL = {7: 25, 46: 57, 16: 25}
+#: What may have lesions: white matter of the cerebrum; below the tentorium cerebellar white matter
+#: and brainstem.
+WHITE_MATTER = (2, 41)
+INFRATENTORIAL = (7, 46, 16)
 #: Lateral ventricles with their choroid plexus, and cortex.
 LATERAL_VENTRICLES = (4, 43, 136, 163)
 CORTEX = (3, 42)
@@ -111,22 +111,22 @@ def draw_lesions(
     return Lesions(field, share, *near) if chance < config.probability else None
 
 
-@lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=4)
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return, per generation label, the row of its lesions, and four masks.
 
     They are of the lateral ventricles, cortex, cerebral white matter and what is infratentorial.
     """
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
-    lesion_of = LESION_OF | INFRATENTORIAL
-    lesion = [row[lesion_of.get(label.index, label.index)] for label in labels]
+    lesion = [row[LESION_OF.get(label.index, label.index)] for label in labels]
     groups = (
-        torch.tensor([label.index in group for label in labels])
-        for group in (LATERAL_VENTRICLES, CORTEX, LESION_OF, INFRATENTORIAL)
+        torch.tensor([label.index in group for label in labels], device=device)
+        for group in (LATERAL_VENTRICLES, CORTEX, WHITE_MATTER, INFRATENTORIAL)
     )
     ventricle, cortex, white, below = groups
-    return torch.tensor(lesion, dtype=torch.uint8), ventricle, cortex, white, below
+    rows = torch.tensor(lesion, dtype=torch.uint8, device=device)
+    return rows, ventricle, cortex, white, below
 
 
 def _nearness(inside: Tensor) -> Tensor:
@@ -143,10 +143,10 @@ def _nearness(inside: Tensor) -> Tensor:
     """
     mask = inside.float()[None, None]
     coarse = functional.avg_pool3d(mask, NODE, ceil_mode=True)[0, 0]
-    x, y, z = (blur_matrix(n, REACH / NODE) for n in coarse.shape)
+    x, y, z = (blur_matrix(n, REACH / NODE, coarse.device) for n in coarse.shape)
     smooth = apply_along_axes(coarse, (x, y, z)).mul_(2).clamp_(max=1)
     x, y, z = (
-        interpolation_matrix((torch.arange(n) - (NODE - 1) / 2) / NODE, g)
+        interpolation_matrix((torch.arange(n, device=mask.device) - (NODE - 1) / 2) / NODE, g)
         for n, g in zip(inside.shape, coarse.shape, strict=True)
     )
     return apply_along_axes(smooth, (x, y, z))
@@ -167,13 +167,14 @@ def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
     -------
     (x, y, z) uint8 tensor
     """
-    lesion_row, ventricle, cortex, white, below = (table.to(rows.device) for table in _tables())
+    lesion_row, ventricle, cortex, white, below = _tables(rows.device)
     index = rows.int()
     x, y, z = rows.shape
     field = interpolated(lesions.field, (x, y, z))
     for inside, weight in ((ventricle, lesions.periventricular), (cortex, lesions.juxtacortical)):
         field.add_(_nearness(inside[index]), alpha=weight)
-    # Indexing with a mask would wait for a GPU; sorting other voxels to the front does not.
+    # Indexing with a mask or with a number would wait for a GPU; sorting other voxels to the
+    # front and gathering do not.
     if infratentorial:
         field.add_(below[index].float(), alpha=lesions.infratentorial)
         white = white | below
@@ -181,5 +182,5 @@ def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
     values = field.reshape(-1)[::EVERY].sort().values
     count = (values > -torch.inf).sum()
     last = len(values) - 1
-    level = values[(last - count * lesions.share).long().clamp(0, last)]
+    level = values.gather(0, (last - count * lesions.share).long().clamp(0, last)[None])
     return torch.where(field > level, lesion_row[index], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -196,15 +197,33 @@ def draw(
 
 
 def to_device(parameters: Draw, device: torch.device) -> Draw:
-    """Move the tensors of a draw, and of all its parts, to a device."""
+    """Move the tensors of a draw, and of all its parts, to a device.
 
-    def moved_part(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part.to(device)
-        if not is_dataclass(part) or isinstance(part, type):
-            return part
-        values = {one.name: moved_part(getattr(part, one.name)) for one in fields(part)}
-        return replace(part, **values)
+    They are copied at once, from page-locked memory, so that the host need not wait until a GPU
+    has done its earlier work.
+    """
+    here: list[Tensor] = []
 
-    on_device: Draw = moved_part(parameters)
+    def note(tensor: Tensor) -> Tensor:
+        here.append(tensor)
+        return tensor
+
+    _with_tensors(parameters, note)
+    if all(tensor.device.type == device.type for tensor in here):
+        return parameters
+    flat = torch.cat([tensor.flatten() for tensor in here])
+    if device.type == 'cuda':
+        flat = flat.pin_memory()
+    parts = iter(flat.to(device, non_blocking=True).split([tensor.numel() for tensor in here]))
+    on_device: Draw = _with_tensors(parameters, lambda tensor: next(parts).view(tensor.shape))
     return on_device
+
+
+def _with_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Replace each tensor of a dataclass and of its parts, in the order of the attributes."""
+    if isinstance(part, Tensor):
+        return change(part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    values = {one.name: _with_tensors(getattr(part, one.name), change) for one in fields(part)}
+    return replace(part, **values)

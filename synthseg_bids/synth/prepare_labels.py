@@ -21,6 +21,7 @@ from ..images.geometry import orientation, spacing_mm, to_ras
 from ..images.volume_io import read_label_map
 from ..labels import (
     CSF,
+    DRAWN_LESIONS,
     PART_OF,
     UNSIDED,
     LabelSchemeError,
@@ -28,13 +29,14 @@ from ..labels import (
     nearest_side,
     reference_table,
     segmentation_labels,
+    translate,
 )
 from .heads import MARGINS_MM, Donor, add_head, closed, donor_from_labels
 
 #: Code of midline white matter, see :data:`synthseg_bids.labels.UNSIDED`, and of lesions.
 WHITE, LESION = -1, -3
 #: Left and right generation labels of codes without a side.
-SIDES = UNSIDED | {LESION: (25, 57)}
+SIDES = UNSIDED | {LESION: DRAWN_LESIONS}
 #: A map is of a head if extra-cerebral labels exceed this share of its labelled voxels.
 HEAD_SHARE = 0.4
 #: Radius of the ball that closes the sulci, and thickness of the CSF around the brain, in mm for a
@@ -92,21 +94,7 @@ def fold_codes(codes: np.ndarray, source: str = 'label map') -> np.ndarray:
     LabelSchemeError
         If a code is unknown; the message names it.
     """
-    table = folding_table()
-    values = np.unique(codes)
-    unknown = [int(v) for v in values if int(v) not in table]
-    if unknown:
-        raise LabelSchemeError(
-            f'{source}: codes {unknown[:10]} are not FreeSurfer labels; map them to FreeSurfer '
-            'numbers first'
-        )
-    lookup = np.array([table[int(v)] for v in values], dtype=np.int16)
-    folded = lookup[np.searchsorted(values, codes)]
-    for key, (left, right) in SIDES.items():
-        where = folded == key
-        if where.any():
-            folded[where] = np.where(nearest_side(folded, where) == 2, left, right)
-    return folded
+    return translate(codes, folding_table(), SIDES, source)
 
 
 def resampled(

@@ -168,7 +168,7 @@ def acquire(
         On the same grid.
     """
     (down_x, up_x), (down_y, up_y), (down_z, up_z) = (
-        acquisition_matrices(n, sigma, step)
+        acquisition_matrices(n, sigma, step, image.device)
         for n, sigma, step in zip(image.shape, resolution.sigma, resolution.step, strict=True)
     )
     image = apply_along_axes(image, (down_x, down_y, down_z))

@@ -99,7 +99,7 @@ def interpolated(values: Tensor, size: tuple[int, int, int]) -> Tensor:
     size tensor
     """
     x, y, z = (
-        interpolation_matrix(torch.linspace(0, g - 1, n), g)
+        interpolation_matrix(torch.linspace(0, g - 1, n, device=values.device), g)
         for n, g in zip(size, values.shape, strict=True)
     )
     smooth = apply_along_axes(values, (x, y, z))

@@ -64,10 +64,11 @@ def draw_growth(config: VentricleConfig, generator: torch.Generator) -> float:
     return growth if chance < config.probability else 0.0
 
 
-@lru_cache(maxsize=1)
-def _in_ventricles() -> Tensor:
+@lru_cache(maxsize=4)
+def _in_ventricles(device: torch.device) -> Tensor:
     """Return, per generation label, whether it belongs to the ventricles."""
-    return torch.tensor([label.index in VENTRICLES for label in generation_labels()])
+    inside = [label.index in VENTRICLES for label in generation_labels()]
+    return torch.tensor(inside, device=device)
 
 
 def grow_ventricles(label_map: Tensor, growth: float, step: int) -> Tensor | None:
@@ -94,7 +95,7 @@ def grow_ventricles(label_map: Tensor, growth: float, step: int) -> Tensor | Non
     if not growth:
         return None
     share = _share(label_map, step)
-    blurs = [blur_matrix(n, BLUR / step) for n in share.shape]
+    blurs = [blur_matrix(n, BLUR / step, share.device) for n in share.shape]
     slope = torch.stack(torch.gradient(apply_along_axes(share, (blurs[0], blurs[1], blurs[2]))))
     # The map is from the grown to the original anatomy, hence along the gradient, inwards.
     steepest = slope.norm(dim=0).max().clamp_min(FLAT)
@@ -106,7 +107,7 @@ def _share(label_map: Tensor, step: int) -> Tensor:
     # About four voxels along each axis are enough.
     sparse = math.gcd(step, max(1, step // 4))
     index, step = label_map[::sparse, ::sparse, ::sparse].int(), step // sparse
-    inside = _in_ventricles().to(index.device)[index].float()[None, None]
+    inside = _in_ventricles(index.device)[index].float()[None, None]
     # Centred on the nodes, without voxels outside the map.
     return functional.avg_pool3d(
         inside, step | 1, step, step // 2, ceil_mode=True, count_include_pad=False

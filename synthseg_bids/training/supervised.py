@@ -87,7 +87,7 @@ class LabelledScan(LabelMap):
         if on_step:
             on_step('labels', rows)
             on_step('final', image)
-        return image, label_tables()[0].to(rows.device)[rows]
+        return image, label_tables(device=rows.device)[0][rows]
 
 
 def _shape(volume: Tensor) -> tuple[int, int, int]:

@@ -35,6 +35,7 @@ def init_synthseg_wf(
     tissues: Collection[str] = (),
     parc: bool = False,
     parcels_sha256: str = '',
+    priors_dir: str = '',
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -72,6 +73,8 @@ def init_synthseg_wf(
         Write label maps with parcels of the cortex as well.
     parcels_sha256 : str
         See :func:`.image.init_image_wf`.
+    priors_dir : str
+        Folder for segmentations of several images together; see :func:`.image.init_image_wf`.
     overwrite : bool
         Do not use results in the working directory.
     resources : Resources, optional
@@ -110,6 +113,7 @@ def init_synthseg_wf(
         'tissues': tissues,
         'parc': parc,
         'parcels_sha256': parcels_sha256,
+        'priors_dir': priors_dir,
         'resources': resources,
     }
     for subject, subject_images in by_subject.items():

@@ -41,6 +41,7 @@ def init_image_wf(
     parc: bool = False,
     parcels_sha256: str = '',
     compare: bool = False,
+    priors_dir: str = '',
     resources: Resources | None = None,
     name: str = 'image_wf',
 ) -> Workflow:
@@ -81,6 +82,9 @@ def init_image_wf(
         Checksum of the weights of the network that names them, as `model_sha256`.
     compare : bool
         Compare with references.
+    priors_dir : str
+        Folder in which to keep what the network alone predicts, for segmentations of several
+        images together (empty: not kept).
     resources : Resources, optional
         By default one thread on the CPU.
     name : str
@@ -169,6 +173,7 @@ def init_image_wf(
             parcels=parc,
             parcels_sha256=parcels_sha256,
             **dict.fromkeys(tissues, True),
+            **({'priors_dir': priors_dir} if priors_dir else {}),
         )
     )
     measure = Node(MeasureVolumes(), name='measure', mem_gb=1)

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,10 @@ def execute(
     stop_on_first_crash: bool = False,
     graph: bool = False,
     monitor: bool = False,
+    build: Callable[..., Workflow] = init_synthseg_wf,
     **options: Any,
 ) -> None:
-    """Segment some images.
+    """Segment some images, or sessions.
 
     Parameters
     ----------
@@ -71,19 +72,47 @@ def execute(
         Draw the workflow to ``graph.svg`` in the log folder.
     monitor : bool
         Write time and memory of every node to ``resources.tsv`` in the log folder.
+    build : callable
+        Builds the workflow.
     **options
-        For :func:`init_synthseg_wf`.
+        For `build`.
     """
-    _configure_nipype(base_dir, log_dir, stop_on_first_crash)
-    workflow = init_synthseg_wf(
-        images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options
-    )
+    configure_nipype(base_dir, log_dir, stop_on_first_crash)
+    workflow = build(images, out_dir, resources=resources, crash_dir=log_dir, name=name, **options)
     workflow.base_dir = str(base_dir)
     for image in images:
         subject = f'sub-{image.participant}'.replace('+', 'plus')
         drop_damaged(base_dir / name / subject / image.name)
     if graph:
         _draw(workflow, log_dir)
+    run_workflow(
+        workflow,
+        log_dir,
+        resources,
+        plugin,
+        {'status_callback': ledger.on_status, 'on_crash': ledger.on_crash},
+        monitor,
+    )
+
+
+def run_workflow(
+    workflow: Workflow,
+    log_dir: Path,
+    resources: Resources,
+    plugin: tuple[str, dict[str, Any]],
+    callbacks: Mapping[str, Callable[..., None]],
+    monitor: bool = False,
+) -> None:
+    """Run a workflow with one of our plugins.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+    log_dir, resources, plugin, monitor
+        See :func:`execute`.
+    callbacks : mapping of str to callable
+        ``status_callback`` and ``on_crash`` of the plugin.
+    """
     plugin_name, plugin_args = plugin
     request_resources(workflow, str(plugin_args.get('sbatch_args', '')))
     runner = make_plugin(
@@ -97,8 +126,7 @@ def execute(
             'log_file': str(log_dir / 'synthseg-bids.log'),
             'monitor': monitor,
             **plugin_args,
-            'status_callback': ledger.on_status,
-            'on_crash': ledger.on_crash,
+            **callbacks,
         },
     )
     try:
@@ -183,7 +211,8 @@ def _write_usage(path: Path, runner: Any) -> None:
     write_table(path, columns, [*read_table(path), *runner.usage])
 
 
-def _configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
+def configure_nipype(base_dir: Path, log_dir: Path, stop_on_first_crash: bool) -> None:
+    """Set the folders and options of Nipype; see :func:`execute`."""
     base_dir.mkdir(parents=True, exist_ok=True)
     nipype_config.update_config(
         {
@@ -208,15 +237,18 @@ class Ledger:
     ----------
     images : sequence of ImageRecord
         Those to segment; their status, reason, crash file and provenance are set.
+    what : str
+        What they are, for messages.
     """
 
-    def __init__(self, images: Sequence[ImageRecord]) -> None:
+    def __init__(self, images: Sequence[ImageRecord], what: str = 'image') -> None:
         self.images = list(images)
+        self.what = what
         self._by_name = {image.name: image for image in images}
         self._killed: set[str] = set()
         self._running: set[str] = set()
         #: Line of progress, drawn while this context is open.
-        self.progress = Progress(len(self.images), 'image')
+        self.progress = Progress(len(self.images), what)
 
     def on_status(self, node: Any, status: str) -> None:
         """Record that a node started or ended; called by Nipype."""
@@ -238,7 +270,9 @@ class Ledger:
         image.provenance = outputs.provenance
         self._settle(image, 'done', '; '.join(notes))
         count, left = self.progress.n_ended, self.progress.time_left()
-        logger.info('%s: done (%d of %d images)%s', image.relative, count, len(self.images), left)
+        logger.info(
+            '%s: done (%d of %d %ss)%s', image.relative, count, len(self.images), self.what, left
+        )
         for note in outputs.notes or []:
             logger.warning('%s: %s', image.relative, note)
 
@@ -262,7 +296,7 @@ class Ledger:
         reason = f'not finished: {describe(error)}'
         for image in left:
             self._settle(image, 'failed', reason)
-        logger.error('%d images %s', len(left), reason)
+        logger.error('%d %ss %s', len(left), self.what, reason)
         logger.debug('workflow', exc_info=error)
 
     def close(self, out_dir: Path, **outputs: Any) -> None:

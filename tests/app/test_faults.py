@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from app import Run, contents, launch, options
+from app import Run, contents, launch, options, run_here
 from faults import FAULTS, in_own_mounts
 from other_faults import ELSEWHERE, GPU_LOST, GPU_LOST_FOR_GOOD, GPU_MEMORY
 from running import make_dataset
@@ -27,12 +27,13 @@ DOCS = Path(__file__).parents[2] / 'docs'
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory, tiny_model) -> Run:
-    return complete(tmp_path_factory.mktemp('undisturbed'), tiny_model)
+    folder = tmp_path_factory.mktemp('undisturbed')
+    raw = make_dataset(folder)
+    return launch(raw, folder / 'out', tiny_model, '--nprocs', 1, '-w', folder / 'work')
 
 
 def complete(folder: Path, model: Path) -> Run:
-    raw = folder / 'raw' if (folder / 'raw').exists() else make_dataset(folder)
-    return launch(raw, folder / 'out', model, '--nprocs', 1, '-w', folder / 'work')
+    return run_here(folder / 'raw', folder / 'out', model, '-w', folder / 'work')
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import subprocess
 import nibabel as nib
 import numpy as np
 import pytest
-from app import Run, launch, write_description, write_image
+from app import Run, run_here, write_description, write_image
 
 from synthseg_bids.external.fs_stats import read_volumes
 from synthseg_bids.files import read_table
@@ -30,7 +30,7 @@ def run(tmp_path_factory, tiny_model) -> Run:
     mri.mkdir(parents=True)
     nib.save(nib.MGHImage(labels, affine), mri / 'aparc+aseg.mgz')
     subjects = f'fs={folder / "subjects"}'
-    return launch(folder / 'raw', folder / 'out', tiny_model, '-d', subjects, '--aseg-stats')
+    return run_here(folder / 'raw', folder / 'out', tiny_model, '-d', subjects, '--aseg-stats')
 
 
 def test_a_reconstruction_is_the_reference(run):

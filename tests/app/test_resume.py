@@ -13,8 +13,8 @@ from app import (
     APP,
     GOOD,
     contents,
-    launch,
     options,
+    run_here,
     save_tiny_model,
     write_image,
 )
@@ -61,8 +61,8 @@ def test_second_run_has_nothing_to_do(finished, raw, references, tiny_model):
     before = contents(finished.out)
     times = {path: path.stat().st_mtime_ns for path in finished.out.rglob('sub-*/**/*.*')}
     status = finished.status()
-    run = launch(raw, finished.out, tiny_model, '--participant-label', 'sub-01', '--posteriors',
-                 'native', '-d', f'fs={references}')  # fmt: skip
+    more = ['--participant-label', 'sub-01', '--posteriors', 'native', '-d', f'fs={references}']
+    run = run_here(raw, finished.out, tiny_model, *more)
     assert (run.code, run.stdout) == (0, '0 done, 2 skipped, 0 failed\n')
     assert 'nothing to do: 2 images are up to date' in run.stderr
     assert contents(finished.out) == before
@@ -110,7 +110,7 @@ def test_changed_image_is_segmented_again(copies, tiny_model):
     write_image(raw / T1, seed=7)
     before = contents(out)
     times = {path: path.stat().st_mtime_ns for path in out.rglob('sub-*/**/*desc-T2w*')}
-    run = launch(raw, out, tiny_model, '--participant-label', '01', '--clean-workdir')
+    run = run_here(raw, out, tiny_model, '--participant-label', '01', '--clean-workdir')
     assert run.stdout.splitlines()[-1] == '1 done, 1 skipped, 0 failed'
     assert f'{T1}: again, since image changed' in run.stderr
     after = contents(out)
@@ -142,7 +142,7 @@ def test_killed_at_any_moment_the_result_is_the_same(
             stage(process.pid)
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    run = launch(raw, out, tiny_model, '--posteriors', 'native', '-d', f'fs={references}')
+    run = run_here(raw, out, tiny_model, '--posteriors', 'native', '-d', f'fs={references}')
     assert run.code == 1
     assert run.stdout.splitlines()[-1].endswith('2 failed')
     undisturbed = contents(finished.out)
@@ -196,7 +196,7 @@ def test_tables_over_all_parts_are_made_at_the_level_group(finished, raw, refere
     out = raw.parent / 'parts' / 'synthseg-bids'
     more = '--posteriors', 'native', '-d', f'fs={references}'
     for part in ('1/2', '2/2'):
-        launch(raw, out, tiny_model, *more, '--batch', part)
+        run_here(raw, out, tiny_model, *more, '--batch', part)
     assert sorted(path.name for path in out.glob('*.html')) == ['sub-01.html', 'sub-02.html']
     assert [path.name for path in out.glob('group_*.tsv')] == ['group_status.tsv']
     assert (out / 'logs/CITATION.md').exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import GOOD, launch, options, write_image
+from app import GOOD, launch, options, run_here, write_image
 from running import PAUSING
 from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 
@@ -196,12 +196,9 @@ def test_interrupted_run_leaves_a_status_and_no_workers(
 
 def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     """All optional outputs, one node after the other in the process itself."""
-    plugin = tmp_path / 'plugin.toml'
-    plugin.write_text('plugin = "Linear"\n')
     out = tmp_path / 'out'
-    run = launch(raw, out, tiny_model, '--level', 'full', '--use-plugin', plugin,
-                 '--suffix', 'T1w', 'FLAIR', '--write-graph', '--mem-gb', '3',
-                 '--five-tissue', '--precomputed', tmp_path / 'pre')  # fmt: skip
+    more = ['--level', 'full', '--mem-gb', '3', '--five-tissue', '--precomputed', tmp_path / 'pre']
+    run = run_here(raw, out, tiny_model, *more, '--suffix', 'T1w', 'FLAIR', '--write-graph')
     assert run.stdout.splitlines()[-1] == '2 done, 4 skipped, 1 failed'
     assert run.code == 1
     assert 'ends too early' in run.stderr
@@ -226,9 +223,8 @@ def test_full_level_through_another_plugin(raw, tiny_model, tmp_path):
     lost = tmp_path / 'pre/sub-01/anat/sub-01_dseg.nii.gz'
     content, written = lost.read_bytes(), (out / stem.format('', 'dseg.nii.gz')).stat().st_mtime_ns
     lost.unlink()
-    again = ['--level', 'full', '--use-plugin', plugin, '--suffix', 'T1w', '--mem-gb', '3']
-    again += ['--participant-label', '01', '--five-tissue', '--precomputed', tmp_path / 'pre']
-    assert main(options(raw, out, tiny_model, *again)) == 0
+    again = run_here(raw, out, tiny_model, *more, '--suffix', 'T1w', '--participant-label', '01')
+    assert again.code == 0
     assert lost.read_bytes() == content
     assert (out / stem.format('', 'dseg.nii.gz')).stat().st_mtime_ns == written
 

@@ -199,11 +199,12 @@ def test_bidsignore(touch, rules, ignored):
 
 
 @pytest.mark.alone
-def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
+def test_a_thousand_images_are_planned_in_seconds(tmp_path):
+    """Ten times as many take ten times as long: 15 s, or 4 s with a database."""
     root = tmp_path / 'raw'
     header = nib.Nifti1Header()
     header.set_data_shape((9, 9, 9))
-    for participant in range(1250):
+    for participant in range(125):
         for session in 'ab':
             folder = root / f'sub-{participant:04d}' / f'ses-{session}' / 'anat'
             folder.mkdir(parents=True)
@@ -211,16 +212,19 @@ def test_ten_thousand_images_are_planned_in_seconds(tmp_path):
                 name = f'sub-{participant:04d}_ses-{session}_{suffix}.nii'
                 (folder / name).write_bytes(header.binaryblock)
     (root / '.bidsignore').write_text('*_phase.nii\nsub-0000/\n')
+    # Whose import takes as long as the index of a thousand images.
+    import bids.layout  # noqa: F401
+
     start = time.process_time()
     images, skipped = find_images(root)
     images, clashes = plan_outputs(images, {})
-    assert time.process_time() - start < 15
+    assert time.process_time() - start < 2
     find_images(root, database=tmp_path / 'index')
     start = time.process_time()
     again, skipped_again = find_images(root, database=tmp_path / 'index')
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 1
     assert (plan_outputs(again, {})[0], skipped_again) == (images, skipped)
-    assert (len(images), len(skipped), len(clashes)) == (7494, 2506, 0)
+    assert (len(images), len(skipped), len(clashes)) == (744, 256, 0)
 
 
 def test_the_first_echo_that_there_is(touch):

@@ -42,5 +42,6 @@ def image() -> str:
         # The pip of this machine knows best where to find PyTorch.
         options = ['--isolation', 'chroot', *BUILD_MOUNTS, '--build-arg', 'TORCH_INDEX=']
     words = [f'BUILD_OPTIONS={shlex.join(options)}', 'IMAGE=localhost/synthseg-bids']
-    run('make', '-C', REPOSITORY, 'docker', 'BUILDER=$(BUILDAH)', *words)
-    return f'localhost/synthseg-bids:{__version__}'
+    # The one with CUDA is gigabytes.
+    run('make', '-C', REPOSITORY, 'docker', 'DEVICE=cpu', 'BUILDER=$(BUILDAH)', *words)
+    return f'localhost/synthseg-bids:{__version__}-cpu'

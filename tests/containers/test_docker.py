@@ -62,7 +62,8 @@ def test_segments_for_anyone(image, data, folder):
     assert 'WARNING' not in done.stderr, done.stderr
     assert 'not installed' not in done.stderr
     description = check_outputs(out, data, owner=OWNER)
-    assert description['GeneratedBy'][0]['Container'] == {'Type': 'docker', 'Tag': __version__}
+    tag = f'{__version__}-cpu'
+    assert description['GeneratedBy'][0]['Container'] == {'Type': 'docker', 'Tag': tag}
     again = run(*command, *app_options('/data', '/out'))
     assert again.stdout.splitlines()[-1] == '0 done, 1 skipped, 0 failed'
 

@@ -49,7 +49,7 @@ def from_archive(store: Path, image: str) -> Path:
 def from_definition(store: Path) -> Path:
     """What the definition file alone makes."""
     sif = store / 'from_definition.sif'
-    words = [f'APPTAINER={shlex.join(APPTAINER)}', f'SIF={sif}']
+    words = [f'APPTAINER={shlex.join(APPTAINER)}', f'SIF={sif}', 'DEVICE=cpu']
     options = list(_without_registry(store)) if BUILD_MOUNTS else []
     run('make', '-C', REPOSITORY, 'singularity', *words, f'BUILD_OPTIONS={shlex.join(options)}')
     return sif
@@ -102,7 +102,7 @@ def test_segments_for_an_ordinary_user(source, data, folder, request):
     assert owner != 0
     container = check_outputs(out, data, owner)['GeneratedBy'][0]['Container']
     if source == 'from_archive':
-        assert container == {'Type': 'docker', 'Tag': __version__}
+        assert container == {'Type': 'docker', 'Tag': f'{__version__}-cpu'}
     else:
         assert container == {'Type': 'singularity', 'URI': f'file://{sif}'}
 

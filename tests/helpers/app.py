@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from synthseg_bids.app.main import main
 from synthseg_bids.files import read_table
 from synthseg_bids.models.card import ModelCard, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
@@ -75,6 +79,31 @@ def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
     command = [*APP, *options(raw, out, model, *more)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
     return Run(out, done.returncode, done.stdout, done.stderr)
+
+
+def run_here(raw: Path, out: Path, model: Path, *more: object) -> Run:
+    """Run the app in this process, node after node, which takes less time than :func:`launch`."""
+    plugin = out.with_name('linear.toml')
+    plugin.parent.mkdir(parents=True, exist_ok=True)
+    plugin.write_text('plugin = "Linear"\n')
+    return call(options(raw, out, model, '--use-plugin', plugin, *more), out)
+
+
+def call(argv: Sequence[str], out: Path) -> Run:
+    """Run the app in this process."""
+    stdout, stderr, root = io.StringIO(), io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    # The app writes its log to stderr where nobody else has set up logging, as pytest has.
+    root.handlers.clear()
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            code = main(argv)
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return Run(out, code, stdout.getvalue(), stderr.getvalue())
 
 
 def contents(out: Path) -> dict[str, bytes]:

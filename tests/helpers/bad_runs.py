@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import APP, Run, options, write_description
+from app import APP, Run, call, options, run_here, write_description
 from bad_inputs import AWKWARD, GOOD, IMAGES, REFERENCES, noise, save
 from running import started
 
@@ -146,9 +146,9 @@ class BadRun:
         raw, out, more = self.arrange(folder)
         argv = options(raw, out, model, '-w', folder / 'work', *more)
         if self.damage:
-            start([], argv, out)
+            run_here(raw, out, model, '-w', folder / 'work', *more)
             self.damage(out)
-            return start([], [str(raw), str(out), 'group'], out)
+            return call([str(raw), str(out), 'group'], out)
         return refuse(argv, out) if self.prefix is None else start(self.prefix(out), argv, out)
 
 
@@ -375,12 +375,8 @@ def run_all(folder: Path, model: Path) -> tuple[Run, dict[str, Run]]:
         started = {
             run.what: pool.submit(run.launch, folders[run.what], model)
             for run in RUNS
-            if run.damage or (run.prefix and possible(run.prefix(folders[run.what] / 'probe')))
+            if run.prefix and possible(run.prefix(folders[run.what] / 'probe'))
         }
     # In this process, whose standard output is diverted meanwhile.
-    runs = {
-        run.what: run.launch(folders[run.what], model)
-        for run in RUNS
-        if not (run.prefix or run.damage)
-    }
+    runs = {run.what: run.launch(folders[run.what], model) for run in RUNS if not run.prefix}
     return images.result(), runs | {what: future.result() for what, future in started.items()}

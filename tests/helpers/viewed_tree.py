@@ -10,9 +10,10 @@ from threading import Thread
 import nibabel as nib
 from report_tree import small_head, write_tree
 
+from synthseg_bids.bids.names import participant_folders
 from synthseg_bids.reports import write_group_report, write_subject_report
 from synthseg_bids.reports.server import ViewerServer
-from synthseg_bids.reports.viewer import list_label_maps, list_participants
+from synthseg_bids.reports.viewer import list_label_maps
 
 STEM = 'sub-01/anat/sub-01_seg-synthseg_desc-T1w'
 
@@ -23,7 +24,7 @@ def write_viewed_tree(
     """Write both datasets, ``raw`` and ``synthseg-bids``; the scan of sub-02's T2w is missing."""
     out = write_tree(root, subjects, parcels=parcels)
     scan, _, affine = small_head()
-    for participant in list_participants(out):
+    for participant in participant_folders(out):
         for label_map in list_label_maps(out, participant):
             path = root / 'raw' / label_map.image.relative
             path.parent.mkdir(parents=True, exist_ok=True)

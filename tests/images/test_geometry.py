@@ -109,6 +109,16 @@ def test_same_spacing_changes_nothing():
     assert not grid.is_close(grid.resampled(2.0))
 
 
+def test_axes_that_keep_their_spacing_are_not_touched(rng):
+    volume = rng.random((5, 6, 7), dtype=np.float32)
+    same = [resampling_matrix(n, n, 1.0) for n in volume.shape]
+    assert resample(volume, same) is volume
+    half = resampling_matrix(6, 3, 2.0)
+    np.testing.assert_allclose(resample(volume, [same[0], half, same[2]]), half @ volume)
+    shifted = resampling_matrix(5, 4, 1.0)
+    assert resample(volume, [shifted, *same[1:]]).shape == (4, 6, 7)
+
+
 def test_up_sampling_agrees_with_torch(rng):
     volume = rng.normal(size=(4, 5, 3)).astype(np.float32)
     matrices = [resampling_matrix(n, 2 * n, 0.5) for n in volume.shape]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from posteriors import boxed_posteriors, random_posteriors
 
-from synthseg_bids.images.geometry import resample, resampling_matrix
 from synthseg_bids.inference import postprocess
 from synthseg_bids.inference.localise import crop_box, find_brain
 from synthseg_bids.inference.postprocess import (
     NEIGHBOUR_WEIGHT,
     clean,
     fill,
+    join_boxes,
+    most_likely,
     resample_labels,
     smooth,
     soft_volumes,
+    support_box,
 )
 from synthseg_bids.labels import segmentation_labels
 
@@ -25,32 +27,12 @@ GROUPS = tuple(label.topology_group for label in segmentation_labels())
 HIPPOCAMPI = (LABELS.index(17), LABELS.index(53))
 
 
-def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Return smooth posteriors of all 33 channels."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn((1, 33, 4, 4, 4), generator=generator) * 6
-    fine = nn.functional.interpolate(coarse, size=shape, mode='trilinear')
-    return fine[0].softmax(0)
-
-
 @pytest.mark.parametrize('keep_posteriors', [False, True])
 @pytest.mark.parametrize('steps', [(0.6, 0.7, 3.0), (1, 1, 1), (2.2, 0.4, 0.9)])
 def test_lean_argmax_is_the_argmax(steps, keep_posteriors):
     """Resampling each channel only where it can win gives the same labels as all of them."""
-    shape, box = (20, 22, 24), (slice(3, 17), slice(0, 20), slice(5, 24))
-    posteriors = torch.zeros((33, *shape))
-    posteriors[0] = 1
-    part = random_posteriors((14, 20, 19))
-    posteriors[(slice(None), *box)] = part
-    to_shape = tuple(int(n / s) for n, s in zip(shape, steps, strict=True))
-    matrices = [
-        torch.from_numpy(resampling_matrix(a, b, s))
-        for a, b, s in zip(shape, to_shape, steps, strict=True)
-    ]
-    everywhere = torch.stack([resample(p, matrices) for p in posteriors])
-    labels, kept = resample_labels(
-        part, box, shape, to_shape, np.array(steps), LABELS, keep_posteriors
-    )
+    arguments, everywhere = boxed_posteriors(steps)
+    labels, kept = resample_labels(*arguments, LABELS, keep_posteriors)
     expected = np.array(LABELS)[everywhere.argmax(0).numpy()]
     top = everywhere.topk(2, dim=0).values
     clear = (top[0] - top[1]).numpy() > 1e-5
@@ -189,3 +171,55 @@ def test_soft_volumes_count_what_lies_outside():
     posteriors[1] = 0.25
     posteriors[0] = 0.75
     np.testing.assert_allclose(soft_volumes(posteriors, 100, 2.0), [196, 4, 0])
+
+
+def test_the_most_likely_channel_is_that_of_the_largest_posterior():
+    posteriors = random_posteriors((12, 11, 10))
+    best, winner = most_likely(posteriors)
+    expected = posteriors.max(0)
+    assert torch.equal(best, expected.values)
+    assert torch.equal(winner, expected.indices)
+    assert len(winner.unique()) > 10
+
+
+def test_support_boxes():
+    volume = torch.zeros(5, 6, 7)
+    assert support_box(volume, 0.0) is None
+    assert support_box(volume[:0], 0.0) is None
+    volume[1, 2, 3] = volume[3, 4, 1] = 0.5
+    volume[0, 0, 6] = 0.1
+    box = support_box(volume, 0.2)
+    assert box == (slice(1, 4), slice(2, 5), slice(1, 4))
+    assert support_box(volume.permute(2, 0, 1), 0.2) == (box[2], box[0], box[1])
+    whole = (slice(0, 4), slice(0, 5), slice(1, 7))
+    assert join_boxes([box, None, support_box(volume, 0.0)]) == whole
+    assert join_boxes([None]) == (slice(0, 0),) * 3
+
+
+def test_only_the_box_that_a_channel_fills_is_smoothed():
+    posteriors = torch.zeros(2, 20, 20, 20)
+    posteriors[1, 5:9, 6:12, 7:9] = torch.rand(4, 6, 2)
+    posteriors[0] = 1 - posteriors[1]
+    found = smooth(posteriors.clone())
+    torch.testing.assert_close(found.sum(0), torch.ones(20, 20, 20))
+    outside = torch.ones(20, 20, 20, dtype=torch.bool)
+    outside[4:10, 5:13, 6:10] = False
+    assert torch.equal(found[:, outside], posteriors[:, outside])
+
+
+def test_one_of_two_components_of_a_group_is_kept():
+    posteriors = torch.zeros((33, 16, 16, 16))
+    left, right = HIPPOCAMPI
+    posteriors[LABELS.index(16), 2:14, 2:14, 2:14] = 1
+    for channel, part in ((left, slice(3, 7)), (right, slice(11, 13))):
+        posteriors[:, part, 5:9, 5:9] = 0
+        posteriors[channel, part, 5:9, 5:9] = 1
+    posteriors[0] = 1 - posteriors[1:].sum(0)
+    # Both are in groups of their own: neither is touched.
+    cleaned, box = clean(posteriors.clone(), GROUPS)
+    torch.testing.assert_close(cleaned, posteriors[(slice(None), *box)])
+    joined = tuple(1 if channel in HIPPOCAMPI else 0 for channel in range(33))
+    cleaned, _ = clean(posteriors.clone(), joined)
+    assert not cleaned[right].any()
+    assert cleaned[left].sum() == posteriors[left].sum()
+    torch.testing.assert_close(cleaned.sum(0), torch.ones(cleaned.shape[1:]))

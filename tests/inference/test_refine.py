@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from synthseg_bids.inference.refine import independence, interpolated_steps, own_steps, refine
+from synthseg_bids.inference.original_spacing import (
+    independence,
+    interpolated_steps,
+    own_steps,
+)
+from synthseg_bids.inference.refine import refine
 
 #: Background, a structure with two sides, one without.
 MIRROR = (0, 2, 1, 3)
@@ -41,7 +46,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 def test_borders_follow_the_intensities(head):
     posteriors, scan, labels = head
     before = posteriors.argmax(0).numpy()
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
     torch.testing.assert_close(found.sum(0), torch.ones(scan.shape))
     after = found.argmax(0).numpy()
     for label in (1, 2, 3):
@@ -52,24 +57,80 @@ def test_borders_follow_the_intensities(head):
 
 def test_what_is_background_stays_so(head):
     posteriors, scan, _ = head
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
     torch.testing.assert_close(found[0], posteriors[0])
+
+
+def test_refines_a_part_of_a_larger_volume_in_place(head):
+    posteriors, scan, _ = head
+    expected = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
+    larger = torch.zeros(4, 50, 44, 43)
+    part = larger[:, 1:49, 2:42, 3:43]
+    part.copy_(posteriors)
+    found = refine(part, [scan], 1.0, MIRROR, 0.5, [FINE])
+    assert found.data_ptr() == part.data_ptr()
+    torch.testing.assert_close(found, expected)
+
+
+def test_unlikely_structures_keep_their_posterior(head):
+    posteriors, scan, _ = head
+    posteriors = posteriors.clone()
+    least = posteriors[0] == 1
+    assert least.any()
+    posteriors[3, least] = 5e-4
+    posteriors[0, least] -= 5e-4
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
+    torch.testing.assert_close(found.sum(0), posteriors.sum(0))
+    assert torch.equal(found[3, least], posteriors[3, least])
 
 
 def test_without_weight_or_contrast_nothing_changes(head):
     posteriors, scan, _ = head
-    torch.testing.assert_close(refine(posteriors.clone(), scan, 1.0, MIRROR, 0, FINE), posteriors)
+    torch.testing.assert_close(
+        refine(posteriors.clone(), [scan], 1.0, MIRROR, 0, [FINE]), posteriors
+    )
     flat = np.ones_like(scan)
     torch.testing.assert_close(
-        refine(posteriors.clone(), flat, 1.0, MIRROR, 0.5, FINE), posteriors
+        refine(posteriors.clone(), [flat], 1.0, MIRROR, 0.5, [FINE]), posteriors
     )
+
+
+def test_two_scans_know_more_than_each_of_them(head, rng):
+    posteriors, scan, labels = head
+    noisy = [(scan + rng.normal(0, 0.2, scan.shape)).astype(np.float32) for _ in range(2)]
+    brain = (labels > 0) & (posteriors[0].numpy() < 0.5)
+    wrong = []
+    for images in ([noisy[0]], [noisy[1]], noisy):
+        found = refine(posteriors.clone(), images, 1.0, MIRROR, 0.5, [FINE] * len(images))
+        wrong.append(float((found.argmax(0).numpy() != labels)[brain].mean()))
+    assert wrong[2] < 0.98 * min(wrong[:2])
+
+
+def test_what_a_scan_does_not_show_is_left_to_the_other(head, rng):
+    posteriors, scan, labels = head
+    half = scan.copy()
+    half[:24] = np.nan
+    alone = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE]).argmax(0).numpy()
+    both = refine(posteriors.clone(), [scan, half], 1.0, MIRROR, 0.5, [FINE] * 2).argmax(0).numpy()
+    # There the second scan has no say; elsewhere it says the same again.
+    assert (both[:24] == alone[:24]).mean() > 0.998
+    assert (both == labels).mean() > (alone == labels).mean() - 0.002
+
+
+def test_the_order_of_scans_does_not_matter(head, rng):
+    posteriors, scan, _ = head
+    other = (1 - scan + rng.normal(0, 0.05, scan.shape)).astype(np.float32)
+    coarse = np.array([3.0, 1, 1])
+    one = refine(posteriors.clone(), [scan, other], 1.0, MIRROR, 0.5, [FINE, coarse])
+    two = refine(posteriors.clone(), [other, scan], 1.0, MIRROR, 0.5, [coarse, FINE])
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
 
 
 def test_a_mirrored_scan_gives_the_mirrored_posteriors(head):
     posteriors, scan, _ = head
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE)
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE])
     mirrored = posteriors.flip(1)[list(MIRROR)].contiguous()
-    again = refine(mirrored, np.ascontiguousarray(scan[::-1]), 1.0, MIRROR, 0.5, FINE)
+    again = refine(mirrored, [np.ascontiguousarray(scan[::-1])], 1.0, MIRROR, 0.5, [FINE])
     torch.testing.assert_close(again.flip(1)[list(MIRROR)], found, atol=1e-4, rtol=1e-3)
 
 
@@ -78,7 +139,7 @@ def test_small_grids_and_small_structures():
     posteriors /= posteriors.sum(0)
     scan = np.random.default_rng(0).random((2, 1, 3))
     torch.testing.assert_close(
-        refine(posteriors.clone(), scan, 1.0, MIRROR, 0.5, FINE), posteriors
+        refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [FINE]), posteriors
     )
 
 
@@ -90,7 +151,7 @@ def test_what_is_unlike_everything_keeps_its_place(head):
     assert (labels[lesion] == 3).all()
     even = scan / (1 + 0.3 * np.indices(labels.shape)[1] / 40)
     scan = np.where(lesion, 0.68, even).astype(np.float32)
-    found = refine(posteriors.clone(), scan, 1.0, MIRROR, 1, FINE).argmax(0).numpy()
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 1, [FINE]).argmax(0).numpy()
     assert (found[lesion] == 3).mean() > 0.95
 
 
@@ -116,7 +177,7 @@ def test_grey_borders_are_not_a_grey_structure(rng, monkeypatch):
     unsure[..., 28:] = sure[..., 28:]
 
     def right() -> float:
-        found = refine(torch.from_numpy(unsure).clone(), scan, 1.0, (0, 1, 2, 3), 1, FINE)
+        found = refine(torch.from_numpy(unsure).clone(), [scan], 1.0, (0, 1, 2, 3), 1, [FINE])
         return float((found.argmax(0).numpy() == labels)[18:22].mean())
 
     assert right() > 0.98

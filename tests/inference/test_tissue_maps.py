@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from posteriors import boxed_posteriors
 
-from synthseg_bids.images.geometry import resample, resampling_matrix
 from synthseg_bids.inference.postprocess import resample_sums
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import network_labels
@@ -19,20 +18,9 @@ GROUPS = channels_of_parts(LABELS)
 
 @pytest.mark.parametrize('steps', [(0.6, 0.7, 3.0), (1, 1, 1), (2.2, 0.4, 0.9)])
 def test_sums_are_those_of_resampled_posteriors(steps):
-    shape, box = (20, 22, 24), (slice(3, 17), slice(0, 20), slice(5, 24))
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn((1, len(LABELS), 4, 4, 4), generator=generator) * 6
-    part = nn.functional.interpolate(coarse, size=(14, 20, 19), mode='trilinear')[0].softmax(0)
-    posteriors = torch.zeros((len(LABELS), *shape))
-    posteriors[(slice(None), *box)] = part
-    to_shape = tuple(int(n / s) for n, s in zip(shape, steps, strict=True))
-    matrices = [
-        torch.from_numpy(resampling_matrix(a, b, s))
-        for a, b, s in zip(shape, to_shape, steps, strict=True)
-    ]
-    everywhere = torch.stack([resample(p, matrices) for p in posteriors])
-    found = resample_sums(part, box, shape, to_shape, np.array(steps), GROUPS)
-    assert found.shape == (5, *to_shape)
+    arguments, everywhere = boxed_posteriors(steps)
+    found = resample_sums(*arguments, GROUPS)
+    assert found.shape == (5, *everywhere.shape[1:])
     expected = torch.stack([everywhere[group].sum(0) for group in GROUPS]).numpy() * 255
     # Each is the difference of two rounded sums, and of what is below 1/512 nothing is kept.
     assert np.abs(found - expected).max() < 2.5

@@ -29,13 +29,6 @@ INK = f"""(() => {{
 }})()"""
 
 
-@pytest.fixture(scope='module')
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    chromium = Chromium(tmp_path_factory.mktemp('chromium'))
-    yield chromium
-    chromium.close()
-
-
 @pytest.fixture
 def page(browser: Chromium) -> Iterator[Chromium]:
     """A browser in whose pages nothing must go wrong and from which nothing must leave."""

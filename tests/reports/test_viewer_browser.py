@@ -54,13 +54,6 @@ def server(out: Path) -> Iterator[ViewerServer]:
         yield server
 
 
-@pytest.fixture(scope='module')
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    chromium = Chromium(tmp_path_factory.mktemp('chromium'))
-    yield chromium
-    chromium.close()
-
-
 @pytest.fixture
 def page(browser: Chromium, server: ViewerServer) -> Iterator[Chromium]:
     """A browser in whose pages nothing must go wrong and which asks nobody but the server."""

@@ -67,7 +67,7 @@ def test_codes_without_a_side_go_to_the_nearest(code, left, right):
 
 
 def test_unknown_codes_are_named():
-    with pytest.raises(LabelSchemeError, match=r'brain.mgz: codes \[666, 9999\]'):
+    with pytest.raises(LabelSchemeError, match=r'brain.mgz: labels \[666, 9999\]'):
         fold_codes(np.array([[[2, 666, 9999]]]), 'brain.mgz')
 
 

@@ -35,7 +35,7 @@ BUILT_IN = {
 HOW_NOT_WHAT = {
     *('use_gpu', 'device', 'devices', 'slots_per_device', 'lock_dir', 'num_threads'),
     *('gpu_fallback', 'low_memory', 'memory_limit'),
-    *('environ', 'use_cpu', 'seconds'),
+    *('environ', 'use_cpu', 'seconds', 'priors_dir'),
 }
 
 

@@ -1,0 +1,106 @@
+"""Resample volumes between grids that are turned against each other."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..images.geometry import bounding_box, widen_box
+
+Box = tuple[slice, ...]
+
+
+def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, Tensor]:
+    """Interpolate a volume linearly on another grid, where it is not zero.
+
+    Parameters
+    ----------
+    volume : (x, y, z) tensor
+        Zero outside of its grid.
+    matrix : (4, 4) array
+        Maps voxel indices of the other grid to those of the volume.
+    shape : (3,) tuple of int
+        Of the other grid.
+
+    Returns
+    -------
+    box : tuple of slice
+        Smallest box in the other grid around all voxels that depend on the volume's values; empty
+        if there are none.
+    part : float32 tensor
+        The values in it.
+    """
+    support = bounding_box(volume.numpy() > 0)
+    nothing = (slice(0, 0),) * 3
+    if support is None:
+        return nothing, torch.zeros(0, 0, 0)
+    # A margin of zeros, towards which the values fall off.
+    support = widen_box(support, 1, volume.shape)
+    ends = [(part.start - 1, part.stop) for part in support]
+    corners = np.array([[*corner, 1] for corner in product(*ends)]) @ np.linalg.inv(matrix).T
+    low = np.maximum(np.ceil(corners[:, :3].min(axis=0) - 1e-6).astype(int), 0)
+    high = np.minimum(np.floor(corners[:, :3].max(axis=0) + 1e-6).astype(int) + 1, shape)
+    if (high <= low).any():
+        return nothing, torch.zeros(0, 0, 0)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    to_part = np.array(matrix, dtype=float)
+    to_part[:3, 3] += matrix[:3, :3] @ low - [part.start for part in support]
+    return box, _interpolated(volume[support].float(), to_part, box)
+
+
+def sample_image(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Interpolate an image linearly on another grid; NaN outside of its field of view.
+
+    Parameters
+    ----------
+    volume, matrix, shape
+        See :func:`sample`.
+
+    Returns
+    -------
+    shape float32 tensor
+    """
+    box = tuple(slice(0, n) for n in shape)
+    found = _interpolated(volume.float(), np.asarray(matrix, dtype=float), box, 'border')
+    return found.masked_fill_(~inside(matrix, shape, volume.shape), torch.nan)
+
+
+def inside(matrix: np.ndarray, shape: tuple[int, ...], of_shape: tuple[int, ...]) -> Tensor:
+    """Return which voxels of a grid lie in the field of view of another one.
+
+    Parameters
+    ----------
+    matrix, shape
+        See :func:`sample`.
+    of_shape : (3,) tuple of int
+        Shape of the grid with the field of view.
+
+    Returns
+    -------
+    shape bool tensor
+    """
+    seen = torch.ones(shape, dtype=torch.bool)
+    for row, n in zip(matrix[:3], of_shape, strict=True):
+        x, y, z = (float(step) * torch.arange(m) for step, m in zip(row, shape, strict=False))
+        place = (x[:, None, None] + float(row[3])) + y[:, None] + z
+        seen &= (place >= -0.5) & (place <= n - 0.5)
+    return seen
+
+
+def _interpolated(volume: Tensor, matrix: np.ndarray, box: Box, padding: str = 'zeros') -> Tensor:
+    """Interpolate at the voxels of a box; `matrix` maps their indices, from 0, to the volume's."""
+    x, y, z = (torch.arange(part.stop - part.start).float() for part in box)
+    # Positions from -1 to 1 over all voxels, in the order z, y, x.
+    places = []
+    for row, n in zip(matrix[2::-1], volume.shape[::-1], strict=True):
+        by_x, by_y, by_z, shift = (float(value) * 2 / n for value in row)
+        constant = shift + 1 / n - 1
+        places.append((by_x * x[:, None, None] + constant) + by_y * y[:, None] + by_z * z)
+    where = torch.stack(places, -1)[None]
+    return functional.grid_sample(
+        volume[None, None], where, padding_mode=padding, align_corners=False
+    )[0, 0]

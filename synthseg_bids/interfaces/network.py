@@ -1,0 +1,82 @@
+"""What interfaces that segment several images together need of the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nipype.interfaces.base import File, InputMultiPath, isdefined, traits
+
+from synthseg_bids.inference.options import LESIONS
+from synthseg_bids.models import DEFAULT_MODEL
+
+from .base import VersionedInputSpec
+from .priors import prior_file
+
+if TYPE_CHECKING:
+    from synthseg_bids.inference.segmenter import Segmenter
+    from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+
+
+class TogetherInputSpec(VersionedInputSpec):
+    """Inputs of nodes that segment several images of one head."""
+
+    in_files = InputMultiPath(
+        File(exists=True), mandatory=True, desc='images of one head, of any contrasts'
+    )
+    ct = traits.List(
+        traits.Enum('auto', 'yes', 'no'),
+        usedefault=True,
+        desc='whether each image is CT (default: detected by its intensities)',
+    )
+    model = traits.Str(DEFAULT_MODEL, usedefault=True, desc='name or weights file')
+    model_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights file; part of the cache key'
+    )
+    flip = traits.Bool(True, usedefault=True, desc='average with the mirrored image')
+    autocrop = traits.Bool(True, usedefault=True, desc='crop to the brain first')
+    lesions = traits.Enum(
+        *LESIONS, usedefault=True, desc='lesions of the white matter are a label, or part of it'
+    )
+    priors_dir = traits.Str(
+        nohash=True,
+        desc='folder with what SegmentImage has kept; images that have nothing there are '
+        'segmented again',
+    )
+    num_threads = traits.Int(nohash=True, desc='CPU threads')
+
+
+def segmenter_of(inputs: Any) -> Segmenter:
+    """Return the network of a node, on the CPU."""
+    from synthseg_bids.hardware.device import set_threads
+    from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
+    from synthseg_bids.inference.segmenter import cached_segmenter
+
+    threads = inputs.num_threads if isdefined(inputs.num_threads) else None
+    set_threads(threads)
+    return cached_segmenter(
+        SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
+        ComputeOptions('cpu', threads),
+    )
+
+
+def ct_of(inputs: Any, number: int) -> bool | None:
+    """Return whether an image is CT; None if its intensities are to tell."""
+    return {'yes': True, 'no': False}.get(inputs.ct[number] if inputs.ct else '')
+
+
+def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation:
+    """Read what the network has predicted for an image; where it is gone, predict it."""
+    from synthseg_bids.errors import about
+    from synthseg_bids.images.volume_io import read_volume
+    from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+
+    path, ct = inputs.in_files[number], ct_of(inputs, number)
+    if isdefined(inputs.priors_dir):
+        kept = prior_file(inputs.priors_dir, path, inputs, ct)
+        if kept.exists():
+            return SoftSegmentation.load(kept)
+    volume = read_volume(path)
+    with about(path):
+        found = segmenter.predict(volume.data, volume.affine, ct, keep_prior=True).prior
+    assert found is not None
+    return found

@@ -1,0 +1,70 @@
+"""Save the segmentation of a session in the output dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiPath,
+    OutputMultiPath,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    out_dir = traits.Str(mandatory=True, desc='root of the output dataset')
+    session = traits.Any(mandatory=True, desc='SessionRecord of the images')
+    used = traits.List(traits.Int, mandatory=True, desc='numbers of the images combined')
+    refused = traits.List(traits.Str, usedefault=True, desc='why others were not')
+    overlaps = traits.List(traits.Float, mandatory=True, desc='overlap of each with the others')
+    residuals_mm = traits.List(traits.Float, mandatory=True, desc='how far their centroids lie')
+    in_common = File(exists=True, mandatory=True, desc='label map in the space halfway')
+    in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
+    in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
+    in_transforms = InputMultiPath(
+        File(exists=True), mandatory=True, desc='transforms to the space halfway'
+    )
+    in_pairs = InputMultiPath(File(exists=True), mandatory=True, desc='transforms between two')
+
+
+class _OutputSpec(TraitedSpec):
+    out_files = OutputMultiPath(File(exists=True), desc='files that were written')
+    notes = traits.List(traits.Str, desc='messages for the user')
+    provenance = traits.Dict(desc='how the session was segmented')
+
+
+class SaveSession(SimpleInterface):
+    """Write label maps, volumes and transforms of a session under their BIDS names."""
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+    # Results may be cached although the output folder is new or was cleaned.
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.sessions import save_session
+
+        inputs = self.inputs
+        self._results['out_files'] = save_session(
+            Path(inputs.out_dir),
+            inputs.session,
+            inputs.used,
+            {
+                'common': inputs.in_common,
+                'dseg': inputs.in_labels,
+                'morph': inputs.in_volumes,
+                'xfm': inputs.in_transforms,
+                'pairs': inputs.in_pairs,
+            },
+            inputs.overlaps,
+            inputs.residuals_mm,
+            inputs.refused,
+        )
+        self._results['notes'] = list(inputs.refused)
+        self._results['provenance'] = {'Device': 'cpu'}
+        return runtime

@@ -1,0 +1,64 @@
+"""Save the segmentations of all visits of a participant in the output dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiPath,
+    OutputMultiPath,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+
+class _InputSpec(BaseInterfaceInputSpec):
+    out_dir = traits.Str(mandatory=True, desc='root of the output dataset')
+    stems = traits.List(traits.Str, mandatory=True, desc='relative paths of the outputs')
+    sources = traits.List(traits.Str, mandatory=True, desc='BIDS URIs of the images')
+    provenance = traits.List(
+        traits.Dict, mandatory=True, desc='for each image, fields of the sidecar of its label map'
+    )
+    overlaps = traits.List(traits.Float, mandatory=True, desc='overlap of each with the others')
+    in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
+    in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
+    in_transforms = InputMultiPath(
+        File(exists=True), mandatory=True, desc='transforms to the space halfway'
+    )
+
+
+class _OutputSpec(TraitedSpec):
+    out_files = OutputMultiPath(File(exists=True), desc='files that were written')
+
+
+class SaveVisits(SimpleInterface):
+    """Write label map, volumes and transform of each image under their BIDS names."""
+
+    input_spec = _InputSpec
+    output_spec = _OutputSpec
+    # Results may be cached although the output folder is new or was cleaned.
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.longitudinal import save_visit
+
+        inputs = self.inputs
+        self._results['out_files'] = []
+        for number, stem in enumerate(inputs.stems):
+            # The space halfway depends on all visits.
+            others = [uri for uri in inputs.sources if uri != inputs.sources[number]]
+            self._results['out_files'] += save_visit(
+                inputs.out_dir,
+                stem,
+                {
+                    'dseg': inputs.in_labels[number],
+                    'morph': inputs.in_volumes[number],
+                    'xfm': inputs.in_transforms[number],
+                },
+                [inputs.sources[number], *others],
+                {**inputs.provenance[number], 'Overlap': round(inputs.overlaps[number], 4)},
+            )
+        return runtime

@@ -1,0 +1,109 @@
+"""Segment all images of a session together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
+
+from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from synthseg_bids.images.volume_io import Volume
+    from synthseg_bids.inference.combine import Combination
+
+
+class _OutputSpec(TraitedSpec):
+    used = traits.List(traits.Int, desc='numbers of the images that were combined')
+    refused = traits.List(traits.Str, desc='why others were not: their paths, and a reason')
+    out_common = File(exists=True, desc='label map of 1 mm in the space halfway between them')
+    out_labels = OutputMultiPath(
+        File(exists=True), desc='label map on the grid of each image that was combined'
+    )
+    out_volumes = OutputMultiPath(File(exists=True), desc='table of volumes of each of them')
+    out_transforms = OutputMultiPath(
+        File(exists=True), desc='transform of each of them to the space halfway'
+    )
+    out_pairs = OutputMultiPath(
+        File(exists=True), desc='transform of each of them to each later one'
+    )
+    overlaps = traits.List(
+        traits.Float, desc='soft Dice of the structures of each image with those of the others'
+    )
+    residuals_mm = traits.List(
+        traits.Float, desc='RMS distance of the centroids of structures from their means'
+    )
+
+
+class SegmentSession(SimpleInterface):
+    """Segment all images of a session together; on the CPU."""
+
+    input_spec = TogetherInputSpec
+    output_spec = _OutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.images.background import without_far_background
+        from synthseg_bids.images.ct import is_hounsfield
+        from synthseg_bids.images.volume_io import read_volume, write_image
+        from synthseg_bids.inference.combine import Contrast, combine
+
+        inputs, out = self.inputs, Path(runtime.cwd)
+        segmenter = segmenter_of(inputs)
+        volumes, scans = [], []
+        for number, path in enumerate(inputs.in_files):
+            volume = read_volume(path)
+            ct = ct_of(inputs, number)
+            ct = is_hounsfield(volume.data) if ct is None else ct
+            data, _ = without_far_background(volume.data)
+            prior = prior_of(inputs, number, segmenter)
+            scans.append(Contrast(data, volume.affine, prior, ct))
+            volumes.append(volume)
+        found = combine(scans, segmenter.card, segmenter.labels)
+        write_image(out / 'common.nii.gz', found.most_likely(), found.grid.affine)
+        self._results |= {
+            'used': list(found.used),
+            'refused': [f'{inputs.in_files[n]}: {why}' for n, why in found.refused.items()],
+            'out_common': str(out / 'common.nii.gz'),
+            'overlaps': list(found.registration.overlaps),
+            'residuals_mm': list(found.registration.centroid_mm),
+        }
+        self._write_own_grids(found, [volumes[n] for n in found.used], out)
+        self._write_transforms(found, out)
+        return runtime
+
+    def _write_own_grids(self, found: Combination, volumes: list[Volume], out: Path) -> None:
+        from synthseg_bids.bids.tables import morph_rows, write_morph_table
+        from synthseg_bids.images.volume_io import write_label_map
+        from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
+
+        self._results |= {'out_labels': [], 'out_volumes': []}
+        for number, volume in enumerate(volumes):
+            labels, soft = found.on_scan(number, volume.grid)
+            path, table = out / f'dseg_{number}.nii.gz', out / f'morph_{number}.tsv'
+            write_label_map(path, labels, volume)
+            mm3 = volumes_from_labels(labels, volume.affine)
+            rows = morph_rows(mm3, total_intracranial(mm3), [float(v) for v in soft])
+            write_morph_table(table, rows)
+            self._results['out_labels'].append(str(path))
+            self._results['out_volumes'].append(str(table))
+
+    def _write_transforms(self, found: Combination, out: Path) -> None:
+        from synthseg_bids.images.transform_file import write_transform
+
+        def write(name: str, matrix: np.ndarray) -> str:
+            write_transform(out / name, matrix)
+            return str(out / name)
+
+        moves, n = found.registration, len(found.used)
+        self._results['out_transforms'] = [
+            write(f'xfm_{number}.txt', moves.to_scans[number]) for number in range(n)
+        ]
+        # A transform that brings images of the first to the second maps positions the other way.
+        self._results['out_pairs'] = [
+            write(f'xfm_{one}_{other}.txt', moves.between(other, one))
+            for one in range(n)
+            for other in range(one + 1, n)
+        ]

@@ -1,0 +1,102 @@
+"""Workflow for the sessions of a dataset, behind that for its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+
+from nipype.pipeline.engine import Node, Workflow
+
+from synthseg_bids.bids.sessions import SessionRecord
+from synthseg_bids.external.methods import SESSION
+from synthseg_bids.images.ct import ct_setting
+from synthseg_bids.interfaces import SaveSession, SegmentSession
+
+from .resources import Resources
+
+
+def init_sessions_wf(
+    sessions: Iterable[SessionRecord],
+    out_dir: Path,
+    *,
+    priors_dir: Path,
+    model: str = 'default',
+    model_sha256: str = '',
+    flip: bool = True,
+    autocrop: bool = True,
+    ct: bool | None = None,
+    lesions: str = 'label',
+    overwrite: bool = False,
+    resources: Resources | None = None,
+    crash_dir: Path | None = None,
+    name: str = 'sessions_wf',
+) -> Workflow:
+    """Build a workflow that segments the images of each session together.
+
+    It comes after that of :func:`.dataset.init_synthseg_wf`, not into one graph with it: there, a
+    session would fail with any of its images.
+
+    Parameters
+    ----------
+    sessions : iterable of SessionRecord
+    out_dir : Path
+        Root of the output dataset.
+    priors_dir : Path
+        Folder with what the network has predicted for the images.
+    model, model_sha256, flip, autocrop, ct, lesions, overwrite, resources, crash_dir
+        See :func:`.dataset.init_synthseg_wf`.
+    name : str
+
+    Inputs
+    ------
+    None; they are set from `sessions`.
+
+    Outputs
+    -------
+    None; every session has a node ``save`` whose ``out_files`` are its derivatives.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+    """
+    resources = resources or Resources()
+    workflow = Workflow(name=name)
+    by_subject: dict[str, Workflow] = {}
+    for session in sessions:
+        subject = f'sub-{session.participant}'
+        if subject not in by_subject:
+            by_subject[subject] = Workflow(name=subject.replace('+', 'plus'))
+            workflow.add_nodes([by_subject[subject]])
+        one = Workflow(name=session.name)
+        suffixes = [ct_setting(ct, image.suffix) for image in session.images]
+        segment = Node(
+            SegmentSession(
+                in_files=[str(image.path.absolute()) for image in session.images],
+                ct=['auto' if known is None else 'yes' if known else 'no' for known in suffixes],
+                model=model,
+                model_sha256=model_sha256,
+                flip=flip,
+                autocrop=autocrop,
+                lesions=lesions,
+                priors_dir=str(priors_dir),
+                num_threads=resources.threads,
+            ),
+            name='segment',
+            n_procs=resources.threads,
+            mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0),
+        )
+        save = Node(SaveSession(out_dir=str(out_dir.absolute()), session=session), name='save')
+        one.connect([
+            (segment, save, [('used', 'used'), ('refused', 'refused'), ('overlaps', 'overlaps'),
+                             ('residuals_mm', 'residuals_mm'), ('out_common', 'in_common'),
+                             ('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
+                             ('out_transforms', 'in_transforms'), ('out_pairs', 'in_pairs')]),
+        ])  # fmt: skip
+        if crash_dir is not None:
+            one.config['execution']['crashdump_dir'] = str(crash_dir / subject)
+        for node in one._get_all_nodes():
+            node.config = deepcopy(one.config)
+            node.overwrite = True if overwrite else None
+        by_subject[subject].add_nodes([one])
+    return workflow

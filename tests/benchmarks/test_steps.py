@@ -1,0 +1,46 @@
+"""Bytes, operations and CPU seconds of steps inside of steps count once."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import steps
+import torch
+
+
+def test_views_move_nothing():
+    x = torch.zeros(4, 5)
+    with steps.Traffic() as traffic:
+        assert x.T[3:].view(1, 2, 4).shape == (1, 2, 4)
+    assert traffic.n_bytes == 0
+    with steps.Traffic() as traffic:
+        _ = x + 1
+    assert traffic.n_bytes == 2 * x.nbytes
+
+
+def test_inner_steps_count_for_themselves():
+    work: dict[str, tuple[float, float]] = {}
+    x = torch.zeros(8, 8)
+    inner = steps.counted(lambda: x @ x, 'inner', work)
+    steps.counted(lambda: (inner(), x @ x, x + x), 'outer', work)()
+    assert work['inner'] == (3 * x.nbytes, 2 * 8**3)
+    assert work['outer'] == (6 * x.nbytes, 2 * 8**3)
+
+    def spin(seconds: float) -> None:
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+
+    seconds: dict[str, float] = defaultdict(float)
+    inside = steps.timed(lambda: spin(0.05), 'inner', seconds)
+    steps.timed(lambda: (inside(), spin(0.01)), 'outer', seconds)()
+    assert 0.05 <= seconds['inner'] < 0.08
+    assert 0.01 <= seconds['outer'] < 0.04
+
+
+def test_every_step_exists():
+    for module, name, _ in steps.STEPS:
+        assert callable(getattr(module, name))
+    titles = [title for _, _, title in steps.STEPS]
+    assert len(set(titles)) == len(titles)

@@ -1,0 +1,67 @@
+"""Visits are segmented with a prior that they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_register import head, motion, seen
+
+from synthseg_bids.inference.longitudinal import common_prior, register_visits
+from synthseg_bids.inference.register import Registration
+from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+from synthseg_bids.measure.agreement import AlignmentError
+
+
+@pytest.fixture(scope='module')
+def visits() -> list[SoftSegmentation]:
+    """Two visits of one head, which has moved in between."""
+    return [seen(np.eye(4)), seen(motion((6, -4, 5), (4, -3, 2)))]
+
+
+@pytest.fixture(scope='module')
+def registration(visits) -> Registration:
+    return register_visits(visits)
+
+
+def test_without_weight_the_prior_is_the_own(visits, registration):
+    found = common_prior(visits, 'ab', registration, 1, 0)
+    torch.testing.assert_close(found, visits[1].posteriors / 255)
+
+
+def test_priors_are_probabilities_and_close_to_the_head(visits, registration):
+    for own in (0, 1):
+        found = common_prior(visits, 'ab', registration, own, 1)
+        torch.testing.assert_close(found.sum(0), torch.ones(found.shape[1:]))
+        alike = (found.argmax(0) == visits[own].posteriors.argmax(0)).float().mean()
+        assert alike > 0.97
+
+
+def test_no_visit_is_special(visits, registration):
+    forth = common_prior(visits, 'ab', registration, 0, 0.8)
+    turned = visits[::-1]
+    back = common_prior(turned, 'ba', register_visits(turned), 1, 0.8)
+    torch.testing.assert_close(forth, back, atol=1e-4, rtol=0)
+
+
+def test_visits_count_the_same_however_many_scans_they_have(visits, registration):
+    one, other = visits
+    moves = registration.to_scans
+    of_three = replace(registration, to_scans=(moves[0], moves[1], moves[1]))
+    found = common_prior([one, other, other], 'abb', of_three, 0, 1)
+    expected = common_prior(visits, 'ab', registration, 0, 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_another_head_is_refused(visits):
+    labels, affine = head(0.8)
+    with pytest.raises(AlignmentError, match='another head'):
+        register_visits([visits[0], SoftSegmentation.from_labels(labels, affine)])
+
+
+def test_networks_of_other_labels_are_refused(visits):
+    other = replace(visits[1], labels=tuple(label + 1 for label in visits[1].labels))
+    with pytest.raises(AlignmentError, match='use one model'):
+        register_visits([visits[0], other])

@@ -1,0 +1,117 @@
+"""A session runs as a workflow: two images, what the network has predicted for them, outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from app import save_tiny_model
+from ellipsoids import motion, seen
+
+from synthseg_bids import __version__
+from synthseg_bids.bids.image_record import ImageRecord
+from synthseg_bids.bids.names import parse_name
+from synthseg_bids.bids.sessions import SessionRecord, is_current, list_sessions
+from synthseg_bids.images.transform_file import read_transform
+from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+from synthseg_bids.interfaces.priors import prior_file
+from synthseg_bids.labels import channel_labels
+from synthseg_bids.workflows.sessions import init_sessions_wf
+
+ANAT = 'sub-1/ses-a/anat'
+MOTIONS = {'T1w': np.eye(4), 'T2w': motion((6, -4, 5), (4, -3, 2))}
+
+
+def with_all_labels(one: SoftSegmentation) -> SoftSegmentation:
+    """Return the same with a channel for every label of the network."""
+    labels = channel_labels()
+    posteriors = torch.zeros(len(labels), *one.posteriors.shape[1:], dtype=torch.uint8)
+    for label, channel in zip(one.labels, one.posteriors, strict=True):
+        posteriors[labels.index(label)] = channel
+    return SoftSegmentation(posteriors, labels, one.grid, one.box)
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory) -> tuple[SessionRecord, Path]:
+    """A session that was segmented, and the output dataset."""
+    folder = tmp_path_factory.mktemp('session')
+    model = save_tiny_model(folder / 'tiny.safetensors')
+    settings = SimpleNamespace(
+        software_version=__version__, model=str(model), model_sha256='', flip=True, autocrop=True
+    )
+    (folder / 'priors').mkdir()
+    images = []
+    for suffix, move in MOTIONS.items():
+        prior = with_all_labels(seen(move))
+        relative = f'{ANAT}/sub-1_ses-a_{suffix}.nii.gz'
+        path = folder / 'raw' / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scan = prior.posteriors.argmax(0).float().numpy() % 7
+        nib.save(nib.Nifti1Image(scan, prior.grid.affine), path)
+        prior.save(prior_file(str(folder / 'priors'), str(path), settings, False))
+        entities, _, _ = parse_name(path.name)
+        images.append(ImageRecord(path, relative, entities, suffix, status='done'))
+    (record,) = list_sessions(images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('synthseg_bids.inference.combine.COMMON_MM', 2.0)
+        workflow = init_sessions_wf(
+            [record], folder / 'out', priors_dir=folder / 'priors', model=str(model), ct=False
+        )
+        workflow.base_dir = str(folder / 'work')
+        workflow.run()
+    return record, folder / 'out'
+
+
+def test_each_image_has_a_label_map_of_all(session):
+    record, out = session
+    for image, other in zip(record.images, record.images[::-1], strict=True):
+        stem = f'sub-1_ses-a_seg-synthsegsession_desc-{image.suffix}'
+        labels, scan = nib.load(out / ANAT / f'{stem}_dseg.nii.gz'), nib.load(image.path)
+        np.testing.assert_allclose(labels.affine, scan.affine)
+        assert labels.shape == scan.shape
+        sidecar = json.loads((out / ANAT / f'{stem}_dseg.json').read_text())
+        assert sidecar['Sources'] == [image.source, other.source]
+        assert sidecar['Overlap'] > 0.95
+        assert sidecar['ResidualMM'] < 0.5
+        assert (out / ANAT / f'{stem}_morph.tsv').exists()
+
+
+def test_once_in_the_space_halfway(session):
+    record, out = session
+    label_map = out / f'{record.stem}_dseg.nii.gz'
+    assert label_map.name.startswith('sub-1_ses-a_space-session_seg-synthsegsession_')
+    assert {2, 3, 41, 42} < {*np.unique(nib.load(label_map).dataobj)}
+    sidecar = json.loads((out / f'{record.stem}_dseg.json').read_text())
+    assert sidecar['SpatialReference'] == f'bids::{record.stem}_dseg.nii.gz'
+
+
+def test_transforms_bring_one_image_to_another(session):
+    folder = session[1] / ANAT
+    moves = [
+        read_transform(folder / f'sub-1_ses-a_from-{one}_to-{other}_mode-image_xfm.txt')
+        for one, other in (('T1w', 'T2w'), ('T1w', 'session'), ('T2w', 'session'))
+    ]
+    # Positions in the second image become those in the first.
+    np.testing.assert_allclose(moves[0], np.linalg.inv(MOTIONS['T2w']), atol=0.3)
+    np.testing.assert_allclose(moves[0], moves[1] @ np.linalg.inv(moves[2]), atol=1e-6)
+
+
+def test_what_is_up_to_date_is_known(session):
+    record, out = session
+    assert is_current(out, record)
+    assert is_current(out, record, verify=True)
+    label_map = out / f'{record.stem}_dseg.nii.gz'
+    whole = label_map.read_bytes()
+    label_map.write_bytes(whole[:-10])
+    assert not is_current(out, record)
+    label_map.write_bytes(whole)
+    marker = out / f'{record.stem}_dseg.json'
+    text = marker.read_text()
+    marker.write_text(text.replace(json.loads(text)['SessionSHA256'], '0' * 64))
+    assert not is_current(out, record)
+    marker.write_text(text)
