@@ -1,7 +1,7 @@
 """Posteriors of a scan inside the brain's bounding box, in memory and in files.
 
 They are what scans of one participant are registered and combined by. Stored as bytes and
-compressed, those of an adult's head take 3 to 6 MB.
+compressed, those of an adult's head take about 6 MB.
 """
 
 from __future__ import annotations
