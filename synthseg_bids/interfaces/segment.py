@@ -106,19 +106,39 @@ class SegmentImage(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.errors import about
-        from synthseg_bids.files import sha256, write_whole
-        from synthseg_bids.images.ct import CT_RANGE, describe_ct
         from synthseg_bids.images.volume_io import read_volume, write_label_map, write_posteriors
-        from synthseg_bids.inference.memory_estimate import describe_model
+
+        volume = read_volume(self.inputs.in_file)
+        found, card, labels = self._segment(volume)
+        out = Path(runtime.cwd)
+        write_label_map(out / 'dseg.nii.gz', found.labels, volume)
+        if found.posteriors is not None:
+            write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
+            self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
+        if found.parcels is not None:
+            write_label_map(out / 'parcels.nii.gz', found.parcels, volume)
+            self._results['out_parcels'] = str(out / 'parcels.nii.gz')
+        self._write_isotropic(found.isotropic, out)
+        self._write_tissues(found, volume, out)
+        self._results['out_labels'] = str(out / 'dseg.nii.gz')
+        self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
+        self._results['network_report'] = asdict(found.report)
+        self._results['ct'] = found.report.ct
+        self._results['provenance'] = self._provenance(found, card, labels)
+        return runtime
+
+    def _ct(self) -> bool | None:
+        ct: bool | None = self.inputs.ct if isdefined(self.inputs.ct) else None
+        return ct
+
+    def _segment(self, volume: Any) -> tuple[Any, Any, tuple[int, ...]]:
+        """Return the segmentation, the card of the network and the labels; keep its posteriors."""
+        from synthseg_bids.errors import about
+        from synthseg_bids.files import write_whole
         from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
         from synthseg_bids.inference.segmenter import cached_segmenter
-        from synthseg_bids.labels import LESION
-        from synthseg_bids.models.registry import model_path
 
         inputs = self.inputs
-        volume = read_volume(inputs.in_file)
-        ct = inputs.ct if isdefined(inputs.ct) else None
         threads = inputs.num_threads if isdefined(inputs.num_threads) else None
         locked = inputs.use_gpu and inputs.lock_dir
         with (
@@ -146,35 +166,31 @@ class SegmentImage(SimpleInterface):
                     posteriors=inputs.posteriors,
                     labels_1mm=inputs.labels_1mm,
                     posteriors_1mm=inputs.posteriors_1mm,
-                    ct=ct,
+                    ct=self._ct(),
                     tissues=inputs.tissue_maps or inputs.five_tissue,
                     prior=keep,
                 )
         if keep and found.prior is not None:
-            kept = prior_file(inputs.priors_dir, inputs.in_file, inputs, ct)
+            kept = prior_file(inputs.priors_dir, inputs.in_file, inputs, self._ct())
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, found.prior.save)
-        out = Path(runtime.cwd)
-        write_label_map(out / 'dseg.nii.gz', found.labels, volume)
-        if found.posteriors is not None:
-            write_posteriors(out / 'probseg.nii.gz', found.posteriors, volume.affine, volume)
-            self._results['out_posteriors'] = str(out / 'probseg.nii.gz')
-        if found.parcels is not None:
-            write_label_map(out / 'parcels.nii.gz', found.parcels, volume)
-            self._results['out_parcels'] = str(out / 'parcels.nii.gz')
-        self._write_isotropic(found.isotropic, out)
-        self._write_tissues(found, volume, out)
-        self._results['out_labels'] = str(out / 'dseg.nii.gz')
-        self._results['soft_volumes_mm3'] = [float(v) for v in found.volumes_mm3]
-        self._results['network_report'] = asdict(found.report)
-        self._results['ct'] = found.report.ct
-        self._results['provenance'] = {
+        return found, segmenter.card, segmenter.labels
+
+    def _provenance(self, found: Any, card: Any, labels: tuple[int, ...]) -> dict[str, Any]:
+        from synthseg_bids.files import sha256
+        from synthseg_bids.images.ct import CT_RANGE, describe_ct
+        from synthseg_bids.inference.memory_estimate import describe_model
+        from synthseg_bids.labels import LESION
+        from synthseg_bids.models.registry import model_path
+
+        inputs = self.inputs
+        provenance = {
             'SoftwareVersion': __version__,
-            'ModelName': segmenter.card.name,
-            'ModelSHA256': segmenter.card.sha256,
+            'ModelName': card.name,
+            'ModelSHA256': card.sha256,
             'FlipAveraging': inputs.flip,
             'Autocrop': inputs.autocrop,
-            'CT': describe_ct(ct),
+            'CT': describe_ct(self._ct()),
             'Lesions': inputs.lesions,
             'InputSHA256': sha256(Path(inputs.in_file)),
             'NetworkInputShape': [int(n) for n in found.grid_shape],
@@ -182,17 +198,16 @@ class SegmentImage(SimpleInterface):
             'Seconds': round(found.seconds, 2),
         }
         if found.report.ct:
-            self._results['provenance']['HounsfieldWindow'] = list(CT_RANGE)
+            provenance['HounsfieldWindow'] = list(CT_RANGE)
         if inputs.parcels:
-            card = describe_model(model_path(PARCEL_MODEL))
-            self._results['provenance']['ParcelModelSHA256'] = card.sha256
-        if LESION in segmenter.labels:
-            self._results['provenance']['LesionLabel'] = True
+            provenance['ParcelModelSHA256'] = describe_model(model_path(PARCEL_MODEL)).sha256
+        if LESION in labels:
+            provenance['LesionLabel'] = True
         if found.fallback:
-            self._results['provenance']['Fallback'] = found.fallback
+            provenance['Fallback'] = found.fallback
         if found.peak_gpu_mb is not None:
-            self._results['provenance']['PeakGPUMemoryMB'] = round(found.peak_gpu_mb)
-        return runtime
+            provenance['PeakGPUMemoryMB'] = round(found.peak_gpu_mb)
+        return provenance
 
     def _write_tissues(self, found: Any, volume: Any, out: Path) -> None:
         from synthseg_bids.images.geometry import spacing_mm
