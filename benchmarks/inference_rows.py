@@ -240,9 +240,13 @@ def peaks(args):
     """Multiply matrices and copy as fast as this computer can: 10^9 operations, bytes a second."""
     import torch
 
+    from synthseg_bids.hardware.device import fast_dtype
+
     torch.set_num_threads(args.threads)
     found = {}
-    for name in ('float32', 'bfloat16'):
+    # Where it is emulated, such a product in bfloat16 takes minutes.
+    fast = fast_dtype(torch.device('cpu'))
+    for name in ('float32', 'bfloat16') if fast == torch.bfloat16 else ('float32',):
         matrix = torch.randn(2048, 2048).to(getattr(torch, name))
         fastest = measure(lambda matrix=matrix: matrix @ matrix, repeats=8)['seconds']
         found[name] = 2 * 2048**3 / fastest / 1e9
