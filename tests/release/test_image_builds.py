@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_installed_build_of_pytorch(tmp_path, device, index, expected):
     packages = tmp_path / 'app/lib/python3.11/site-packages'
     left = {str(p.relative_to(packages)) for p in packages.rglob('*') if p.is_file()}
     assert left == set(NEEDED)
+
+
+@pytest.mark.parametrize('name', ['docker/Dockerfile', 'singularity/synthseg-bids.def'])
+def test_what_images_check_of_the_weights_runs(name):
+    text = (ROOT / name).read_text()
+    programs = re.findall(r"python -c(?: \\\n)? +'([^']+)'", text)
+    assert programs
+    for program in set(programs):
+        subprocess.run([sys.executable, '-c', program], check=True)
