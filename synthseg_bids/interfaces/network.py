@@ -13,8 +13,15 @@ from .base import VersionedInputSpec
 from .priors import prior_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
     from synthseg_bids.inference.segmenter import Segmenter
     from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+
+#: Whether an image is CT, as nodes ask for it; None if its intensities are to tell.
+CT_WORDS = {None: 'auto', True: 'yes', False: 'no'}
 
 
 class TogetherInputSpec(VersionedInputSpec):
@@ -24,7 +31,7 @@ class TogetherInputSpec(VersionedInputSpec):
         File(exists=True), mandatory=True, desc='images of one head, of any contrasts'
     )
     ct = traits.List(
-        traits.Enum('auto', 'yes', 'no'),
+        traits.Enum(*CT_WORDS.values()),
         usedefault=True,
         desc='whether each image is CT (default: detected by its intensities)',
     )
@@ -80,3 +87,13 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
         found = segmenter.predict(volume.data, volume.affine, ct, keep_prior=True).prior
     assert found is not None
     return found
+
+
+def write_volumes(path: Path, labels: np.ndarray, affine: np.ndarray, soft: np.ndarray) -> None:
+    """Write the volumes of a label map, and the soft volumes of its labels, as a table."""
+    from synthseg_bids.bids.tables import morph_rows, write_morph_table
+    from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
+
+    volumes = volumes_from_labels(labels, affine)
+    rows = morph_rows(volumes, total_intracranial(volumes), [float(v) for v in soft])
+    write_morph_table(path, rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of
+from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of, write_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,18 +75,14 @@ class SegmentSession(SimpleInterface):
         return runtime
 
     def _write_own_grids(self, found: Combination, volumes: list[Volume], out: Path) -> None:
-        from synthseg_bids.bids.tables import morph_rows, write_morph_table
         from synthseg_bids.images.volume_io import write_label_map
-        from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
         self._results |= {'out_labels': [], 'out_volumes': []}
         for number, volume in enumerate(volumes):
             labels, soft = found.on_scan(number, volume.grid)
             path, table = out / f'dseg_{number}.nii.gz', out / f'morph_{number}.tsv'
             write_label_map(path, labels, volume)
-            mm3 = volumes_from_labels(labels, volume.affine)
-            rows = morph_rows(mm3, total_intracranial(mm3), [float(v) for v in soft])
-            write_morph_table(table, rows)
+            write_volumes(table, labels, volume.affine, soft)
             self._results['out_labels'].append(str(path))
             self._results['out_volumes'].append(str(table))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, prior_of, segmenter_of
+from .network import TogetherInputSpec, prior_of, segmenter_of, write_volumes
 
 
 class _InputSpec(TogetherInputSpec):
@@ -55,15 +55,6 @@ class SegmentVisits(SimpleInterface):
             self._results['out_labels'].append(str(out / f'dseg_{number}.nii.gz'))
             self._results['out_transforms'].append(str(out / f'xfm_{number}.txt'))
             table = out / f'morph_{number}.tsv'
-            _write_volumes(table, labels, volume.affine, soft)
+            write_volumes(table, labels, volume.affine, soft)
             self._results['out_volumes'].append(str(table))
         return runtime
-
-
-def _write_volumes(path: Path, labels: Any, affine: Any, soft: Any) -> None:
-    from synthseg_bids.bids.tables import morph_rows, write_morph_table
-    from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
-
-    volumes = volumes_from_labels(labels, affine)
-    rows = morph_rows(volumes, total_intracranial(volumes), [float(v) for v in soft])
-    write_morph_table(path, rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from synthseg_bids.interfaces import SaveDerivatives
 
 from .image import init_image_wf, optional_maps
 from .resources import Resources
+from .settings import apply_settings
 
 
 def init_synthseg_wf(
@@ -122,11 +122,7 @@ def init_synthseg_wf(
         subject_wf.add_nodes(
             [_init_saving_wf(image, out_dir, options) for image in subject_images]
         )
-        if crash_dir is not None:
-            subject_wf.config['execution']['crashdump_dir'] = str(crash_dir / label)
-        for node in subject_wf._get_all_nodes():
-            node.config = deepcopy(subject_wf.config)
-            node.overwrite = True if overwrite else None
+        apply_settings(subject_wf, crash_dir and crash_dir / label, overwrite)
         workflow.add_nodes([subject_wf])
     return workflow
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.inference.options import TEMPLATE_WEIGHT
 from synthseg_bids.interfaces import SaveVisits, SegmentVisits
+from synthseg_bids.interfaces.network import CT_WORDS
 
 from .crashes import Crash, PluginError
 from .resources import Resources
 from .runner import configure_nipype, run_workflow
+from .settings import apply_settings
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,11 @@ def init_longitudinal_wf(
     """
     workflow, resources = Workflow(name=name), resources or Resources()
     for label, images in participants.items():
-        known = [ct_setting(ct, image.suffix) for image in images]
         segment = Node(
             SegmentVisits(
                 in_files=[str(image.path.absolute()) for image in images],
                 visits=[image.entities['ses'] for image in images],
-                ct=['auto' if one is None else 'yes' if one else 'no' for one in known],
+                ct=[CT_WORDS[ct_setting(ct, image.suffix)] for image in images],
                 model=model,
                 model_sha256=model_sha256,
                 flip=flip,
@@ -117,11 +117,7 @@ def init_longitudinal_wf(
                                          ('out_volumes', 'in_volumes'),
                                          ('out_transforms', 'in_transforms'),
                                          ('overlaps', 'overlaps')])])  # fmt: skip
-        if crash_dir is not None:
-            of_one.config['execution']['crashdump_dir'] = str(crash_dir / f'sub-{label}')
-        for node in of_one._get_all_nodes():
-            node.config = deepcopy(of_one.config)
-            node.overwrite = True if overwrite else None
+        apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])
     return workflow
 

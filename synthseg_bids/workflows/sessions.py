@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from pathlib import Path
 
 from nipype.pipeline.engine import Node, Workflow
@@ -12,8 +11,10 @@ from synthseg_bids.bids.sessions import SessionRecord
 from synthseg_bids.external.methods import SESSION
 from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.interfaces import SaveSession, SegmentSession
+from synthseg_bids.interfaces.network import CT_WORDS
 
 from .resources import Resources
+from .settings import apply_settings
 
 
 def init_sessions_wf(
@@ -69,11 +70,10 @@ def init_sessions_wf(
             by_subject[subject] = Workflow(name=subject.replace('+', 'plus'))
             workflow.add_nodes([by_subject[subject]])
         one = Workflow(name=session.name)
-        suffixes = [ct_setting(ct, image.suffix) for image in session.images]
         segment = Node(
             SegmentSession(
                 in_files=[str(image.path.absolute()) for image in session.images],
-                ct=['auto' if known is None else 'yes' if known else 'no' for known in suffixes],
+                ct=[CT_WORDS[ct_setting(ct, image.suffix)] for image in session.images],
                 model=model,
                 model_sha256=model_sha256,
                 flip=flip,
@@ -93,10 +93,6 @@ def init_sessions_wf(
                              ('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
                              ('out_transforms', 'in_transforms'), ('out_pairs', 'in_pairs')]),
         ])  # fmt: skip
-        if crash_dir is not None:
-            one.config['execution']['crashdump_dir'] = str(crash_dir / subject)
-        for node in one._get_all_nodes():
-            node.config = deepcopy(one.config)
-            node.overwrite = True if overwrite else None
+        apply_settings(one, crash_dir and crash_dir / subject, overwrite)
         by_subject[subject].add_nodes([one])
     return workflow
