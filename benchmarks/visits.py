@@ -126,7 +126,7 @@ def atrophy(label_map: LabelMap, share: float) -> tuple[Tensor, dict[int, float]
     ----------
     label_map : LabelMap
     share : float
-        Of the volumes of both, such as 0.02.
+        By which the volumes of both change, such as 0.02.
 
     Returns
     -------

@@ -254,7 +254,7 @@ def change_rows(
     Parameters
     ----------
     times : sequence of float
-        Of the visits, not all equal.
+        Times of the visits, not all of them equal.
     volumes : sequence of mapping of str to float
         Volumes of each visit in mm^3, by the name of the structure.
 

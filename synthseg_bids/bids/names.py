@@ -144,7 +144,7 @@ def anat_files(out_dir: Path, pattern: str, participant: str = 'sub-*') -> Itera
     ----------
     out_dir : Path
     pattern : str
-        Of the file names, with wildcards.
+        Pattern that the file names match, with wildcards.
     participant : str
         Name of a participant's folder (default: of all).
     """

@@ -202,7 +202,7 @@ def save_image_outputs(
         markers[kind].unlink(missing_ok=True)
     # What an earlier model, image or reference left must not stand beside the new label map.
     stale = _kinds_of(stem) if outdated else ['dice'] if tried else []
-    # Of parcels that this run does not find, the new tables say nothing.
+    # The new tables say nothing of parcels that this run does not find.
     stale += [kind for kind in _kinds_of(stem) if kind in _OF_PARCELS]
     stale += [kind for kind in found if not found[kind]]  # whose sidecar is damaged
     for name in output_files(stem, [kind for kind in stale if kind not in files]):

@@ -116,7 +116,7 @@ def write_stats(
     rows : sequence of mapping
         ``index``, ``name``, ``n_voxels`` and ``volume_mm3`` of each structure; the last row is
         their total. Those without a volume are left out, and so are measures that need them.
-        Of parcels of the cortex there may be rows as well.
+        There may be rows for parcels of the cortex as well.
     image : (x, y, z) array
         The scan, whose intensities are described; they are not normalised as FreeSurfer's are.
     labels : (x, y, z) integer array

@@ -68,7 +68,7 @@ class Combination:
     refused : dict of int to str
         Why others were not.
     registration : Registration
-        Of those that were.
+        Registration of the scans that were combined.
     posteriors : (n_channels, x, y, z) float32 tensor
         On the grid; they sum to 1.
     grid : Grid
