@@ -116,13 +116,16 @@ def write_tables(
     """
     from filelock import FileLock
 
-    from synthseg_bids.bids.damage import damaged_agreement, damaged_outputs
+    from synthseg_bids.bids.agreement import write_agreement
+    from synthseg_bids.bids.damage import damaged_outputs
     from synthseg_bids.bids.group import write_group_tables
 
     wrong: dict[str, str] = {}
 
     def compare() -> None:
-        _compare(out_dir, participants, damaged_agreement(out_dir, verify) if group else {})
+        # The tables of all are gathered, those of participants of other runs, too.
+        labels = _with_damaged_tables(out_dir, participants, verify) if group else participants
+        write_agreement(out_dir, labels, verify)
 
     def gather() -> None:
         # If several runs end at once, the one that writes last must have read last, too.
@@ -132,7 +135,7 @@ def write_tables(
     def check() -> None:
         wrong.update(damaged_outputs(out_dir, verify))
         # Outputs that another run is writing are left out of the tables, too, but are no error.
-        ours = _without_unfinished(out_dir, wrong)
+        ours = _without_unfinished(out_dir, wrong, verify)
         if ours:
             told = '; '.join(f'{out_dir / name} {what}' for name, what in ours.items())
             raise DamagedError(f'{told}: run the participant level again')
@@ -144,26 +147,35 @@ def write_tables(
     )
 
 
-def _compare(out_dir: Path, participants: Iterable[str], again: Mapping[str, str]) -> None:
-    """Compare the contrasts of some participants, and of those whose tables are damaged."""
-    from synthseg_bids.bids.agreement import write_agreement
-
-    labels = {name.partition('/')[0].removeprefix('sub-') for name in again}
-    for name, what in again.items():
-        logger.warning('%s: %s; written again', out_dir / name, what)
-        (out_dir / name).unlink(missing_ok=True)
-    write_agreement(out_dir, sorted({*participants} | labels))
-
-
-def _without_unfinished(out_dir: Path, wrong: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the outputs that another run is writing just now."""
+def _with_damaged_tables(out_dir: Path, participants: Iterable[str], verify: bool) -> list[str]:
+    """Add those whose tables of agreement are damaged, unless another run is at work on them."""
+    from synthseg_bids.bids.damage import damaged_agreement
     from synthseg_bids.bids.locks import held_by_others
 
-    label = {name: re.split('[/ ]', name)[0].removeprefix('sub-') for name in wrong}
-    held = held_by_others(out_dir, {*label.values()})
-    for participant in sorted(held):
-        logger.warning('sub-%s: another run is writing its outputs', participant)
-    return {name: what for name, what in wrong.items() if label[name] not in held}
+    damaged = {_participant(name) for name in damaged_agreement(out_dir, verify)}
+    return sorted({*participants} | (damaged - held_by_others(out_dir, damaged)))
+
+
+def _without_unfinished(out_dir: Path, wrong: Mapping[str, str], verify: bool) -> dict[str, str]:
+    """Leave out the outputs that another run is writing, or has written since they were seen."""
+    from synthseg_bids.bids.damage import damaged_outputs
+    from synthseg_bids.bids.locks import held_by_others, hold_participants
+
+    labels = {_participant(name) for name in wrong if name.startswith('sub-')}
+    held = held_by_others(out_dir, labels)
+    found = {name: what for name, what in wrong.items() if not name.startswith('sub-')}
+    for label in sorted(labels):
+        if label in held:
+            logger.warning('sub-%s: another run is writing its outputs', label)
+            continue
+        with hold_participants(out_dir, {label}):
+            found.update(damaged_outputs(out_dir, verify, f'sub-{label}'))
+    return found
+
+
+def _participant(output: str) -> str:
+    """Return the label in the name of an output, or in a text that starts with it."""
+    return re.split('[/ ]', output)[0].removeprefix('sub-')
 
 
 def write_reports(

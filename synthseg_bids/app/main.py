@@ -117,6 +117,8 @@ def run(config: RunConfig) -> int:
     int
         Exit code; see :func:`main`.
     """
+    from synthseg_bids.bids.locks import held_by_others
+
     out_dir = config.output_dir.resolve()
     if config.reports_only:
         participants = tree_participants(out_dir, config.participant_label)
@@ -128,7 +130,9 @@ def run(config: RunConfig) -> int:
         code = _run_participants(config)
     if 'group' in config.analysis_level and not (config.dry_run or config.boilerplate_only):
         participants = tree_participants(out_dir)
-        complete = _write_tables(config, participants)
+        # Another run that is at work on a participant will compare its contrasts itself.
+        held = held_by_others(out_dir, participants)
+        complete = _write_tables(config, [p for p in participants if p not in held])
         complete &= _write_reports(config, participants)
         code = code if complete else EXIT_FAILED
     return code

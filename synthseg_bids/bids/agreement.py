@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -23,6 +23,7 @@ from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
 from ..files import read_description, read_text, remove_table, write_json, write_table
+from .locks import hold_participants
 from .names import (
     anat_files,
     anat_folder,
@@ -52,7 +53,9 @@ class _LabelMap:
 _Pair = tuple[str, _LabelMap, _LabelMap]
 
 
-def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) -> list[Path]:
+def write_agreement(
+    out_dir: Path, participants: Iterable[str] | None = None, verify: bool = False
+) -> list[Path]:
     """Compare the segmentations of each participant and save the tables.
 
     Parameters
@@ -61,34 +64,46 @@ def write_agreement(out_dir: Path, participants: Iterable[str] | None = None) ->
         The output dataset.
     participants : iterable of str, optional
         Labels, with or without ``sub-`` (default: all in the dataset).
+    verify : bool
+        Whether to read all of the tables that there are, or to compare their sizes and ends.
 
     Returns
     -------
     list of Path
-        The tables written; those whose label maps have not changed are left as they are, those of
-        fewer than two label maps are removed.
+        The tables written; those that are whole and whose label maps have not changed are left as
+        they are, those of fewer than two label maps are removed.
+
+    Notes
+    -----
+    Every participant is held while its tables are written, see :func:`.locks.hold_participants`:
+    a run that ends at the same time would see a table without its sidecar.
     """
     if participants is None:
         participants = participant_folders(out_dir)
-    written = []
+    written: list[Path] = []
     for participant in participants:
         label = participant.removeprefix('sub-')
-        maps = _label_maps(out_dir, f'sub-{label}')
-        tables = _plan(maps, out_dir, label)
-        for path in (out_dir / f'sub-{label}').rglob('*_seg-*_agreement.tsv'):
-            if path not in tables:
-                remove_table(path)
-        # Kept for one participant only: those of a thousand do not fit into memory.
-        outlines = lru_cache(maxsize=None)(_outline)
-        for path, pairs in tables.items():
-            origin = _origin(pairs, out_dir)
-            if not _is_current(path, origin):
-                rows = [row for pair in pairs for row in _compare(pair, outlines)]
-                write_table(path, AGREEMENT_COLUMNS, rows)
-                sidecar = {**origin, **AGREEMENT_COLUMNS, 'Table': record(path)}
-                write_json(path.with_suffix('.json'), sidecar)
-                written.append(path)
+        with hold_participants(out_dir, {label}):
+            written += _write_participant(out_dir, label, verify)
     return written
+
+
+def _write_participant(out_dir: Path, label: str, verify: bool) -> Iterator[Path]:
+    maps = _label_maps(out_dir, f'sub-{label}')
+    tables = _plan(maps, out_dir, label)
+    for path in (out_dir / f'sub-{label}').rglob('*_seg-*_agreement.tsv'):
+        if path not in tables:
+            remove_table(path)
+    # Kept for one participant only: those of a thousand do not fit into memory.
+    outlines = lru_cache(maxsize=None)(_outline)
+    for path, pairs in tables.items():
+        origin = _origin(pairs, out_dir)
+        if not _is_current(path, origin, verify):
+            rows = [row for pair in pairs for row in _compare(pair, outlines)]
+            write_table(path, AGREEMENT_COLUMNS, rows)
+            sidecar = {**origin, **AGREEMENT_COLUMNS, 'Table': record(path)}
+            write_json(path.with_suffix('.json'), sidecar)
+            yield path
 
 
 def _label_maps(out_dir: Path, participant: str) -> list[_LabelMap]:
@@ -167,13 +182,16 @@ def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:
     }
 
 
-def _is_current(path: Path, origin: dict[str, Any]) -> bool:
+def _is_current(path: Path, origin: dict[str, Any], verify: bool) -> bool:
     try:
         sidecar = json.loads(read_text(path.with_suffix('.json')))
     except (OSError, ValueError):
         return False
-    whole = not (fault(path, sidecar.get('Table') or {}) or unreadable(path))
-    return whole and all(sidecar.get(key) == value for key, value in origin.items())
+    noted = sidecar.get('Table') or {}
+    if path.exists() and (what := fault(path, noted, verify and bool(noted)) or unreadable(path)):
+        logger.warning('%s: %s; written again', path, what)
+        return False
+    return path.exists() and all(sidecar.get(key) == value for key, value in origin.items())
 
 
 def _outline(path: Path) -> Outline:

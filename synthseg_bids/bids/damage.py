@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -82,32 +83,46 @@ def _unnoted(out_dir: Path, marker: Path) -> dict[str, str]:
     return {name: what for name, what in found.items() if what}
 
 
-def markers(out_dir: Path) -> Iterator[Path]:
-    """List the sidecars of all label maps; see :func:`damage`."""
-    paths = anat_files(out_dir, 'sub-*_seg-*_dseg.json')
+def markers(out_dir: Path, participant: str = 'sub-*') -> Iterator[Path]:
+    """List the sidecars of all label maps, or of those of one participant; see :func:`damage`."""
+    paths = anat_files(out_dir, 'sub-*_seg-*_dseg.json', participant)
     return (p for p in paths if not (has_tissues(p.name) or has_parcels(p.name)))
 
 
-def damaged_outputs(out_dir: Path, verify: bool = False) -> dict[str, str]:
+def damaged_outputs(
+    out_dir: Path, verify: bool = False, participant: str = 'sub-*'
+) -> dict[str, str]:
     """Return what is wrong with the outputs of all images; see :func:`damage`.
 
+    Parameters
+    ----------
+    out_dir : Path
+    verify : bool
+    participant : str
+        Name of a participant's folder (default: of all).
+
+    Notes
+    -----
     An image that counts as done in ``group_status.tsv`` and has no outputs in its participant's
     folder counts as damaged, too.
     """
     found: dict[str, str] = {}
     seen = set()
-    for path in markers(out_dir):
+    for path in markers(out_dir, participant):
         found |= damage(out_dir, path, verify)
         parsed = parse_name(path.name)
         sources = read_marker(path).get('Sources') or ['']
         seen.add((sources[0], parsed[0].get('seg', '') if parsed else ''))
-    return found | damaged_agreement(out_dir, verify) | _lost(out_dir, seen)
+    found |= damaged_agreement(out_dir, verify, participant)
+    return found | _lost(out_dir, seen, participant)
 
 
-def damaged_agreement(out_dir: Path, verify: bool = False) -> dict[str, str]:
-    """Return what is wrong with the tables of agreement between images; see :func:`damage`."""
+def damaged_agreement(
+    out_dir: Path, verify: bool = False, participant: str = 'sub-*'
+) -> dict[str, str]:
+    """Return what is wrong with the tables of agreement; see :func:`damaged_outputs`."""
     found = {}
-    for path in anat_files(out_dir, 'sub-*_seg-*_agreement.tsv'):
+    for path in anat_files(out_dir, 'sub-*_seg-*_agreement.tsv', participant):
         noted = read_marker(path.with_suffix('.json')).get('Table') or {}
         # Earlier versions recorded nothing.
         if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
@@ -115,7 +130,7 @@ def damaged_agreement(out_dir: Path, verify: bool = False) -> dict[str, str]:
     return found
 
 
-def _lost(out_dir: Path, seen: set[tuple[str, str]]) -> dict[str, str]:
+def _lost(out_dir: Path, seen: set[tuple[str, str]], participant: str) -> dict[str, str]:
     """Find images with the status "done" that have no label map."""
     path = out_dir / 'group_status.tsv'
     if not path.exists():
@@ -127,8 +142,8 @@ def _lost(out_dir: Path, seen: set[tuple[str, str]]) -> dict[str, str]:
     found = {}
     for row in rows:
         key = row['source'], row.get('method', 'synthseg')
-        if row['status'] == 'done' and key not in seen:
-            folder = row['participant_id']
+        folder = row['participant_id']
+        if row['status'] == 'done' and key not in seen and fnmatch(folder, participant):
             what = f'holds no outputs of {row["source"]}, which {path.name} says is done'
             if (out_dir / folder).is_dir():
                 found[f'{folder} ({row["source"]}, {key[1]})'] = what

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from synthseg_bids.bids import agreement
 from synthseg_bids.bids.agreement import write_agreement
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.files import read_table, write_json
@@ -160,3 +163,45 @@ def test_lesions_of_both_images_have_a_row_and_count_once(tmp_path):
     assert (dice[LESION_NAME], difference[LESION_NAME]) == (
         lesions['dice'], lesions['volume_difference']
     )  # fmt: skip
+
+
+HELD = """
+import sys
+from pathlib import Path
+from synthseg_bids.bids.locks import held_by_others
+
+print(*held_by_others(Path(sys.argv[1]), ['1', '2']))
+"""
+
+
+def test_a_participant_is_held_while_its_tables_are_written(tmp_path, monkeypatch):
+    # Another run took what was being written for what a killed process had left, and removed it.
+    for name in ('sub-1', 'sub-2'):
+        add(tmp_path, name)
+        add(tmp_path, name, 4, 'T2w')
+    write_table, seen = agreement.write_table, []
+
+    def write(path, columns, rows):
+        command = [sys.executable, '-c', HELD, str(tmp_path)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        seen.append(answer.stdout.split())
+        write_table(path, columns, rows)
+
+    monkeypatch.setattr(agreement, 'write_table', write)
+    assert len(write_agreement(tmp_path)) == 2
+    assert seen == [['1'], ['2']]
+
+
+def test_damaged_tables_are_written_again_once(tmp_path, caplog):
+    add(tmp_path, 'sub-1')
+    add(tmp_path, 'sub-1', 4, 'T2w')
+    (table,) = write_agreement(tmp_path)
+    content = table.read_bytes()
+    table.write_bytes(content.replace(b'contrasts', b'contrAsts', 1))
+    assert write_agreement(tmp_path) == []
+    assert write_agreement(tmp_path, verify=True) == [table]
+    assert table.read_bytes() == content
+    assert 'its checksum differs); written again' in caplog.text
+    table.write_bytes(content[:-5])
+    assert write_agreement(tmp_path) == [table]
+    assert table.read_bytes() == content
