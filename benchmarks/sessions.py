@@ -154,7 +154,8 @@ def measure_head(label_map: Path, seed: int, network: Segmenter) -> Iterator[dic
         assert maps is not None
         alone.append(dice(scan, maps.labels, maps.affine))
     start = time.process_time()
-    register([one.prior for one in contrasts[:2]])
+    two = contrasts[:2]
+    register([one.prior for one in two], [(one.data, one.affine) for one in two])
     per_pair = time.process_time() - start
     start = time.process_time()
     together = combine(contrasts, network.card)
