@@ -211,7 +211,8 @@ def main() -> None:
     given = parser.parse_args()
     network = Segmenter(device='cpu', threads=1)
     rows: list[dict[str, object]] = []
-    for number, path in enumerate(given.label_maps):
+    for path in given.label_maps:
+        number = int(''.join(filter(str.isdigit, path.name)) or 0)
         rows += measure_head(path, given.seed + 10 * number, network)
         write_table(given.out, [*rows[0]], rows)
 
