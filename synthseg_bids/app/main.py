@@ -254,7 +254,7 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
     return write_citation(
         config.output_dir.resolve(),
         stems,
-        **chosen.about(),
+        **chosen.about(config),
         flip=not config.fast,
         autocrop=config.autocrop,
         output_grid=config.output_grid,
