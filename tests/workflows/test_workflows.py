@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +201,7 @@ def test_reason_of_the_system_says_what_to_do(line, reason):
 def behave(how, number):
     import os
     import signal
+    import time
     from pathlib import Path
 
     start = time.monotonic()
