@@ -126,7 +126,7 @@ def segment_as_reference(
     mirror = segmenter.mirror if flip else None
     # TF32 convolutions on a GPU would round their factors to ten bits.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
+        posteriors = infer(segmenter.engine, torch.from_numpy(padded), mirror).posteriors
     posteriors = blur(posteriors)
     if flip:
         posteriors = _largest_component_each(_brain_only(posteriors), segmenter.groups)[inside]
