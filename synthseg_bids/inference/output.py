@@ -21,8 +21,8 @@ from .postprocess import Box, join_boxes
 
 #: Least posterior of anything but background in a voxel near which all voxels are computed, and
 #: the distance, in voxels of the network's first level, that counts as near.
-TRACE = 0.02
-NEAR = 2
+TRACE = 0.1
+NEAR = 1
 LOG2_E = math.log2(math.e)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..images.ct import CT_RANGE
-from ..images.geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, orientation, spacing_mm, to_ras, voxel_volume_mm3
+from ..images.resampling import resample
 from ..models.registry import load_model
 from .engine import Engine
 from .forward import infer
