@@ -26,7 +26,7 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.geometry import from_ras, nested_box, voxel_volume_mm3
+from ..images.geometry import nested_box
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
@@ -35,6 +35,7 @@ from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
 from .axes import detect_turn
 from .confidence import mean_confidence, unsure_sides
+from .empty_borders import cut_empty_borders
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
@@ -43,7 +44,7 @@ from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .parcels import Parcellator
-from .postprocess import Box, most_likely, soft_volumes
+from .postprocess import Box, most_likely
 from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
@@ -292,6 +293,7 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        data, affine, borders = cut_empty_borders(data, affine)
         prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
         settings = self.card, self.mirror, self.options.autocrop
 
@@ -334,6 +336,7 @@ class Segmenter:
             start,
             report,
             note,
+            borders,
             parcels,
             prior,
         )
@@ -361,14 +364,9 @@ class Segmenter:
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
-            labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
-            volumes_mm3=soft_volumes(
-                found.posteriors,
-                prepared.image.size,
-                voxel_volume_mm3(prepared.grid.affine),
-                self.card.unknown_channels,
-            ),
-            posteriors=None if kept is None else from_ras(kept, prepared.orient),
+            labels=np.ascontiguousarray(found.on_scan(labels)),
+            volumes_mm3=found.volumes_mm3(self.card.unknown_channels),
+            posteriors=None if kept is None else found.on_scan(kept, outside=255),
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
@@ -377,7 +375,7 @@ class Segmenter:
             isotropic=isotropic,
             fallback=found.fallback,
             tissues=found.tissue_parts() if tissues else None,
-            parcels=None if parcels is None else from_ras(parcels, prepared.orient),
+            parcels=None if parcels is None else found.on_scan(parcels),
             prior=found.prior,
         )
 
