@@ -118,10 +118,10 @@ def without_ideas(args, repeats: int = 4):
         'without Winograd and the sub-pixel decoder': (concatenating, {}),
         # Winograd's layers have an activation of their own.
         'without Winograd and our ELU': (direct, {'elu_': functional.elu_}),
-        'without Winograd and slabs of logits': (direct, {'SLAB_VOXELS': args.size**3}),
+        'without Winograd and blocks of logits': (direct, {'BLOCK_VOXELS': args.size**3}),
     }
     seconds: dict[str, list[float]] = {name: [] for name in passes}
-    standard = {'elu_': fast_elu, 'SLAB_VOXELS': engine.SLAB_VOXELS}
+    standard = {'elu_': fast_elu, 'BLOCK_VOXELS': engine.BLOCK_VOXELS}
     for _ in range(repeats + 1):
         for name, (built, changes) in passes.items():
             for attribute, value in (standard | changes).items():

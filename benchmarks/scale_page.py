@@ -1,4 +1,4 @@
-"""Write docs/scale.rst from the tables of scale.py and throughput.py."""
+"""Write docs/scale.rst from the tables of scale.py, throughput.py and long_run.py."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def write_page(docs: Path) -> None:
     """Write the page; parts of which nothing was measured are left out."""
     rows = [Measured(row) for row in read_table(docs / 'scale.tsv')]
     throughput = read_table(docs / 'throughput.tsv')
+    long_run = read_table(docs / 'long_run.tsv')
     page = render(
         'scale',
         chunk=CHUNK,
@@ -39,6 +40,8 @@ def write_page(docs: Path) -> None:
         verdicts=verdicts(rows) if rows else [],
         biobank=biobank(rows, throughput),
         throughput=of_throughput(throughput),
+        long_run=long_run,
+        long_run_rows=[[r['tenth'], r['memory_mb'], r['open_files']] for r in long_run],
     )
     write_text(docs / 'scale.rst', page)
 

@@ -68,7 +68,7 @@ def test_posteriors_of_both_passes_are_those_of_the_cpu(rng, dtype):
     network = UNet3D(NETWORK)
     image = torch.from_numpy(rng.random((24, 26, 28), dtype=np.float32))
     here, there = (
-        infer(Engine(network, torch.device(name), form), image, mirror_channels())[0]
+        infer(Engine(network, torch.device(name), form), image, mirror_channels()).posteriors
         for name, form in (('cpu', torch.float32), ('cuda', dtype))
     )
     # bfloat16 has 8 bits; float32 may be TF32 in convolutions, which has 11.

@@ -203,7 +203,7 @@ def _number_format(run: Run) -> torch.dtype:
 def _posteriors(engine: Engine, image: Tensor, mirror: Tensor) -> Tensor:
     """Return the mean posteriors of both passes, on the device."""
     straight, flipped = engine.features(image), engine.features(image.flip(2))
-    whole = slice(0, straight.shape[2])
+    whole = [slice(0, n) for n in straight.shape[2:]]
     found = engine.logits(straight, whole).softmax(1)
     return found.add_(engine.logits(flipped, whole, mirror).softmax(1)).mul_(0.5)
 

@@ -278,68 +278,6 @@ def _triangle_integral(x: np.ndarray) -> np.ndarray:
     return 0.5 + x - np.sign(x) * x**2 / 2
 
 
-def resample(volume: Any, matrices: Sequence[Any]) -> Any:
-    """Resample the three axes of a volume.
-
-    Parameters
-    ----------
-    volume : (x, y, z) array or tensor
-    matrices : three (n_out, n_in) arrays or tensors
-        One per axis, from :func:`resampling_matrix`, of the volume's type.
-
-    Returns
-    -------
-    (x', y', z') array or tensor
-        The volume itself, or a view of it, if no axis changes.
-    """
-    along_x, along_y, along_z = matrices
-    n_x, n_y, n_z = volume.shape
-    if not _is_identity(along_x):
-        volume = (along_x @ volume.reshape(n_x, n_y * n_z)).reshape(-1, n_y, n_z)
-    if not _is_identity(along_y):
-        volume = along_y @ volume
-    return volume if _is_identity(along_z) else volume @ along_z.T
-
-
-def _is_identity(matrix: Any) -> bool:
-    weights = np.asarray(matrix)
-    return np.array_equal(weights, np.eye(len(weights)))
-
-
-def resample_box(
-    volume: Any, box: Sequence[slice], matrices: Sequence[Any]
-) -> tuple[tuple[slice, ...], Any]:
-    """Resample only the output voxels that depend on a box in a volume.
-
-    Parameters
-    ----------
-    volume, matrices
-        See :func:`resample`.
-    box : three slices
-
-    Returns
-    -------
-    box : tuple of slice
-        Smallest box around these output voxels; empty if there are none.
-    part : array or tensor
-        The values in it.
-    """
-    nothing = (slice(0, 0),) * 3
-    rows: list[slice] = []
-    columns: list[slice] = []
-    parts = []
-    for matrix, span in zip(matrices, box, strict=True):
-        weights: Any = np.asarray(matrix)
-        row = bounding_box(weights[:, span].any(axis=1))
-        if row is None:  # narrower than the output's spacing, between two voxels
-            return nothing, volume[nothing]
-        column = bounding_box(weights[row].any(axis=0)) or (slice(0, 0),)
-        rows += row
-        columns += column
-        parts.append(matrix[row + column])
-    return tuple(rows), resample(volume[tuple(columns)], parts)
-
-
 def widen_box(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
     """Add a margin to all sides of a box, inside a volume of a shape.
 

@@ -7,12 +7,16 @@ flips cannot be detected: heads are too symmetric.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
+import torch
 
+from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models.card import ModelCard
 from .confidence import mean_confidence, overall_confidence
 from .engine import Engine
@@ -20,6 +24,11 @@ from .forward import predict
 from .localise import crop_box
 from .memory_plan import Plan
 from .postprocess import Box
+
+logger = logging.getLogger(__name__)
+
+Infer = Callable[[Engine, Plan | None], 'TurnedScan']
+Run = Callable[[Infer, tuple[int, ...]], tuple['TurnedScan', torch.device, str]]
 
 #: Confidence of the shipped network from which on the orientation is not tested. Real scans have
 #: 0.82 to 0.90, those of adults with exchanged or reversed axes 0.48 to 0.70.
@@ -147,3 +156,40 @@ def segment_turned(
     found = {turn: confidence(turn) for turn in turns}
     best = max(turns, key=found.__getitem__)
     return TurnedScan(best.code, found[best] - found[straight])
+
+
+def detect_turn(
+    run: Run, image: np.ndarray, brain: Box, card: ModelCard, confidence: np.ndarray
+) -> tuple[str, float] | None:
+    """Segment rotated copies of the network's input, if its confidence was low.
+
+    Parameters
+    ----------
+    run : callable
+        See :meth:`.fallback.DeviceWithFallback.run`.
+    image : (x, y, z) float32 array
+    brain : tuple of slice
+        Bounding box of the brain; empty if none was found.
+    card : ModelCard
+    confidence : (n_channels,) array
+        From :func:`.confidence.mean_confidence`.
+
+    Returns
+    -------
+    (str, float) or None
+        See :class:`~synthseg_bids.measure.network_report.NetworkReport`.
+    """
+    # The threshold was measured for the shipped model alone.
+    if not limits_hold(card.sha256) or overall_confidence(confidence) >= SURE_CONFIDENCE:
+        return None
+    if not all(part.stop > part.start for part in brain):
+        brain = tuple(slice(0, n) for n in image.shape)
+    segment = partial(segment_turned, image=image, brain=brain, card=card)
+    turned, *_ = run(lambda engine, plan: segment(engine, plan=plan), image.shape)
+    if turned.gain > MAX_AXES_GAIN:
+        logger.warning(
+            'the axes in its header are wrong: R, A and S seem to be %s (but for left and '
+            'right); correct them',
+            ', '.join(turned.code),
+        )
+    return turned.code, turned.gain

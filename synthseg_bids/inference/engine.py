@@ -10,7 +10,7 @@ Differences from :class:`~synthseg_bids.models.unet.UNet3D`:
 - weights are converted to the number format once, and activations work in place;
 - in bfloat16 on the CPU, wide convolutions take a third fewer operations (see
   :mod:`~synthseg_bids.inference.winograd`);
-- a batch normalisation before the output layer is folded into it, and that layer works on slabs,
+- a batch normalisation before the output layer is folded into it, and that layer works on blocks,
   in float32, so that the logits of all labels are never in memory at once.
 
 ``docs/speed.rst`` has measurements.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -32,8 +32,12 @@ from ..hardware.device import fast_dtype
 from ..models.unet import InstanceNorm, Level, UNet3D, fold_voxels
 from .winograd import MIN_FEATURES, WinogradConv3d, channels_last, elu_
 
-#: Voxels whose logits are in memory at once: about what the CPU's caches hold.
-SLAB_VOXELS = 2**15
+#: Scan voxels whose logits are in memory at once: about what the CPU's caches hold; and on a GPU,
+#: where few and large steps are faster.
+BLOCK_VOXELS = 2**13
+GPU_BLOCK_VOXELS = 2**18
+
+CPU = torch.device('cpu')
 
 PARITIES = tuple(itertools.product((0, 1), repeat=3))
 
@@ -84,19 +88,27 @@ def output_layer(network: UNet3D) -> tuple[Tensor, Tensor]:
     return weight * scale, bias + weight @ shift
 
 
-def slabs(features: Tensor, positions: int = 1) -> Iterator[slice]:
-    """Cut features ``(1, n_features, x, y, z)`` along x into slabs.
+def blocks(
+    box: Sequence[slice], positions: int = 1, device: torch.device = CPU
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut a box of features into blocks: along x, and planes that are too large along y as well.
 
     Parameters
     ----------
-    features : tensor
+    box : three slices
     positions : int
-        Scan voxels per feature voxel; a slab has about `SLAB_VOXELS` scan voxels.
+        Scan voxels per feature voxel.
+    device : torch.device
+        A block has about `BLOCK_VOXELS` scan voxels, on a GPU `GPU_BLOCK_VOXELS`.
     """
-    n_x, n_y, n_z = features.shape[2:]
-    thickness = max(1, SLAB_VOXELS // (n_y * n_z * positions))
-    for first in range(0, n_x, thickness):
-        yield slice(first, min(first + thickness, n_x))
+    x, y, z = box
+    most = (BLOCK_VOXELS if device.type == 'cpu' else GPU_BLOCK_VOXELS) // positions
+    row = max(1, z.stop - z.start)
+    height = max(1, min(y.stop - y.start, most // row))
+    thickness = max(1, most // (row * height))
+    for i in range(x.start, x.stop, thickness):
+        for j in range(y.start, y.stop, height):
+            yield slice(i, min(i + thickness, x.stop)), slice(j, min(j + height, y.stop)), z
 
 
 class Engine:
@@ -235,41 +247,52 @@ class Engine:
         return _convolve(level, skips.pop().add_(x))
 
     @torch.inference_mode()
-    def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
-        """Compute the output layer in a slab.
+    def logits(
+        self,
+        features: Tensor,
+        box: Sequence[slice],
+        mirror: Tensor | None = None,
+        position: int | None = None,
+    ) -> Tensor:
+        """Compute the output layer in a box.
 
         Parameters
         ----------
         features : (1, n_features, x, y, z) tensor
             From :meth:`features`.
-        where : slice
-            Slab along the first axis; see :func:`slabs`.
+        box : three slices
+            See :func:`blocks`.
         mirror : (n_channels,) integer tensor, optional
-            For features of the mirrored scan: the channel permutation of a left/right flip. Slab
+            For features of the mirrored scan: the channel permutation of a left/right flip. Box
             and logits are then those of the scan before mirroring.
+        position : int, optional
+            The only scan voxel of each feature voxel to compute (default: all).
 
         Returns
         -------
-        (positions, n_channels, x', y, z) float32 tensor
+        (positions, n_channels, x', y', z') float32 tensor
             Logits of the scan voxels in each feature voxel, in the order of
             :func:`~synthseg_bids.models.unet.fold_voxels`.
         """
         positions, n_channels = self.config.positions, self.config.out_channels
         weight = self._weight.view(positions, n_channels, -1)
         bias = self._bias.view(positions, n_channels, 1)
-        n_x = features.shape[2]
+        x, y, z = box
         if mirror is not None:
-            where = slice(n_x - where.stop, n_x - where.start)
+            n_x = features.shape[2]
+            x = slice(n_x - x.stop, n_x - x.start)
             # Mirroring also reverses the order along x within a voxel.
             sides = [self.config.sub_voxels] * 3
             swap = torch.arange(positions, device=weight.device).view(sides).flip(0).flatten()
             weight, bias = weight[swap][:, mirror], bias[swap][:, mirror]
-        voxels = features[0].movedim(0, -1)[where]
+        if position is not None:
+            weight, bias = weight[position : position + 1], bias[position : position + 1]
+        voxels = features[0].movedim(0, -1)[x, y, z]
         if mirror is not None:
             voxels = voxels.flip(0)
         rows = voxels.reshape(-1, voxels.shape[-1]).float()
         found = torch.addmm(bias.flatten()[:, None], weight.flatten(0, 1), rows.T)
-        return found.view(positions, n_channels, *voxels.shape[:3])
+        return found.view(-1, n_channels, *voxels.shape[:3])
 
     def _join(self, i: int, skip: Tensor, below: Tensor) -> Tensor:
         """Return the first convolution of decoder level `i`, before its activation."""
@@ -324,8 +347,21 @@ def _convolve(level: Level, x: Tensor, first: int = 0) -> Tensor:
         if isinstance(conv, WinogradConv3d) and not level.norms:
             x = conv(x, elu=True)
         else:
-            x = _activate(level, i, conv(x))
+            x = _activate(level, i, _direct(conv, x))
     return x
+
+
+def _direct(conv: nn.Module, x: Tensor) -> Tensor:
+    """Convolve with oneDNN where it is there.
+
+    With one thread, PyTorch takes a slower way for the few voxels of deep levels, up to three
+    times as slow.
+    """
+    here = x.device.type == 'cpu' and x.dtype == torch.float32
+    if here and isinstance(conv, nn.Conv3d) and torch.backends.mkldnn.is_available():
+        ones = (1, 1, 1)
+        return torch.mkldnn_convolution(x, conv.weight, conv.bias, ones, ones, ones, 1)
+    return conv(x)
 
 
 def _activate(level: Level, i: int, x: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """Compute the posteriors of an image on the network grid, within the available memory.
 
-The image is padded and passed through the network as it is and mirrored; both softmax outputs are
-averaged slab by slab, by a plan that fits the memory (see :mod:`.memory_plan`).
+The image is padded and passed through the network as it is and mirrored, and both posteriors are
+averaged (:mod:`.output`), by a plan that fits the memory (:mod:`.memory_plan`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,10 @@ from torch.nn import functional
 
 from ..hardware.device import available_bytes
 from ..hardware.memory import GAPS, release
-from .engine import Engine, slabs
+from .engine import Engine
 from .memory_plan import ROWS, Plan, choose_plan, predicted_bytes, tile_slices
+from .output import Passes, around_brain
+from .postprocess import Box
 from .preprocess import rescale_intensities
 
 #: Bytes that a process may grow to before it returns the memory that earlier passes have freed.
@@ -33,13 +34,28 @@ class Prediction:
     ----------
     posteriors : (n_channels, x, y, z) tensor
         On the CPU, in the plan's number format.
-    flip_dice : (n_channels,) float32 array, or None
-        Dice of the labels of the straight and the mirrored pass; None without a mirrored pass,
-        NaN for labels that occur in neither.
+    box : tuple of slice
+        Their box in the image; outside of it everything is background.
+    counts : (3, n_channels) int64 tensor
+        Number of voxels with each label in both passes, in the straight one, and in the mirrored
+        one, padding included; zeros without a mirrored pass. With ``sub_voxels``, one voxel of
+        each block is counted.
     """
 
     posteriors: Tensor
-    flip_dice: np.ndarray | None
+    box: Box
+    counts: Tensor
+
+    @property
+    def flip_dice(self) -> np.ndarray | None:
+        """Dice of the labels of both passes, (n_channels,) float32 array.
+
+        None without a mirrored pass; NaN for labels that occur in neither.
+        """
+        if not self.counts.any():
+            return None
+        both, straight, flipped = self.counts.double()
+        return (2 * both / (straight + flipped)).float().numpy()
 
 
 def predict(
@@ -68,23 +84,22 @@ def predict(
     -------
     Prediction
     """
-    channels = range(engine.config.out_channels) if channels is None else channels
+    n_channels = engine.config.out_channels if channels is None else len(channels)
     if plan is None:
-        plan = _fitting_plan(engine, image.shape, mirror is not None, len(channels))
+        plan = _fitting_plan(engine, image.shape, mirror is not None, n_channels)
     scaled = torch.from_numpy(rescale_intensities(image))
-    if plan.tiles == 1:
-        posteriors, counts = infer(engine, scaled, mirror, plan.storage, channels, plan.by_rows)
-    else:
-        posteriors, counts = _infer_tiles(engine, scaled, mirror, plan, channels)
-    if mirror is None:
-        return Prediction(posteriors, None)
-    both, straight, flipped = counts.double()
-    return Prediction(posteriors, (2 * both / (straight + flipped)).float().numpy())
+    if plan.tiles > 1:
+        return _infer_tiles(engine, scaled, mirror, plan, channels)
+    return infer(engine, scaled, mirror, plan.storage, channels, plan.by_rows, brain_only=True)
 
 
 def _infer_tiles(
-    engine: Engine, image: Tensor, mirror: np.ndarray | None, plan: Plan, channels: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    engine: Engine,
+    image: Tensor,
+    mirror: np.ndarray | None,
+    plan: Plan,
+    channels: Sequence[int] | None,
+) -> Prediction:
     """Do as :func:`infer`, in tiles along the longest axis."""
     axis = int(np.argmax(image.shape))
     n, multiple = image.shape[axis], engine.config.size_multiple
@@ -95,16 +110,17 @@ def _infer_tiles(
     image = functional.pad(image, widths)
     shape = list(image.shape)
     shape[axis] = n
-    posteriors = torch.empty((len(channels), *shape), dtype=plan.storage)
+    n_channels = engine.config.out_channels if channels is None else len(channels)
+    posteriors = torch.empty((n_channels, *shape), dtype=plan.storage)
     counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
     for seen, kept in tile_slices(image.shape[axis], plan.tiles, multiple):
         tile = image.narrow(axis, seen.start, seen.stop - seen.start)
-        found, counted = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
-        counts += counted
+        found = infer(engine, tile, mirror, plan.storage, channels, plan.by_rows)
+        counts += found.counts
         first, last = max(kept.start, before), min(kept.stop, before + n)
-        part = found.narrow(axis + 1, first - seen.start, last - first)
+        part = found.posteriors.narrow(axis + 1, first - seen.start, last - first)
         posteriors.narrow(axis + 1, first - before, last - first).copy_(part)
-    return posteriors, counts
+    return Prediction(posteriors, tuple(slice(0, n) for n in shape), counts)
 
 
 def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
@@ -131,7 +147,8 @@ def infer(
     storage: torch.dtype = torch.float32,
     channels: Sequence[int] | None = None,
     by_rows: bool = False,
-) -> tuple[Tensor, Tensor]:
+    brain_only: bool = False,
+) -> Prediction:
     """Compute the posteriors of a rescaled image in one piece.
 
     Parameters
@@ -147,18 +164,17 @@ def infer(
         Channels whose posteriors to return (default: all).
     by_rows : bool
         See :class:`Plan`.
+    brain_only : bool
+        Whether voxels that are far from anything but background may be called background, and
+        left away at the borders of the image; for networks with ``sub_voxels``.
 
     Returns
     -------
-    posteriors : (n_channels, x, y, z) tensor
-    counts : (3, n_channels) int64 tensor
-        Number of voxels with each label in both passes, in the straight one, and in the mirrored
-        one, padding included; zeros without a mirrored pass. With ``sub_voxels``, one voxel of
-        each block is counted.
+    Prediction
     """
     config = engine.config
     # At least two voxels at the deepest level: a single one has no variance to normalise by.
-    multiple = config.size_multiple
+    multiple, side = config.size_multiple, config.sub_voxels
     padded = [max(-(-n // multiple), 2) * multiple for n in image.shape]
     before = [(p - n) // 2 for p, n in zip(padded, image.shape, strict=True)]
     _, *inside = (slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
@@ -168,48 +184,22 @@ def infer(
     flipped = None if mirror is None else _features(engine, x.flip(2), by_rows)
     del x
     swap = None if mirror is None else torch.from_numpy(mirror).to(engine.device)
-    n_channels = config.out_channels if channels is None else len(channels)
-    posteriors = torch.empty((n_channels, *image.shape), dtype=storage)
-    counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
-    n_rows = padded[0] // config.sub_voxels
-    thickness = ROWS if by_rows else n_rows
-    for start, one, other, slab in _slabs(straight, flipped, n_rows, thickness, config.positions):
-        found = engine.logits(one, slab).softmax(1)
-        if other is not None:
-            again = engine.logits(other, slab, swap).softmax(1)
-            counts += _count(found[0], again[0]).cpu()
-            found.add_(again).mul_(0.5)
-        if channels is not None and list(channels) != list(range(config.out_channels)):
-            found = found[:, channels]
-        first = config.sub_voxels * (start + slab.start)
-        _place(posteriors, found.to(posteriors), [before[0] - first, *before[1:]])
-    return posteriors, counts
-
-
-def _place(posteriors: Tensor, found: Tensor, before: Sequence[int]) -> None:
-    """Write the posteriors of a slab where they belong, without padding.
-
-    Parameters
-    ----------
-    posteriors : (n_channels, x, y, z) tensor
-        Of the image.
-    found : (positions, n_channels, x', y', z') tensor
-        See :meth:`.engine.Engine.logits`.
-    before : (3,) sequence of int
-        First voxel of the image, counted from the first one of the slab; may be negative.
-    """
-    step = round(len(found) ** (1 / 3))
-    for part, offsets in zip(found, itertools.product(range(step), repeat=3), strict=True):
-        here, there = [], []
-        for offset, skipped, n, size in zip(
-            offsets, before, part.shape[1:], posteriors.shape[1:], strict=True
-        ):
-            first = max(-(-(skipped - offset) // step), 0)
-            last = max(min(-(-(skipped + size - offset) // step), n), first)
-            start = first * step + offset - skipped
-            here.append(slice(first, last))
-            there.append(slice(start, start + (last - first) * step, step))
-        posteriors[(slice(None), *there)] = part[(slice(None), *here)]
+    whole: Box = tuple(slice(0, n // side) for n in padded)
+    if brain_only and side > 1:
+        passes = Passes(engine, straight(whole[0]), flipped and flipped(whole[0]), swap)
+        posteriors, reached, counts = around_brain(passes, storage, channels)
+    else:
+        n_channels = config.out_channels if channels is None else len(channels)
+        posteriors, reached = torch.empty((n_channels, *padded), dtype=storage), whole
+        counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
+        n_rows = whole[0].stop
+        for start in range(0, n_rows, ROWS if by_rows else n_rows):
+            stop = min(start + ROWS, n_rows) if by_rows else n_rows
+            rows, back = slice(start, stop), slice(n_rows - stop, n_rows - start)
+            passes = Passes(engine, straight(rows), flipped and flipped(back), swap)
+            part = posteriors[:, side * start : side * stop]
+            counts += passes.write(part, passes.whole, channels)
+    return Prediction(*_without_padding(posteriors, reached, before, image.shape, side), counts)
 
 
 def _features(engine: Engine, x: Tensor, by_rows: bool) -> Callable[[slice], Tensor]:
@@ -219,39 +209,28 @@ def _features(engine: Engine, x: Tensor, by_rows: bool) -> Callable[[slice], Ten
     return lambda rows: whole[:, :, rows]
 
 
-def _slabs(
-    straight: Callable[[slice], Tensor],
-    flipped: Callable[[slice], Tensor] | None,
-    n_rows: int,
-    thickness: int,
-    positions: int,
-) -> Iterator[tuple[int, Tensor, Tensor | None, slice]]:
-    """Yield the first row of features of both passes, these features, and each slab of them."""
-    for start in range(0, n_rows, thickness):
-        stop = min(start + thickness, n_rows)
-        one = straight(slice(start, stop))
-        other = None if flipped is None else flipped(slice(n_rows - stop, n_rows - start))
-        for slab in slabs(one, positions):
-            yield start, one, other, slab
+def _without_padding(
+    posteriors: Tensor, reached: Box, before: Sequence[int], shape: Sequence[int], side: int
+) -> tuple[Tensor, Box]:
+    """Leave padding away; return posteriors and their box in the image.
 
-
-def _count(straight: Tensor, flipped: Tensor) -> Tensor:
-    """Count the voxels of each label: in both passes, in the first, and in the second."""
-    n = len(straight)
-    one, other = _likeliest(straight).flatten(), _likeliest(flipped).flatten()
-    both = one[one == other]
-    return torch.stack([part.bincount(minlength=n) for part in (both, one, other)])
-
-
-def _likeliest(posteriors: Tensor) -> Tensor:
-    """Return ``posteriors.argmax(0)``; on a CPU, where that is slow, computed as uint8."""
-    if posteriors.is_cuda:
-        return posteriors.argmax(0)
-    best = posteriors[0].clone()
-    found = torch.zeros(best.shape, dtype=torch.uint8)
-    higher = torch.empty(best.shape, dtype=torch.bool)
-    for channel in range(1, len(posteriors)):
-        torch.gt(posteriors[channel], best, out=higher)
-        torch.maximum(found, higher.view(torch.uint8).mul_(channel), out=found)
-        torch.maximum(best, posteriors[channel], out=best)
-    return found
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+    reached : tuple of slice
+        Their box in the padded image, in voxels of the network's first level.
+    before : (3,) sequence of int
+        Padding in front of the image.
+    shape : (3,) sequence of int
+        Shape of the image.
+    side : int
+        Voxels of the image along each side of a voxel of the network's first level.
+    """
+    here, box = [], []
+    for part, skipped, n in zip(reached, before, shape, strict=True):
+        offset = side * part.start - skipped
+        first = max(offset, 0)
+        last = max(min(side * part.stop - skipped, n), first)
+        box.append(slice(first, last))
+        here.append(slice(first - offset, last - offset))
+    return posteriors[(slice(None), *here)], tuple(box)

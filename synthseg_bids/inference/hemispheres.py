@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.geometry import bounding_box, resample, resampling_matrix
+from ..images.geometry import bounding_box, resampling_matrix
+from ..images.resampling import resample
 from ..labels import segmentation_labels
 from .postprocess import Box
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..images.background import small_filled_box
+from ..images.geometry import nested_box
 from ..models.card import ModelCard
 from .engine import Engine
 from .forward import Prediction, predict
@@ -59,11 +60,10 @@ def predict_brain(
     """
     region = region_to_segment(engine, image, card, autocrop, plan)
     prediction = predict(engine, image[region], mirror, plan)
-    posteriors = prediction.posteriors
-    better = corrected_region(posteriors, region, image.shape, card) if autocrop else None
+    better = corrected_region(prediction, region, image.shape, card) if autocrop else None
     if better is None:
         return region, prediction
-    del posteriors, prediction  # as large as what comes now
+    del prediction  # as large as what comes now
     return better, predict(engine, image[better], mirror, plan)
 
 
@@ -102,18 +102,19 @@ def region_to_segment(
         found = predict(engine, pooled, plan=plan, channels=card.outside_channels)
         brain = find_brain(found.posteriors.sum(0, dtype=torch.float32))
         if brain is not None:
-            return _crop(_magnify(brain, factor, region), image.shape, card)
+            seen = _magnify(found.box, factor, region)
+            return _crop(_magnify(brain, factor, seen), image.shape, card)
     return region
 
 
 def corrected_region(
-    posteriors: Tensor, region: Box, shape: tuple[int, ...], card: ModelCard
+    prediction: Prediction, region: Box, shape: tuple[int, ...], card: ModelCard
 ) -> Box | None:
     """Return a better region to segment; None if the brain is where it was looked for.
 
     Parameters
     ----------
-    posteriors : (n_channels, x, y, z) tensor
+    prediction : Prediction
         Of a region to segment.
     region : tuple of slice
         From :func:`region_to_segment`.
@@ -130,11 +131,13 @@ def corrected_region(
     every = slice(None, None, SUBSAMPLING)
     if not card.crop_mm:
         return None
+    posteriors = prediction.posteriors
     outside = sum(posteriors[channel, every, every, every] for channel in card.outside_channels)
     brain = find_brain(torch.as_tensor(outside, dtype=torch.float32))
     if brain is None:
         return None
-    closer = _crop(_magnify(brain, SUBSAMPLING, region), shape, card)
+    seen = nested_box(prediction.box, region)
+    closer = _crop(_magnify(brain, SUBSAMPLING, seen), shape, card)
     apart = max(
         max(abs(new.start - old.start), abs(new.stop - old.stop))
         for new, old in zip(closer, region, strict=True)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import bounding_box, resample_box, resampling_matrix, widen_box
+from ..images.geometry import bounding_box, resampling_matrix, widen_box
+from ..images.resampling import resample_box
 
 #: Probability above which a voxel counts for the connected component to keep (the reference
 #: implementation's threshold).
@@ -176,7 +177,8 @@ def support_box(volume: Tensor, floor: float) -> Box | None:
     plane = bounding_box((volume.amax(-1) > floor).numpy())
     if plane is None:
         return None
-    column = bounding_box((volume[plane].amax((0, 1)) > floor).numpy())
+    # Both axes at once take five times as long.
+    column = bounding_box((volume[plane].amax(0).amax(0) > floor).numpy())
     assert column is not None
     return (*plane, *column)
 

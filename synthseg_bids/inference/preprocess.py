@@ -16,16 +16,8 @@ from ..images.background import (
     without_far_background,
 )
 from ..images.ct import CT_RANGE, is_hounsfield
-from ..images.geometry import (
-    Grid,
-    Orientation,
-    orientation,
-    resample,
-    resample_box,
-    resampling_matrix,
-    spacing_mm,
-    to_ras,
-)
+from ..images.geometry import Grid, Orientation, orientation, resampling_matrix, spacing_mm, to_ras
+from ..images.resampling import resample, resample_box
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..images.ct import CT_RANGE
-from ..images.geometry import from_ras, orientation, resample, spacing_mm, to_ras, voxel_volume_mm3
+from ..images.geometry import from_ras, orientation, spacing_mm, to_ras, voxel_volume_mm3
+from ..images.resampling import resample
 from ..models.registry import load_model
 from .engine import Engine
 from .forward import infer
@@ -126,7 +127,7 @@ def segment_as_reference(
     mirror = segmenter.mirror if flip else None
     # TF32 convolutions on a GPU would round their factors to ten bits.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        posteriors, _ = infer(segmenter.engine, torch.from_numpy(padded), mirror)
+        posteriors = infer(segmenter.engine, torch.from_numpy(padded), mirror).posteriors
     posteriors = blur(posteriors)
     if flip:
         posteriors = _largest_component_each(_brain_only(posteriors), segmenter.groups)[inside]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..images.resampling import resample
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
 from ..models.card import ModelCard
@@ -167,7 +168,7 @@ class _Scan:
 
     def deblurred(self, expected: Tensor) -> Tensor:
         """Return the expected image plus the residual, of which there is none out of view."""
-        residual = self.image - apply_along_axes(expected, self.blur)
+        residual = self.image - resample(expected, self.blur)
         if self.view is not None:
             residual *= self.view
         return residual.add_(expected)
@@ -244,17 +245,20 @@ def _structure(
     coarse = [-(-n // step) for n in size]
     lists, priors, parts, first = [], [], [], 0
     for channel, side in zip(channels, sides, strict=True):
-        values = posteriors[channel][side]
-        likely = values >= least
-        near = [
-            place.add_(own.start - part.start)
-            for place, own, part in zip(likely.nonzero().unbind(1), side, box, strict=True)
+        values = posteriors[channel][side].flatten()
+        likely = (values >= least).nonzero()[:, 0]
+        inner = [
+            torch.arange(p.start - o.start, p.stop - o.start)
+            for p, o in zip(side, box, strict=True)
         ]
-        places = [place + part.start for place, part in zip(near, box, strict=True)]
-        cell = [place // step for place in near]
-        grids = ((places, posteriors.shape[1:]), (near, size), (cell, coarse))
-        lists.append([_flat_index(*grid) for grid in grids])
-        priors.append(values[likely])
+        outer = [torch.arange(part.start, part.stop) for part in side]
+        tables = (
+            _flat_index(outer, posteriors.shape[1:]),
+            _flat_index(inner, size),
+            _flat_index([places // step for places in inner], coarse),
+        )
+        lists.append([table.index_select(0, likely) for table in tables])
+        priors.append(values.index_select(0, likely))
         parts.append((channel, slice(first, first := first + len(priors[-1]))))
     voxels, inside, cells = (torch.cat(part) for part in zip(*lists, strict=True))
     x, y, z = (_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse)
@@ -311,7 +315,7 @@ def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tens
     intensity, weight = apply_along_axes(sums.view(2, *shape), one.blur)
     # Far from the structure the mean tends to the overall one.
     mean = (intensity + 1e-3 * overall) / (weight + 1e-3)
-    return _at(apply_along_axes(mean, one.enlarge), one.inside)
+    return _at(resample(mean, one.enlarge), one.inside)
 
 
 def _at(volume: Tensor, voxels: Tensor) -> Tensor:
@@ -320,9 +324,18 @@ def _at(volume: Tensor, voxels: Tensor) -> Tensor:
 
 
 def _flat_index(places: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Return the indices of voxels in a flattened volume, as int32."""
-    x, y, z = places
-    return ((x * shape[1] + y) * shape[2] + z).int()
+    """Return the indices in a flattened volume of the voxels of a grid, as int32.
+
+    Parameters
+    ----------
+    places : three (n,) tensors
+        Where the grid's planes lie along each axis.
+    shape : (3,) sequence of int
+        Shape of the volume.
+    """
+    x, y, z = (part.int() for part in places)
+    rows = x[:, None] * shape[1] + y
+    return (rows[:, :, None] * shape[2] + z).flatten()
 
 
 def _gaussian(size: int, sigma: float) -> Tensor:

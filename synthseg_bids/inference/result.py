@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ from ..measure.overlap import TOTAL_NAME, total_intracranial, volumes_from_label
 from ..measure.tissues import channels_of_parts
 from ..models.card import ModelCard
 from ..parcels import parcel_labels
+from .empty_borders import EmptyBorders
 from .parcels import ParcelPosteriors, label_parcels
-from .postprocess import Box, resample_labels, resample_sums
+from .postprocess import Box, resample_labels, resample_sums, soft_volumes
 from .preprocess import Prepared
 from .soft_segmentation import SoftSegmentation
 
@@ -122,6 +123,8 @@ class NetworkPosteriors:
         See :class:`Segmentation`.
     parcels : ParcelPosteriors or None
         Logits of the parcels, if asked for.
+    borders : EmptyBorders
+        What was cut off the scan before.
     """
 
     prepared: Prepared
@@ -133,8 +136,30 @@ class NetworkPosteriors:
     start: float
     report: NetworkReport
     fallback: str
+    borders: EmptyBorders
     parcels: ParcelPosteriors | None = None
     prior: SoftSegmentation | None = None
+
+    def volumes_mm3(self, unknown: Sequence[int]) -> np.ndarray:
+        """Return the soft volume of each channel; see :func:`.postprocess.soft_volumes`."""
+        grid, scan = self.prepared.grid, self.prepared.scan_grid
+        volumes = soft_volumes(
+            self.posteriors, self.prepared.image.size, voxel_volume_mm3(grid.affine), unknown
+        )
+        volumes[0] += self.borders.n_voxels * voxel_volume_mm3(scan.affine)
+        return volumes
+
+    def on_scan(self, volumes: np.ndarray, outside: int = 0) -> np.ndarray:
+        """Return maps in the orientation and size of the scan.
+
+        Parameters
+        ----------
+        volumes : (..., x, y, z) array
+            On the grid of what was segmented, in RAS.
+        outside : int
+            See :meth:`.empty_borders.EmptyBorders.added_to`.
+        """
+        return self.borders.added_to(from_ras(volumes, self.prepared.orient), outside)
 
     def on_grid(
         self, grid: Grid, steps: np.ndarray, posteriors: bool
@@ -157,7 +182,7 @@ class NetworkPosteriors:
         scan, groups = self.prepared, channels_of_parts(self.labels)
         shapes = scan.image.shape, scan.scan_grid.shape
         sums = resample_sums(self.posteriors, self.box, *shapes, scan.steps, groups)
-        return from_ras(sums, scan.orient)
+        return self.on_scan(sums)
 
     def parcels_on(self, labels: np.ndarray, grid: Grid, steps: np.ndarray) -> np.ndarray | None:
         """Return labels on a grid in RAS with parcels for cortex; None if not asked for.

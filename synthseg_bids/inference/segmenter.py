@@ -26,16 +26,16 @@ import torch
 from ..errors import InputImageError, about
 from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
-from ..images.geometry import from_ras, nested_box, voxel_volume_mm3
+from ..images.geometry import nested_box
 from ..images.volume_io import Volume
 from ..labels import LESION, mirror_channels, segmentation_labels
 from ..measure.network_report import NetworkReport
-from ..measure.qc_limits import MAX_AXES_GAIN, limits_hold
 from ..models import DEFAULT_MODEL
 from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
-from .axes import SURE_CONFIDENCE, segment_turned
-from .confidence import mean_confidence, overall_confidence, unsure_sides
+from .axes import detect_turn
+from .confidence import mean_confidence, unsure_sides
+from .empty_borders import cut_empty_borders
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
@@ -44,7 +44,7 @@ from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .parcels import Parcellator
-from .postprocess import Box, most_likely, soft_volumes
+from .postprocess import Box, most_likely
 from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
@@ -293,6 +293,7 @@ class Segmenter:
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
+        data, affine, borders = cut_empty_borders(data, affine)
         prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
         settings = self.card, self.mirror, self.options.autocrop
 
@@ -300,8 +301,9 @@ class Segmenter:
             return predict_brain(engine, plan, prepared.image, *settings)
 
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
+        seen = nested_box(prediction.box, region)
         posteriors, inner, prior = sharpen(
-            prediction.posteriors, prepared, region, self.card, self.groups, keep_prior
+            prediction.posteriors, prepared, seen, self.card, self.groups, keep_prior
         )
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
@@ -313,7 +315,13 @@ class Segmenter:
             tuple(confidence.tolist()),
             () if prediction.flip_dice is None else tuple(prediction.flip_dice.tolist()),
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
-            self._turn(prepared.image[region], inner, confidence),
+            detect_turn(
+                self._place.run,
+                prepared.image[region],
+                nested_box(inner, prediction.box),
+                self.card,
+                confidence,
+            ),
         )
         parcels = None
         if self._parcellator is not None:
@@ -322,41 +330,16 @@ class Segmenter:
             prepared,
             self.labels,
             posteriors,
-            nested_box(inner, region),
-            tuple(prediction.posteriors.shape[1:]),
+            nested_box(inner, seen),
+            tuple(part.stop - part.start for part in region),
             device,
             start,
             report,
             note,
+            borders,
             parcels,
             prior,
         )
-
-    def _turn(
-        self, image: np.ndarray, brain: Box, confidence: np.ndarray
-    ) -> tuple[str, float] | None:
-        """Segment rotated copies of the network's input, if its confidence was low.
-
-        Returns
-        -------
-        (str, float) or None
-            See :class:`~synthseg_bids.measure.network_report.NetworkReport`.
-        """
-        # The threshold was measured for the shipped model alone.
-        known = limits_hold(self.card.sha256)
-        if not known or overall_confidence(confidence) >= SURE_CONFIDENCE:
-            return None
-        if not all(part.stop > part.start for part in brain):
-            brain = tuple(slice(0, n) for n in image.shape)
-        segment = partial(segment_turned, image=image, brain=brain, card=self.card)
-        turned, *_ = self._place.run(lambda engine, plan: segment(engine, plan=plan), image.shape)
-        if turned.gain > MAX_AXES_GAIN:
-            logger.warning(
-                'the axes in its header are wrong: R, A and S seem to be %s (but for left and '
-                'right); correct them',
-                ', '.join(turned.code),
-            )
-        return turned.code, turned.gain
 
     def resample(
         self,
@@ -381,14 +364,9 @@ class Segmenter:
         on_gpu = self.device.type == 'cuda'
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else None
         return Segmentation(
-            labels=np.ascontiguousarray(from_ras(labels, prepared.orient)),
-            volumes_mm3=soft_volumes(
-                found.posteriors,
-                prepared.image.size,
-                voxel_volume_mm3(prepared.grid.affine),
-                self.card.unknown_channels,
-            ),
-            posteriors=None if kept is None else from_ras(kept, prepared.orient),
+            labels=np.ascontiguousarray(found.on_scan(labels)),
+            volumes_mm3=found.volumes_mm3(self.card.unknown_channels),
+            posteriors=None if kept is None else found.on_scan(kept, outside=255),
             grid_shape=found.seen,
             device=str(found.device),
             seconds=time.perf_counter() - found.start,
@@ -397,7 +375,7 @@ class Segmenter:
             isotropic=isotropic,
             fallback=found.fallback,
             tissues=found.tissue_parts() if tissues else None,
-            parcels=None if parcels is None else from_ras(parcels, prepared.orient),
+            parcels=None if parcels is None else found.on_scan(parcels),
             prior=found.prior,
         )
 

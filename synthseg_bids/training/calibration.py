@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ..inference.engine import Engine, slabs
+from ..inference.engine import Engine, blocks
 from ..labels import LESION, mirror_channels
 from ..models.card import ModelCard, number_format, save_model
 from ..models.registry import load_model
@@ -192,10 +192,11 @@ def foreground_logits(
     goal = fold_voxels(goal, config.sub_voxels)[0].cpu()
     features = engine.features(padded), engine.features(padded.flip(2))
     parts: list[tuple[Tensor, ...]] = []
-    for slab in slabs(features[0], config.positions):
-        passes = engine.logits(features[0], slab), engine.logits(features[1], slab, mirror)
+    whole = [slice(0, n) for n in features[0].shape[2:]]
+    for block in blocks(whole, config.positions, features[0].device):
+        passes = engine.logits(features[0], block), engine.logits(features[1], block, mirror)
         rows = [logits.movedim(1, -1).flatten(0, 3).cpu() for logits in passes]
-        truth = goal[:, slab].flatten()
+        truth = goal[(slice(None), *block)].flatten()
         shown = (truth != 0) | (rows[0].softmax(-1)[:, 0] < SURE_BACKGROUND)
         parts.append((*(logits[shown] for logits in rows), truth[shown]))
     straight, mirrored, found = (torch.cat(part) for part in zip(*parts, strict=True))

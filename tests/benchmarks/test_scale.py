@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import long_run
 import pytest
 import scale
 import throughput
@@ -67,6 +68,23 @@ def test_throughput_beside_a_stand_in(tmp_path, tiny_model, monkeypatch):
     speed, seconds = float(cpu['scans_per_minute']), float(cpu['seconds'])
     assert speed == pytest.approx(60 * 2 / seconds, rel=0.05)
     assert NOT_MEASURED in (tmp_path / 'docs/scale.rst').read_text()
+
+
+@pytest.mark.slow
+def test_a_long_run_is_shown_in_tenths(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr('long_run.INTERVAL_S', 0.05)
+    write_image(tmp_path / 'scan.nii.gz')
+    long_run.main([
+        '--scans', '2', '--scan', str(tmp_path / 'scan.nii.gz'), '--model', str(tiny_model),
+        '--work', str(tmp_path), '--docs', str(tmp_path / 'docs'),
+    ])  # fmt: skip
+    rows = read_table(tmp_path / 'docs/long_run.tsv')
+    assert [row['tenth'] for row in rows] == [str(n) for n in range(1, 11)]
+    assert {row['temporary_files_left'] for row in rows} == {'0'}
+    assert float(rows[5]['memory_mb']) > 50
+    page = (tmp_path / 'docs/scale.rst').read_text()
+    assert 'A long run\n----------' in page
+    assert f'"10", "{rows[-1]["memory_mb"]}", "{rows[-1]["open_files"]}"' in page
 
 
 def test_page_says_what_is_computed(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthseg_bids.images.geometry import resample, resampling_matrix
+from synthseg_bids.images.geometry import resampling_matrix
+from synthseg_bids.images.resampling import resample
 
 
 def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -58,10 +58,16 @@ class StubEngine(Engine):
         whole = self.features(x)
         return lambda rows: whole[:, :, rows]
 
-    def logits(self, features: Tensor, where: slice, mirror: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        features: Tensor,
+        box: Sequence[slice],
+        mirror: Tensor | None = None,
+        position: int | None = None,
+    ) -> Tensor:
         if mirror is not None:
             features = features.flip(2)[:, mirror]
-        return features[:, :, where].clone()
+        return features[(slice(None), slice(None), *box)].clone()
 
 
 def ball(

@@ -15,12 +15,12 @@ from synthseg_bids.images.geometry import (
     bounding_box,
     from_ras,
     orientation,
-    resample,
     resampling_matrix,
     spacing_mm,
     to_ras,
     voxel_volume_mm3,
 )
+from synthseg_bids.images.resampling import resample
 
 
 def blob(

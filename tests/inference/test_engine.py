@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from synthseg_bids.inference.engine import Engine, slabs, sub_pixel_weights
+from synthseg_bids.inference.engine import Engine, blocks, sub_pixel_weights
 from synthseg_bids.models.unet import NetworkConfig, UNet3D, unfold_voxels
 
 CONFIGS = {
@@ -53,7 +54,8 @@ def random_network(config: NetworkConfig) -> UNet3D:
 
 def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
     features = engine.features(x)
-    parts = [engine.logits(features, slab) for slab in slabs(features)]
+    whole = [slice(0, n) for n in features.shape[2:]]
+    parts = [engine.logits(features, block) for block in blocks(whole)]
     folded = torch.cat(parts, 2).flatten(0, 1)[None]
     return unfold_voxels(folded, engine.config.sub_voxels)[0]
 
@@ -61,7 +63,7 @@ def logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize('name', CONFIGS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.035)])
 def test_equals_the_network(name, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr('synthseg_bids.inference.engine.SLAB_VOXELS', 5000)  # several slabs
+    monkeypatch.setattr('synthseg_bids.inference.engine.BLOCK_VOXELS', 5000)  # several blocks
     monkeypatch.setattr('synthseg_bids.inference.winograd.SLAB_VALUES', 2**14)
     monkeypatch.setattr('synthseg_bids.inference.winograd.ELU_VALUES', 1000)
     network = random_network(CONFIGS[name])
@@ -105,12 +107,15 @@ def test_sub_pixel_weights_are_exact_at_the_borders():
     torch.testing.assert_close(parts[3][:, :, :-1, 1:, 1:], expected[:, :, ::2, 1::2, 1::2])
 
 
-def test_slabs_cover_every_row_once():
-    features = torch.empty(1, 1, 700, 64, 64)
-    found = list(slabs(features))
-    assert len(found) > 2
-    assert len(list(slabs(features, 8))) > 4 * len(found)
-    assert [row for slab in found for row in range(slab.start, slab.stop)] == list(range(700))
+@pytest.mark.parametrize('shape', [(70, 6, 7), (3, 300, 40), (2, 1, 9000), (4, 0, 3)])
+@pytest.mark.parametrize('positions', [1, 8])
+def test_blocks_cover_every_voxel_once(shape, positions):
+    times = np.zeros([n + 5 for n in shape], dtype=np.uint8)
+    box = [slice(5, 5 + n) for n in shape]
+    for block in blocks(box, positions):
+        times[block] += 1
+    assert (times[tuple(box)] == 1).all()
+    assert times.sum() == np.prod(shape)
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])

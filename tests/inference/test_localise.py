@@ -10,6 +10,7 @@ import torch
 from stub_networks import HIPPOCAMPI, SideStub, StubEngine
 from torch import Tensor
 
+from synthseg_bids.inference.forward import Prediction
 from synthseg_bids.inference.localise import (
     corrected_region,
     crop_box,
@@ -88,8 +89,9 @@ def test_nothing_is_corrected_without_a_brain_or_a_crop():
     posteriors = torch.zeros(33, 32, 32, 32)
     posteriors[0] = 1
     region = (slice(0, 32),) * 3
-    assert corrected_region(posteriors, region, SHAPE, CARD) is None
+    prediction = Prediction(posteriors, region, torch.zeros(3, 33, dtype=torch.int64))
+    assert corrected_region(prediction, region, SHAPE, CARD) is None
     posteriors[0, 20:, 20:, 20:] = 0
     posteriors[HIPPOCAMPI[0], 20:, 20:, 20:] = 1
-    assert corrected_region(posteriors, region, SHAPE, CARD) == (slice(10, 42),) * 3
-    assert corrected_region(posteriors, region, SHAPE, replace(CARD, crop_mm=None)) is None
+    assert corrected_region(prediction, region, SHAPE, CARD) == (slice(10, 42),) * 3
+    assert corrected_region(prediction, region, SHAPE, replace(CARD, crop_mm=None)) is None

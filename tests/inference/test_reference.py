@@ -97,10 +97,10 @@ class Known(Engine):
         p[:, 0] = 1 - p[:, 1:].sum(1)
         return p.log()
 
-    def logits(self, features, where, mirror=None):
+    def logits(self, features, box, mirror=None, position=None):
         if mirror is not None:
             features = features.flip(2)[:, mirror]
-        return features[:, :, where].clone()
+        return features[(slice(None), slice(None), *box)].clone()
 
 
 def box(*starts: int, size: int = 10) -> tuple[slice, slice, slice]:

@@ -30,7 +30,7 @@ RECORDED = Path(__file__).parents[1] / 'data' / 'keras_posteriors.npz'
 def posteriors(network, scan):
     """Compute them as a scan's are, the mirrored pass left out."""
     engine = Engine(network, torch.device('cpu'), torch.float32)
-    return infer(engine, torch.from_numpy(scan))[0].numpy()
+    return infer(engine, torch.from_numpy(scan)).posteriors.numpy()
 
 
 def real_scan():

@@ -1,0 +1,241 @@
+"""Compute posteriors from the features of both passes, block by block and around the brain only.
+
+Logits of a block stay in the caches. Most of a scan is air and tissue around the brain. In
+networks that predict blocks of 2x2x2 voxels at once, the first voxel of every block is computed
+first; the other ones only where that shows anything but background, and near there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..images.geometry import bounding_box, widen_box
+from .engine import Engine, blocks
+from .postprocess import Box, join_boxes
+
+#: Least posterior of anything but background in a voxel near which all voxels are computed, and
+#: the distance, in voxels of the network's first level, that counts as near.
+TRACE = 0.1
+NEAR = 1
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The features of one pass, or of a straight and a mirrored one.
+
+    Attributes
+    ----------
+    engine : Engine
+    straight : (1, n_features, x, y, z) tensor
+    flipped : tensor, optional
+        Of the mirrored scan, still mirrored.
+    mirror : (n_channels,) integer tensor, optional
+        Channel permutation of a left/right flip.
+    """
+
+    engine: Engine
+    straight: Tensor
+    flipped: Tensor | None = None
+    mirror: Tensor | None = None
+
+    @property
+    def whole(self) -> Box:
+        """Box of all features."""
+        return tuple(slice(0, n) for n in self.straight.shape[2:])
+
+    def weighted(self, box: Box, position: int | None = None) -> list[Tensor]:
+        """Return the posteriors of each pass in a box, divided by the number of passes.
+
+        Parameters and shape are those of :meth:`.engine.Engine.logits`.
+        """
+        share = 1.0 if self.flipped is None else 0.5
+        found = [softmax_(self.engine.logits(self.straight, box, None, position), share)]
+        if self.flipped is not None:
+            logits = self.engine.logits(self.flipped, box, self.mirror, position)
+            found.append(softmax_(logits, share))
+        return found
+
+    def write(
+        self, posteriors: Tensor, box: Box, channels: Sequence[int] | None, counted: bool = True
+    ) -> Tensor:
+        """Write the mean posteriors in a box.
+
+        Parameters
+        ----------
+        posteriors : (n_channels, x, y, z) tensor
+            Of the voxels of the scan in the box.
+        box : tuple of slice
+            In the features.
+        channels : sequence of int, optional
+            Channels to write (default: all).
+        counted : bool
+
+        Returns
+        -------
+        (3, n_channels) int64 tensor
+            See :func:`count`; zeros if they are not counted.
+        """
+        config = self.engine.config
+        counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
+        for block in blocks(box, config.positions, self.straight.device):
+            found = self.weighted(block)
+            if counted:
+                counts += count(found)
+            mean = found[0] if len(found) == 1 else found[0].add_(found[1])
+            if channels is not None:
+                mean = mean[:, list(channels)]
+            sides = [config.sub_voxels] * 3
+            there = tuple(
+                slice(
+                    config.sub_voxels * (b.start - o.start), config.sub_voxels * (b.stop - o.start)
+                )
+                for b, o in zip(block, box, strict=True)
+            )
+            part = posteriors[(slice(None), *there)]
+            for axis in (3, 2, 1):
+                part = part.unflatten(axis, (-1, config.sub_voxels))
+            part.copy_(mean.unflatten(0, sides).permute(3, 4, 0, 5, 1, 6, 2))
+        return counts
+
+
+def around_brain(
+    passes: Passes, storage: torch.dtype, channels: Sequence[int] | None = None
+) -> tuple[Tensor, Box, Tensor]:
+    """Compute posteriors near anything but background.
+
+    Parameters
+    ----------
+    passes : Passes
+    storage : torch.dtype
+        Number format of the posteriors.
+    channels : sequence of int, optional
+        Channels whose posteriors to return (default: all).
+
+    Returns
+    -------
+    posteriors : (n_channels, x, y, z) tensor
+        In the smallest box around what was computed; background where nothing was.
+    box : tuple of slice
+        That box in the features.
+    counts : (3, n_channels) int64 tensor
+        See :func:`count`; of the first voxels of all blocks of voxels.
+    """
+    config = passes.engine.config
+    chosen = range(config.out_channels) if channels is None else channels
+    background, counts = survey(passes)
+    planes = boxes_near((background < 1 - TRACE).numpy())
+    box = join_boxes(planes)
+    size = [config.sub_voxels * (part.stop - part.start) for part in box]
+    posteriors = torch.zeros((len(chosen), *size), dtype=storage)
+    for kept, channel in zip(posteriors, chosen, strict=True):
+        if channel == 0:
+            kept.fill_(1)
+    for plane in planes:
+        part = _part(posteriors, plane, box, config.sub_voxels)
+        passes.write(part, plane, channels, counted=False)
+    return posteriors, box, counts
+
+
+def _part(posteriors: Tensor, inner: Box, outer: Box, side: int) -> Tensor:
+    """Return the posteriors of a box of features, of those of a larger box."""
+    inside = (
+        slice(side * (i.start - o.start), side * (i.stop - o.start))
+        for i, o in zip(inner, outer, strict=True)
+    )
+    return posteriors[(slice(None), *inside)]
+
+
+def softmax_(logits: Tensor, total: float = 1.0) -> Tensor:
+    """Compute the softmax over the second dimension in place, so that its sum is `total`.
+
+    Twice as fast on the CPU as PyTorch's, since ``exp2`` is faster than ``exp``.
+    """
+    shift = logits.amax(1, keepdim=True).mul_(-LOG2_E)
+    torch.add(shift, logits, alpha=LOG2_E, out=logits).exp2_()
+    return logits.mul_(total / logits.sum(1, keepdim=True))
+
+
+def survey(passes: Passes) -> tuple[Tensor, Tensor]:
+    """Compute the first voxel of every block of voxels.
+
+    Returns
+    -------
+    background : (x, y, z) float32 tensor
+        Its posterior of background; on the CPU.
+    counts : (3, n_channels) int64 tensor
+        See :func:`count`; zeros without a mirrored pass.
+    """
+    background = torch.empty([part.stop for part in passes.whole])
+    counts = torch.zeros(3, passes.engine.config.out_channels, dtype=torch.int64)
+    for block in blocks(passes.whole, device=passes.straight.device):
+        found = passes.weighted(block, position=0)
+        counts += count(found)
+        background[block] = sum(one[0, 0] for one in found).cpu()  # type: ignore[union-attr]
+    return background, counts
+
+
+def boxes_near(foreground: np.ndarray) -> list[Box]:
+    """Return a box for each plane along x, around the foreground in it and in planes near by.
+
+    Parameters
+    ----------
+    foreground : (x, y, z) bool array
+
+    Returns
+    -------
+    list of tuple of slice
+        Of planes near foreground; one plane thick.
+    """
+    found = []
+    flat = [bounding_box(plane) for plane in foreground]
+    for x in range(len(flat)):
+        near = [box for box in flat[max(x - NEAR, 0) : x + NEAR + 1] if box is not None]
+        if near:
+            rows = tuple(
+                slice(min(part.start for part in parts), max(part.stop for part in parts))
+                for parts in zip(*near, strict=True)
+            )
+            found.append((slice(x, x + 1), *widen_box(rows, NEAR, foreground.shape[1:])))
+    return found
+
+
+def count(found: list[Tensor]) -> Tensor:
+    """Count the voxels of each label: in both passes, in the first, and in the second.
+
+    Parameters
+    ----------
+    found : list of (positions, n_channels, x, y, z) tensor
+        From :meth:`Passes.weighted`; only the first position is looked at.
+
+    Returns
+    -------
+    (3, n_channels) int64 tensor
+        On the CPU; zeros if there is one pass only.
+    """
+    n = found[0].shape[1]
+    if len(found) == 1:
+        return torch.zeros(3, n, dtype=torch.int64)
+    one, other = (_likeliest(part[0]).flatten() for part in found)
+    both = one[one == other]
+    return torch.stack([part.bincount(minlength=n) for part in (both, one, other)]).cpu()
+
+
+def _likeliest(posteriors: Tensor) -> Tensor:
+    """Return ``posteriors.argmax(0)``; on a CPU, where that is slow, computed as uint8."""
+    if posteriors.is_cuda:
+        return posteriors.argmax(0)
+    best = posteriors[0].clone()
+    found = torch.zeros(best.shape, dtype=torch.uint8)
+    higher = torch.empty(best.shape, dtype=torch.bool)
+    for channel in range(1, len(posteriors)):
+        torch.gt(posteriors[channel], best, out=higher)
+        torch.maximum(found, higher.view(torch.uint8).mul_(channel), out=found)
+        torch.maximum(best, posteriors[channel], out=best)
+    return found
