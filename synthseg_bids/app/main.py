@@ -260,6 +260,8 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
         parcels=config.parc,
+        sessions=config.combine == 'session',
+        visits=config.longitudinal,
     )
 
 

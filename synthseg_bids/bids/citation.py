@@ -71,6 +71,27 @@ _BIBLIOGRAPHY = """\
   year = {2006},
   doi = {10.1016/j.neuroimage.2006.01.021}
 }
+@article{maes1997,
+  author = {Maes, Frederik and Collignon, Andr{\'e} and Vandermeulen, Dirk and Marchal, Guy and
+            Suetens, Paul},
+  title = {Multimodality image registration by maximization of mutual information},
+  journal = {IEEE Transactions on Medical Imaging},
+  volume = {16},
+  number = {2},
+  pages = {187--198},
+  year = {1997},
+  doi = {10.1109/42.563664}
+}
+@article{reuter2012,
+  author = {Reuter, Martin and Schmansky, Nicholas J. and Rosas, H. Diana and Fischl, Bruce},
+  title = {Within-subject template estimation for unbiased longitudinal image analysis},
+  journal = {NeuroImage},
+  volume = {61},
+  number = {4},
+  pages = {1402--1418},
+  year = {2012},
+  doi = {10.1016/j.neuroimage.2012.02.084}
+}
 @article{bids2016,
   author = {Gorgolewski, Krzysztof J. and others},
   title = {The brain imaging data structure, a format for organizing and describing outputs of
@@ -117,10 +138,9 @@ _TEXT = """\
 This text may be copied, and changed, freely. The keys in brackets are those of `{name}.bib`.
 
 {images} {were} segmented with *synthseg-bids* {version}, a BIDS App [@bids2016; @bidsapps2017]
-{around}. Every image was segmented by itself: none were averaged or registered to each other.
-{contrasts}
+{around}. Every image was segmented by itself{alone} {contrasts}
 
-{how}{references}
+{how}{together}{references}
 
 The workflow ran on Nipype {nipype} [@nipype2011] with nibabel {nibabel} and NumPy {numpy}.
 """
@@ -149,6 +169,26 @@ posteriors were its prior."""
 _PARCELS = """ A second network, which sees
 the posteriors and not the image, named the parcel of each voxel of the cortex, one of 34 on each
 side of the Desikan-Killiany atlas [@desikan2006]."""
+
+_ALONE = ': none were averaged or registered to each other.'
+_FIRST = ' first.'
+
+_REGISTERED = """ were registered rigidly to the space halfway between
+them, by the posteriors of their structures and by the mutual information of their intensities
+[@maes1997]"""
+
+_SESSIONS = f"""
+
+The images of each session were then segmented together as well. They{_REGISTERED}. The posteriors
+of all of them, not refined, were averaged geometrically on a grid of 1 mm and refined by all
+intensities, with a multivariate Gaussian model of each structure [@samseg2016]."""
+
+_VISITS = f"""
+
+All visits of each participant were then segmented together as well. Their images{_REGISTERED}. The
+posteriors of each image, not refined, were mixed with their mean over all visits [@reuter2012].
+Annual change of a structure is the slope of a straight line through its soft volumes, divided by
+their mean."""
 
 _GRIDS = {
     'native': 'the grid of the image',
@@ -193,6 +233,8 @@ def write_citation(
     output_grid: str = 'native',
     references: Collection[str] = (),
     parcels: bool = False,
+    sessions: bool = False,
+    visits: bool = False,
 ) -> Path:
     """Write the methods text and its bibliography.
 
@@ -225,6 +267,9 @@ def write_citation(
         Names of the datasets that the segmentations were compared with.
     parcels : bool
         Whether parcels of the cortex were named.
+    sessions, visits : bool
+        Whether the images of each session, and all visits of each participant, were segmented
+        together as well.
 
     Returns
     -------
@@ -232,7 +277,7 @@ def write_citation(
         ``logs/CITATION.md``; of another method, with its name.
     """
     n_images, n_participants, n_sessions, contrasts = _count(stems)
-    sessions = f' in {_many(n_sessions, "session")}' if n_sessions else ''
+    of_sessions = f' in {_many(n_sessions, "session")}' if n_sessions else ''
     if program:
         around, how = _about_program(program)
     else:
@@ -253,7 +298,10 @@ def write_citation(
         name=name,
         around=around,
         how=how,
-        images=f'{_many(n_images, "image")} of {_many(n_participants, "participant")}{sessions}',
+        images=f'{_many(n_images, "image")} of {_many(n_participants, "participant")}'
+        f'{of_sessions}',
+        alone=_FIRST if sessions or visits else _ALONE,
+        together=(_SESSIONS if sessions else '') + (_VISITS if visits else ''),
         were='was' if n_images == 1 else 'were',
         contrasts=f'There were {contrasts}.' if contrasts else '',
         references=f' Label maps were compared with those of {", ".join(references)} by Dice '

@@ -379,6 +379,21 @@ def test_methods_text_counts_images(tmp_path):
     assert 'those of fs by Dice' in text
 
 
+def test_methods_text_tells_what_was_segmented_together(tmp_path):
+    stems = ['sub-1/ses-a/anat/sub-1_ses-a_seg-synthseg_desc-T1w']
+    card = {'model': 'm', 'checksum': 'a'}
+    alone = ' '.join(write_citation(tmp_path, stems, **card).read_text().split())
+    assert 'none were averaged or registered' in alone
+    assert 'together' not in alone
+    path = write_citation(tmp_path, stems, **card, sessions=True, visits=True)
+    text = ' '.join(path.read_text().split())
+    assert 'segmented by itself first.' in text
+    assert 'images of each session were then segmented together' in text
+    assert 'visits of each participant were then segmented together' in text
+    keys = set(re.findall(r'@(\w+)[;\]]', text))
+    assert keys == set(re.findall(r'^@\w+\{(\w+),', path.with_suffix('.bib').read_text(), re.M))
+
+
 def test_methods_text_names_first_pass_and_refinement(tmp_path):
     stems = ['sub-1/anat/sub-1_seg-synthseg_desc-T1w']
     card = {'model': 'm', 'checksum': 'a', 'crop_mm': (160, 192, 160), 'intensity_weight': 0.75}
