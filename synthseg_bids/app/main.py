@@ -20,6 +20,7 @@ from synthseg_bids.errors import UsageError, explain_error
 from ..hardware.allocator import keep_memory
 from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
+from .dry_run import print_plan
 from .execute import Setup, clean_workdir, segment_images
 from .group_outputs import (
     check_run,
@@ -37,7 +38,6 @@ from .plan import (
     check_folders,
     make_plan,
     note_missing_references,
-    print_plan,
 )
 from .resources import check_resources, divide_resources, fit_memory, without_shared_memory
 from .sessions import combine_sessions
