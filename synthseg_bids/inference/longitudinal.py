@@ -7,7 +7,7 @@ NeuroImage 61:1402, 2012).
 The mean makes changes of volume less noisy and smaller by the same factor, its weight; it cannot
 tell noise from change. Intensities do not refine these posteriors (:mod:`.refine`): they decide
 voxel by voxel which structure it belongs to, from Gaussians fitted to each scan alone, and hardly
-see a border that moves by a tenth of a voxel. On generated visits of two heads, volumes of the
+see a border that moves by a tenth of a voxel. On generated visits of four heads, volumes of the
 network alone had less spread where nothing changes than refined ones, and followed changes better.
 """
 
