@@ -1,5 +1,6 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
-# make test: set up, then lint, types and tests; its end says which tests were not run, and why
+# make test: set up, then lint, types and tests; its end says which tests were not run, and why.
+#     WORKERS processes test at once, each with one thread (default: one per core, four at most)
 # make test-fast: the tests but for the slow ones, those in a browser and those on a GPU
 # make test-gpu: the tests that need a GPU
 # make test-pythons: the fast tests on every Python from 3.10 to 3.13 that is installed, with the
@@ -43,6 +44,9 @@ SAMSEG = $(VENV)/samseg
 SMRIPREP = $(VENV)/smriprep
 # Build of PyTorch in images, and where "make gpu" computes: cuda or cpu.
 DEVICE ?= cuda
+WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 4 ? n : 4)))
+# The tests of a module share what is costly to make, and so are run by one process.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
@@ -83,10 +87,10 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m fast
+	$(PYTEST) -m fast
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu

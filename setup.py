@@ -70,6 +70,7 @@ setup(
             'neuroCombat',
             'statsmodels',
             'pytest',
+            'pytest-xdist',
             'ruff',
         ],
         'demo': ['nilearn'],

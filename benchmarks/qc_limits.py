@@ -27,7 +27,7 @@ from synthseg_bids.files import write_json
 from synthseg_bids.hardware.device import set_threads
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.measure.qc import confidence_values
-from synthseg_bids.measure.qc_measures import FAIL, REVIEW
+from synthseg_bids.measure.qc_rules import FAIL, REVIEW
 from synthseg_bids.synth.label_maps import load_label_map
 
 TARGET = REPOSITORY / 'synthseg_bids' / 'data' / 'qc_limits.json'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -69,25 +68,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section('tests that were not run')
     for reason, count in [*why.items(), *skipped.items()]:
         terminalreporter.write_line(f'{count:5} {reason.removeprefix("Skipped: ")}')
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """While a test measures time, let no other worker run one."""
-    if 'PYTEST_XDIST_WORKER' not in os.environ:
-        return (yield)
-    alone = item.get_closest_marker('alone')
-    root = item.config.rootpath
-    # Whoever waits for the second holds the first, so that nobody goes before.
-    with (root / 'setup.py').open() as gate, (root / 'pyproject.toml').open() as work:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.flock(work, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(gate, fcntl.LOCK_UN)
-        try:
-            return (yield)
-        finally:
-            # Not left to closing, since processes that were forked may hold it open.
-            fcntl.flock(work, fcntl.LOCK_UN)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from app import options
 
 from synthseg_bids.app import main as app
+from synthseg_bids.app.resources import without_shared_memory
 from synthseg_bids.cli import main as cli
 from synthseg_bids.errors import UsageError, explain_error
 from synthseg_bids.workflows.crashes import find_reason
@@ -74,7 +75,7 @@ def test_one_process_needs_no_shared_memory(error, monkeypatch, caplog):
 
     monkeypatch.setattr(multiprocessing.context.BaseContext, 'Lock', fail)
     one, two = Resources(nprocs=1), Resources(nprocs=2)
-    assert app._without_shared_memory(('MultiProc', {}), one)[0] == 'Linear'
+    assert without_shared_memory(('MultiProc', {}), one)[0] == 'Linear'
     assert '/dev/shm' in caplog.text
     with pytest.raises(UsageError, match=r'^/dev/shm: .*several processes need shared memory'):
-        app._without_shared_memory(('MultiProc', {}), two)
+        without_shared_memory(('MultiProc', {}), two)

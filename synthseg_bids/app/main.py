@@ -11,9 +11,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import UsageError, explain_error
 
@@ -21,7 +21,6 @@ from ..hardware.allocator import keep_memory
 from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .execute import Setup, clean_workdir, segment_images
-from .fit_memory import fit_memory
 from .group_outputs import (
     check_run,
     outdated_participants,
@@ -40,6 +39,7 @@ from .plan import (
     note_missing_references,
     print_plan,
 )
+from .resources import check_resources, divide_resources, fit_memory, without_shared_memory
 from .sessions import combine_sessions
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ logger = logging.getLogger('synthseg_bids')
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BIDS, EXIT_INTERNAL = 1, 2, 3, 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-#: Requests above this multiple of the physical memory are taken for a mix-up of MB and GB.
-MOST_MEMORY = 4
 
 #: Errors of the operating system that count as wrong usage: the paths given cannot be used.
 _USAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -145,7 +142,7 @@ def _run_participants(config: RunConfig) -> int:
     from synthseg_bids.files import write_text
 
     work_dir = check_folders(config)
-    _check_resources(config)
+    check_resources(config)
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     if config.debug:
         plugin = 'Linear', {'debug': True}
@@ -161,8 +158,8 @@ def _run_participants(config: RunConfig) -> int:
     if config.boilerplate_only:
         print(_cite(config, chosen, [image.stem for image in [*plan.pending, *plan.current]]))
         return 0
-    resources = _divide_resources(config, plan, chosen, plugin[0], work_dir)
-    plugin = _without_shared_memory(plugin, resources)
+    resources = divide_resources(config, plan.pending, chosen, plugin[0], work_dir)
+    plugin = without_shared_memory(plugin, resources)
     # First of all, so that a folder that is not writable is an error before anything has run.
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues
@@ -257,74 +254,13 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
     return write_citation(
         config.output_dir.resolve(),
         stems,
-        **chosen.about(),
+        **chosen.about(config),
         flip=not config.fast,
         autocrop=config.autocrop,
         output_grid=config.output_grid,
         references=[name for name, _ in config.derivatives],
         parcels=config.parc,
     )
-
-
-def _check_resources(config: RunConfig) -> None:
-    """Refuse impossible devices and amounts of memory, in a dry run, too."""
-    from synthseg_bids.hardware.device import check_device_name
-    from synthseg_bids.hardware.memory import machine_bytes
-
-    check_device_name(config.device)
-    machine_gb = machine_bytes() / 2**30
-    # With a plugin, jobs may run on other machines, which may have more memory.
-    if not config.use_plugin and (config.mem_gb or 0) > MOST_MEMORY * machine_gb:
-        raise UsageError(
-            f'--mem-gb {config.mem_gb:g}: this machine has {machine_gb:.0f} GB; '
-            'give it in GB, or megabytes with an M'
-        )
-
-
-def _divide_resources(
-    config: RunConfig, plan: Plan, chosen: ChosenMethod, plugin: str, work_dir: Path
-) -> Resources:
-    from synthseg_bids.workflows.multiproc import LOCAL_PLUGINS, check_plugin
-    from synthseg_bids.workflows.resources import plan_resources
-
-    check_plugin(plugin)
-    resources = plan_resources(
-        'cpu' if chosen.program else config.device,
-        config.n_gpus,
-        config.procs_per_gpu,
-        config.nprocs,
-        config.omp_nthreads,
-        config.mem_gb,
-        lock_dir=work_dir / 'locks',
-        gpu_fallback=config.gpu_fallback,
-        elsewhere=plugin not in LOCAL_PLUGINS,
-    )
-    mem_gb, limit = fit_memory(config, plan.pending, chosen)
-    return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem, memory_limit=limit)
-
-
-def _without_shared_memory(
-    plugin: tuple[str, dict[str, Any]], resources: Resources
-) -> tuple[str, dict[str, Any]]:
-    """Use one process if there is no shared memory, by which several would communicate."""
-    import multiprocessing
-
-    if plugin[0] != 'MultiProc':
-        return plugin
-    try:
-        multiprocessing.get_context('forkserver').Lock()
-    # ImportError if Python was built without semaphores.
-    except (OSError, ImportError) as error:
-        what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        reason = f'/dev/shm: {what}'
-        if resources.n_segmentations > 1:
-            raise UsageError(
-                f'{reason}: several processes need shared memory; make /dev/shm writable '
-                '(Apptainer: --bind /dev/shm), or give --nprocs 1'
-            ) from error
-        logger.warning('%s: no shared memory; everything runs in one process', reason)
-        return 'Linear', plugin[1]
-    return plugin
 
 
 def _set_environment(verbose: int) -> None:

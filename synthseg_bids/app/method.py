@@ -79,16 +79,18 @@ class ChosenMethod:
             return {'program': self.program.path, 'program_version': self.program.version}
         return {'model_file': self.model}
 
-    def about(self) -> dict[str, Any]:
+    def about(self, config: RunConfig) -> dict[str, Any]:
         """Return the description of the method for the methods text."""
         if self.model is None:
             return {'program': self.program}
         from synthseg_bids.inference.memory_estimate import describe_model
+        from synthseg_bids.labels import LESION
 
         card = describe_model(self.model)
         return {
             'model': card.name,
             'checksum': self.model_sha256,
+            'lesions': LESION in card.labels and config.lesions == 'label',
             'spacing_mm': card.spacing_mm,
             'crop_mm': card.crop_mm,
             'intensity_weight': card.intensity_weight,

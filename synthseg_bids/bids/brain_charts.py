@@ -18,7 +18,7 @@ from synthseg_bids import __version__
 from synthseg_bids.external.fs_stats import labels_of_measure
 from synthseg_bids.external.methods import OURS
 from synthseg_bids.labels import LESION, segmentation_labels
-from synthseg_bids.measure.qc_measures import FAIL, VERDICT
+from synthseg_bids.measure.qc_rules import FAIL, VERDICT
 
 from ..files import cell, write_cells, write_json
 from .covariates import Columns

@@ -15,8 +15,6 @@ from synthseg_bids.labels import segmentation_labels
 from ..files import write_text
 from .names import anat_files, parse_name
 
-_N_LABELS = sum(label.index != 0 for label in segmentation_labels())
-
 _BIBLIOGRAPHY = """\
 @inproceedings{synthseg2020,
   author = {Billot, Benjamin and Greve, Douglas N. and Van Leemput, Koen and Fischl, Bruce and
@@ -185,6 +183,7 @@ def write_citation(
     *,
     model: str = '',
     checksum: str = '',
+    lesions: bool = False,
     spacing_mm: float | None = None,
     crop_mm: tuple[float, float, float] | None = None,
     intensity_weight: float = 0.0,
@@ -205,6 +204,8 @@ def write_citation(
         Names of the segmented images' outputs; see :func:`image_stems`.
     model, checksum : str
         Name of the network and SHA-256 of its weights.
+    lesions : bool
+        Whether lesions of the white matter have a label.
     spacing_mm : float or None
         Of the network's grid; None if unknown.
     crop_mm : tuple of float or None
@@ -239,7 +240,7 @@ def write_citation(
         how = _NETWORK.format(
             spacing=f'{spacing_mm:g} mm' if spacing_mm else 'the grid of the network',
             crop=_CROP if autocrop and crop_mm else '',
-            n_labels=_N_LABELS,
+            n_labels=_count_structures(lesions),
             model=model,
             checksum=checksum,
             flip=', averaged with those of the mirrored image' if flip else '',
@@ -279,7 +280,11 @@ def _about_program(program: Program) -> tuple[str, str]:
         title=title, version=program.version, key=_KEYS[program.method.name]
     )
     options = _SAMSEG_OPTIONS if program.method.name == 'samseg' else ''
-    return around, _PROGRAM.format(title=title, n_labels=_N_LABELS, options=options)
+    return around, _PROGRAM.format(title=title, n_labels=_count_structures(), options=options)
+
+
+def _count_structures(lesions: bool = False) -> int:
+    return sum(label.index != 0 for label in segmentation_labels(lesions))
 
 
 def _count(stems: Iterable[str]) -> tuple[int, int, int, str]:

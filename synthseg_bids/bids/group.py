@@ -12,7 +12,8 @@ import pandas as pd
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
-from synthseg_bids.measure.qc_measures import MEASURES, VERDICT
+from synthseg_bids.measure.qc_measures import MEASURES
+from synthseg_bids.measure.qc_rules import VERDICT
 
 from ..files import remove_table, write_json, write_table
 from .agreement import read_source

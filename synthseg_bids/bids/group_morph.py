@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from synthseg_bids.labels import LESION_NAME, segmentation_labels
-from synthseg_bids.measure.qc_measures import FAIL, VERDICT
+from synthseg_bids.measure.qc_rules import FAIL, VERDICT
 from synthseg_bids.measure.stats import MIN_VALUES, regression_residuals
 from synthseg_bids.parcels import parcel_labels
 

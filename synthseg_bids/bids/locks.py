@@ -8,6 +8,7 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def hold_participants(out_dir: Path, participants: Iterable[str]) -> Iterator[No
                 _lock(file.fileno(), byte, by_byte[byte])
             except OSError as error:
                 # Some network file systems have no locks.
-                logger.warning('%s: cannot be locked (%s); going on', path, error.strerror)
+                _warn(path, error.strerror)
                 break
         yield
 
@@ -62,6 +63,12 @@ def held_by_others(out_dir: Path, participants: Iterable[str]) -> set[str]:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     held.add(label)
     return held
+
+
+@lru_cache
+def _warn(path: Path, reason: str | None) -> None:
+    """Say once that a file cannot be locked, not for every participant."""
+    logger.warning('%s: cannot be locked (%s); going on', path, reason)
 
 
 def _lock(file: int, byte: int, participant: str) -> None:

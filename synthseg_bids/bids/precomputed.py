@@ -17,7 +17,7 @@ import nibabel as nib
 
 from synthseg_bids.external.methods import OURS
 from synthseg_bids.images.canonical import copy_canonical
-from synthseg_bids.measure.qc_measures import FAIL, VERDICT
+from synthseg_bids.measure.qc_rules import FAIL, VERDICT
 
 from ..files import remove_leftovers, write_json, write_text
 from .damage import checked_rows, damage, read_marker

@@ -11,7 +11,8 @@ from synthseg_bids.labels import LESION, channels_of, segmentation_labels
 from synthseg_bids.measure.agreement import Agreement
 from synthseg_bids.measure.overlap import MEAN_NAME, TOTAL_NAME
 from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS, names_of
-from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
+from synthseg_bids.measure.qc_measures import MEASURES
+from synthseg_bids.measure.qc_rules import FAIL, PASS, REVIEW, VERDICT
 from synthseg_bids.parcels import NOT_IN_DKT, parcel_labels
 
 from ..files import write_table

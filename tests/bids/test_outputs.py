@@ -368,6 +368,7 @@ def test_methods_text_counts_images(tmp_path):
     assert '3 images of 2 participants in 3 sessions were segmented' in text
     assert 'There were 1 FLAIR, 2 T1w.' in text
     assert 'resampled linearly to 2 mm' in text
+    assert 'probabilities of 32 structures' in text
     assert not any(word in text for word in ('mirrored', 'cropped', 'refined'))
     keys = set(re.findall(r'@(\w+)[;\]]', text))
     assert keys == set(re.findall(r'^@\w+\{(\w+),', path.with_suffix('.bib').read_text(), re.M))
@@ -381,8 +382,9 @@ def test_methods_text_counts_images(tmp_path):
 def test_methods_text_names_first_pass_and_refinement(tmp_path):
     stems = ['sub-1/anat/sub-1_seg-synthseg_desc-T1w']
     card = {'model': 'm', 'checksum': 'a', 'crop_mm': (160, 192, 160), 'intensity_weight': 0.75}
-    path = write_citation(tmp_path, stems, **card)
+    path = write_citation(tmp_path, stems, lesions=True, **card)
     text = ' '.join(path.read_text().split())
+    assert 'probabilities of 33 structures' in text
     assert 'first pass of the network found the brain' in text
     assert 'refined by the intensities of the image [@vanleemput1999; @samseg2016]' in text
     entries = path.with_suffix('.bib').read_text()

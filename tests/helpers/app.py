@@ -116,3 +116,12 @@ def contents(out: Path) -> dict[str, bytes]:
         and path.name != 'group_status.tsv'
         and 'logs' not in path.relative_to(out).parts
     }
+
+
+def write_filter(folder: Path) -> Path:
+    """Write a filter file: no sessions, and any run of T1w; returns it."""
+    query = {suffix: {'session': None} for suffix in ('t1w', 't2w', 'flair', 'pdw')}
+    query['t1w']['run'] = '*'
+    path = folder / 'filter.json'
+    path.write_text(json.dumps(query))
+    return path

@@ -21,7 +21,7 @@ from synthseg_bids.inference.reference import reference_segmenter
 from synthseg_bids.interfaces import SegmentImage, SynthesizeImage, TrainSynthSeg
 from synthseg_bids.interfaces.gpu_slots import device_for
 from synthseg_bids.labels import segmentation_labels
-from synthseg_bids.measure.qc_measures import VERDICT
+from synthseg_bids.measure.qc_rules import VERDICT
 from synthseg_bids.training.distributed import rank_device
 from synthseg_bids.workflows.resources import plan_resources
 

@@ -10,7 +10,7 @@ import pytest
 
 from synthseg_bids import Segmenter
 from synthseg_bids.images.volume_io import read_volume
-from synthseg_bids.measure.qc_measures import VERDICT
+from synthseg_bids.measure.qc_rules import VERDICT
 
 pytestmark = pytest.mark.slow
 TEMPLATE = 'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'

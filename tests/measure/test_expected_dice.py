@@ -15,7 +15,7 @@ from synthseg_bids.measure import expected_dice as module
 from synthseg_bids.measure.expected_dice import FITTED, expected_dice, interpolate
 from synthseg_bids.measure.qc import assess
 from synthseg_bids.measure.qc_limits import MIN_EXPECTED_DICE, QC_GROUPS
-from synthseg_bids.measure.qc_measures import PASS, REVIEW
+from synthseg_bids.measure.qc_rules import PASS, REVIEW
 
 NODES = {'confidence': [0.5, 0.7, 0.9], 'dice': [0.2, 0.6, 0.9], 'error': [0.1, 0.08, 0.02]}
 NAMES = [f'expected_dice_{group}' for group in QC_GROUPS]

