@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from ..images.geometry import Grid, bounding_box, spacing_mm, voxel_volume_mm3
 from ..labels import CSF, LESION, LESION_TISSUES, channel_labels
@@ -123,6 +122,8 @@ def outline(labels: np.ndarray, affine: np.ndarray) -> Outline:
 
 def _with_tissue(labels: np.ndarray, lesions: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Give each voxel of a lesion the label of the nearest tissue that may have lesions."""
+    from scipy.spatial import KDTree  # takes a second, and few processes need it
+
     tissue = np.argwhere(np.isin(labels, LESION_TISSUES))
     if not len(tissue):
         return labels
