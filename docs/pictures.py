@@ -17,9 +17,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import affine_transform
 
 from synthseg_bids import Segmenter
-from synthseg_bids.labels import generation_labels, segmentation_labels
+from synthseg_bids.images.transform_file import read_transform
+from synthseg_bids.labels import LESION, generation_labels, segmentation_labels
 from synthseg_bids.synth.artefacts import Artefacts, Ghost
 from synthseg_bids.synth.generator import apply, deformed_labels
 from synthseg_bids.synth.label_maps import LabelMap, load_label_map
@@ -190,21 +192,63 @@ PARTS: tuple[Callable[[Painter], dict[str, list[list[Image]]]], ...] = (
 
 def segmented(scans: Iterable[Path]) -> list[list[Image]]:
     """Segment scans, and draw an axial plane of each, below it with its label map."""
-    colors = np.zeros((segmentation_labels()[-1].index + 1, 3), np.uint8)
-    for label in segmentation_labels():
-        colors[label.index] = label.rgb
     segment = Segmenter()
     rows: list[list[Image]] = [[], []]
     for path in scans:
         scan = nib.as_closest_canonical(nib.load(path))
         labels = np.asarray(nib.as_closest_canonical(segment(path).labels).dataobj)
         values = scan.get_fdata(dtype=np.float32)
-        low, high = np.percentile(values[labels > 0], (0.5, 99.5))
-        grey = (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)[..., None]
-        drawn = np.where(labels[..., None] > 0, colors[labels], grey)
         middle = np.argwhere(labels > 0).mean(0)
-        for row, volume in zip(rows, (grey.repeat(3, -1), drawn), strict=True):
+        for row, volume in zip(rows, painted(values, labels), strict=True):
             row.append(framed(volume[:, :, round(middle[2])], middle, scan.header.get_zooms()))
+    return rows
+
+
+def painted(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scan in grey, and with its labels in their colours."""
+    colors = np.zeros((LESION + 1, 3), np.uint8)
+    for label in segmentation_labels(lesions=True):
+        colors[label.index] = label.rgb
+    low, high = np.percentile(values[labels > 0], (0.5, 99.5))
+    grey = (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)[..., None]
+    return grey.repeat(3, -1), np.where(labels[..., None] > 0, colors[labels], grey)
+
+
+def together(raw: Path, folder: Path) -> list[list[Image]]:
+    """Draw a session in the space halfway, by outputs of ``--combine session``.
+
+    Parameters
+    ----------
+    raw : Path
+        Folder of its images.
+    folder : Path
+        Folder of the outputs.
+
+    Returns
+    -------
+    list of list of Image
+        A coronal plane: the images, below them with their own label map, and with that of all.
+    """
+    combined = nib.load(next(folder.glob('*_space-session_*_desc-combined_dseg.nii.gz')))
+    shape = combined.shape
+    plane = round(np.argwhere(np.asarray(combined.dataobj) > 0).mean(0)[CORONAL])
+    rows: list[list[Image]] = [[], [], []]
+    for path in sorted(folder.glob('*_to-session_mode-image_xfm.txt'), reverse=True):
+        start, contrast = path.name.partition('_to-')[0].split('_from-')
+        to_scan = read_transform(path) @ combined.affine
+
+        def halfway(image: Any, order: int, to_scan: np.ndarray = to_scan) -> np.ndarray:
+            matrix = np.linalg.inv(image.affine) @ to_scan
+            values = np.asarray(image.dataobj, dtype=np.float32)
+            return affine_transform(values, matrix, output_shape=shape, order=order)
+
+        scan = halfway(nib.load(next(raw.glob(f'{start}_{contrast}.nii*'))), 1)
+        for row, method in zip(rows[1:], ('synthseg', 'synthsegsession'), strict=True):
+            name = f'{start}_seg-{method}_desc-{contrast}_dseg.nii.gz'
+            labels = halfway(nib.load(folder / name), 0).astype(int)
+            grey, drawn = painted(scan, labels)
+            row.append(upright(drawn[:, plane : plane + 1], CORONAL))
+        rows[0].append(upright(grey[:, plane : plane + 1], CORONAL))
     return rows
 
 
@@ -223,6 +267,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('label_map', type=Path)
     parser.add_argument('--scans', type=Path, nargs='+', default=[], help='to draw segmented')
+    parser.add_argument(
+        '--session', type=Path, nargs=2, metavar=('RAW', 'OUT'),
+        help='folders of a session: its images, and their outputs with --combine session',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, default=FOLDER, metavar='FOLDER')
     args = parser.parse_args(argv)
     painter = Painter(load_label_map(args.label_map))
@@ -232,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 save(name, rows, args.out)
     if args.scans:
         save('scans', segmented(args.scans), args.out, scale=1)
+    if args.session:
+        save('session', together(*args.session), args.out)
 
 
 if __name__ == '__main__':
