@@ -83,7 +83,8 @@ def _together(
 ) -> list[dict[int, float]]:
     """Segment two visits together; return their volumes."""
     priors = [one.prior for one in found if one.prior is not None]
-    registration = register_visits(priors)
+    images = [(visit.image, visit.affine) for visit in visits]
+    registration = register_visits(priors, images=images)
     return [
         _volumes(
             network,

@@ -154,7 +154,8 @@ def measure_head(label_map: Path, seed: int, network: Segmenter) -> Iterator[dic
         assert maps is not None
         alone.append(dice(scan, maps.labels, maps.affine))
     start = time.process_time()
-    register([one.prior for one in contrasts[:2]])
+    two = contrasts[:2]
+    register([one.prior for one in two], [(one.data, one.affine) for one in two])
     per_pair = time.process_time() - start
     start = time.process_time()
     together = combine(contrasts, network.card)
@@ -210,7 +211,8 @@ def main() -> None:
     given = parser.parse_args()
     network = Segmenter(device='cpu', threads=1)
     rows: list[dict[str, object]] = []
-    for number, path in enumerate(given.label_maps):
+    for path in given.label_maps:
+        number = int(''.join(filter(str.isdigit, path.name)) or 0)
         rows += measure_head(path, given.seed + 10 * number, network)
         write_table(given.out, [*rows[0]], rows)
 

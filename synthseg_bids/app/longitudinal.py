@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .config import RunConfig
@@ -36,11 +37,12 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
     """
     from synthseg_bids.bids.locks import hold_participants
     from synthseg_bids.bids.metadata import write_label_lookup
+    from synthseg_bids.bids.status import write_status
     from synthseg_bids.external.methods import LONGITUDINAL
     from synthseg_bids.workflows.longitudinal import execute_longitudinal
 
     out_dir = config.output_dir.resolve()
-    wanted = _outdated(config, _visits(plan))
+    wanted = _outdated(config, list_visits(plan))
     if not wanted:
         return set(), True
     logger.info('visits of %d participants to segment together', len(wanted))
@@ -67,14 +69,31 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
         complete = _write_changes(config, {label: wanted[label] for label in changed})
     for label, reason in failed.items():
         logger.error('sub-%s: its visits were not segmented together: %s', label, reason)
+    statuses = [
+        replace(image, provenance={}).settle(
+            'failed' if label in failed else 'done', failed.get(label, '')
+        )
+        for label, images in wanted.items()
+        for image in images
+    ]
+    write_status(out_dir, statuses, LONGITUDINAL.seg)
     return set(changed), complete and not failed
 
 
-def _visits(plan: Plan) -> dict[str, list[ImageRecord]]:
-    """Return the segmented images of every participant with two visits or more."""
+def list_visits(
+    plan: Plan, statuses: Container[str] = ('done', 'current')
+) -> dict[str, list[ImageRecord]]:
+    """Return the images of every participant with two visits or more.
+
+    Parameters
+    ----------
+    plan : Plan
+    statuses : container of str
+        Of the images that count: by default, those that have been segmented.
+    """
     found: dict[str, list[ImageRecord]] = defaultdict(list)
     for image in (*plan.pending, *plan.current):
-        if image.status in ('done', 'current') and 'ses' in image.entities:
+        if image.status in statuses and 'ses' in image.entities:
             found[image.participant].append(image)
     several = {}
     for label in sorted({image.participant for image in (*plan.pending, *plan.current)}):

@@ -218,11 +218,31 @@ def print_plan(config: RunConfig, plan: Plan) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         print('  '.join([*cells, row[-1]]).rstrip())
+    for line in _together(config, plan):
+        print(line)
     failed = sum(image.status == 'failed' for image in skipped)
     print(
         f'{len(plan.pending)} to segment, '
         f'{len(plan.current) + len(skipped) - failed} skipped, {failed} failed'
     )
+
+
+def _together(config: RunConfig, plan: Plan) -> list[str]:
+    """Tell which sessions and visits will be segmented together, if their images succeed."""
+    from synthseg_bids.bids.sessions import list_sessions
+
+    from .longitudinal import list_visits
+
+    lines, hoped = [], ('pending', 'current')
+    if config.combine == 'session':
+        for session in list_sessions([*plan.current, *plan.pending], hoped):
+            names = ' '.join(image.path.name for image in session.images)
+            lines.append(f'together (--combine session)  {session.relative}  {names}')
+    if config.longitudinal:
+        for label, images in list_visits(plan, hoped).items():
+            visits = ' '.join(sorted({f'ses-{image.entities["ses"]}' for image in images}))
+            lines.append(f'together (--longitudinal)  sub-{label}  {visits}')
+    return lines
 
 
 def note_missing_references(images: Iterable[ImageRecord], names: Iterable[str]) -> None:

@@ -35,7 +35,8 @@ def combine_sessions(config: RunConfig, plan: Plan, setup: Setup) -> list[Sessio
     """
     from synthseg_bids.bids.locks import hold_participants
     from synthseg_bids.bids.metadata import write_label_lookup
-    from synthseg_bids.bids.sessions import is_current, list_sessions
+    from synthseg_bids.bids.sessions import image_statuses, is_current, list_sessions
+    from synthseg_bids.bids.status import write_status
     from synthseg_bids.external.methods import SESSION
     from synthseg_bids.workflows.runner import Ledger
 
@@ -61,6 +62,7 @@ def combine_sessions(config: RunConfig, plan: Plan, setup: Setup) -> list[Sessio
     for session in pending:
         if session.status == 'pending':
             session.settle('failed', 'not run: stopped before its turn came, or before its end')
+    write_status(out_dir, image_statuses(out_dir, pending), SESSION.seg)
     return pending
 
 

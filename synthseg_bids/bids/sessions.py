@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,20 @@ def _labels(entities: Mapping[str, str]) -> list[str]:
     return [f'{key}-{entities[key]}' for key in ('sub', 'ses') if key in entities]
 
 
-def list_sessions(images: Iterable[ImageRecord]) -> list[SessionRecord]:
+def list_sessions(
+    images: Iterable[ImageRecord], statuses: Container[str] = ('done', 'current')
+) -> list[SessionRecord]:
     """Return the sessions with two images at least, in order.
 
     Parameters
     ----------
     images : iterable of ImageRecord
-        Only those that have been segmented count.
+    statuses : container of str
+        Of the images that count: by default, those that have been segmented.
     """
     by_session: dict[tuple[str, ...], list[ImageRecord]] = defaultdict(list)
     for image in images:
-        if image.status in ('done', 'current'):
+        if image.status in statuses:
             by_session[tuple(_labels(image.entities))].append(image)
     found = []
     for _, some in sorted(by_session.items()):
@@ -91,6 +94,25 @@ def session_stem(image: ImageRecord) -> str:
     """Return the relative path of an image's outputs, up to their suffix."""
     name = derivative_stem(image.entities, image.suffix, SESSION.seg)
     return str(anat_folder(image.entities) / name)
+
+
+def image_statuses(out_dir: Path, sessions: Iterable[SessionRecord]) -> list[ImageRecord]:
+    """Return what became of each image of sessions in its segmentation with the others.
+
+    Parameters
+    ----------
+    out_dir : Path
+    sessions : iterable of SessionRecord
+        With their status.
+    """
+    found = []
+    for session in sessions:
+        for image in session.images:
+            written = (out_dir / output_files(session_stem(image), ['dseg'])[1]).exists()
+            status = 'skipped' if session.status == 'done' and not written else session.status
+            one = replace(image, provenance={})
+            found.append(one.settle(status, session.reason, session.crash_file))
+    return found
 
 
 def transform_names(images: Sequence[ImageRecord]) -> tuple[list[str], list[str]]:

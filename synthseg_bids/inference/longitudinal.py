@@ -28,11 +28,14 @@ from .fold_lesions import fold_lesions
 from .options import TEMPLATE_WEIGHT
 from .postprocess import resample_labels, soft_volumes
 from .register import Registration, register
+from .register_intensities import Image
 from .rigid_resample import inside, sample
 from .soft_segmentation import SoftSegmentation
 
 
-def register_visits(priors: Sequence[SoftSegmentation], names: Sequence[str] = ()) -> Registration:
+def register_visits(
+    priors: Sequence[SoftSegmentation], names: Sequence[str] = (), images: Sequence[Image] = ()
+) -> Registration:
     """Register all scans of a participant with the space halfway between them.
 
     Parameters
@@ -41,6 +44,8 @@ def register_visits(priors: Sequence[SoftSegmentation], names: Sequence[str] = (
         The network's posteriors of each scan.
     names : sequence of str, optional
         Names of the scans for messages.
+    images : sequence of (array, array), optional
+        See :func:`.register.register`.
 
     Returns
     -------
@@ -53,7 +58,7 @@ def register_visits(priors: Sequence[SoftSegmentation], names: Sequence[str] = (
     """
     if len({one.labels for one in priors}) > 1:
         raise AlignmentError('the visits were segmented with different labels; use one model')
-    found = register(priors)
+    found = register(priors, images)
     worst = int(np.argmin(found.overlaps))
     if found.overlaps[worst] < LEAST_OVERLAP:
         raise AlignmentError(

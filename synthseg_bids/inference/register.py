@@ -1,11 +1,12 @@
 """Register scans of one participant rigidly, by their soft segmentations.
 
-Intensities play no part, so that any contrasts can be registered. The centroids of structures
-give the start (Kabsch). Then Gauss-Newton steps minimise, in the space halfway between all scans,
-the squared difference of each scan's smoothed probabilities of groups of structures to their mean
-over the scans. All scans are treated alike: registering them in another order gives the same
-transforms, and for two scans one direction is the inverse of the other (compare Reuter et al.,
-NeuroImage 53:1181, 2010).
+Any contrasts can be registered. The centroids of structures give the start (Kabsch). Then
+Gauss-Newton steps minimise, in the space halfway between all scans, the squared difference of each
+scan's smoothed probabilities of groups of structures to their mean over the scans. All scans are
+treated alike: registering them in another order gives the same transforms, and for two scans one
+direction is the inverse of the other (compare Reuter et al., NeuroImage 53:1181, 2010). Where the
+scans themselves are given, their intensities decide about the last tenths of a millimetre
+(:mod:`.register_intensities`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn import functional
 from ..images.geometry import Grid, spacing_mm
 from ..linear import apply_along_axes, blur_matrix
 from ..measure.agreement import MIN_STRUCTURES, AlignmentError, kabsch
+from .register_intensities import Image, align
 from .soft_segmentation import SoftSegmentation
 
 #: Structures whose borders are compared. Left out is what ends with the field of view or is not
@@ -37,8 +39,9 @@ FINE_MM = 2.0
 SPARSE, STEPS = 1.5, (10, 5)
 #: Standard deviation of the smoothing, in voxels of the averages.
 SMOOTHING = 1.0
-#: Steps that move the brain less than this end a level, in mm and in degrees.
-CONVERGED = 0.01
+#: Steps that move the brain less than this end a level, in mm and in degrees; the former if
+#: intensities decide afterwards.
+NEARLY, CONVERGED = 0.1, 0.01
 #: Zeros around the brain's box, in voxels of the level.
 MARGIN = 3
 #: Mean probability above which a structure counts for the start, in voxels of 1 mm^3.
@@ -79,13 +82,17 @@ class _Level:
     affine: np.ndarray
 
 
-def register(segmentations: Sequence[SoftSegmentation]) -> Registration:
+def register(
+    segmentations: Sequence[SoftSegmentation], images: Sequence[Image] = ()
+) -> Registration:
     """Register scans of one participant.
 
     Parameters
     ----------
     segmentations : sequence of SoftSegmentation
         Two at least, of any contrasts, resolutions and fields of view that share most of a brain.
+    images : sequence of (array, array), optional
+        The scans and their affines. Without them, segmentations alone are registered.
 
     Returns
     -------
@@ -100,6 +107,7 @@ def register(segmentations: Sequence[SoftSegmentation]) -> Registration:
     points = [_centroids(level) for level in fine]
     moves = _start(points)
     coarse = [_coarser(level) for level in fine]
+    least = NEARLY if images else CONVERGED
     for averages, spacing, steps in zip(
         (coarse, fine), (2 * FINE_MM, FINE_MM), STEPS, strict=True
     ):
@@ -110,9 +118,12 @@ def register(segmentations: Sequence[SoftSegmentation]) -> Registration:
             changes = _gauss_newton(samples, seen, grid)
             moves = [move @ _rigid(change) for move, change in zip(moves, changes, strict=True)]
             reach = np.array([1.0, 1.0, 1.0, *np.degrees([1.0, 1.0, 1.0])])
-            if float(np.abs(changes * reach).max()) < CONVERGED:
+            if float(np.abs(changes * reach).max()) < least:
                 break
     samples, seen = _sample(levels, moves, grid)
+    if images:
+        moves = align(images, moves, samples.mean(0), grid)
+        samples, seen = _sample(levels, moves, grid)
     return Registration(tuple(moves), _overlaps(samples, seen), _distances(points, moves))
 
 

@@ -41,11 +41,12 @@ class SegmentVisits(SimpleInterface):
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
         priors = [prior_of(inputs, number, segmenter) for number in range(len(inputs.in_files))]
-        registration = register_visits(priors, inputs.in_files)
+        volumes = [read_volume(path) for path in inputs.in_files]
+        images = [(volume.data, volume.affine) for volume in volumes]
+        registration = register_visits(priors, inputs.in_files, images)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
-        for number, path in enumerate(inputs.in_files):
-            volume = read_volume(path)
+        for number, volume in enumerate(volumes):
             labels, soft = segment_visit(
                 volume.grid, priors, inputs.visits, registration, number, segmenter.card,
                 segmenter.labels,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from app import Run, launch, save_tiny_model, write_description, write_image
+from app import Run, launch, options, save_tiny_model, write_description, write_image
+
+from synthseg_bids.app.main import main
+from synthseg_bids.files import read_table
 
 ANAT = 'sub-01/ses-a/anat'
 
@@ -32,3 +35,26 @@ def test_a_session_fails_alone(run):
     for suffix in ('T1w', 'T2w'):
         assert (run.out / ANAT / f'sub-01_ses-a_seg-synthseg_desc-{suffix}_dseg.nii.gz').exists()
     assert not [*(run.out / ANAT).glob('*_seg-synthsegsession_*_dseg.*')]
+    rows = read_table(run.out / 'group_status.tsv')
+    together = [row for row in rows if row['method'] == 'synthsegsession']
+    assert [row['source'].rpartition('_')[2] for row in together] == ['T1w.nii.gz', 'T2w.nii.gz']
+    for row in together:
+        assert row['status'] == 'failed'
+        assert row['session_id'] == 'ses-a'
+        assert 'cannot be registered' in row['reason']
+
+
+def test_a_dry_run_names_what_is_segmented_together(tmp_path, capsys):
+    raw = tmp_path / 'raw'
+    write_description(raw, 'raw')
+    for session, suffix in (('ses-a', 'T1w'), ('ses-a', 'T2w'), ('ses-b', 'T1w')):
+        write_image(raw / f'sub-01/{session}/anat/sub-01_{session}_{suffix}.nii.gz')
+    model = save_tiny_model(tmp_path / 'tiny.safetensors')
+    both = ('--combine', 'session', '--longitudinal', '--dry-run')
+    assert main(options(raw, tmp_path / 'out', model, *both)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('together')]
+    images = 'sub-01_ses-a_T1w.nii.gz sub-01_ses-a_T2w.nii.gz'
+    assert lines == [
+        f'together (--combine session)  {ANAT}  {images}',
+        'together (--longitudinal)  sub-01  ses-a ses-b',
+    ]

@@ -83,6 +83,11 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
         assert sidecar['Overlap'] > 0.95
         raw = nib.load(folder / f'raw/sub-01/{session}/anat/sub-01_{session}_T1w.nii.gz')
         np.testing.assert_array_equal(nib.load(path).affine, raw.affine)
+    status = read_table(out / 'group_status.tsv')
+    together = [row for row in status if row['method'] == 'synthseglong']
+    assert [(row['session_id'], row['status']) for row in together] == [
+        ('ses-a', 'done'), ('ses-b', 'done'),
+    ]  # fmt: skip
     transforms = [
         read_transform(out / f'sub-01/{s}/anat/sub-01_{s}_from-T1w_to-midspace_mode-image_xfm.txt')
         for s in ('ses-a', 'ses-b')

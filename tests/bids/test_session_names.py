@@ -7,6 +7,7 @@ from pathlib import Path
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.sessions import (
+    image_statuses,
     list_sessions,
     session_stem,
     space_labels,
@@ -47,3 +48,17 @@ def test_images_of_one_contrast_have_different_spaces():
     stems = {session_stem(one) for one in images}
     assert 'sub-1/anat/sub-1_run-2_seg-synthsegsession_desc-T1w' in stems
     assert len(stems) == 3
+
+
+def test_an_image_left_out_of_its_session_is_told(tmp_path):
+    images = [image(f'sub-1/anat/sub-1_{suffix}.nii') for suffix in ('FLAIR', 'T1w', 'T2w')]
+    (session,) = list_sessions(images)
+    session.settle('done', 'FLAIR shows another head')
+    for one in images[1:]:
+        sidecar = tmp_path / f'{session_stem(one)}_dseg.json'
+        sidecar.parent.mkdir(parents=True, exist_ok=True)
+        sidecar.write_text('{}')
+    found = image_statuses(tmp_path, [session])
+    assert [one.status for one in found] == ['skipped', 'done', 'done']
+    assert {one.reason for one in found} == {'FLAIR shows another head'}
+    assert {one.status for one in images} == {'done'}
