@@ -70,8 +70,8 @@ def test_boxes_are_near_the_foreground():
     boxes = boxes_near(foreground)
     planes = [box[0].start for box in boxes]
     assert planes == [*range(4 - NEAR, 5 + NEAR), *range(12 - NEAR, 13 + NEAR)]
-    assert boxes[0][1:] == (slice(1, 6), slice(3, 8))
-    assert boxes[-1][1:] == (slice(9, 12), slice(0, 3))
+    assert boxes[0][1:] == (slice(3 - NEAR, 4 + NEAR), slice(5 - NEAR, 6 + NEAR))
+    assert boxes[-1][1:] == (slice(11 - NEAR, 12), slice(0, 1 + NEAR))
     assert boxes_near(np.zeros((3, 3, 3), dtype=bool)) == []
 
 
