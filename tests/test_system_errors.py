@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import gzip
 import multiprocessing
+import multiprocessing.util
 import os
+import tempfile
 from types import SimpleNamespace
 
 import pytest
 from app import options
 
 from synthseg_bids.app import main as app
-from synthseg_bids.app.resources import without_shared_memory
+from synthseg_bids.app.resources import choose_plugin
 from synthseg_bids.cli import main as cli
 from synthseg_bids.errors import UsageError, explain_error
 from synthseg_bids.workflows.crashes import find_reason
@@ -75,7 +77,18 @@ def test_one_process_needs_no_shared_memory(error, monkeypatch, caplog):
 
     monkeypatch.setattr(multiprocessing.context.BaseContext, 'Lock', fail)
     one, two = Resources(nprocs=1), Resources(nprocs=2)
-    assert without_shared_memory(('MultiProc', {}), one)[0] == 'Linear'
+    assert choose_plugin(('MultiProc', {}), one)[0] == 'Linear'
     assert '/dev/shm' in caplog.text
     with pytest.raises(UsageError, match=r'^/dev/shm: .*several processes need shared memory'):
-        without_shared_memory(('MultiProc', {}), two)
+        choose_plugin(('MultiProc', {}), two)
+
+
+def test_sockets_have_short_paths(tmp_path, monkeypatch, caplog):
+    folder = tmp_path / ('long' * 30)
+    folder.mkdir()
+    monkeypatch.setattr(multiprocessing.util, 'get_temp_dir', lambda: str(folder))
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    assert choose_plugin(('MultiProc', {}), Resources(nprocs=1))[0] == 'Linear'
+    assert 'AF_UNIX path too long' in caplog.text
+    with pytest.raises(UsageError, match=rf'^{folder}: .*set TMPDIR to .*, or give --nprocs 1'):
+        choose_plugin(('MultiProc', {}), Resources(nprocs=2))

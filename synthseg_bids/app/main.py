@@ -39,7 +39,7 @@ from .plan import (
     make_plan,
     note_missing_references,
 )
-from .resources import check_resources, divide_resources, fit_memory, without_shared_memory
+from .resources import check_resources, choose_plugin, divide_resources, fit_memory
 from .sessions import combine_sessions
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _run_participants(config: RunConfig) -> int:
         print(_cite(config, chosen, [image.stem for image in [*plan.pending, *plan.current]]))
         return 0
     resources = divide_resources(config, plan.pending, chosen, plugin[0], work_dir)
-    plugin = without_shared_memory(plugin, resources)
+    plugin = choose_plugin(plugin, resources)
     # First of all, so that a folder that is not writable is an error before anything has run.
     write_text(work_dir / '.writable', '')
     tissues = 'tissue_maps' in config.tissues

@@ -128,25 +128,39 @@ def divide_resources(
     return replace(resources, mem_gb=mem_gb, low_memory=config.low_mem, memory_limit=limit)
 
 
-def without_shared_memory(
+def choose_plugin(
     plugin: tuple[str, dict[str, Any]], resources: Resources
 ) -> tuple[str, dict[str, Any]]:
-    """Use one process if there is no shared memory, by which several would communicate."""
-    import multiprocessing
-
-    if plugin[0] != 'MultiProc':
+    """Use one process where several cannot communicate; raise UsageError if they were asked for."""
+    problem = _why_not_several() if plugin[0] == 'MultiProc' else ''
+    if not problem:
         return plugin
+    if resources.n_segmentations > 1:
+        raise UsageError(f'{problem}, or give --nprocs 1')
+    logger.warning('%s; everything runs in one process', problem)
+    return 'Linear', plugin[1]
+
+
+def _why_not_several() -> str:
+    """Say why several processes cannot communicate, and what to do; empty if they can."""
+    import multiprocessing
+    from multiprocessing.connection import Listener
+    from tempfile import gettempdir
+
     try:
         multiprocessing.get_context('forkserver').Lock()
     # ImportError if Python was built without semaphores.
     except (OSError, ImportError) as error:
         what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        reason = f'/dev/shm: {what}'
-        if resources.n_segmentations > 1:
-            raise UsageError(
-                f'{reason}: several processes need shared memory; make /dev/shm writable '
-                '(Apptainer: --bind /dev/shm), or give --nprocs 1'
-            ) from error
-        logger.warning('%s: no shared memory; everything runs in one process', reason)
-        return 'Linear', plugin[1]
-    return plugin
+        return (
+            f'/dev/shm: {what}: several processes need shared memory; make /dev/shm writable '
+            '(Apptainer: --bind /dev/shm)'
+        )
+    try:
+        Listener(family='AF_UNIX').close()
+    except OSError as error:
+        return (
+            f'{gettempdir()}: {error.strerror or error}: several processes need sockets in the '
+            'folder for temporary files; set TMPDIR to one that is writable and has a short path'
+        )
+    return ''

@@ -139,7 +139,10 @@ def test_pictures_are_those_that_pages_show(tmp_path):
     drawn = {path.name for path in (tmp_path / 'pictures').iterdir()}
     shown = set(re.findall(r'pictures/(\S+)', (DOCS / 'generator.rst').read_text()))
     assert drawn == shown
-    assert {path.name for path in (DOCS / 'pictures').iterdir()} == drawn | {'scans.webp', 'session.webp'}
+    assert {path.name for path in (DOCS / 'pictures').iterdir()} == drawn | {
+        'scans.webp',
+        'session.webp',
+    }
     for path in (tmp_path / 'pictures').iterdir():
         with Image.open(path) as image:
             # Three changes of a head, each unlike the head as it was.
