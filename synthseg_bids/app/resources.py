@@ -131,7 +131,7 @@ def divide_resources(
 def choose_plugin(
     plugin: tuple[str, dict[str, Any]], resources: Resources
 ) -> tuple[str, dict[str, Any]]:
-    """Use one process where several cannot communicate; raise UsageError if they were asked for."""
+    """Use one process if several cannot communicate; UsageError if several were asked for."""
     problem = _why_not_several() if plugin[0] == 'MultiProc' else ''
     if not problem:
         return plugin
