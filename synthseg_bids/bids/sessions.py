@@ -16,7 +16,7 @@ from typing import Any
 
 from synthseg_bids.external.methods import SESSION
 
-from ..files import copy_file, write_json, write_text
+from ..files import copy_file, sha256, write_json, write_text
 from .damage import damage, read_marker
 from .image_record import ImageRecord
 from .names import anat_folder, bids_uri, derivative_stem
@@ -140,16 +140,19 @@ def space_labels(images: Sequence[ImageRecord]) -> list[str]:
     ]
 
 
-def single_sidecar(out_dir: Path, image: ImageRecord) -> dict[str, Any]:
+def single_sidecar(
+    out_dir: Path, image: ImageRecord, keys: Sequence[str] = _SHARED
+) -> dict[str, Any]:
     """Read how an image was segmented on its own: what holds for all of them together, too."""
     sidecars = (out_dir / output_files(image.stem, [k])[1] for k in ('dseg', 'dseg1mm'))
     content = next((found for path in sidecars if (found := read_marker(path))), {})
-    return {key: content[key] for key in _SHARED if key in content}
+    return {key: content[key] for key in keys if key in content}
 
 
 def fingerprint(out_dir: Path, session: SessionRecord) -> str:
     """Return a checksum of all that the segmentation of a session depends on."""
-    about = {image.source: single_sidecar(out_dir, image) for image in session.images}
+    keys = (*_SHARED, 'References')
+    about = {image.source: single_sidecar(out_dir, image, keys) for image in session.images}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,6 +183,7 @@ def save_session(
     overlaps: Sequence[float],
     residuals_mm: Sequence[float],
     refused: Sequence[str],
+    compared: Sequence[Sequence[str]] = (),
 ) -> list[str]:
     """Copy the results of a session to the output dataset.
 
@@ -190,11 +194,14 @@ def save_session(
     used : sequence of int
         Numbers of the images that were combined.
     files : mapping of str to path, or list of paths
-        ``common``; for each image used ``dseg``, ``morph``, ``xfm``; and ``pairs``.
+        ``common``; for each image used ``dseg``, ``morph``, ``xfm`` and, empty where there is
+        none, ``dice``; and ``pairs``.
     overlaps, residuals_mm : sequence of float
         How well each image used fits the others.
     refused : sequence of str
         Why others were not.
+    compared : sequence of sequence of str
+        For each image used, the references in ``dice``; empty if there are no references.
 
     Returns
     -------
@@ -216,8 +223,17 @@ def save_session(
             'Overlap': round(overlaps[number], 4), 'ResidualMM': round(residuals_mm[number], 3),
         }  # fmt: skip
         results = {kind: files[kind][number] for kind in KINDS}
+        uris = image.reference_uris if compared else {}
+        if compared and compared[number]:
+            results['dice'] = files['dice'][number]
         written += save_image_outputs(
-            out_dir, session_stem(image), results, image.source, {}, (), fields
+            out_dir,
+            session_stem(image),
+            results,
+            image.source,
+            {uri: sha256(image.references[name]) for name, uri in uris.items()},
+            [uris[name] for name in compared[number]] if compared else (),
+            fields,
         )
     names = transform_names(images)
     copies = dict(zip(names[0], files['xfm'], strict=True))

@@ -7,7 +7,7 @@ os.environ.setdefault('NO_ET', '1')
 os.environ.setdefault('NIPYPE_NO_ET', '1')
 
 from .calibrate import CalibrateModel
-from .compare import CompareSegmentations
+from .compare import CompareSegmentations, CompareSession
 from .measure import MeasureVolumes
 from .plot import PlotSegmentation
 from .plot_samples import PlotSamples
@@ -28,6 +28,7 @@ __all__ = [
     'CalibrateModel',
     'CleanScan',
     'CompareSegmentations',
+    'CompareSession',
     'MeasureVolumes',
     'PlotSamples',
     'PlotSegmentation',

@@ -30,6 +30,15 @@ class _InputSpec(BaseInterfaceInputSpec):
         File(exists=True), mandatory=True, desc='transforms to the space halfway'
     )
     in_pairs = InputMultiPath(File(exists=True), mandatory=True, desc='transforms between two')
+    in_overlaps = traits.List(
+        traits.Str,
+        usedefault=True,
+        desc='tables of overlaps with references, or empty',
+    )
+    compared = traits.List(
+        traits.List(traits.Str), usedefault=True, desc='references in each of these tables'
+    )
+    not_compared = traits.List(traits.Str, usedefault=True, desc='why others are in none')
 
 
 class _OutputSpec(TraitedSpec):
@@ -60,11 +69,13 @@ class SaveSession(SimpleInterface):
                 'morph': inputs.in_volumes,
                 'xfm': inputs.in_transforms,
                 'pairs': inputs.in_pairs,
+                'dice': inputs.in_overlaps,
             },
             inputs.overlaps,
             inputs.residuals_mm,
             inputs.refused,
+            inputs.compared,
         )
-        self._results['notes'] = list(inputs.refused)
+        self._results['notes'] = [*inputs.refused, *inputs.not_compared]
         self._results['provenance'] = {'Device': 'cpu'}
         return runtime

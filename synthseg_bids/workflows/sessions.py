@@ -10,7 +10,7 @@ from nipype.pipeline.engine import Node, Workflow
 from synthseg_bids.bids.sessions import SessionRecord
 from synthseg_bids.external.methods import SESSION
 from synthseg_bids.images.ct import ct_setting
-from synthseg_bids.interfaces import SaveSession, SegmentSession
+from synthseg_bids.interfaces import CompareSession, SaveSession, SegmentSession
 from synthseg_bids.interfaces.network import CT_WORDS
 
 from .resources import Resources
@@ -93,6 +93,17 @@ def init_sessions_wf(
                              ('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
                              ('out_transforms', 'in_transforms'), ('out_pairs', 'in_pairs')]),
         ])  # fmt: skip
+        if any(image.references for image in session.images):
+            references = [
+                {name: str(path.absolute()) for name, path in image.references.items()}
+                for image in session.images
+            ]
+            compare = Node(CompareSession(references=references), name='compare')
+            one.connect([
+                (segment, compare, [('out_labels', 'in_labels'), ('used', 'used')]),
+                (compare, save, [('out_tables', 'in_overlaps'), ('compared', 'compared'),
+                                 ('refused', 'not_compared')]),
+            ])  # fmt: skip
         apply_settings(one, crash_dir and crash_dir / subject, overwrite)
         by_subject[subject].add_nodes([one])
     return workflow

@@ -17,10 +17,12 @@ from synthseg_bids import __version__
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.sessions import SessionRecord, is_current, list_sessions
+from synthseg_bids.files import read_table
 from synthseg_bids.images.transform_file import read_transform
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 from synthseg_bids.interfaces.priors import prior_file
 from synthseg_bids.labels import channel_labels
+from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.workflows.sessions import init_sessions_wf
 
 ANAT = 'sub-1/ses-a/anat'
@@ -56,6 +58,13 @@ def session(tmp_path_factory) -> tuple[SessionRecord, Path]:
         prior.save(prior_file(str(folder / 'priors'), str(path), settings, False))
         entities, _, _ = parse_name(path.name)
         images.append(ImageRecord(path, relative, entities, suffix, status='done'))
+        if suffix == 'T1w':
+            truth = np.array(channel_labels(), 'i2')[prior.posteriors.argmax(0).numpy()]
+            nib.save(nib.Nifti1Image(truth, prior.grid.affine), folder / 'truth.nii.gz')
+            (folder / 'broken.nii.gz').write_bytes(b'')
+            names = ('truth', 'broken')
+            images[0].references = {name: folder / f'{name}.nii.gz' for name in names}
+            images[0].reference_uris = {name: f'bids:{name}:T1w' for name in names}
     (record,) = list_sessions(images)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('synthseg_bids.inference.combine.COMMON_MM', 2.0)
@@ -79,6 +88,18 @@ def test_each_image_has_a_label_map_of_all(session):
         assert sidecar['Overlap'] > 0.95
         assert sidecar['ResidualMM'] < 0.5
         assert (out / ANAT / f'{stem}_morph.tsv').exists()
+
+
+def test_images_with_references_are_compared(session):
+    start = 'sub-1_ses-a_seg-synthsegsession_desc'
+    rows = read_table(session[1] / ANAT / f'{start}-T1w_dice.tsv')
+    assert {row['reference'] for row in rows} == {'truth'}
+    mean = next(row['dice'] for row in rows if row['name'] == MEAN_NAME)
+    assert float(mean) > 0.9
+    sidecar = json.loads((session[1] / ANAT / f'{start}-T1w_dseg.json').read_text())
+    tried = {entry['URI']: entry['Used'] for entry in sidecar['References']}
+    assert tried == {'bids:truth:T1w': True, 'bids:broken:T1w': False}
+    assert not [*(session[1] / ANAT).glob(f'{start}-T2w_dice.*')]
 
 
 def test_once_in_the_space_halfway(session):
