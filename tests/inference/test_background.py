@@ -7,7 +7,7 @@ import pytest
 from stub_networks import LabelStub
 from test_segmenter import segmenter
 
-from synthseg_bids.images import background, geometry
+from synthseg_bids.images import background, resampling
 from synthseg_bids.images.background import (
     constant_background,
     far_background,
@@ -98,7 +98,7 @@ def test_empty_borders_are_not_resampled(brain, spacing, value, monkeypatch):
         sizes.append(volume.size)
         return plain(volume, matrices)
 
-    for module in (geometry, preprocess):
+    for module in (resampling, preprocess):
         monkeypatch.setattr(module, 'resample', resample)
     fast = prepare(padded, affine, 1.0)
     monkeypatch.setattr(background, 'EMPTY_SHARE', 0)
