@@ -89,7 +89,7 @@ def list_visits(
     ----------
     plan : Plan
     statuses : container of str
-        Of the images that count: by default, those that have been segmented.
+        Statuses of the images that count (default: of those that have been segmented).
     """
     found: dict[str, list[ImageRecord]] = defaultdict(list)
     for image in (*plan.pending, *plan.current):

@@ -7,7 +7,6 @@ it, sessions in the order of their labels.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ from synthseg_bids.files import sha256
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.measure.agreement import Outline, compare, outline
 
-from ..files import read_description, read_text, remove_table, write_json, write_table
+from ..files import read_description, remove_table, write_json, write_table
+from .damage import agreement_fault, read_marker
 from .locks import hold_participants
 from .names import (
     anat_files,
@@ -32,7 +32,7 @@ from .names import (
     parse_name,
     participant_folders,
 )
-from .records import fault, record, unreadable
+from .records import record
 from .tables import AGREEMENT_COLUMNS, agreement_rows
 
 logger = logging.getLogger(__name__)
@@ -183,15 +183,13 @@ def _origin(pairs: Sequence[_Pair], out_dir: Path) -> dict[str, Any]:
 
 
 def _is_current(path: Path, origin: dict[str, Any], verify: bool) -> bool:
-    try:
-        sidecar = json.loads(read_text(path.with_suffix('.json')))
-    except (OSError, ValueError):
+    sidecar = read_marker(path.with_suffix('.json'))
+    if not sidecar or not path.exists():
         return False
-    noted = sidecar.get('Table') or {}
-    if path.exists() and (what := fault(path, noted, verify and bool(noted)) or unreadable(path)):
+    if what := agreement_fault(path, sidecar, verify):
         logger.warning('%s: %s; written again', path, what)
         return False
-    return path.exists() and all(sidecar.get(key) == value for key, value in origin.items())
+    return all(sidecar.get(key) == value for key, value in origin.items())
 
 
 def _outline(path: Path) -> Outline:

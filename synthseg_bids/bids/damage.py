@@ -98,8 +98,9 @@ def damaged_outputs(
     ----------
     out_dir : Path
     verify : bool
+        Whether to read the outputs; otherwise their sizes and ends are compared.
     participant : str
-        Name of a participant's folder (default: of all).
+        Name of a participant's folder, or a pattern of such names (default: all participants).
 
     Notes
     -----
@@ -123,11 +124,24 @@ def damaged_agreement(
     """Return what is wrong with the tables of agreement; see :func:`damaged_outputs`."""
     found = {}
     for path in anat_files(out_dir, 'sub-*_seg-*_agreement.tsv', participant):
-        noted = read_marker(path.with_suffix('.json')).get('Table') or {}
-        # Earlier versions recorded nothing.
-        if what := fault(path, noted, verify and bool(noted)) or unreadable(path):
+        if what := agreement_fault(path, read_marker(path.with_suffix('.json')), verify):
             found[path.relative_to(out_dir).as_posix()] = what
     return found
+
+
+def agreement_fault(path: Path, sidecar: Mapping[str, Any], verify: bool = False) -> str:
+    """Return what is wrong with a table of agreement; empty if it is whole.
+
+    Parameters
+    ----------
+    path : Path
+    sidecar : mapping
+        Content of its sidecar; those of earlier versions record nothing of the table.
+    verify : bool
+        Whether to read all of the table; otherwise its size and its end are compared.
+    """
+    noted = sidecar.get('Table') or {}
+    return fault(path, noted, verify and bool(noted)) or unreadable(path)
 
 
 def _lost(out_dir: Path, seen: set[tuple[str, str]], participant: str) -> dict[str, str]:

@@ -66,7 +66,7 @@ def list_sessions(
     ----------
     images : iterable of ImageRecord
     statuses : container of str
-        Of the images that count: by default, those that have been segmented.
+        Statuses of the images that count (default: of those that have been segmented).
     """
     by_session: dict[tuple[str, ...], list[ImageRecord]] = defaultdict(list)
     for image in images:

@@ -44,7 +44,7 @@ class EmptyBorders:
         Parameters
         ----------
         volumes : (..., x, y, z) array
-            Of the content.
+            Label maps or posteriors of the content.
         first : int
             Value outside of it of the first of several volumes; all others are 0 there.
 

@@ -35,7 +35,7 @@ class Passes:
     engine : Engine
     straight : (1, n_features, x, y, z) tensor
     flipped : tensor, optional
-        Of the mirrored scan, still mirrored.
+        Features of the mirrored scan, which are mirrored, too.
     mirror : (n_channels,) integer tensor, optional
         Channel permutation of a left/right flip.
     """
@@ -70,12 +70,13 @@ class Passes:
         Parameters
         ----------
         posteriors : (n_channels, x, y, z) tensor
-            Of the voxels of the scan in the box.
+            Posteriors of the scan's voxels that lie in the box.
         box : tuple of slice
-            In the features.
+            Box of features, in voxels of the network's first level.
         channels : sequence of int, optional
             Channels to write (default: all).
         counted : bool
+            Whether the voxels of each label are counted.
 
         Returns
         -------
@@ -92,13 +93,7 @@ class Passes:
             if channels is not None:
                 mean = mean[:, list(channels)]
             sides = [config.sub_voxels] * 3
-            there = tuple(
-                slice(
-                    config.sub_voxels * (b.start - o.start), config.sub_voxels * (b.stop - o.start)
-                )
-                for b, o in zip(block, box, strict=True)
-            )
-            part = posteriors[(slice(None), *there)]
+            part = _part(posteriors, block, box, config.sub_voxels)
             for axis in (3, 2, 1):
                 part = part.unflatten(axis, (-1, config.sub_voxels))
             part.copy_(mean.unflatten(0, sides).permute(3, 4, 0, 5, 1, 6, 2))
@@ -191,7 +186,7 @@ def boxes_near(foreground: np.ndarray) -> list[Box]:
     Returns
     -------
     list of tuple of slice
-        Of planes near foreground; one plane thick.
+        Boxes of the planes that have foreground near them; each is one plane thick.
     """
     found = []
     flat = [bounding_box(plane) for plane in foreground]

@@ -25,6 +25,7 @@ from ..images.geometry import Grid, spacing_mm
 from ..linear import apply_along_axes, blur_matrix
 from ..measure.agreement import MIN_STRUCTURES, AlignmentError, kabsch
 from .register_intensities import Image, align
+from .rigid_resample import rigid_matrix, voxel_indices
 from .soft_segmentation import SoftSegmentation
 
 #: Structures whose borders are compared. Left out is what ends with the field of view or is not
@@ -116,7 +117,9 @@ def register(
         for _ in range(steps):
             samples, seen = _sample(levels, moves, grid)
             changes = _gauss_newton(samples, seen, grid)
-            moves = [move @ _rigid(change) for move, change in zip(moves, changes, strict=True)]
+            moves = [
+                move @ rigid_matrix(change) for move, change in zip(moves, changes, strict=True)
+            ]
             reach = np.array([1.0, 1.0, 1.0, *np.degrees([1.0, 1.0, 1.0])])
             if float(np.abs(changes * reach).max()) < least:
                 break
@@ -234,9 +237,7 @@ def _sample(
     levels: Sequence[_Level], moves: Sequence[np.ndarray], grid: Grid
 ) -> tuple[Tensor, Tensor]:
     """Return all scans' groups on a grid halfway, and the part of it that all scans show."""
-    index = torch.stack(
-        torch.meshgrid(*(torch.arange(n).float() for n in grid.shape), indexing='ij'), -1
-    )
+    index = voxel_indices(grid.shape)
     found = []
     for level, move in zip(levels, moves, strict=True):
         shape = np.array(level.groups.shape[1:])
@@ -292,14 +293,6 @@ def _gauss_newton(samples: Tensor, seen: Tensor, grid: Grid) -> np.ndarray:
         apart = (samples[:, group] - mean[group])[(slice(None), *inner)].flatten(1)
         right += (apart @ weighted.T).double().numpy()
     return -np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(6), right.T).T
-
-
-def _rigid(change: np.ndarray) -> np.ndarray:
-    """Return the matrix of a translation and a rotation vector."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(change[3:]).as_matrix()
-    matrix[:3, 3] = change[:3]
-    return matrix
 
 
 def _overlaps(samples: Tensor, seen: Tensor) -> tuple[float, ...]:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.optimize import minimize
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
 from ..images.geometry import Grid
 from ..linear import apply_along_axes, blur_matrix
+from .rigid_resample import rigid_matrix, voxel_indices
 
 #: A scan's intensities and its affine.
 Image = tuple[np.ndarray, np.ndarray]
@@ -75,7 +75,7 @@ def align(
     near = torch.from_numpy(ndimage.binary_dilation(brain, iterations=reach))
     if not near.any():
         return [*moves]
-    index = _index(grid.shape)
+    index = voxel_indices(grid.shape)
     # Points on a grid would show where it and those of the scans fall on each other.
     jitter = torch.rand(int(near.sum()), 3, generator=torch.Generator().manual_seed(0)) - 0.5
     affine = torch.from_numpy(grid.affine).float()
@@ -96,8 +96,9 @@ def align(
     found = minimize(cost, start, jac=True, method='L-BFGS-B', options=options)
     changes = found.x.reshape(len(scans), 6)
     changes -= changes.mean(axis=0)
+    changes[:, 3:] = np.radians(changes[:, 3:])
     centre = points.mean(0).double().numpy()
-    return [move @ _rigid(change, centre) for move, change in zip(moves, changes, strict=True)]
+    return [m @ rigid_matrix(change, centre) for m, change in zip(moves, changes, strict=True)]
 
 
 def _cost(scans: Sequence[_Scan], points: Tensor, changes: Tensor) -> Tensor:
@@ -206,12 +207,6 @@ def _negentropy(shares: Tensor) -> Tensor:
     return (shares * shares.log()).sum()
 
 
-def _index(shape: Sequence[int]) -> Tensor:
-    """Return the (x, y, z, 3) float32 indices of all voxels of a grid."""
-    axes = (torch.arange(n).float() for n in shape)
-    return torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
-
-
 def _interpolated(volume: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
     """Interpolate a volume linearly; return values, and 1 where the volume is, 0 elsewhere."""
     shape = torch.tensor(volume.shape).float()
@@ -232,11 +227,3 @@ def _rotation(degrees: Tensor) -> Tensor:
     zero = torch.zeros(())
     rows = ((zero, -z, y), (z, zero, -x), (-y, x, zero))
     return torch.matrix_exp(torch.stack([torch.stack(row) for row in rows]))
-
-
-def _rigid(change: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Return the matrix of a translation in mm and a rotation in degrees around a centre."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(np.radians(change[3:])).as_matrix()
-    matrix[:3, 3] = centre + change[:3] - matrix[:3, :3] @ centre
-    return matrix

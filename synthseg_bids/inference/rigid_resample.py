@@ -1,17 +1,47 @@
-"""Resample volumes between grids that are turned against each other."""
+"""Move grids rigidly, and resample volumes between those that are turned against each other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
 from ..images.geometry import bounding_box, widen_box
 
 Box = tuple[slice, ...]
+
+
+def rigid_matrix(
+    change: np.ndarray, centre: np.ndarray | Sequence[float] = (0.0, 0.0, 0.0)
+) -> np.ndarray:
+    """Return the matrix of a translation and of a rotation around a centre.
+
+    Parameters
+    ----------
+    change : (6,) array
+        Translation in mm, then the rotation vector in radians.
+    centre : (3,) array or sequence of float
+        Centre of the rotation, in mm.
+
+    Returns
+    -------
+    (4, 4) array
+    """
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(change[3:]).as_matrix()
+    matrix[:3, 3] = np.asarray(centre) + change[:3] - matrix[:3, :3] @ centre
+    return matrix
+
+
+def voxel_indices(shape: Sequence[int]) -> Tensor:
+    """Return the ``(x, y, z, 3)`` float32 indices of all voxels of a grid."""
+    axes = (torch.arange(n).float() for n in shape)
+    return torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
 
 
 def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, Tensor]:

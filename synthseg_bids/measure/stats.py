@@ -142,11 +142,9 @@ def regression_residuals(
     for column, value in enumerate(values.T):
         known = fitted & ~np.isnan(value + predictor)
         if known.sum() >= MIN_VALUES and np.ptp(predictor[known]) > 0:
-            # Importing SciPy's linear regression takes a second of each process.
-            apart = predictor[known] - predictor[known].mean()
-            slope = apart @ value[known] / (apart @ apart)
-            centre = value[known].mean(), predictor[known].mean()
-            residuals[:, column] = value - centre[0] - slope * (predictor - centre[1])
+            # NumPy's, since importing SciPy's linear regression takes a second of each process.
+            line = np.polyfit(predictor[known], value[known], 1)
+            residuals[:, column] = value - np.polyval(line, predictor)
     return residuals
 
 
