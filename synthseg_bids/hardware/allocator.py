@@ -11,6 +11,7 @@ import sys
 #: huge pages.
 TUNABLES = {
     'glibc.malloc.hugetlb': 1,
+    'glibc.malloc.arena_max': 1,
     'glibc.malloc.mmap_threshold': 2**32,
     'glibc.malloc.trim_threshold': 2**33,
 }
