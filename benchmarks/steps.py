@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthseg_bids.hardware.allocator import restart_with_settings
 from synthseg_bids.hardware.device import DTYPE_VARIABLE, set_threads
+from synthseg_bids.hardware.process_settings import restart_with_settings
 from synthseg_bids.images.volume_io import read_volume
 from synthseg_bids.inference import localise, result, segmenter, sharpen
 

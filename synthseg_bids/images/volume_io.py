@@ -95,6 +95,11 @@ def read_volume(path: str | Path) -> Volume:
     return _scan(_load(image, path, np.float32), image, path)
 
 
+def check_header(path: str | Path) -> None:
+    """Raise the errors of :func:`read_volume` that show without reading the voxels."""
+    _open(Path(path))
+
+
 def volume_of(image: Any) -> Volume:
     """Make a volume of a nibabel image.
 

@@ -379,5 +379,5 @@ def _activate(level: Level, i: int, x: Tensor) -> Tensor:
         return elu_(channels_last(x), *factors)
     if factors:
         scale, shift = (factor.view(-1, 1, 1, 1) for factor in factors)
-        x.mul_(scale).add_(shift)
+        torch.addcmul(shift, x, scale, out=x)
     return functional.elu_(x)

@@ -26,9 +26,10 @@ from ..models.card import ModelCard
 from .combine import LEAST_OVERLAP
 from .fold_lesions import fold_lesions
 from .options import TEMPLATE_WEIGHT
-from .postprocess import resample_labels, soft_volumes
+from .postprocess import soft_volumes
 from .register import Registration, register
 from .register_intensities import Image
+from .resample_posteriors import resample_labels
 from .rigid_resample import inside, sample
 from .soft_segmentation import SoftSegmentation
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ..images.geometry import spacing_mm
 from ..labels import CSF, SUBCORTICAL_GREY, labels_of_tissue
-from .stats import interior, median_and_deviation
+from .stats import median_and_deviation
 
 #: Spacing in mm of the grid on which regions are searched, unless the scan is coarser.
 GRID_MM = 1.5
@@ -137,3 +137,18 @@ def _largest(mask: np.ndarray) -> int:
     """Count the voxels of the largest connected component."""
     components, n = ndimage.label(mask)
     return int(np.bincount(components.ravel())[1:].max()) if n else 0
+
+
+def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
+    """Leave out the voxels of a mask that touch its outside, unless few remain.
+
+    Parameters
+    ----------
+    mask : (x, y, z) boolean array
+    min_voxels : int
+        If fewer remain, the mask is returned as it is.
+    beyond : bool
+        Whether what lies beyond the volume counts as inside.
+    """
+    inner = ndimage.binary_erosion(mask, border_value=beyond)
+    return inner if inner.sum() >= min_voxels else mask
