@@ -24,7 +24,7 @@ from page import cpu_name, render
 
 from synthseg_bids.files import write_table, write_text
 from synthseg_bids.hardware.device import fast_dtype
-from synthseg_bids.hardware.process_settings import VARIABLE, prepare_processes
+from synthseg_bids.hardware.processes import VARIABLE, prepare_processes
 
 HERE = Path(__file__).resolve().parent
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')

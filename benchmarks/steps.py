@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthseg_bids.hardware.device import DTYPE_VARIABLE, set_threads
-from synthseg_bids.hardware.process_settings import restart_with_settings
+from synthseg_bids.hardware.processes import restart_with_settings
 from synthseg_bids.images.volume_io import read_volume
 from synthseg_bids.inference import localise, result, segmenter, sharpen
 

@@ -30,7 +30,7 @@ from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.plan import plan_outputs
 from synthseg_bids.bids.query import find_images
 from synthseg_bids.files import read_table, write_table
-from synthseg_bids.hardware.process_settings import prepare_processes
+from synthseg_bids.hardware.processes import prepare_processes
 from synthseg_bids.images.volume_io import read_volume
 from synthseg_bids.models.registry import model_path
 from synthseg_bids.workflows import Resources

@@ -20,7 +20,7 @@ import torch
 from page import cpu_name, table
 
 from synthseg_bids.files import write_table, write_text
-from synthseg_bids.hardware.process_settings import prepare_processes
+from synthseg_bids.hardware.processes import prepare_processes
 from synthseg_bids.models.registry import load_model
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import UsageError, explain_error
 
-from ..hardware.process_settings import prepare_processes
+from ..hardware.processes import prepare_processes
 from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .dry_run import print_plan

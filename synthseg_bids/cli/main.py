@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import explain_error, is_out_of_memory
-from ..hardware.process_settings import restart_with_settings
+from ..hardware.processes import leave, restart_with_settings
 
 #: Subcommands in the order of the help; each is a module of the same name with underscores.
 COMMANDS = (
@@ -82,15 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def entry() -> int:
+def entry() -> NoReturn:
     """Run as a program."""
     if sys.argv[1:2] in (['segment'], ['train'], ['train-parcels']):
         restart_with_settings()
-    code = main()
-    # Else the interpreter looks for garbage among all objects of PyTorch before it ends: 0.7 s.
-    gc.freeze()
-    return code
+    leave(main())
 
 
 if __name__ == '__main__':
-    sys.exit(entry())
+    entry()

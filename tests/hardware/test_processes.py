@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from synthseg_bids.hardware.process_settings import VARIABLE, prepare_processes
+from synthseg_bids.hardware.processes import VARIABLE, prepare_processes
 
 library, version = platform.libc_ver()
 pytestmark = pytest.mark.skipif(
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROGRAM = """
 import os, sys
-from synthseg_bids.hardware.process_settings import restart_with_settings
+from synthseg_bids.hardware.processes import restart_with_settings
 print('start', os.getpid(), *sys.argv[1:], flush=True)
 restart_with_settings()
 print(os.environ.get('GLIBC_TUNABLES'))
