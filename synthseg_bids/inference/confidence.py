@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..hardware.threads import map_in_threads
 from ..images.geometry import bounding_box
+from ..images.morphology import dilate, erode
 from ..labels import network_labels, segmentation_labels
 from .postprocess import slabs
 
@@ -113,8 +114,6 @@ def unsure_sides(
 def _open(mask: np.ndarray, times: int) -> np.ndarray:
     """Erode a mask by voxels with a common face, then dilate it, as often.
 
-    As :func:`scipy.ndimage.binary_opening`, whose import takes longer than all of this.
-
     Parameters
     ----------
     mask : (x, y, z) bool array
@@ -123,21 +122,10 @@ def _open(mask: np.ndarray, times: int) -> np.ndarray:
     opened = np.zeros_like(mask)
     box = bounding_box(mask)
     if box is not None:
-        outside = np.pad(~mask[box], times, constant_values=True)
+        part = mask[box]
         for _ in range(times):
-            outside = _dilate(outside)
-        inside = ~outside
+            part = erode(part)
         for _ in range(times):
-            inside = _dilate(inside)
-        opened[box] = inside[(slice(times, -times),) * 3]
+            part = dilate(part)
+        opened[box] = part
     return opened
-
-
-def _dilate(mask: np.ndarray) -> np.ndarray:
-    """Add the voxels with a face in common."""
-    wider = mask.copy()
-    for axis in range(3):
-        before, after = np.moveaxis(mask, axis, 0), np.moveaxis(wider, axis, 0)
-        after[1:] |= before[:-1]
-        after[:-1] |= before[1:]
-    return wider
