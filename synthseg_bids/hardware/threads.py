@@ -14,9 +14,12 @@ import torch
 
 _Found = TypeVar('_Found')
 
+#: More threads at once take more memory, and gain little: they wait for it.
+MAX_THREADS = 8
+
 
 def map_in_threads(function: Callable[..., _Found], *parts: Iterable[Any]) -> list[_Found]:
-    """Apply a function to parts, as many at once as PyTorch has threads.
+    """Apply a function to parts, as many at once as PyTorch has threads, up to `MAX_THREADS`.
 
     Parameters
     ----------
@@ -44,7 +47,7 @@ def map_in_threads(function: Callable[..., _Found], *parts: Iterable[Any]) -> li
     # New threads take over the number from this one.
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(min(threads, MAX_THREADS)) as pool:
             return list(pool.map(compute, *parts))
     finally:
         torch.set_num_threads(threads)
