@@ -88,6 +88,7 @@ def init_longitudinal_wf(
             SegmentVisits(
                 in_files=[str(image.path.absolute()) for image in images],
                 visits=[image.entities['ses'] for image in images],
+                contrasts=[_contrast(image) for image in images],
                 ct=[CT_WORDS[ct_setting(ct, image.suffix)] for image in images],
                 model=model,
                 model_sha256=model_sha256,
@@ -116,10 +117,20 @@ def init_longitudinal_wf(
         of_one.connect([(segment, save, [('out_labels', 'in_labels'),
                                          ('out_volumes', 'in_volumes'),
                                          ('out_transforms', 'in_transforms'),
-                                         ('overlaps', 'overlaps')])])  # fmt: skip
+                                         ('overlaps', 'overlaps'),
+                                         ('followed', 'followed')])])  # fmt: skip
         apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])
     return workflow
+
+
+def _contrast(image: ImageRecord) -> str:
+    """Name what images that are acquired alike at each visit have in common."""
+    own = {'sub', 'ses', 'run'}
+    return '_'.join([
+        *(f'{key}-{value}' for key, value in image.entities.items() if key not in own),
+        image.suffix,
+    ])  # fmt: skip
 
 
 def execute_longitudinal(
