@@ -23,8 +23,8 @@ from gpu.page import with_gpu_section
 from page import cpu_name, render
 
 from synthseg_bids.files import write_table, write_text
-from synthseg_bids.hardware.allocator import VARIABLE, keep_memory
 from synthseg_bids.hardware.device import fast_dtype
+from synthseg_bids.hardware.processes import VARIABLE, prepare_processes
 
 HERE = Path(__file__).resolve().parent
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument('--rows', nargs='*', default=list(ROWS), choices=ROWS)
     parser.add_argument('--out', type=Path, default=HERE.parent / 'docs/speed.tsv')
     args = parser.parse_args()
-    keep_memory()
+    prepare_processes()
     rows = args.rows
     if fast_dtype(torch.device('cpu')) == torch.float32:
         rows = [row for row in rows if 'bfloat16' not in row]

@@ -30,7 +30,7 @@ from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.plan import plan_outputs
 from synthseg_bids.bids.query import find_images
 from synthseg_bids.files import read_table, write_table
-from synthseg_bids.hardware.allocator import keep_memory
+from synthseg_bids.hardware.processes import prepare_processes
 from synthseg_bids.images.volume_io import read_volume
 from synthseg_bids.models.registry import model_path
 from synthseg_bids.workflows import Resources
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--work', type=Path, help='folder for outputs (default: a temporary one)')
     add('--docs', type=Path, default=HERE.parent / 'docs', help='where table and page go')
     args = parser.parse_args(argv)
-    keep_memory()
+    prepare_processes()
     logging.disable(logging.WARNING)
     try:
         measure_all(args)

@@ -20,7 +20,7 @@ import torch
 from page import cpu_name, table
 
 from synthseg_bids.files import write_table, write_text
-from synthseg_bids.hardware.allocator import keep_memory
+from synthseg_bids.hardware.processes import prepare_processes
 from synthseg_bids.models.registry import load_model
 
 HERE = Path(__file__).resolve().parent
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument('--rows', nargs='*', default=list(ROWS), choices=ROWS)
     parser.add_argument('--out', type=Path, default=PAGE)
     args = parser.parse_args()
-    keep_memory()
+    prepare_processes()
     model = load_model(args.model)[1].name
     found = {name: measure(ROWS[name], model, args.steps) for name in args.rows}
     lines = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import UsageError, explain_error
 
-from ..hardware.allocator import keep_memory
+from ..hardware.processes import prepare_processes
 from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .dry_run import print_plan
@@ -267,7 +267,7 @@ def _cite(config: RunConfig, chosen: ChosenMethod, stems: Iterable[str]) -> Path
 
 def _set_environment(verbose: int) -> None:
     """Set up logging, and environment variables of PyTorch and of the memory allocator."""
-    keep_memory()
+    prepare_processes()
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
     # Nipype adds a handler that writes to stdout, unless there is one; stdout is for results only.
     nipype = logging.getLogger('nipype')

@@ -6,35 +6,25 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, NoReturn
 
 from .. import __version__
-from ..cli import (
-    calibrate,
-    estimate_priors,
-    evaluate,
-    import_weights,
-    prepare_labels,
-    segment,
-    synthesize,
-    train,
-    train_parcels,
-    view,
-)
 from ..errors import explain_error, is_out_of_memory
-from ..hardware.allocator import restart_with_settings
+from ..hardware.processes import leave, restart_with_settings
 
+#: Subcommands in the order of the help; each is a module of the same name with underscores.
 COMMANDS = (
-    prepare_labels,
-    synthesize,
-    estimate_priors,
-    train,
-    train_parcels,
-    calibrate,
-    segment,
-    evaluate,
-    view,
-    import_weights,
+    'prepare-labels',
+    'synthesize',
+    'estimate-priors',
+    'train',
+    'train-parcels',
+    'calibrate',
+    'segment',
+    'evaluate',
+    'view',
+    'import-weights',
 )
 
 
@@ -45,13 +35,20 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{**kwargs, 'allow_abbrev': False})
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser, without importing PyTorch."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser, without importing PyTorch.
+
+    Parameters
+    ----------
+    command : str, optional
+        The only subcommand to import, if it is one (default: all of them).
+    """
     parser = _Parser(prog='synthseg', description=__doc__)
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for name in COMMANDS if command not in COMMANDS else (command,):
+        module = import_module(f'..cli.{name.replace("-", "_")}', __package__)
+        module.add_parser(subparsers)
     return parser
 
 
@@ -63,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 on success, 1 if something failed, 130 if interrupted, 143 if terminated.
     """
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv[0] if argv else None).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s', datefmt='%H:%M:%S')
     try:
         return args.run(args)
@@ -83,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def entry() -> int:
+def entry() -> NoReturn:
     """Run as a program."""
     if sys.argv[1:2] in (['segment'], ['train'], ['train-parcels']):
         restart_with_settings()
-    return main()
+    leave(main())
 
 
 if __name__ == '__main__':
-    sys.exit(entry())
+    entry()

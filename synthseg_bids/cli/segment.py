@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..files import sidecar
@@ -175,15 +176,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_single(args: argparse.Namespace) -> int:
-    from ..images.volume_io import read_volume
+    from ..images.volume_io import check_header, read_volume
 
     # Before importing PyTorch, so that errors are immediate.
-    scan = read_volume(args.scan)
+    check_header(args.scan)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_volume, args.scan)
 
-    from ..bids.tables import write_morph_table
-    from .segment_scan import load, measure, segment, write_maps
+        from ..bids.tables import write_morph_table
+        from .segment_scan import load, measure, segment, write_maps
 
-    segmenter = load(args)
+        segmenter = load(args)
+        scan = reading.result()
     found = segment(segmenter, scan, args)
     write_maps(found, scan, args.out, args.posteriors, segmenter.labels)
     if args.volumes is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..measure.overlap import TOTAL_NAME
 from ..models import PARCEL_MODEL
 from ..parcels import parcel_labels
 from ..progress import Progress
-from .segment_scan import load, measure, segment, write_maps
+from .segment_scan import Found, load, measure, segment, write_maps
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     failed: list[str] = []
     try:
         with Progress(len(todo), 'scan') as progress:
-            scans = read_ahead([job.scan for job in todo])
-            for n_ended, (job, (_, reading)) in enumerate(zip(todo, scans, strict=True), 1):
+            ended = _segment_all(segmenter, todo, args, made_by)
+            for n_ended, (job, writing) in enumerate(ended, 1):
                 try:
-                    volumes[job], note = _segment_one(segmenter, job, reading, args, made_by)
+                    volumes[job], note = writing.result()
                 except (ValueError, MemoryError, RuntimeError) as error:
                     note = f'failed: {_why(error, job)}'
                     failed.append(note)
@@ -212,18 +213,61 @@ def _volumes_on_disk(job: Job, made_by: dict[str, Any]) -> dict[str, float | Non
     return None if changed else noted['Volumes']
 
 
+def _segment_all(
+    segmenter: Segmenter, jobs: list[Job], args: argparse.Namespace, made_by: dict[str, Any]
+) -> Iterator[tuple[Job, Future[tuple[dict[str, float | None], str]]]]:
+    """Segment scans; meanwhile the next one is read, and the outputs of the last one are written.
+
+    Yields
+    ------
+    job : Job
+    writing : future of (dict, str)
+        Volumes, and a line for the log; or why the scan could not be segmented.
+    """
+    scans = read_ahead([job.scan for job in jobs], prefetch=1)
+    last = None
+    with ThreadPoolExecutor(1) as writer:
+        for job, (_, reading) in zip(jobs, scans, strict=True):
+            outcome = _segment_one(segmenter, reading, args)
+            if last is not None:
+                yield last
+            labels = segmenter.labels
+            last = job, writer.submit(_write_one, job, outcome, made_by, labels)
+            del outcome, reading  # large, and not needed while the next one is segmented
+        if last is not None:
+            yield last
+
+
 def _segment_one(
-    segmenter: Segmenter,
+    segmenter: Segmenter, reading: Future[Volume], args: argparse.Namespace
+) -> tuple[Volume, Found] | Exception:
+    """Segment a scan; return why it could not be segmented, if that concerns it alone."""
+    try:
+        scan = reading.result()
+        return scan, segment(segmenter, scan, args)
+    except (ValueError, MemoryError, RuntimeError) as error:
+        return error
+
+
+def _write_one(
     job: Job,
-    reading: Future[Volume],
-    args: argparse.Namespace,
+    outcome: tuple[Volume, Found] | Exception,
     made_by: dict[str, Any],
+    labels: tuple[int, ...],
 ) -> tuple[dict[str, float | None], str]:
-    """Segment a scan and write its outputs; return its volumes, and a line for the log."""
-    scan = reading.result()
-    found = segment(segmenter, scan, args)
+    """Write the outputs of a scan, or raise its error.
+
+    Returns
+    -------
+    volumes : dict of str to float or None
+    note : str
+        A line for the log.
+    """
+    if isinstance(outcome, Exception):
+        raise outcome
+    scan, found = outcome
     job.record.unlink(missing_ok=True)
-    write_maps(found, scan, job.labels, job.posteriors, segmenter.labels)
+    write_maps(found, scan, job.labels, job.posteriors, labels)
     volumes = {row['name']: row.get('volume_mm3') for row in measure(found, scan)}
     noted = {
         'Scan': str(job.scan),

@@ -1,1 +1,1 @@
-"""Devices, memory, and settings of the C library's memory allocator."""
+"""Devices, memory, threads, and settings that processes start with."""

@@ -13,9 +13,9 @@ import psutil
 #: Memory of a forward pass in low-memory mode: the paper's network then needs tiles, one on a 2 mm
 #: grid hardly ever.
 LOW_MEMORY_BYTES = 2**30
-#: Factor for fragmentation. A process keeps freed memory (see :mod:`.allocator`), which tensors of
-#: other sizes do not fill without gaps: on a data set of mixed scans it grew to twice the memory
-#: that the largest of them takes in a new process.
+#: Factor for fragmentation. A process keeps freed memory (see :mod:`.processes`), which
+#: tensors of other sizes do not fill without gaps: on a data set of mixed scans it grew to twice
+#: the memory that the largest of them takes in a new process.
 GAPS = 2.0
 #: Parameter of the C library's ``mallopt``, and the block size from which on memory is returned to
 #: the system when freed after :func:`release` (the largest that the library accepts).

@@ -95,6 +95,11 @@ def read_volume(path: str | Path) -> Volume:
     return _scan(_load(image, path, np.float32), image, path)
 
 
+def check_header(path: str | Path) -> None:
+    """Raise the errors of :func:`read_volume` that show without reading the voxels."""
+    _open(Path(path))
+
+
 def volume_of(image: Any) -> Volume:
     """Make a volume of a nibabel image.
 
@@ -161,6 +166,8 @@ def read_label_map(path: str | Path) -> Volume:
     """
     path = Path(path)
     image = _open(path)
+    if _holds_small_integers(image):
+        return _volume(_load(image, path, np.float32).astype(np.int32), image, path)
     data = _load(image, path, np.float64)
     # Scale factors turn labels into 2.9999998 and the like.
     rounded = np.rint(data)
@@ -172,6 +179,13 @@ def read_label_map(path: str | Path) -> Volume:
             'a segmentation of integers'
         )
     return _volume(rounded.astype(np.int32), image, path)
+
+
+def _holds_small_integers(image: Any) -> bool:
+    """Return whether the voxels are integers of at most two bytes, which float32 holds exactly."""
+    dtype, proxy = image.get_data_dtype(), image.dataobj
+    unscaled = (getattr(proxy, 'slope', None), getattr(proxy, 'inter', None)) == (1, 0)
+    return bool(dtype.kind in 'iu' and dtype.itemsize <= 2 and unscaled)
 
 
 def label_image(labels: np.ndarray, like: Volume, dtype: Any = np.int16) -> nib.Nifti1Image:

@@ -23,9 +23,10 @@ from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .fold_lesions import fold_lesions
 from .original_spacing import independence
-from .postprocess import resample_labels, soft_volumes
+from .postprocess import soft_volumes
 from .refine import refine
 from .register import Registration, register
+from .resample_posteriors import resample_labels
 from .rigid_resample import inside, sample, sample_image
 from .soft_segmentation import SoftSegmentation
 

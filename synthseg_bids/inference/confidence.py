@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from ..hardware.threads import map_in_threads
+from ..images.geometry import bounding_box
+from ..images.morphology import dilate, erode
 from ..labels import network_labels, segmentation_labels
+from .postprocess import slabs
 
 #: Entropy in bits above which a voxel is unsure. Two equally likely labels have 1 bit, as much of
 #: the grey matter in T2w scans of low contrast; three have 1.6.
@@ -18,8 +21,6 @@ UNSURE_BITS = 1.4
 MAX_POSTERIOR = 0.85
 #: Borders between structures are unsure, but thin: twice this is the least width of a region.
 BORDER_MM = 2.0
-#: Planes whose entropy is computed at once.
-SLAB = 8
 
 
 @torch.inference_mode()
@@ -96,12 +97,35 @@ def unsure_sides(
     )
     candidates = (best < MAX_POSTERIOR) & (left | right)[winner]
     unsure = np.zeros(best.shape, dtype=bool)
-    # By slabs, since what is left of a scan that the network knows nothing of is all of it.
-    for start in range(0, len(best), SLAB):
-        slab = slice(start, start + SLAB)
-        probabilities = posteriors[:, slab][:, candidates[slab]].float().clamp_(min=1e-9)
+
+    def look(planes: slice) -> None:
+        found = candidates[planes]
+        probabilities = posteriors[:, planes][:, found].float().clamp_(min=1e-9)
         entropy = -(probabilities * probabilities.log2()).sum(0)
-        unsure[slab][candidates[slab].numpy()] = (entropy > UNSURE_BITS).numpy()
-    opened = ndimage.binary_opening(unsure, iterations=max(1, round(BORDER_MM / spacing_mm)))
+        unsure[planes][found.numpy()] = (entropy > UNSURE_BITS).numpy()
+
+    # By slabs, since what is left of a scan that the network knows nothing of is all of it.
+    map_in_threads(look, slabs(len(best)))
+    opened = _open(unsure, max(1, round(BORDER_MM / spacing_mm)))
     n_left, n_both = int((opened & left[winner].numpy()).sum()), int(opened.sum())
     return n_left * spacing_mm**3, (n_both - n_left) * spacing_mm**3
+
+
+def _open(mask: np.ndarray, times: int) -> np.ndarray:
+    """Erode a mask by voxels with a common face, then dilate it, as often.
+
+    Parameters
+    ----------
+    mask : (x, y, z) bool array
+    times : int
+    """
+    opened = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if box is not None:
+        part = mask[box]
+        for _ in range(times):
+            part = erode(part)
+        for _ in range(times):
+            part = dilate(part)
+        opened[box] = part
+    return opened

@@ -34,7 +34,7 @@ from .winograd import MIN_FEATURES, WinogradConv3d, channels_last, elu_
 
 #: Scan voxels whose logits are in memory at once: about what the CPU's caches hold; and on a GPU,
 #: where few and large steps are faster.
-BLOCK_VOXELS = 2**13
+BLOCK_VOXELS = 2**14
 GPU_BLOCK_VOXELS = 2**18
 
 CPU = torch.device('cpu')
@@ -284,8 +284,9 @@ class Engine:
             # Mirroring also reverses the order along x within a voxel.
             sides = [self.config.sub_voxels] * 3
             swap = torch.arange(positions, device=weight.device).view(sides).flip(0).flatten()
-            weight, bias = weight[swap][:, mirror], bias[swap][:, mirror]
-        if position is not None:
+            chosen = swap if position is None else swap[position : position + 1]
+            weight, bias = weight[chosen][:, mirror], bias[chosen][:, mirror]
+        elif position is not None:
             weight, bias = weight[position : position + 1], bias[position : position + 1]
         voxels = features[0].movedim(0, -1)[x, y, z]
         if mirror is not None:
@@ -378,5 +379,5 @@ def _activate(level: Level, i: int, x: Tensor) -> Tensor:
         return elu_(channels_last(x), *factors)
     if factors:
         scale, shift = (factor.view(-1, 1, 1, 1) for factor in factors)
-        x.mul_(scale).add_(shift)
+        torch.addcmul(shift, x, scale, out=x)
     return functional.elu_(x)

@@ -84,9 +84,8 @@ def predict(
     -------
     Prediction
     """
-    n_channels = engine.config.out_channels if channels is None else len(channels)
     if plan is None:
-        plan = _fitting_plan(engine, image.shape, mirror is not None, n_channels)
+        plan = _fitting_plan(engine, image.shape, mirror is not None, _n_kept(engine, channels))
     scaled = torch.from_numpy(rescale_intensities(image))
     if plan.tiles > 1:
         return _infer_tiles(engine, scaled, mirror, plan, channels)
@@ -110,8 +109,7 @@ def _infer_tiles(
     image = functional.pad(image, widths)
     shape = list(image.shape)
     shape[axis] = n
-    n_channels = engine.config.out_channels if channels is None else len(channels)
-    posteriors = torch.empty((n_channels, *shape), dtype=plan.storage)
+    posteriors = torch.empty((_n_kept(engine, channels), *shape), dtype=plan.storage)
     counts = torch.zeros(3, engine.config.out_channels, dtype=torch.int64)
     for seen, kept in tile_slices(image.shape[axis], plan.tiles, multiple):
         tile = image.narrow(axis, seen.start, seen.stop - seen.start)
@@ -121,6 +119,11 @@ def _infer_tiles(
         part = found.posteriors.narrow(axis + 1, first - seen.start, last - first)
         posteriors.narrow(axis + 1, first - before, last - first).copy_(part)
     return Prediction(posteriors, tuple(slice(0, n) for n in shape), counts)
+
+
+def _n_kept(engine: Engine, channels: Sequence[int] | None) -> int:
+    """Return the number of channels whose posteriors are kept; None stands for all."""
+    return engine.config.out_channels if channels is None else len(channels)
 
 
 def _fitting_plan(engine: Engine, shape: tuple[int, ...], flip: bool, n_channels: int) -> Plan:
@@ -189,8 +192,8 @@ def infer(
         passes = Passes(engine, straight(whole[0]), flipped and flipped(whole[0]), swap)
         posteriors, reached, counts = around_brain(passes, storage, channels)
     else:
-        n_channels = config.out_channels if channels is None else len(channels)
-        posteriors, reached = torch.empty((n_channels, *padded), dtype=storage), whole
+        n_kept = _n_kept(engine, channels)
+        posteriors, reached = torch.empty((n_kept, *padded), dtype=storage), whole
         counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
         n_rows = whole[0].stop
         for start in range(0, n_rows, ROWS if by_rows else n_rows):

@@ -33,9 +33,10 @@ from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
 from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
-from .postprocess import resample_labels, soft_volumes
+from .postprocess import soft_volumes
 from .register import Registration, grid_halfway, register
 from .register_intensities import Image
+from .resample_posteriors import resample_labels
 from .rigid_resample import inside, reached, sample, voxel_places
 from .soft_segmentation import SoftSegmentation
 

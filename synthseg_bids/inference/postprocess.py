@@ -1,9 +1,4 @@
-"""Compute labels and volumes on the scan's grid from the network's posteriors.
-
-Posteriors are resampled, not labels, so that structures keep smooth borders: one channel at a
-time, and only where it can be the most likely. No array of all channels on the scan's grid is
-made unless the posteriors themselves are asked for.
-"""
+"""Clean and smooth the network's posteriors; find the most likely labels, and volumes."""
 
 from __future__ import annotations
 
@@ -14,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import bounding_box, resampling_matrix, widen_box
-from ..images.resampling import resample_box
+from ..hardware.threads import map_in_threads
+from ..images.geometry import bounding_box, widen_box
 
 #: Probability above which a voxel counts for the connected component to keep (the reference
 #: implementation's threshold).
@@ -30,8 +25,11 @@ NEIGHBOUR_WEIGHT = 0.18
 
 #: Smaller posteriors are not smoothed.
 LEAST_SUPPORT = 1e-4
+#: Planes along x that a thread computes at once.
+SLAB = 16
 
 Box = tuple[slice, ...]
+NOWHERE: Box = (slice(0, 0),) * 3
 
 
 @torch.inference_mode()
@@ -143,25 +141,28 @@ def smooth(posteriors: Tensor) -> Tensor:
     ----------
     posteriors : (n_channels, x, y, z) tensor
     """
-    for channel in posteriors:
-        box = support_box(channel, LEAST_SUPPORT)
-        if box is None:
-            continue
-        part = channel[widen_box(box, 1, channel.shape)]
-        averaged = part.clone()
-        for axis in range(3):
-            n = part.shape[axis]
-            before = averaged
-            averaged = before * (1 - 2 * NEIGHBOUR_WEIGHT)
-            for here, there in ((0, 1), (1, 0)):
-                target = averaged.narrow(axis, here, n - 1)
-                target.add_(before.narrow(axis, there, n - 1), alpha=NEIGHBOUR_WEIGHT)
-            # Edge voxels are repeated outside.
-            for edge in (0, n - 1):
-                edges = before.select(axis, edge)
-                averaged.select(axis, edge).add_(edges, alpha=NEIGHBOUR_WEIGHT)
-        part.copy_(averaged)
+    map_in_threads(_smooth, posteriors)
     return posteriors
+
+
+def _smooth(channel: Tensor) -> None:
+    box = support_box(channel, LEAST_SUPPORT)
+    if box is None:
+        return
+    part = channel[widen_box(box, 1, channel.shape)]
+    averaged = part.clone()
+    for axis in range(3):
+        n = part.shape[axis]
+        before = averaged
+        averaged = before * (1 - 2 * NEIGHBOUR_WEIGHT)
+        for here, there in ((0, 1), (1, 0)):
+            target = averaged.narrow(axis, here, n - 1)
+            target.add_(before.narrow(axis, there, n - 1), alpha=NEIGHBOUR_WEIGHT)
+        # Edge voxels are repeated outside.
+        for edge in (0, n - 1):
+            edges = before.select(axis, edge)
+            averaged.select(axis, edge).add_(edges, alpha=NEIGHBOUR_WEIGHT)
+    part.copy_(averaged)
 
 
 def support_box(volume: Tensor, floor: float) -> Box | None:
@@ -187,7 +188,7 @@ def join_boxes(boxes: Sequence[Box | None]) -> Box:
     """Return the smallest box around several; empty if there are none."""
     there = [box for box in boxes if box is not None]
     if not there:
-        return (slice(0, 0),) * 3
+        return NOWHERE
     return tuple(
         slice(min(part.start for part in parts), max(part.stop for part in parts))
         for parts in zip(*there, strict=True)
@@ -210,14 +211,23 @@ def most_likely(posteriors: Tensor) -> tuple[Tensor, Tensor]:
     """
     best = posteriors[0].clone()
     winner = torch.zeros(best.shape, dtype=torch.int64)
-    for channel in range(1, len(posteriors)):
-        box = support_box(posteriors[channel], 0.99 / len(posteriors))
-        if box is None:
-            continue
-        probability = posteriors[channel][box]
-        winner[box].masked_fill_(probability > best[box], channel)
-        torch.maximum(best[box], probability, out=best[box])
+
+    def compare(rows: slice) -> None:
+        for channel in range(1, len(posteriors)):
+            box = support_box(posteriors[channel, rows], 0.99 / len(posteriors))
+            if box is None:
+                continue
+            probability, highest = posteriors[channel, rows][box], best[rows][box]
+            winner[rows][box].masked_fill_(probability > highest, channel)
+            torch.maximum(highest, probability, out=highest)
+
+    map_in_threads(compare, slabs(len(best)))
     return best, winner
+
+
+def slabs(length: int) -> list[slice]:
+    """Cut an axis into slabs of `SLAB` planes."""
+    return [slice(start, min(start + SLAB, length)) for start in range(0, length, SLAB)]
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -273,128 +283,3 @@ def soft_volumes(
     volumes[0] += n_voxels - posteriors[0].numel()
     volumes[list(unknown)] = np.nan
     return volumes * voxel_volume_mm3
-
-
-@torch.inference_mode()
-def resample_labels(
-    posteriors: Tensor,
-    box: Box,
-    shape: tuple[int, ...],
-    to_shape: tuple[int, ...],
-    steps: np.ndarray,
-    labels: tuple[int, ...],
-    keep_posteriors: bool = False,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resample posteriors to another grid and take the most likely label of every voxel.
-
-    Parameters
-    ----------
-    posteriors : (n_channels, x, y, z) tensor
-        They sum to 1.
-    box : tuple of slice
-        Their box in the source grid; outside of it everything is background.
-    shape : tuple of int
-        Shape of the source grid.
-    to_shape : tuple of int
-        Shape of the target grid, which has the same centre and axis directions.
-    steps : (3,) array
-        Spacing of the target grid divided by that of the source grid.
-    labels : (n_channels,) tuple of int
-        Label of each channel, background first.
-    keep_posteriors : bool
-        Whether to return the resampled posteriors as well.
-
-    Returns
-    -------
-    labels : (x', y', z') int16 array
-    posteriors : (n_channels, x', y', z') uint8 array, or None
-        Probabilities times 255.
-    """
-    winner = np.full(to_shape, labels[0], dtype=np.int16)
-    kept = np.zeros((len(labels), *to_shape), dtype=np.uint8) if keep_posteriors else None
-    matrices = _matrices(shape, to_shape, steps, box)
-    # A voxel's largest probability is at least 1 / n_channels, and interpolation averages: a
-    # channel below that in all neighbours cannot win. Stored as a byte, less than 1 / 510 is 0.
-    floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
-    # Outside the box is background, hence the foreground can be continued with zeros.
-    whole, foreground = _resample_support(1 - posteriors[0], matrices, floor / 2)
-    best = 1 - foreground
-    if kept is not None:
-        kept[0] = 255
-        kept[0][whole] = _to_byte(best)
-    inside = winner[whole]
-    for channel in range(1, len(labels)):
-        region, probability = _resample_support(posteriors[channel], matrices, floor)
-        if kept is not None:
-            kept[channel][region] = _to_byte(probability)
-        part = tuple(
-            slice(r.start - w.start, r.stop - w.start) for r, w in zip(region, whole, strict=True)
-        )
-        better = probability > best[part]
-        best[part] = torch.maximum(best[part], probability)
-        inside[part][better.numpy()] = labels[channel]
-    return winner, kept
-
-
-@torch.inference_mode()
-def resample_sums(
-    posteriors: Tensor,
-    box: Box,
-    shape: tuple[int, ...],
-    to_shape: tuple[int, ...],
-    steps: np.ndarray,
-    groups: Sequence[Sequence[int]],
-) -> np.ndarray:
-    """Add up the posteriors of groups of channels and resample the sums to another grid.
-
-    Parameters
-    ----------
-    posteriors, box, shape, to_shape, steps
-        See :func:`resample_labels`.
-    groups : sequence of sequence of int
-        Channels of each group; none of them in two groups.
-
-    Returns
-    -------
-    (n_groups, x', y', z') uint8 array
-        Probabilities times 255. They are rounded so that the sum of the first groups, however
-        many, is less than 1/510 off; all of them sum to at most 255.
-    """
-    matrices = _matrices(shape, to_shape, steps, box)
-    found = np.zeros((len(groups), *to_shape), dtype=np.uint8)
-    total = torch.zeros(to_shape)
-    before = np.zeros(to_shape, dtype=np.uint8)
-    for kept, channels in zip(found, groups, strict=True):
-        if not channels:
-            continue
-        probability = posteriors[channels[0]].clone()
-        for channel in channels[1:]:
-            probability += posteriors[channel]
-        region, part = _resample_support(probability, matrices, 1 / 512)
-        total[region] += part
-        rounded = _to_byte(total[region])
-        kept[region] = rounded - before[region]
-        before[region] = rounded
-    return found
-
-
-def _matrices(
-    shape: tuple[int, ...], to_shape: tuple[int, ...], steps: np.ndarray, box: Box
-) -> list[Tensor]:
-    """Return the matrices that resample what is in a box of one grid to another."""
-    return [
-        torch.from_numpy(resampling_matrix(n_in, n_out, step)[:, part])
-        for n_in, n_out, step, part in zip(shape, to_shape, steps, box, strict=True)
-    ]
-
-
-def _resample_support(
-    probability: Tensor, matrices: list[Tensor], floor: float
-) -> tuple[Box, Tensor]:
-    """Resample a volume only where it exceeds a floor; return that box and the values in it."""
-    support = support_box(probability, floor) or (slice(0, 0),) * 3
-    return resample_box(probability, support, matrices)
-
-
-def _to_byte(probability: Tensor) -> np.ndarray:
-    return (probability * 255).round().clamp(0, 255).to(torch.uint8).numpy()

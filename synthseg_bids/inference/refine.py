@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..hardware.threads import map_in_threads
 from ..images.resampling import resample
 from ..labels import mirror_channels
 from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
@@ -122,23 +124,27 @@ def refine(
             scan.deblurred(_expected(scan.image, foreground, structures, found, of_scan))
             for scan, of_scan in zip(scans, means, strict=True)
         ]
+        found = _weigh(scans, sharp, means, structures, found)
         total = torch.zeros_like(foreground)
-        for i, one in enumerate(structures):
-            observed = [
-                Observed(_at(image, one.voxels), of_scan[i], scan.shows(one.voxels), scan.weight)
-                for scan, image, of_scan in zip(scans, sharp, means, strict=True)
-            ]
-            found[i] = likelihood(found[i], observed).mul_(one.prior)
-            total.index_add_(0, one.voxels, found[i])
+        for one, now in zip(structures, found, strict=True):
+            total.index_add_(0, one.voxels, now)
         share = foreground / total.clamp_(min=torch.finfo(total.dtype).tiny)
-        for now, one in zip(found, structures, strict=True):
-            now.mul_(_at(share, one.voxels))
-    for one, now in zip(structures, found, strict=True):
-        for channel, part in one.parts:
-            volume = posteriors[channel][one.box]
-            values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
-            volume.copy_(values.view(volume.shape))
+        map_in_threads(partial(_rescale, share), structures, found)
+    map_in_threads(partial(_write, posteriors), structures, found)
     return posteriors
+
+
+def _rescale(share: Tensor, one: _Structure, now: Tensor) -> None:
+    """Multiply the posteriors of a structure by a factor for each voxel of the volume."""
+    now.mul_(_at(share, one.voxels))
+
+
+def _write(posteriors: Tensor, one: _Structure, now: Tensor) -> None:
+    """Write the posteriors of a structure's sides into the volumes."""
+    for channel, part in one.parts:
+        volume = posteriors[channel][one.box]
+        values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
+        volume.copy_(values.view(volume.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,11 +230,19 @@ class _Structure:
 def _structures(
     posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
 ) -> list[_Structure]:
-    """List the structures that have any voxel of at least this posterior."""
-    boxes = [support_box(volume, least) for volume in posteriors]
+    """List the structures that have any voxel of at least this posterior, the largest first.
+
+    Threads that compute them in this order end at about the same time.
+    """
+    boxes = map_in_threads(partial(support_box, floor=least), posteriors)
     pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
-    return [_structure(posteriors, pair, boxes, spacing_mm, least) for pair in there if pair]
+
+    def gather(pair: list[int]) -> _Structure:
+        return _structure(posteriors, pair, boxes, spacing_mm, least)
+
+    found = map_in_threads(gather, filter(None, there))
+    return sorted(found, key=lambda one: len(one.voxels), reverse=True)
 
 
 def _structure(
@@ -278,22 +292,46 @@ def _expected(
 ) -> Tensor:
     """Return the image expected from posteriors and means; background keeps its intensities."""
     expected = (1 - foreground).view(scan.shape) * scan
-    for one, now, mean in zip(structures, found, means, strict=True):
-        intensity = _at(scan, one.voxels) if mean is None else mean
-        expected.view(-1).index_add_(0, one.voxels, now * intensity)
+
+    def share(one: _Structure, now: Tensor, mean: Tensor | None) -> Tensor:
+        return now * (_at(scan, one.voxels) if mean is None else mean)
+
+    parts = map_in_threads(share, structures, found, means)
+    for one, part in zip(structures, parts, strict=True):
+        expected.view(-1).index_add_(0, one.voxels, part)
     return expected
+
+
+def _weigh(
+    scans: Sequence[_Scan],
+    sharp: Sequence[Tensor],
+    means: Sequence[Sequence[Tensor | None]],
+    structures: Sequence[_Structure],
+    found: Sequence[Tensor],
+) -> list[Tensor]:
+    """Return the prior of each structure times the likelihood of all scans' intensities."""
+
+    def weigh(one: _Structure, now: Tensor, of_scans: tuple[Tensor | None, ...]) -> Tensor:
+        observed = [
+            Observed(_at(image, one.voxels), mean, scan.shows(one.voxels), scan.weight)
+            for scan, image, mean in zip(scans, sharp, of_scans, strict=True)
+        ]
+        return likelihood(now, observed).mul_(one.prior)
+
+    return map_in_threads(weigh, structures, found, zip(*means, strict=True))
 
 
 def _drifting_means(
     scan: _Scan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
-    means = []
-    for one, posterior in zip(structures, found, strict=True):
+
+    def compute(one: _Structure, posterior: Tensor) -> Tensor | None:
         shown = scan.shows(one.voxels)
         seen = posterior if shown is None else posterior * shown
-        means.append(_drifting_mean(one, seen, _at(image, one.voxels)))
-    return means
+        return _drifting_mean(one, seen, _at(image, one.voxels))
+
+    return map_in_threads(compute, structures, found)
 
 
 def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tensor | None:

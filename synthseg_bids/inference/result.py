@@ -22,8 +22,9 @@ from ..models.card import ModelCard
 from ..parcels import parcel_labels
 from .empty_borders import EmptyBorders
 from .parcels import ParcelPosteriors, label_parcels
-from .postprocess import Box, resample_labels, resample_sums, soft_volumes
+from .postprocess import Box, soft_volumes
 from .preprocess import Prepared
+from .resample_posteriors import resample_labels, resample_sums
 from .soft_segmentation import SoftSegmentation
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class NetworkPosteriors:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return labels, and posteriors if asked for, on another grid in RAS.
 
-        Parameters and results are those of :func:`.postprocess.resample_labels`.
+        Parameters and results are those of :func:`.resample_posteriors.resample_labels`.
         """
         shapes = self.prepared.image.shape, grid.shape
         return resample_labels(self.posteriors, self.box, *shapes, steps, self.labels, posteriors)

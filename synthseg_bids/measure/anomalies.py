@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ..images.geometry import spacing_mm
+from ..images.geometry import bounding_box, spacing_mm, widen_box
+from ..images.morphology import erode
 from ..labels import CSF, SUBCORTICAL_GREY, labels_of_tissue
-from .stats import interior, median_and_deviation
+from .stats import median_and_deviation
 
 #: Spacing in mm of the grid on which regions are searched, unless the scan is coarser.
 GRID_MM = 1.5
@@ -21,6 +22,8 @@ GRID_MM = 1.5
 MAX_DEVIATIONS, MIN_WIDTH_MM = 4.0, 4.0
 #: Least standard deviation of a tissue, as a part of the intensity of white matter.
 MIN_DEVIATION = 0.05
+#: Standard deviations of the Gaussian filter within which it has weights.
+TRUNCATE = 4.0
 #: Radius in mm of a ball that does not fit into sulci and cisterns.
 POCKET_RADIUS_MM = 8.0
 #: Labels with a common intensity in every contrast.
@@ -70,13 +73,18 @@ def measure_anomalies(
 def _coarsen(
     data: np.ndarray, labels: np.ndarray, spacing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smooth a scan and take every n-th voxel of it and of its labels."""
+    """Smooth a scan and take every n-th voxel of it and of its labels, around the labels alone."""
     steps = np.maximum(np.rint(GRID_MM / spacing).astype(int), 1)
-    smooth = ndimage.gaussian_filter(
-        data, np.where(steps > 1, steps / 2, 0.35 * GRID_MM / spacing), output=np.float32
+    sigmas = np.where(steps > 1, steps / 2, 0.35 * GRID_MM / spacing)
+    # Wider than the filter's reach, and of whole steps.
+    margin = np.ceil(TRUNCATE * sigmas).astype(int) + 1
+    box = tuple(
+        slice(max(part.start - more, 0) // step * step, part.stop + more)
+        for part, more, step in zip(bounding_box(labels != 0) or (), margin, steps, strict=False)
     )
+    smooth = ndimage.gaussian_filter(data[box], sigmas, output=np.float32, truncate=TRUNCATE)
     every = tuple(slice(step // 2, None, step) for step in steps)
-    return smooth[every], labels[every], spacing * steps
+    return smooth[every], labels[box][every], spacing * steps
 
 
 def _odd_voxels(data: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
@@ -127,13 +135,41 @@ def _bias(data: np.ndarray, white: np.ndarray, brain: np.ndarray) -> np.ndarray:
 
 def _opened(mask: np.ndarray, radius_mm: float, spacing: np.ndarray) -> np.ndarray:
     """Open a mask with a ball of some radius."""
-    if not mask.any():
+    box = bounding_box(mask)
+    if box is None:
         return mask
-    centres = ndimage.distance_transform_edt(mask, spacing) > radius_mm
-    return (ndimage.distance_transform_edt(~centres, spacing) <= radius_mm) & centres.any()
+    box = widen_box(box, 1, mask.shape)
+    opened = np.zeros_like(mask)
+    centres = ndimage.distance_transform_edt(mask[box], spacing) > radius_mm
+    if centres.any():
+        opened[box] = ndimage.distance_transform_edt(~centres, spacing) <= radius_mm
+    return opened
 
 
 def _largest(mask: np.ndarray) -> int:
     """Count the voxels of the largest connected component."""
     components, n = ndimage.label(mask)
     return int(np.bincount(components.ravel())[1:].max()) if n else 0
+
+
+def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
+    """Leave out the voxels of a mask that touch its outside, unless few remain.
+
+    Parameters
+    ----------
+    mask : (x, y, z) boolean array
+    min_voxels : int
+        If fewer remain, the mask is returned as it is.
+    beyond : bool
+        Whether what lies beyond the volume counts as inside.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return mask
+    box = widen_box(box, 1, mask.shape)
+    part = erode(mask[box], beyond)
+    if part.sum() < min_voxels:
+        return mask
+    inner = np.zeros_like(mask)
+    inner[box] = part
+    return inner

@@ -18,7 +18,6 @@ from ..labels import (
     segmentation_labels,
 )
 from .stats import mean_of_known
-from .surface import surface_distances
 
 #: Name of the sum of all structures, the volume inside the skull.
 TOTAL_NAME = 'Total-Intracranial'
@@ -299,6 +298,9 @@ def compare_to_reference(
         for label in structures
     ]
     if surfaces:
+        # Here, since SciPy takes a third of a second to import.
+        from .surface import surface_distances
+
         spacing = spacing_mm(reference_affine)
         for row in rows:
             ours_there, theirs_there = segmentation == row['index'], folded == row['index']

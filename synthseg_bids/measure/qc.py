@@ -23,7 +23,7 @@ from ..images.geometry import (
 from ..images.header import Header
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from ..parcels import CORTEX, parcel_labels
-from .anomalies import measure_anomalies
+from .anomalies import interior, measure_anomalies
 from .expected_dice import expected_dice
 from .network_report import NO_REPORT, NetworkReport
 from .overlap import total_intracranial, volumes_from_labels
@@ -38,7 +38,7 @@ from .qc_limits import (
 )
 from .qc_measures import MEASURES
 from .qc_rules import FAIL, PASS, REVIEW, VERDICT
-from .stats import interior, median_and_deviation
+from .stats import median_and_deviation
 
 _BRAIN_STEM = 16
 _WHITE_MATTER, _LATERAL_VENTRICLES = (2, 41), (4, 43)

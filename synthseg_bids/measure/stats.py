@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 #: Least number of values from which outliers are determined.
 MIN_VALUES = 5
@@ -38,21 +37,6 @@ def mean_of_known(values: Iterable[float]) -> float:
     """
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float('nan')
-
-
-def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
-    """Leave out the voxels of a mask that touch its outside, unless few remain.
-
-    Parameters
-    ----------
-    mask : (x, y, z) boolean array
-    min_voxels : int
-        If fewer remain, the mask is returned as it is.
-    beyond : bool
-        Whether what lies beyond the volume counts as inside.
-    """
-    inner = ndimage.binary_erosion(mask, border_value=beyond)
-    return inner if inner.sum() >= min_voxels else mask
 
 
 def median_and_deviation(sample: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import cc3d
 import numpy as np
-from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from ..images.geometry import bounding_box
 from ..labels import CSF, LESION, segmentation_labels
@@ -176,6 +175,9 @@ def _within_box(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> n
         return result
     radii = [round(radius_mm / mm) for mm in spacing_mm]
     part = np.pad(mask[box].view(np.uint8), [(radius + 1,) * 2 for radius in radii])
+    # Here, since most programs that import this module close no gaps.
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d
+
     for extreme in (maximum_filter1d, minimum_filter1d):
         for axis, radius in enumerate(radii):
             if radius:

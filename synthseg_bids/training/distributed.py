@@ -6,15 +6,12 @@ averaged over all processes before the optimiser's step, so that all take the sa
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 from torch import Tensor, distributed, nn
@@ -171,23 +168,6 @@ def join(device_name: str | torch.device) -> Iterator[ProcessGroup]:
         reason = str(error).splitlines()[0]
         raise ProcessError(f'another process is lost; see what it says ({reason})') from error
     distributed.destroy_process_group()
-
-
-def leave(code: int) -> NoReturn:
-    """End a process that has joined others, without Python's clean-up.
-
-    During the clean-up, remaining threads of PyTorch abort about one process in twenty, after all
-    files are written (seen with PyTorch 2.13 and Gloo).
-
-    Parameters
-    ----------
-    code : int
-        Exit code.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _size() -> int:

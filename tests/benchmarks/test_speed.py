@@ -76,7 +76,7 @@ def test_page_and_table(tmp_path, monkeypatch, capsys):
         'ideas-bfloat16': {'all of them': 2.0, 'without Winograd': 2.5},
     }
     monkeypatch.setattr(benchmark, 'measure', lambda row, args, scan: measured.get(row))
-    monkeypatch.setattr(benchmark, 'keep_memory', lambda: None)
+    monkeypatch.setattr(benchmark, 'prepare_processes', lambda: None)
     monkeypatch.setattr(benchmark, 'fast_dtype', lambda device: torch.bfloat16)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(sys, 'argv', ['inference.py', '--out', str(tmp_path / 'speed.tsv')])

@@ -14,7 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from synthseg_bids.cli import segment_folder
 from synthseg_bids.cli.main import main
+from synthseg_bids.cli.segment_scan import segment
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.models.card import save_model
 from synthseg_bids.models.registry import load_model
@@ -124,6 +126,22 @@ def test_only_what_is_missing_or_would_change_is_made(tmp_path, scans, run, rng)
     assert redone('--fast', '--overwrite') == {*'abcd'}
     assert redone('--fast', '--posteriors', tmp_path / 'maps') == {*'abcd'}
     assert redone('--fast', '--posteriors', tmp_path / 'maps') == set()
+
+
+def test_when_interrupted_what_was_segmented_before_is_written(tmp_path, scans, run, monkeypatch):
+    done: list[Path] = []
+
+    def interrupted(segmenter, scan, args):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(scan.path)
+        return segment(segmenter, scan, args)
+
+    monkeypatch.setattr(segment_folder, 'segment', interrupted)
+    assert run(scans, tmp_path / 'out') == 130
+    names = (path.name.partition('.')[0] for path in done)
+    written = {f'{name}_synthseg{end}' for name in names for end in ('.json', '.nii.gz')}
+    assert files(tmp_path / 'out') == written
 
 
 def test_folders_below_and_outputs_among_the_scans(tmp_path, scans, run):

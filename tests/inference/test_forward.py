@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from synthseg_bids.hardware import device, memory
-from synthseg_bids.hardware.allocator import TUNABLES, VARIABLE
+from synthseg_bids.hardware.processes import TUNABLES, VARIABLE
 from synthseg_bids.inference.engine import Engine
 from synthseg_bids.inference.forward import predict
 from synthseg_bids.inference.memory_plan import (

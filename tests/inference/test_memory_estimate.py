@@ -16,8 +16,8 @@ from app import launch, write_description, write_image
 from synthseg_bids.app.config import read_toml
 from synthseg_bids.external.methods import METHODS, OURS
 from synthseg_bids.files import read_table
-from synthseg_bids.hardware.allocator import TUNABLES, VARIABLE
 from synthseg_bids.hardware.device import fast_dtype
+from synthseg_bids.hardware.processes import TUNABLES, VARIABLE
 from synthseg_bids.inference.memory_estimate import HEAD, PROCESS_BYTES, describe_model, worker_gb
 from synthseg_bids.models.card import ModelCard, save_model
 from synthseg_bids.models.registry import model_path

@@ -15,11 +15,11 @@ from synthseg_bids.inference.postprocess import (
     fill,
     join_boxes,
     most_likely,
-    resample_labels,
     smooth,
     soft_volumes,
     support_box,
 )
+from synthseg_bids.inference.resample_posteriors import resample_labels
 from synthseg_bids.labels import segmentation_labels
 
 LABELS = tuple(label.index for label in segmentation_labels())

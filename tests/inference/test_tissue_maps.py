@@ -7,7 +7,7 @@ import pytest
 import torch
 from posteriors import boxed_posteriors
 
-from synthseg_bids.inference.postprocess import resample_sums
+from synthseg_bids.inference.resample_posteriors import resample_sums
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import network_labels
 from synthseg_bids.measure.tissues import channels_of_parts, three_probabilities, three_tissues

@@ -6,10 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
-from synthseg_bids.hardware.allocator import VARIABLE, keep_memory
+from synthseg_bids.hardware.processes import VARIABLE, prepare_processes
 
 library, version = platform.libc_ver()
 pytestmark = pytest.mark.skipif(
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROGRAM = """
 import os, sys
-from synthseg_bids.hardware.allocator import restart_with_settings
+from synthseg_bids.hardware.processes import restart_with_settings
 print('start', os.getpid(), *sys.argv[1:], flush=True)
 restart_with_settings()
 print(os.environ.get('GLIBC_TUNABLES'))
@@ -57,5 +58,15 @@ def test_older_libraries_are_left_alone(monkeypatch):
     monkeypatch.delenv('LD_PRELOAD', raising=False)
     for found in (('glibc', '2.31'), ('musl', '1.2')):
         monkeypatch.setattr(platform, 'libc_ver', lambda found=found: found)
-        keep_memory()
+        prepare_processes()
         assert VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'expected'),
+    [({}, '1000'), ({'GOMP_SPINCOUNT': '7'}, '7'), ({'OMP_WAIT_POLICY': 'active'}, None)],
+)
+def test_idle_threads_sleep_unless_the_user_chose_otherwise(chosen, expected):
+    with patch.dict(os.environ, chosen, clear=True):
+        prepare_processes()
+        assert os.environ.get('GOMP_SPINCOUNT') == expected
