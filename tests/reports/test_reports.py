@@ -20,10 +20,11 @@ from synthseg_bids.interfaces import PlotSegmentation
 from synthseg_bids.labels import LESION, LESION_NAME, segmentation_labels
 from synthseg_bids.measure.overlap import TOTAL_NAME
 from synthseg_bids.parcels import parcel_labels
-from synthseg_bids.reports import write_group_report, write_subject_report
+from synthseg_bids.reports.group import write_group_report
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.page import markdown
 from synthseg_bids.reports.png import write_grey, write_indexed
+from synthseg_bids.reports.subject import write_subject_report
 
 EVIL = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\'"&'
 
