@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from app import Run, launch, options, save_tiny_model, write_description, write_image
+from app import Run, options, run_here, save_tiny_model, write_description, write_image
 
 from synthseg_bids.app.main import main
 from synthseg_bids.files import read_table
@@ -22,7 +22,7 @@ def run(tmp_path_factory) -> Run:
     broken = raw / ANAT / 'sub-01_ses-a_FLAIR.nii.gz'
     broken.write_bytes(broken.read_bytes()[:500])
     model = save_tiny_model(folder / 'tiny.safetensors')
-    return launch(raw, folder / 'out', model, '--combine', 'session')
+    return run_here(raw, folder / 'out', model, '--combine', 'session')
 
 
 @pytest.mark.slow
