@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from nipype.interfaces.base import isdefined
 from report_tree import CRASH, small_head, write_tree
 
+from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.status import STATUS_COLUMNS
 from synthseg_bids.files import read_table, write_json, write_table, write_text
 from synthseg_bids.interfaces import PlotSegmentation
@@ -204,6 +205,25 @@ def test_group_report_tells_everything(tree):
     assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
     assert 'OSError: CRC check failed' in page.text
     assert '12 done · 1 skipped · 1 failed' in page.text
+
+
+def test_images_that_several_methods_segmented_count_once(tree, tmp_path):
+    out = tmp_path / 'synthseg-bids'
+    shutil.copytree(tree, out)
+    for path in [*out.glob('sub-*/**/*_seg-synthseg_*')]:
+        shutil.copy(path, path.with_name(path.name.replace('synthseg_', 'synthsegsession_')))
+    write_group_tables(out, bids_dir=tree.parent / 'raw')
+    assert len(read_table(out / 'group_qc.tsv')) == 2 * len(read_table(tree / 'group_qc.tsv'))
+    subject, both = (write_subject_report(folder, '01').read_text() for folder in (tree, out))
+    tiles = [
+        re.findall('<div class="tile">.*?</span></div>', page, re.S) for page in (subject, both)
+    ]
+    assert 'segmented' in tiles[0][0]
+    assert tiles[0][:2] == tiles[1][:2]
+    assert 'Test heads · 6 images in 2 sessions' in Tags(subject).text
+    assert 'Test heads · 6 images in 2 sessions' in Tags(both).text
+    group = Tags(write_group_report(out).read_text()).text
+    assert '12 done · 1 skipped · 1 failed' in group
 
 
 def test_reports_with_parcels(tmp_path):
