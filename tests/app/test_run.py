@@ -166,6 +166,7 @@ def test_same_input_gives_the_same_sidecar(finished):
     assert float(finished.status()[GOOD[0]]['seconds']) >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('number', 'code', 'word'),
     [(signal.SIGTERM, 143, 'terminated'), (signal.SIGINT, 130, 'interrupted')],

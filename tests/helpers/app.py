@@ -84,10 +84,10 @@ def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
 
 def run_here(raw: Path, out: Path, model: Path, *more: object) -> Run:
     """Run the app in this process, node after node, which takes less time than :func:`launch`."""
-    return call(options(raw, out, model, *_node_after_node(out), *more), out)
+    return call(options(raw, out, model, *node_after_node(out), *more), out)
 
 
-def _node_after_node(out: Path) -> list[object]:
+def node_after_node(out: Path) -> list[object]:
     """Return the option that makes the app run node after node in its own process."""
     plugin = out.with_name('linear.toml')
     plugin.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def program_here(command: Sequence[str]) -> int:
     if program == 'synthseg':
         return int(synthseg(words))
     out = Path(words[1])
-    run = call([*words, *map(str, _node_after_node(out))], out)
+    run = call([*words, *map(str, node_after_node(out))], out)
     return int(run.code)
 
 
