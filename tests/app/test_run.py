@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from app import GOOD, launch, options, run_here, write_filter, write_image
+from app import GOOD, call, launch, options, run_here, write_filter, write_image
 from running import PAUSING
 from watch import is_stopped, wait_for_end, wait_for_worker, wait_until
 
@@ -127,7 +128,7 @@ def test_tree_is_valid_bids(finished, validator):
 
 
 @pytest.mark.slow
-def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path):
+def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path, monkeypatch):
     raw = tmp_path / 'raw'
     image = raw / 'sub-01/anat/sub-01_T1w.nii.gz'
     write_image(image)
@@ -139,7 +140,9 @@ def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path):
     assert '(Pdb) 42' in run.stdout
     assert f"PosixPath('{image}')" in run.stdout
     # Nobody types anything.
-    again = launch(raw, tmp_path / 'out', tiny_model, '--debug', 'pdb', stdin=subprocess.DEVNULL)
+    monkeypatch.setattr('sys.stdin', io.StringIO())
+    out = tmp_path / 'out'
+    again = call(options(raw, out, tiny_model, '--debug', 'pdb'), out)
     assert again.code == 1
     assert [row['status'] for row in again.status().values()] == ['failed']
 
