@@ -21,7 +21,7 @@ from visits import CONFIG, HIPPOCAMPI, VENTRICLES, Visit, load_head, make_visit
 
 from synthseg_bids.files import read_table, write_table
 from synthseg_bids.images.geometry import Grid
-from synthseg_bids.inference.longitudinal import register_visits, segment_visit
+from synthseg_bids.inference.longitudinal import compare_visits, register_visits, segment_visit
 from synthseg_bids.inference.result import NetworkPosteriors
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import CSF, segmentation_labels
@@ -61,7 +61,10 @@ def measure_head(path: Path, network: Segmenter, small: bool) -> Iterator[dict[s
     names = {label.index: label.name for label in segmentation_labels()}
     for number, (_, contrast) in enumerate(VISITS[1:], 1):
         pair = (0, number)
-        together = _together(network, [visits[n] for n in pair], [found[n] for n in pair])
+        contrasts = ['one', 'other' if contrast else 'one']
+        together = _together(
+            network, [visits[n] for n in pair], [found[n] for n in pair], contrasts
+        )
         true = percent_changes(visits[0].volumes, visits[number].volumes, MEASURED)
         single = percent_changes(apart[0], apart[number], true)
         both = percent_changes(together[0], together[1], true)
@@ -79,17 +82,21 @@ def measure_head(path: Path, network: Segmenter, small: bool) -> Iterator[dict[s
 
 
 def _together(
-    network: Segmenter, visits: Sequence[Visit], found: Sequence[NetworkPosteriors]
+    network: Segmenter,
+    visits: Sequence[Visit],
+    found: Sequence[NetworkPosteriors],
+    contrasts: Sequence[str],
 ) -> list[dict[int, float]]:
     """Segment two visits together; return their volumes."""
     priors = [one.prior for one in found if one.prior is not None]
     images = [(visit.image, visit.affine) for visit in visits]
     registration = register_visits(priors, images=images)
+    changes = compare_visits(priors, images, 'ab', contrasts, registration)
     return [
         _volumes(
             network,
             segment_visit(
-                Grid(visit.image.shape, visit.affine), priors, 'ab', registration, number,
+                Grid(visit.image.shape, visit.affine), priors, 'ab', registration, changes, number,
                 network.card, network.labels,
             )[1],
         )

@@ -36,15 +36,18 @@ MOST_DEGREES, MOST_MM = 8.0, 8.0
 STILL = DeformationConfig(
     rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), field_step=STEP
 )
-#: Scans of 1 mm of real sequences, with noise and bias, of heads without lesions. Textures would
-#: differ between visits as those of a head do not.
+#: Scans of 1 mm of real sequences, with noise and bias, of heads without lesions. Textures, and
+#: intensities that are cut off, would differ between visits as those of a head do not.
 CONFIG = replace(
     PRESETS['synthseg-bids'],
     crop_jitter=0,
     deformation=STILL,
     ventricles=None,
     intensity=replace(
-        PRESETS['synthseg-bids'].intensity, realistic_probability=1, bias_std=(0.1, 0.3)
+        PRESETS['synthseg-bids'].intensity,
+        realistic_probability=1,
+        bias_std=(0.1, 0.3),
+        clip=(0, math.inf),
     ),
     resolution=None,
     noise=replace(PRESETS['synthseg-bids'].noise, probability=1, std=(3, 10)),
@@ -52,7 +55,10 @@ CONFIG = replace(
     texture=None,
     artefacts=None,
     skull_strip_probability=0,
+    no_csf_probability=0,
 )
+#: A scanner averages over its voxels: the mean of four points in each, in units of their quarter.
+CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -173,22 +179,24 @@ def make_visit(
     config : GeneratorConfig
     """
     moves, volumes = atrophy(label_map, share)
+    x, y, z = label_map.indices.shape
     source = torch.Generator().manual_seed(seed)
     turns = affine_matrix(
         symmetric(source, math.radians(MOST_DEGREES), 3), torch.ones(3), torch.zeros(3)
     )
-    motion = Deformation(turns, symmetric(source, MOST_MM, 3), torch.zeros(3, 2, 2, 2), flip=False)
-    x, y, z = label_map.indices.shape
-    indices = torch.cat([
-        *deform_labels(label_map.indices, motion, STILL, (0, 0, 0), (x, y, z), moves=moves)
-    ])  # fmt: skip
+    places = symmetric(source, MOST_MM, 3)
     parameters = draw(config, (x, y, z), source, label_map.centre, label_map.spacing_mm)
     other = draw(config, (x, y, z), torch.Generator().manual_seed(contrast))
-    intensities = replace(
-        parameters.intensities, means=other.intensities.means, stds=other.intensities.stds
-    )
+    intensities = replace(other.intensities, log_bias=parameters.intensities.log_bias)
     parameters = replace(parameters, intensities=intensities)
-    image, _ = replace(label_map, indices=indices).make(parameters, config)
+    images = []
+    for corner in CORNERS:
+        shift = places + turns @ (torch.tensor(corner) / 4)
+        motion = Deformation(turns, shift, torch.zeros(3, 2, 2, 2), flip=False)
+        slabs = deform_labels(label_map.indices, motion, STILL, (0, 0, 0), (x, y, z), moves=moves)
+        moved = replace(label_map, indices=torch.cat([*slabs]))
+        images.append(moved.make(parameters, config)[0].numpy())
+    image = np.mean(images, axis=0)
     affine = label_map.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ parameters.start
-    return Visit(image.numpy(), affine, volumes)
+    return Visit(image, affine, volumes)

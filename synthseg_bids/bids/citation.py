@@ -92,6 +92,15 @@ _BIBLIOGRAPHY = """\
   year = {2012},
   doi = {10.1016/j.neuroimage.2012.02.084}
 }
+@article{ashburner2013,
+  author = {Ashburner, John and Ridgway, Gerard R.},
+  title = {Symmetric diffeomorphic modeling of longitudinal structural {MRI}},
+  journal = {Frontiers in Neuroscience},
+  volume = {6},
+  pages = {197},
+  year = {2013},
+  doi = {10.3389/fnins.2012.00197}
+}
 @article{bids2016,
   author = {Gorgolewski, Krzysztof J. and others},
   title = {The brain imaging data structure, a format for organizing and describing outputs of
@@ -186,7 +195,8 @@ intensities, with a multivariate Gaussian model of each structure [@samseg2016].
 _VISITS = f"""
 
 All visits of each participant were then segmented together as well. Their images{_REGISTERED}. The
-posteriors of each image, not refined, were mixed with their mean over all visits [@reuter2012].
+posteriors of each image, not refined, were averaged over the visits [@reuter2012], following what
+had changed between images of the same contrast by their intensities [@ashburner2013].
 Annual change of a structure is the slope of a straight line through its soft volumes, divided by
 their mean."""
 

@@ -82,7 +82,7 @@ Every image of the source dataset has its own files, named after it:
   of ITK.
 - `*_agreement.tsv`: how well the segmentations of the images of a session agree.
 - `*_seg-synthseglong_*` (on request): label maps and volumes of all visits of a participant,
-  each mixed with the mean of all; `*_seg-synthseglong_change.tsv`: the annual
+  by the mean of all, which follows what changes; `*_seg-synthseglong_change.tsv`: the annual
   change of every structure; `*_to-midspace_*_xfm.txt`: the transform (ITK) of each image to the
   space halfway between all visits.
 
@@ -239,7 +239,7 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     if method.name == OURS:
         who = 'a network trained on synthetic images'
     if method is LONGITUDINAL:
-        who = 'such a network, mixed with the mean of all visits of a participant'
+        who = 'such a network, by the mean of all visits of a participant'
     shared = {'Description': f'Segmentation of brain structures by {who}', 'Manual': False}
     write_json(lookup.with_suffix('.json'), shared)
 

@@ -1,36 +1,69 @@
-"""Segment the visits of one participant together, with their mean in common.
+"""Segment the visits of one participant together.
 
-Each visit's posteriors, as the network predicts them, are mixed with the mean of all visits, on
-the grid of the visit. All visits are treated alike, none is the baseline (compare Reuter et al.,
-NeuroImage 61:1402, 2012).
+The posteriors of a scan, as the network predicts them, are averaged with those of all visits, on
+the grid of the scan. All visits are treated alike, none is the baseline (compare Reuter et al.,
+NeuroImage 61:1402, 2012). Where visits show the same contrast, the mean follows what has changed
+in the head between them: their intensities, deformed onto each other (:mod:`.deform_visits`), see
+a border that moves by a tenth of a voxel, which two segmentations do not.
 
-The mean makes changes of volume less noisy and smaller by the same factor, its weight; it cannot
-tell noise from change. Intensities do not refine these posteriors (:mod:`.refine`): they decide
-voxel by voxel which structure it belongs to, from Gaussians fitted to each scan alone, and hardly
-see a border that moves by a tenth of a voxel. On generated visits of four heads, volumes of the
-network alone had less spread where nothing changes than refined ones, and followed changes better.
+A scan whose contrast no other visit has is mixed with the mean of all, as they are. That makes
+changes of volume less noisy and smaller by the same factor, the weight of the mean.
+
+Intensities do not refine these posteriors (:mod:`.refine`): they decide voxel by voxel which
+structure it belongs to, from Gaussians fitted to each scan alone.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..images.geometry import Grid, from_ras, orientation, spacing_mm, voxel_volume_mm3
+from ..images.geometry import Grid, from_ras, orientation, spacing_mm, voxel_volume_mm3, widen_box
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .combine import LEAST_OVERLAP
+from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
+from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
 from .postprocess import resample_labels, soft_volumes
-from .register import Registration, register
+from .register import Registration, grid_halfway, register
 from .register_intensities import Image
-from .rigid_resample import inside, sample
+from .rigid_resample import inside, reached, sample, voxel_places
 from .soft_segmentation import SoftSegmentation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What has changed in the head, for scans of contrasts that other visits have, too.
+
+    Attributes
+    ----------
+    grid : Grid
+        In the space halfway.
+    groups : tuple of tuple of int
+        Numbers of the scans of each such contrast.
+    fields : dict of int to (3, x, y, z) tensor
+        Displacement of each of these scans in voxels of the grid, see
+        :func:`.deform_visits.displacements`.
+    """
+
+    grid: Grid
+    groups: tuple[tuple[int, ...], ...] = ()
+    fields: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def alike(self, number: int) -> tuple[int, ...]:
+        """Return the scans that a scan was compared with, and itself; nothing without any."""
+        return next((group for group in self.groups if number in group), ())
 
 
 def register_visits(
@@ -69,11 +102,54 @@ def register_visits(
     return found
 
 
+def compare_visits(
+    priors: Sequence[SoftSegmentation],
+    images: Sequence[Image],
+    visits: Sequence[str],
+    contrasts: Sequence[str],
+    registration: Registration,
+) -> Changes:
+    """Find what has changed in the head between scans of the same contrast.
+
+    Parameters
+    ----------
+    priors, images
+        See :func:`register_visits`.
+    visits, contrasts : sequence of str
+        Visit and contrast of each scan. Scans that look unlike although they should not are not
+        compared.
+    registration : Registration
+        Of the scans, in the same order.
+
+    Returns
+    -------
+    Changes
+    """
+    grid = grid_halfway(priors, registration.to_scans, SPACING_MM)
+    groups: list[tuple[int, ...]] = []
+    fields: dict[int, Tensor] = {}
+    for contrast in dict.fromkeys(contrasts):
+        numbers = [number for number, name in enumerate(contrasts) if name == contrast]
+        if len({visits[number] for number in numbers}) < 2:
+            continue
+        chosen = [priors[n] for n in numbers], [images[n] for n in numbers]
+        moves = [registration.to_scans[n] for n in numbers]
+        try:
+            found = displacements_of(*chosen, moves, grid)
+        except UnlikeError as error:
+            logger.warning('images of the contrast %s are not compared: %s', contrast, error)
+            continue
+        groups.append((*numbers,))
+        fields |= dict(zip(numbers, found, strict=True))
+    return Changes(grid, (*groups,), fields)
+
+
 def segment_visit(
     grid: Grid,
     priors: Sequence[SoftSegmentation],
     visits: Sequence[str],
     registration: Registration,
+    changes: Changes,
     own: int,
     card: ModelCard,
     labels: tuple[int, ...],
@@ -84,8 +160,8 @@ def segment_visit(
     ----------
     grid : Grid
         Of the scan.
-    priors, visits, registration, own
-        See :func:`mixed_with_mean`.
+    priors, visits, registration, changes, own
+        See :func:`joint_posteriors`.
     card : ModelCard
         Card of the network.
     labels : tuple of int
@@ -99,7 +175,7 @@ def segment_visit(
         Soft volumes in mm^3, background first; NaN for unknown ones.
     """
     prior = priors[own]
-    posteriors = mixed_with_mean(priors, visits, registration, own)
+    posteriors = joint_posteriors(priors, visits, registration, changes, own)
     if len(labels) < len(card.labels):
         posteriors = fold_lesions(posteriors, card.labels)
     scan_grid = grid.in_ras()
@@ -116,54 +192,109 @@ def segment_visit(
 
 
 @torch.inference_mode()
-def mixed_with_mean(
-    segmentations: Sequence[SoftSegmentation],
+def joint_posteriors(
+    priors: Sequence[SoftSegmentation],
     visits: Sequence[str],
     registration: Registration,
+    changes: Changes,
     own: int,
     weight: float = TEMPLATE_WEIGHT,
 ) -> Tensor:
-    """Mix the posteriors of a scan with the mean posteriors of all visits.
+    """Return the posteriors of a scan by all visits.
 
     Parameters
     ----------
-    segmentations : sequence of SoftSegmentation
+    priors : sequence of SoftSegmentation
         The network's posteriors of each scan, not refined by its intensities.
     visits : sequence of str
         Visit of each scan. Visits count the same, however many scans they have.
     registration : Registration
         Of the scans, in the same order.
+    changes : Changes
+        Between scans of the same contrast. Those of the scan, if there are any, decide alone.
     own : int
         Number of the scan.
     weight : float
-        Share of the mean: 0 gives the scan's own posteriors.
+        Share of the mean where no other visit has the contrast of the scan: 0 gives its own
+        posteriors.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         On the grid of the scan, inside its box; sums to 1.
     """
-    scans_of = Counter(visits)
-    target = segmentations[own]
+    alike = changes.alike(own)
+    mean = _mean(priors, visits, registration, changes, own, alike or range(len(priors)))
+    if alike:
+        return mean
+    return mean.mul_(weight).add_(priors[own].posteriors, alpha=(1 - weight) / 255)
+
+
+def _mean(
+    priors: Sequence[SoftSegmentation],
+    visits: Sequence[str],
+    registration: Registration,
+    changes: Changes,
+    own: int,
+    numbers: Collection[int],
+) -> Tensor:
+    """Average the posteriors of scans on the grid of one of them, following changes."""
+    scans_of = Counter(visits[number] for number in numbers)
+    target = priors[own]
     shape = tuple(target.posteriors.shape[1:])
-    mean = torch.zeros(target.posteriors.shape)
-    total = torch.zeros(shape)
-    for number, (one, visit) in enumerate(zip(segmentations, visits, strict=True)):
-        share = 1 / scans_of[visit]
+    mean, total = torch.zeros(target.posteriors.shape), torch.zeros(shape)
+    for number in numbers:
+        share, one = 1 / scans_of[visits[number]], priors[number]
         if number == own:
             mean.add_(target.posteriors, alpha=share / 255)
             total += share
             continue
         to_other = registration.between(own, number) @ target.affine
-        total.add_(
-            inside(np.linalg.inv(one.grid.affine) @ to_other, shape, one.grid.shape), alpha=share
-        )
+        seen = inside(np.linalg.inv(one.grid.affine) @ to_other, shape, one.grid.shape)
+        total.add_(seen, alpha=share)
+        moved = None
+        if number in changes.fields and own in changes.fields:
+            to_halfway = np.linalg.inv(registration.to_scans[own]) @ target.affine
+            moved = between_scans(
+                changes.fields[own], changes.fields[number],
+                np.linalg.inv(changes.grid.affine) @ to_halfway, shape,
+            )  # fmt: skip
+            # From voxels of the grid halfway to voxels of the other scan.
+            turn = np.linalg.inv(one.affine) @ registration.to_scans[number] @ changes.grid.affine
+            moved = torch.einsum('ij,jxyz->ixyz', torch.from_numpy(turn[:3, :3]).float(), moved)
         matrix = np.linalg.inv(one.affine) @ to_other
         # Background, which is not zero outside of the box, is what the others leave.
         for channel, volume in zip(mean[1:], one.posteriors[1:], strict=True):
-            box, part = sample(volume, matrix, shape)
+            box, part = _sample_moved(volume, matrix, shape, moved)
             channel[box].add_(part, alpha=share / 255)
     mean /= total
     mean[0] = 0
     mean[0] = 1 - mean.sum(0)
-    return mean.mul_(weight).add_(target.posteriors, alpha=(1 - weight) / 255)
+    return mean
+
+
+def _sample_moved(
+    volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...], moved: Tensor | None
+) -> tuple[tuple[slice, ...], Tensor]:
+    """Interpolate a volume on another grid, as :func:`.rigid_resample.sample` does.
+
+    Parameters
+    ----------
+    moved : (3, x, y, z) tensor or None
+        On the other grid, displacement in voxels of the volume.
+    """
+    boxes = None if moved is None else reached(volume, matrix, shape)
+    if moved is None or boxes is None:
+        return sample(volume, matrix, shape)
+    wide = int(np.ceil(float(moved.abs().max()) * np.abs(np.linalg.inv(matrix[:3, :3])).sum()))
+    support, box = boxes[0], widen_box(boxes[1], min(wide, max(shape)), shape)
+    places = voxel_places(matrix, box) + moved[(slice(None), *box)]
+    starts = torch.tensor([part.start for part in support]).view(3, 1, 1, 1)
+    sizes = torch.tensor(volume[support].shape).view(3, 1, 1, 1)
+    where = (2 * (places - starts) + 1) / sizes - 1
+    found = functional.grid_sample(
+        volume[support].float()[None, None],
+        where.flip(0).permute(1, 2, 3, 0)[None],
+        align_corners=False,
+    )
+    return box, found[0, 0]

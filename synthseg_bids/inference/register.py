@@ -113,7 +113,7 @@ def register(
         (coarse, fine), (2 * FINE_MM, FINE_MM), STEPS, strict=True
     ):
         levels = [_smoothed(level) for level in averages]
-        grid = _grid_halfway(segmentations, moves, SPARSE * spacing)
+        grid = grid_halfway(segmentations, moves, SPARSE * spacing)
         for _ in range(steps):
             samples, seen = _sample(levels, moves, grid)
             changes = _gauss_newton(samples, seen, grid)
@@ -213,10 +213,23 @@ def _smoothed(level: _Level) -> _Level:
     return _Level(torch.cat([smooth, level.groups[-1:]]), level.affine)
 
 
-def _grid_halfway(
+def grid_halfway(
     segmentations: Sequence[SoftSegmentation], moves: Sequence[np.ndarray], spacing: float
 ) -> Grid:
-    """Return a grid in the space halfway that covers all brains."""
+    """Return a grid in the space halfway that covers all brains.
+
+    Parameters
+    ----------
+    segmentations : sequence of SoftSegmentation
+    moves : sequence of (4, 4) arrays
+        For each scan, maps positions in the space halfway to positions in the scan.
+    spacing : float
+        Voxel size in mm.
+
+    Returns
+    -------
+    Grid
+    """
     corners = np.concatenate([
         (
             np.linalg.inv(move)

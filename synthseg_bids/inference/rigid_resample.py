@@ -44,6 +44,28 @@ def voxel_indices(shape: Sequence[int]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
 
 
+def voxel_places(matrix: np.ndarray, box: Box) -> Tensor:
+    """Return where the voxels of a box lie in another grid.
+
+    Parameters
+    ----------
+    matrix : (4, 4) array
+        Maps voxel indices of the box's grid to those of the other.
+    box : tuple of slice
+
+    Returns
+    -------
+    (3, x, y, z) float32 tensor
+    """
+    x, y, z = (torch.arange(part.start, part.stop).float() for part in box)
+    rows = [
+        (float(row[0]) * x[:, None, None] + float(row[3])) + float(row[1]) * y[:, None]
+        + float(row[2]) * z
+        for row in matrix[:3]
+    ]  # fmt: skip
+    return torch.stack(rows)
+
+
 def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, Tensor]:
     """Interpolate a volume linearly on another grid, where it is not zero.
 
@@ -64,10 +86,32 @@ def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[
     part : float32 tensor
         The values in it.
     """
+    boxes = reached(volume, matrix, shape)
+    if boxes is None:
+        return (slice(0, 0),) * 3, torch.zeros(0, 0, 0)
+    support, box = boxes
+    to_part = np.array(matrix, dtype=float)
+    to_part[:3, 3] += matrix[:3, :3] @ [part.start for part in box]
+    to_part[:3, 3] -= [part.start for part in support]
+    return box, _interpolated(volume[support].float(), to_part, box)
+
+
+def reached(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, Box] | None:
+    """Return where a volume is not zero, and the voxels of another grid that depend on that.
+
+    Parameters
+    ----------
+    volume, matrix, shape
+        See :func:`sample`.
+
+    Returns
+    -------
+    two tuples of slice, or None
+        Boxes in the volume and in the other grid; None if there is nothing.
+    """
     support = bounding_box(volume.numpy() > 0)
-    nothing = (slice(0, 0),) * 3
     if support is None:
-        return nothing, torch.zeros(0, 0, 0)
+        return None
     # A margin of zeros, towards which the values fall off.
     support = widen_box(support, 1, volume.shape)
     ends = [(part.start - 1, part.stop) for part in support]
@@ -75,11 +119,8 @@ def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[
     low = np.maximum(np.ceil(corners[:, :3].min(axis=0) - 1e-6).astype(int), 0)
     high = np.minimum(np.floor(corners[:, :3].max(axis=0) + 1e-6).astype(int) + 1, shape)
     if (high <= low).any():
-        return nothing, torch.zeros(0, 0, 0)
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    to_part = np.array(matrix, dtype=float)
-    to_part[:3, 3] += matrix[:3, :3] @ low - [part.start for part in support]
-    return box, _interpolated(volume[support].float(), to_part, box)
+        return None
+    return support, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def sample_image(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> Tensor:

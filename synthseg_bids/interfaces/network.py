@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from synthseg_bids.images.volume_io import Volume
+    from synthseg_bids.inference.combine import Contrast
     from synthseg_bids.inference.segmenter import Segmenter
     from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 
@@ -87,6 +89,20 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
         found = segmenter.predict(volume.data, volume.affine, ct, keep_prior=True).prior
     assert found is not None
     return found
+
+
+def contrast_of(inputs: Any, number: int, segmenter: Segmenter) -> tuple[Volume, Contrast]:
+    """Read an image, and what the network has predicted for it."""
+    from synthseg_bids.images.background import without_far_background
+    from synthseg_bids.images.ct import is_hounsfield
+    from synthseg_bids.images.volume_io import read_volume
+    from synthseg_bids.inference.combine import Contrast
+
+    volume = read_volume(inputs.in_files[number])
+    ct = ct_of(inputs, number)
+    ct = is_hounsfield(volume.data) if ct is None else ct
+    data, _ = without_far_background(volume.data)
+    return volume, Contrast(data, volume.affine, prior_of(inputs, number, segmenter), ct)
 
 
 def write_volumes(path: Path, labels: np.ndarray, affine: np.ndarray, soft: np.ndarray) -> None:

@@ -23,6 +23,9 @@ class _InputSpec(BaseInterfaceInputSpec):
         traits.Dict, mandatory=True, desc='for each image, fields of the sidecar of its label map'
     )
     overlaps = traits.List(traits.Float, mandatory=True, desc='overlap of each with the others')
+    followed = traits.List(
+        traits.Bool, mandatory=True, desc='whether changes of each are followed by intensities'
+    )
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
     in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
@@ -61,6 +64,10 @@ class SaveVisits(SimpleInterface):
                     'xfm': inputs.in_transforms[number],
                 },
                 [inputs.sources[number], *others],
-                {**inputs.provenance[number], 'Overlap': round(inputs.overlaps[number], 4)},
+                {
+                    **inputs.provenance[number],
+                    'Overlap': round(inputs.overlaps[number], 4),
+                    'ChangesFollowedByIntensities': inputs.followed[number],
+                },
             )
         return runtime

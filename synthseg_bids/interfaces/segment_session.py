@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, ct_of, prior_of, segmenter_of, write_volumes
+from .network import TogetherInputSpec, contrast_of, segmenter_of, write_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,22 +45,13 @@ class SegmentSession(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.images.background import without_far_background
-        from synthseg_bids.images.ct import is_hounsfield
-        from synthseg_bids.images.volume_io import read_volume, write_image
-        from synthseg_bids.inference.combine import Contrast, combine
+        from synthseg_bids.images.volume_io import write_image
+        from synthseg_bids.inference.combine import combine
 
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
-        volumes, scans = [], []
-        for number, path in enumerate(inputs.in_files):
-            volume = read_volume(path)
-            ct = ct_of(inputs, number)
-            ct = is_hounsfield(volume.data) if ct is None else ct
-            data, _ = without_far_background(volume.data)
-            prior = prior_of(inputs, number, segmenter)
-            scans.append(Contrast(data, volume.affine, prior, ct))
-            volumes.append(volume)
+        images = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
+        volumes, scans = [volume for volume, _ in images], [scan for _, scan in images]
         found = combine(scans, segmenter.card, segmenter.labels)
         write_image(out / 'common.nii.gz', found.most_likely(), found.grid.affine)
         self._results |= {

@@ -7,11 +7,17 @@ from typing import Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, prior_of, segmenter_of, write_volumes
+from .network import TogetherInputSpec, contrast_of, segmenter_of, write_volumes
 
 
 class _InputSpec(TogetherInputSpec):
     visits = traits.List(traits.Str, mandatory=True, desc='visit of each image')
+    contrasts = traits.List(
+        traits.Str,
+        mandatory=True,
+        desc='contrast of each image; changes between images of the same one are followed by '
+        'their intensities',
+    )
 
 
 class _OutputSpec(TraitedSpec):
@@ -25,31 +31,40 @@ class _OutputSpec(TraitedSpec):
     overlaps = traits.List(
         traits.Float, desc='soft Dice of the structures of each image with those of the others'
     )
+    followed = traits.List(
+        traits.Bool, desc='whether changes of each image are followed by intensities'
+    )
 
 
 class SegmentVisits(SimpleInterface):
-    """Segment the images of all visits of a participant, mixed with their mean; on the CPU."""
+    """Segment the images of all visits of a participant, together; on the CPU."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.images.transform_file import write_transform
-        from synthseg_bids.images.volume_io import read_volume, write_label_map
-        from synthseg_bids.inference.longitudinal import register_visits, segment_visit
+        from synthseg_bids.images.volume_io import write_label_map
+        from synthseg_bids.inference.longitudinal import (
+            compare_visits,
+            register_visits,
+            segment_visit,
+        )
 
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
-        priors = [prior_of(inputs, number, segmenter) for number in range(len(inputs.in_files))]
-        volumes = [read_volume(path) for path in inputs.in_files]
-        images = [(volume.data, volume.affine) for volume in volumes]
+        scans = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
+        volumes, priors = [volume for volume, _ in scans], [scan.prior for _, scan in scans]
+        images = [(scan.intensities, scan.affine) for _, scan in scans]
         registration = register_visits(priors, inputs.in_files, images)
+        changes = compare_visits(priors, images, inputs.visits, inputs.contrasts, registration)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
+        self._results['followed'] = [bool(changes.alike(n)) for n in range(len(scans))]
         for number, volume in enumerate(volumes):
             labels, soft = segment_visit(
-                volume.grid, priors, inputs.visits, registration, number, segmenter.card,
-                segmenter.labels,
+                volume.grid, priors, inputs.visits, registration, changes, number,
+                segmenter.card, segmenter.labels,
             )  # fmt: skip
             write_label_map(out / f'dseg_{number}.nii.gz', labels, volume)
             write_transform(out / f'xfm_{number}.txt', registration.to_scans[number])

@@ -90,6 +90,7 @@ def init_longitudinal_wf(
             SegmentVisits(
                 in_files=in_files,
                 visits=[image.entities['ses'] for image in images],
+                contrasts=[_contrast(image) for image in images],
                 ct=cts,
                 model=model,
                 model_sha256=model_sha256,
@@ -118,13 +119,23 @@ def init_longitudinal_wf(
         of_one = Workflow(name=f'{_PREFIX}{label}'.replace('+', 'plus'))
         of_one.connect([
             (segment, save, [('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
-                             ('out_transforms', 'in_transforms'), ('overlaps', 'overlaps')]),
+                             ('out_transforms', 'in_transforms'), ('overlaps', 'overlaps'),
+                             ('followed', 'followed')]),
             (segment, assess, [('out_labels', 'in_labels')]),
             (assess, save, [('out_tables', 'in_quality')]),
         ])  # fmt: skip
         apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])
     return workflow
+
+
+def _contrast(image: ImageRecord) -> str:
+    """Name what images that are acquired alike at each visit have in common."""
+    own = {'sub', 'ses', 'run'}
+    return '_'.join([
+        *(f'{key}-{value}' for key, value in image.entities.items() if key not in own),
+        image.suffix,
+    ])  # fmt: skip
 
 
 def execute_longitudinal(

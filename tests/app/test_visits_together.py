@@ -81,6 +81,7 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
         assert len(sidecar['Sources']) == 2
         assert sidecar['SpatialReference'] == sidecar['Sources'][0]
         assert sidecar['Overlap'] > 0.95
+        assert sidecar['ChangesFollowedByIntensities'] is True
         raw = nib.load(folder / f'raw/sub-01/{session}/anat/sub-01_{session}_T1w.nii.gz')
         np.testing.assert_array_equal(nib.load(path).affine, raw.affine)
     status = read_table(out / 'group_status.tsv')

@@ -9,10 +9,14 @@ import pytest
 import torch
 from ellipsoids import head, motion, seen
 
-from synthseg_bids.inference.longitudinal import mixed_with_mean, register_visits
+from synthseg_bids.images.geometry import Grid
+from synthseg_bids.inference.longitudinal import Changes, joint_posteriors, register_visits
 from synthseg_bids.inference.register import Registration
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 from synthseg_bids.measure.agreement import AlignmentError
+
+#: Nothing is known of changes.
+UNCHANGED = Changes(Grid((1, 1, 1), np.eye(4)))
 
 
 @pytest.fixture(scope='module')
@@ -27,22 +31,22 @@ def registration(visits) -> Registration:
 
 
 def test_without_weight_posteriors_are_the_own(visits, registration):
-    found = mixed_with_mean(visits, 'ab', registration, 1, 0)
+    found = joint_posteriors(visits, 'ab', registration, UNCHANGED, 1, 0)
     torch.testing.assert_close(found, visits[1].posteriors / 255)
 
 
 def test_means_are_probabilities_and_close_to_the_head(visits, registration):
     for own in (0, 1):
-        found = mixed_with_mean(visits, 'ab', registration, own, 1)
+        found = joint_posteriors(visits, 'ab', registration, UNCHANGED, own, 1)
         torch.testing.assert_close(found.sum(0), torch.ones(found.shape[1:]))
         alike = (found.argmax(0) == visits[own].posteriors.argmax(0)).float().mean()
         assert alike > 0.97
 
 
 def test_no_visit_is_special(visits, registration):
-    forth = mixed_with_mean(visits, 'ab', registration, 0, 0.8)
+    forth = joint_posteriors(visits, 'ab', registration, UNCHANGED, 0, 0.8)
     turned = visits[::-1]
-    back = mixed_with_mean(turned, 'ba', register_visits(turned), 1, 0.8)
+    back = joint_posteriors(turned, 'ba', register_visits(turned), UNCHANGED, 1, 0.8)
     torch.testing.assert_close(forth, back, atol=1e-4, rtol=0)
 
 
@@ -50,8 +54,8 @@ def test_visits_count_the_same_however_many_scans_they_have(visits, registration
     one, other = visits
     moves = registration.to_scans
     of_three = replace(registration, to_scans=(moves[0], moves[1], moves[1]))
-    found = mixed_with_mean([one, other, other], 'abb', of_three, 0, 1)
-    expected = mixed_with_mean(visits, 'ab', registration, 0, 1)
+    found = joint_posteriors([one, other, other], 'abb', of_three, UNCHANGED, 0, 1)
+    expected = joint_posteriors(visits, 'ab', registration, UNCHANGED, 0, 1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 

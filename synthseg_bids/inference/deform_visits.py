@@ -1,0 +1,243 @@
+"""Deform scans of one head onto their mean: how the head has changed between them.
+
+In the space halfway, every scan gets a displacement field, of cubic B-splines, so that all scans
+look alike. Gauss-Newton steps minimise the squared difference of each scan to the mean of all, in
+units of the noise, plus the energy of the strain; with the gradient of the mean, one system of
+equations serves all scans, whose displacements add up to zero. No scan is the reference (compare
+Ashburner and Ridgway, Frontiers in Neuroscience 6:197, 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ..images.geometry import Grid, spacing_mm
+from ..images.resampling import resample
+from ..linear import apply_along_axes, blur_matrix
+from ..synth.deform import sample
+from .match_intensities import matched
+from .register_intensities import Image, bias_field
+from .rigid_resample import sample as sample_rigid
+from .rigid_resample import sample_image, voxel_places
+from .soft_segmentation import SoftSegmentation
+
+#: Spacing of the grid that scans are compared on, and the blur before they are sampled there.
+SPACING_MM, BLUR_MM = 2.0, 0.8
+#: Compared is the brain, and what is nearer to it than this.
+AROUND_MM = 4.0
+#: Fixed-point steps that invert a displacement field of a few tenths of a voxel.
+INVERSION_STEPS = 5
+#: Voxels between the nodes of the B-splines.
+STEP = 2
+#: Standard deviation of the strain between neighbouring nodes: changes of a year are smaller.
+STRAIN = 0.1
+#: Steps of Gauss-Newton at most; those that move less than this, in voxels, are the last.
+STEPS, CONVERGED = 3, 0.015
+#: Steps of conjugate gradients in each of them, and the relative residual that ends them.
+INNER_STEPS, RESIDUAL = 30, 1e-3
+#: Least standard deviation of the noise, for intensities of about 1 in the brain; differences
+#: beyond this many standard deviations lose weight.
+LEAST_NOISE, OUTLIER = 0.005, 3.0
+
+Matrices = tuple[Tensor, Tensor, Tensor]
+
+
+@torch.inference_mode()
+def displacements_of(
+    priors: Sequence[SoftSegmentation],
+    images: Sequence[Image],
+    moves: Sequence[np.ndarray],
+    grid: Grid,
+) -> Tensor:
+    """Find where the points of the mean of scans of one contrast lie in each of them.
+
+    Parameters
+    ----------
+    priors : sequence of SoftSegmentation
+        The network's posteriors of each scan.
+    images : sequence of (array, array)
+        The scans and their affines.
+    moves : sequence of (4, 4) arrays
+        For each scan, maps positions in the space halfway to positions in the scan.
+    grid : Grid
+        In the space halfway.
+
+    Returns
+    -------
+    (n_scans, 3, x, y, z) float32 tensor
+        See :func:`displacements`.
+
+    Raises
+    ------
+    UnlikeError
+        If the scans do not look alike.
+    """
+    posteriors = _mean_posteriors(priors, moves, grid)
+    brain = 1 - posteriors[0]
+    reach = round(AROUND_MM / SPACING_MM)
+    near = torch.from_numpy(ndimage.binary_dilation((brain > 0.5).numpy(), iterations=reach))
+    seen = []
+    for (data, affine), move in zip(images, moves, strict=True):
+        volume = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        blurs = [
+            blur_matrix(n, BLUR_MM / float(step))
+            for n, step in zip(volume.shape, spacing_mm(affine), strict=True)
+        ]
+        to_scan = np.linalg.inv(affine) @ move @ grid.affine
+        seen.append(sample_image(resample(volume, blurs), to_scan, grid.shape))
+        near &= ~seen[-1].isnan()
+    flat = []
+    for image in seen:
+        image = image.nan_to_num_(0.0)
+        image = image / bias_field(image, posteriors[1:] * near, SPACING_MM)
+        flat.append(image / image[(brain > 0.9) & near].mean().clamp(min=1e-6))
+    return displacements(matched(flat, posteriors, near.float(), SPACING_MM), near.float())
+
+
+def _mean_posteriors(
+    priors: Sequence[SoftSegmentation], moves: Sequence[np.ndarray], grid: Grid
+) -> Tensor:
+    """Average the posteriors of scans in the space halfway."""
+    mean = torch.zeros(len(priors[0].posteriors), *grid.shape)
+    for prior, move in zip(priors, moves, strict=True):
+        matrix = np.linalg.inv(prior.affine) @ move @ grid.affine
+        for channel, volume in zip(mean[1:], prior.posteriors[1:], strict=True):
+            box, part = sample_rigid(volume, matrix, grid.shape)
+            channel[box].add_(part, alpha=1 / (255 * len(priors)))
+    mean[0] = 1 - mean.sum(0)
+    return mean.clamp_(min=0)
+
+
+def between_scans(
+    own: Tensor, other: Tensor, matrix: np.ndarray, shape: tuple[int, ...]
+) -> Tensor:
+    """Return by how much points of one scan are displaced in another one.
+
+    Parameters
+    ----------
+    own, other : (3, x, y, z) tensor
+        Displacement fields of both, see :func:`displacements`.
+    matrix : (4, 4) array
+        Maps voxel indices of a grid in the scan to those of the grid halfway.
+    shape : (3,) tuple of int
+        Of the grid in the scan.
+
+    Returns
+    -------
+    (3, i, j, k) float32 tensor
+        On the grid in the scan; in voxels of the grid halfway, beside the rigid transform.
+    """
+    whole = tuple(slice(0, n) for n in own.shape[1:])
+    places = voxel_places(np.eye(4), whole)
+    # The point x of the mean that the scan shows at the place p: x + own(x) = p.
+    mean = places.clone()
+    for _ in range(INVERSION_STEPS):
+        mean = places - sample(own, mean)
+    moved = mean + sample(other, mean) - places
+    return sample(moved, voxel_places(matrix, tuple(slice(0, n) for n in shape)))
+
+
+@torch.inference_mode()
+def displacements(images: Tensor, near: Tensor) -> Tensor:
+    """Find where the points of the mean of scans lie in each of them.
+
+    Parameters
+    ----------
+    images : (n_images, x, y, z) float32 tensor
+        Of the same contrast on one grid, brought to a common scale (:mod:`.match_intensities`).
+    near : (x, y, z) float32 tensor
+        Where to compare them: 1 in the brain and around it, 0 elsewhere.
+
+    Returns
+    -------
+    (n_images, 3, x, y, z) float32 tensor
+        Displacement u in voxels: the point x of the mean lies at x + u in the scan. Over the scans
+        u adds up to zero.
+    """
+    shape = near.shape
+    x, y, z = (_splines(n) for n in shape)
+    splines, adjoint = (x, y, z), (x.T.contiguous(), y.T.contiguous(), z.T.contiguous())
+    places = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in shape), indexing='ij'))
+    nodes = torch.zeros(len(images), 3, *(len(part) for part in adjoint))
+    for _ in range(STEPS):
+        seen = torch.stack([
+            sample(image[None], places + apply_along_axes(of_image, splines))[0]
+            for image, of_image in zip(images, nodes, strict=True)
+        ])  # fmt: skip
+        apart = seen - seen.mean(0)
+        weight = _weight(apart, near)
+        slopes = torch.stack(torch.gradient(seen.mean(0)))
+
+        def normal(nodes: Tensor, weight: Tensor = weight, slopes: Tensor = slopes) -> Tensor:
+            along = (slopes * apply_along_axes(nodes, splines)).sum(0)
+            return apply_along_axes(slopes * (weight * along), adjoint) + _strain(nodes)
+
+        changes = torch.stack([
+            _solve(normal, -apply_along_axes(slopes * (weight * one), adjoint) - _strain(own))
+            for one, own in zip(apart[1:], nodes[1:], strict=True)
+        ])  # fmt: skip
+        # The others' sum is that of the first.
+        changes = torch.cat([-changes.sum(0, keepdim=True), changes])
+        nodes += changes
+        if float(changes.abs().max()) < CONVERGED:
+            break
+    return torch.stack([apply_along_axes(one, splines) for one in nodes])
+
+
+def _weight(apart: Tensor, near: Tensor) -> Tensor:
+    """Return the weight of each voxel: one over the variance of the noise, less for outliers."""
+    inside = near > 0
+    n = len(apart)
+    scale = torch.stack([1.4826 * one[inside].abs().median() for one in apart])
+    variance = max(float(scale.square().mean()) * n / (n - 1), LEAST_NOISE**2)
+    excess = apart.square().sum(0) / ((n - 1) * OUTLIER**2 * variance)
+    return near / (variance * (1 + excess))
+
+
+def _strain(nodes: Tensor) -> Tensor:
+    """Return the gradient of the energy of the strain between neighbouring nodes."""
+    found = torch.zeros_like(nodes)
+    for axis in (1, 2, 3):
+        n = nodes.shape[axis] - 1
+        apart = nodes.diff(dim=axis) / (STRAIN * STEP) ** 2
+        found.narrow(axis, 1, n).add_(apart)
+        found.narrow(axis, 0, n).sub_(apart)
+    return found
+
+
+def _solve(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Solve linear equations by conjugate gradients (Hestenes and Stiefel, 1952)."""
+    found, residual = torch.zeros_like(right), right.clone()
+    direction, squares = right.clone(), [float(right.square().sum())]
+    for _ in range(INNER_STEPS):
+        if squares[-1] <= RESIDUAL * squares[0]:
+            break
+        image = matrix(direction)
+        size = squares[-1] / float((direction * image).sum())
+        found.add_(direction, alpha=size)
+        residual.sub_(image, alpha=size)
+        squares.append(float(residual.square().sum()))
+        direction.mul_(squares[-1] / squares[-2]).add_(residual)
+    return found
+
+
+def _splines(size: int) -> Tensor:
+    """Return the matrix from the nodes of cubic B-splines, every `STEP` voxels, to voxels."""
+    places = torch.arange(size) / STEP
+    first = places.floor().long()
+    t = places - first
+    pieces = (
+        (1 - t) ** 3 / 6,
+        (3 * t**3 - 6 * t**2 + 4) / 6,
+        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+        t**3 / 6,
+    )
+    matrix = torch.zeros(size, int(first[-1]) + len(pieces))
+    for number, piece in enumerate(pieces):
+        matrix[torch.arange(size), first + number] = piece
+    return matrix
