@@ -56,6 +56,7 @@ CONFIG = replace(
     artefacts=None,
     skull_strip_probability=0,
     no_csf_probability=0,
+    rescale=False,
 )
 #: A scanner averages over its voxels: the mean of four points in each, in units of their quarter.
 CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))

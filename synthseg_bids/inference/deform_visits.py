@@ -21,6 +21,7 @@ from ..images.resampling import resample
 from ..linear import apply_along_axes, blur_matrix
 from ..synth.deform import sample
 from .match_intensities import matched
+from .options import STRAIN
 from .register_intensities import Image, bias_field
 from .rigid_resample import sample as sample_rigid
 from .rigid_resample import sample_image, voxel_places
@@ -34,8 +35,6 @@ AROUND_MM = 4.0
 INVERSION_STEPS = 5
 #: Voxels between the nodes of the B-splines.
 STEP = 2
-#: Standard deviation of the strain between neighbouring nodes: changes of a year are smaller.
-STRAIN = 0.1
 #: Steps of Gauss-Newton at most; those that move less than this, in voxels, are the last.
 STEPS, CONVERGED = 3, 0.015
 #: Steps of conjugate gradients in each of them, and the relative residual that ends them.

@@ -14,7 +14,7 @@ from synthseg_bids.bids.longitudinal import describe_single, longitudinal_stem
 from synthseg_bids.errors import describe
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
-from synthseg_bids.inference.options import TEMPLATE_WEIGHT
+from synthseg_bids.inference.options import STRAIN, TEMPLATE_WEIGHT
 from synthseg_bids.interfaces import AssessTogether, SaveVisits, SegmentVisits
 from synthseg_bids.interfaces.network import CT_WORDS
 
@@ -35,6 +35,7 @@ def expected_fields(images: Sequence[ImageRecord]) -> dict[str, Any]:
     """Return the fields of the sidecars of a participant that depend on all of its images."""
     return {
         'TemplateWeight': TEMPLATE_WEIGHT,
+        'Strain': STRAIN,
         'Visits': sorted(image.source for image in images),
     }
 
