@@ -45,8 +45,10 @@ SMRIPREP = $(VENV)/smriprep
 # Build of PyTorch in images, and where "make gpu" computes: cuda or cpu.
 DEVICE ?= cuda
 WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 4 ? n : 4)))
-# The tests of a module share what is costly to make, and so are run by one process.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+# The tests of a module share what is costly to make, and so are run by one process; they come in
+# the order of tests/conftest.py. Many processes import the package, which is compiled once.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) \
+	--dist loadfile --no-loadscope-reorder
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.

@@ -27,13 +27,18 @@ LEFT_OUT: dict[str, int] = {}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as fast what no other marker sets apart; skip what needs a GPU where there is none."""
+    """Mark as fast what no other marker sets apart; skip what needs a GPU where there is none.
+
+    Files with slow tests come first: at the end of a run short ones keep all processes at work.
+    """
     no_gpu = pytest.mark.skip(reason='no GPU here; tests/test_gpu.py pretends one')
     for item in items:
         if not any(item.get_closest_marker(name) for name in APART):
             item.add_marker('fast')
         elif item.get_closest_marker('gpu') and not torch.cuda.is_available():
             item.add_marker(no_gpu)
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def room_of(module: str) -> str:
     return module.split('.')[0]
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, str]]:
     """Return what a file imports: the package, and for our own the module."""
     here = path.relative_to(PACKAGE).with_suffix('').parts
@@ -57,6 +59,7 @@ def imports(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+@cache
 def is_module(name: str) -> bool:
     path = PACKAGE.joinpath(*name.split('.'))
     return path.with_suffix('.py').is_file() or (path / '__init__.py').is_file()

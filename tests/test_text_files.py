@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthseg_bids.app.config import ConfigError, read_config, read_plugin
@@ -25,6 +25,7 @@ ENCODINGS = ('utf-8', 'utf-8-sig', 'utf-16')
 LATIN_1 = 'sub-Zoë/\n'.encode('latin-1')
 
 
+@settings(deadline=None)
 @given(
     text=st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\r\ufeff')),
     encoding=st.sampled_from(ENCODINGS),
@@ -36,6 +37,7 @@ def test_text_is_read_whatever_it_was_saved_as(tmp_path_factory, text, encoding,
     assert read_text(path) == text
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_what_is_no_text_is_refused_or_read_but_never_dropped(tmp_path_factory, content):
     path = tmp_path_factory.mktemp('text') / 'file.txt'
@@ -89,6 +91,7 @@ def test_a_description_that_cannot_be_read_is_named(tmp_path, caplog):
     assert 'dataset_description.json' in caplog.text
 
 
+@settings(deadline=None)
 @given(
     content=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()),
     encoding=st.sampled_from(ENCODINGS),

@@ -198,7 +198,8 @@ def write_reports(
     group : bool
         Whether to write that of the group.
     """
-    from synthseg_bids.reports import write_group_report, write_subject_report
+    from synthseg_bids.reports.group import write_group_report
+    from synthseg_bids.reports.subject import write_subject_report
 
     def subject(label: str) -> Callable[[], object]:
         return lambda: write_subject_report(out_dir, label, most_sessions, run_uuid)

@@ -22,7 +22,7 @@ from .save import output_files, save_image_outputs
 from .visits import years_between
 
 #: The files of each image.
-KINDS = ('dseg', 'morph')
+KINDS = ('dseg', 'morph', 'qc')
 #: Fields of the sidecar of a single segmentation that hold for the longitudinal one, too.
 _SHARED = (
     'SoftwareVersion', 'ModelName', 'ModelSHA256', 'FlipAveraging', 'Autocrop', 'CT', 'Lesions',
@@ -113,7 +113,7 @@ def save_visit(
     stem : str
         See :func:`longitudinal_stem`.
     files : mapping of str to path-like
-        ``dseg``, ``morph`` and ``xfm``.
+        ``dseg``, ``morph``, ``qc`` and ``xfm``.
     sources : sequence of str
         BIDS URIs of all images that it was made from, the image itself first.
     provenance : mapping

@@ -24,7 +24,7 @@ from .records import record, seal
 from .save import output_files, save_image_outputs
 
 #: The files of each image.
-KINDS = ('dseg', 'morph')
+KINDS = ('dseg', 'morph', 'qc')
 #: Name of the space halfway between the images of a session.
 SPACE = 'session'
 #: Fields of the sidecar of a single segmentation that hold for those together, too.
@@ -194,8 +194,8 @@ def save_session(
     used : sequence of int
         Numbers of the images that were combined.
     files : mapping of str to path, or list of paths
-        ``common``; for each image used ``dseg``, ``morph``, ``xfm`` and, empty where there is
-        none, ``dice``; and ``pairs``.
+        ``common``; for each image used ``dseg``, ``morph``, ``qc``, ``xfm`` and, empty where
+        there is none, ``dice``; and ``pairs``.
     overlaps, residuals_mm : sequence of float
         How well each image used fits the others.
     refused : sequence of str

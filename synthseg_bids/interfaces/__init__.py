@@ -12,7 +12,7 @@ from .measure import MeasureVolumes
 from .plot import PlotSegmentation
 from .plot_samples import PlotSamples
 from .prepare_labels import PrepareLabels
-from .qc import AssessQuality
+from .qc import AssessQuality, AssessTogether
 from .samseg import CleanScan, RunMriSynthSeg, RunSamseg, TranslateLabels
 from .save import SaveDerivatives
 from .save_session import SaveSession
@@ -25,6 +25,7 @@ from .train import TrainSynthSeg
 
 __all__ = [
     'AssessQuality',
+    'AssessTogether',
     'CalibrateModel',
     'CleanScan',
     'CompareSegmentations',

@@ -1,13 +1,26 @@
-"""Quality control of a segmented image."""
+"""Quality control of segmented images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import (
+    File,
+    InputMultiPath,
+    OutputMultiPath,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from .base import VersionedInputSpec
+from .network import CT_WORDS, ct_of
+
+if TYPE_CHECKING:
+    from synthseg_bids.images.volume_io import Volume
+    from synthseg_bids.measure.network_report import NetworkReport
 
 
 class _InputSpec(VersionedInputSpec):
@@ -33,25 +46,15 @@ class AssessQuality(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.bids.names import parse_name
         from synthseg_bids.bids.tables import write_qc_table
-        from synthseg_bids.images.header import header_of
-        from synthseg_bids.images.volume_io import read_label_map, read_volume
+        from synthseg_bids.images.volume_io import read_volume
         from synthseg_bids.measure.network_report import NetworkReport
-        from synthseg_bids.measure.qc import assess
 
         inputs = self.inputs
         image = read_volume(inputs.in_file)
-        named = parse_name(Path(inputs.in_file).name)
-        rows = assess(
-            image.data,
-            read_label_map(inputs.in_labels).data,
-            image.affine,
-            header_of(image.header, image.n_not_finite),
-            NetworkReport(**inputs.network_report),
-            named[1] if named else '',
-            read_label_map(inputs.in_parcels).data if isdefined(inputs.in_parcels) else None,
-        )
+        report = NetworkReport(**inputs.network_report)
+        parcels = inputs.in_parcels if isdefined(inputs.in_parcels) else None
+        rows = _assess(inputs.in_file, image, inputs.in_labels, report, parcels)
         out_table = Path(runtime.cwd) / 'qc.tsv'
         write_qc_table(out_table, rows)
         verdict, reasons = rows[-1]['value'], rows[-1]['reason']
@@ -67,3 +70,77 @@ class AssessQuality(SimpleInterface):
             'notes': notes,
         }
         return runtime
+
+
+class _TogetherInputSpec(VersionedInputSpec):
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc='images of one head')
+    ct = traits.List(
+        traits.Enum(*CT_WORDS.values()),
+        usedefault=True,
+        desc='whether each image is CT (default: detected by its intensities)',
+    )
+    in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps of images')
+    used = traits.List(
+        traits.Int, desc='number of the image of each label map (undefined: one after the other)'
+    )
+
+
+class _TogetherOutputSpec(TraitedSpec):
+    out_tables = OutputMultiPath(
+        File(exists=True), desc='table of each label map; see AssessQuality'
+    )
+
+
+class AssessTogether(SimpleInterface):
+    """Assess images that were segmented together, each with its own label map.
+
+    Measures of the confidence of the network are left out: they, their limits and the expected
+    Dice are about what it says of one image.
+    """
+
+    input_spec = _TogetherInputSpec
+    output_spec = _TogetherOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.bids.tables import write_qc_table
+        from synthseg_bids.images.ct import is_hounsfield
+        from synthseg_bids.images.volume_io import read_volume
+        from synthseg_bids.measure.network_report import NetworkReport
+
+        inputs = self.inputs
+        used = inputs.used if isdefined(inputs.used) else range(len(inputs.in_files))
+        self._results['out_tables'] = []
+        for number, in_labels in zip(used, inputs.in_labels, strict=True):
+            image = read_volume(inputs.in_files[number])
+            ct = ct_of(inputs, number)
+            report = NetworkReport(ct=is_hounsfield(image.data) if ct is None else ct)
+            out_table = Path(runtime.cwd) / f'qc_{number}.tsv'
+            rows = _assess(inputs.in_files[number], image, in_labels, report)
+            write_qc_table(out_table, rows)
+            self._results['out_tables'].append(str(out_table))
+        return runtime
+
+
+def _assess(
+    in_file: str,
+    image: Volume,
+    in_labels: str,
+    report: NetworkReport,
+    in_parcels: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return the measures of an image and its label map; the last one is the verdict."""
+    from synthseg_bids.bids.names import parse_name
+    from synthseg_bids.images.header import header_of
+    from synthseg_bids.images.volume_io import read_label_map
+    from synthseg_bids.measure.qc import assess
+
+    named = parse_name(Path(in_file).name)
+    return assess(
+        image.data,
+        read_label_map(in_labels).data,
+        image.affine,
+        header_of(image.header, image.n_not_finite),
+        report,
+        named[1] if named else '',
+        read_label_map(in_parcels).data if in_parcels else None,
+    )

@@ -26,6 +26,7 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_common = File(exists=True, mandatory=True, desc='label map in the space halfway')
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
+    in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
     in_transforms = InputMultiPath(
         File(exists=True), mandatory=True, desc='transforms to the space halfway'
     )
@@ -48,7 +49,7 @@ class _OutputSpec(TraitedSpec):
 
 
 class SaveSession(SimpleInterface):
-    """Write label maps, volumes and transforms of a session under their BIDS names."""
+    """Write label maps, volumes, quality and transforms of a session under their BIDS names."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
@@ -67,6 +68,7 @@ class SaveSession(SimpleInterface):
                 'common': inputs.in_common,
                 'dseg': inputs.in_labels,
                 'morph': inputs.in_volumes,
+                'qc': inputs.in_quality,
                 'xfm': inputs.in_transforms,
                 'pairs': inputs.in_pairs,
                 'dice': inputs.in_overlaps,

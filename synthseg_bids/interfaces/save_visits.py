@@ -28,6 +28,7 @@ class _InputSpec(BaseInterfaceInputSpec):
     )
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
+    in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
     in_transforms = InputMultiPath(
         File(exists=True), mandatory=True, desc='transforms to the space halfway'
     )
@@ -38,7 +39,7 @@ class _OutputSpec(TraitedSpec):
 
 
 class SaveVisits(SimpleInterface):
-    """Write label map, volumes and transform of each image under their BIDS names."""
+    """Write label map, volumes, quality and transform of each image under their BIDS names."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
@@ -59,6 +60,7 @@ class SaveVisits(SimpleInterface):
                 {
                     'dseg': inputs.in_labels[number],
                     'morph': inputs.in_volumes[number],
+                    'qc': inputs.in_quality[number],
                     'xfm': inputs.in_transforms[number],
                 },
                 [inputs.sources[number], *others],

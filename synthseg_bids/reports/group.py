@@ -20,6 +20,7 @@ from .structures import plain_name, side_of
 from .tree import (
     Image,
     Row,
+    count_images,
     group_table,
     key_of,
     number,
@@ -78,19 +79,23 @@ def _link_to(out_dir: Path, image: Image) -> str:
 
 def _numbers(out_dir: Path, images: Sequence[Image]) -> list[tuple[Any, ...]]:
     """List the numbers shown in large type, with their names and details."""
-    states = Counter(image.state for image in images)
-    quality = Counter(row.get('verdict', '') for row in group_table(out_dir, 'qc').rows)
+    # What one method has segmented is done, and the worst verdict of all methods counts.
+    states = count_images(
+        ((image.source, image.state) for image in images), ('skipped', 'failed', 'done')
+    )
+    found = ((row['source'], row.get('verdict', '')) for row in group_table(out_dir, 'qc').rows)
+    quality = count_images(found, _VERDICTS)
     unusual = group_table(out_dir, 'outliers').rows
     shown: list[tuple[Any, ...]] = [
         (len({image.participant for image in images}), 'participants', {}),
-        (len(images), 'images', {state: states[state] for state in _STATES}),
+        (states.total(), 'images', {state: states[state] for state in _STATES}),
     ]
     if quality:
         counts = {verdict: quality[verdict] for verdict in _VERDICTS}
         shown.append((quality['pass'], 'passed quality control', counts))
     if unusual:
         name = f'images with unusual values ({len(unusual)} in all)'
-        shown.append((len({key_of(row) for row in unusual}), name, {}))
+        shown.append((len({row['source'] for row in unusual}), name, {}))
     overlaps = [number(row.get(MEAN_NAME)) for row in group_table(out_dir, 'dice').rows]
     if known := [dice for dice in overlaps if dice is not None]:
         shown.append((f'{sum(known) / len(known):.3f}', 'mean Dice with references', {}))

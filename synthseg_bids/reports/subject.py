@@ -22,6 +22,7 @@ from .structures import parcels, structures
 from .tree import (
     Image,
     checked_rows,
+    count_images,
     label_map_sidecar,
     number,
     read_images,
@@ -91,7 +92,7 @@ def _write_page(
         'is_part': page != f'{participant}.html',
         'worst': next((verdict for verdict in _VERDICTS[::-1] if verdicts[verdict]), ''),
         'lead': _lead(out_dir, images),
-        'numbers': _numbers(rows, verdicts),
+        'numbers': _numbers(rows),
         'overview': rows,
         'images': [
             _describe(out_dir, row['image'], row['verdict'])
@@ -109,7 +110,8 @@ def _write_page(
 def _lead(out_dir: Path, images: list[Image]) -> str:
     dataset = read_json(out_dir / 'dataset_description.json').get('Name', '')
     sessions = {image.session for image in images if image.session}
-    count = f'{len(images)} image{"s" if len(images) != 1 else ""}'
+    n_images = len({image.source for image in images})
+    count = f'{n_images} image{"s" if n_images != 1 else ""}'
     if sessions:
         count += f' in {len(sessions)} session{"s" if len(sessions) != 1 else ""}'
     return f'{dataset} · {count}' if dataset else count
@@ -131,13 +133,15 @@ def _overview_row(
     }
 
 
-def _numbers(rows: list[dict[str, Any]], verdicts: Counter[str]) -> list[tuple[Any, ...]]:
+def _numbers(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """List the numbers shown in large type, with their names and details."""
-    segmented = sum(bool(row['link']) for row in rows)
-    failed = sum(row['image'].state == 'failed' for row in rows)
-    states = {'done': segmented, 'failed': failed} if failed else {}
-    shown: list[tuple[Any, ...]] = [(segmented, 'segmented', states)]
-    if any(verdicts[verdict] for verdict in verdicts if verdict):
+    sources = [row['image'].source for row in rows]
+    states = ('done' if row['link'] else row['image'].state for row in rows)
+    ended = count_images(zip(sources, states, strict=True), ('failed', 'done'))
+    parts = {state: ended[state] for state in ('done', 'failed')} if ended['failed'] else {}
+    shown: list[tuple[Any, ...]] = [(ended['done'], 'segmented', parts)]
+    found = zip(sources, (row['verdict'] for row in rows), strict=True)
+    if verdicts := count_images(found, _VERDICTS):
         counts = {verdict: verdicts[verdict] for verdict in _VERDICTS}
         shown.append((verdicts['pass'], 'passed quality control', counts))
     volumes = [row['volume'] for row in rows if row['volume'] is not None]

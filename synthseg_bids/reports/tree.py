@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import isfinite
@@ -147,6 +148,29 @@ def key_of(row: Row) -> Key:
 def series_name(contrast: str, method: str) -> str:
     """Name images of a contrast that one method segmented."""
     return contrast if method == OURS else f'{contrast} by {title_of(method)}'
+
+
+def count_images(found: Iterable[tuple[str, str]], order: Sequence[str]) -> Counter[str]:
+    """Count images by their state, each once, however many methods have segmented it.
+
+    Parameters
+    ----------
+    found : iterable of (str, str)
+        BIDS URI of the image, and its state by one method; states that are not in `order` do not
+        count.
+    order : sequence of str
+        Of the states of an image that which comes last counts.
+
+    Examples
+    --------
+    >>> count_images([('T1w', 'pass'), ('T1w', 'fail'), ('T2w', 'pass')], ['pass', 'fail'])
+    Counter({'fail': 1, 'pass': 1})
+    """
+    states: dict[str, str] = {}
+    for source, state in found:
+        if state in order:
+            states[source] = max(states.get(source, state), state, key=order.index)
+    return Counter(states.values())
 
 
 def session_page(image: Image) -> str:

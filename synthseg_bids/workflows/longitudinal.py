@@ -15,7 +15,7 @@ from synthseg_bids.errors import describe
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.inference.options import STRAIN, TEMPLATE_WEIGHT
-from synthseg_bids.interfaces import SaveVisits, SegmentVisits
+from synthseg_bids.interfaces import AssessTogether, SaveVisits, SegmentVisits
 from synthseg_bids.interfaces.network import CT_WORDS
 
 from .crashes import Crash, PluginError
@@ -85,12 +85,14 @@ def init_longitudinal_wf(
     """
     workflow, resources = Workflow(name=name), resources or Resources()
     for label, images in participants.items():
+        in_files = [str(image.path.absolute()) for image in images]
+        cts = [CT_WORDS[ct_setting(ct, image.suffix)] for image in images]
         segment = Node(
             SegmentVisits(
-                in_files=[str(image.path.absolute()) for image in images],
+                in_files=in_files,
                 visits=[image.entities['ses'] for image in images],
                 contrasts=[_contrast(image) for image in images],
-                ct=[CT_WORDS[ct_setting(ct, image.suffix)] for image in images],
+                ct=cts,
                 model=model,
                 model_sha256=model_sha256,
                 flip=flip,
@@ -104,6 +106,7 @@ def init_longitudinal_wf(
         )
         if priors_dir is not None:
             segment.inputs.priors_dir = str(priors_dir)
+        assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
         common = expected_fields(images)
         save = Node(
             SaveVisits(
@@ -115,11 +118,13 @@ def init_longitudinal_wf(
             name='save',
         )
         of_one = Workflow(name=f'{_PREFIX}{label}'.replace('+', 'plus'))
-        of_one.connect([(segment, save, [('out_labels', 'in_labels'),
-                                         ('out_volumes', 'in_volumes'),
-                                         ('out_transforms', 'in_transforms'),
-                                         ('overlaps', 'overlaps'),
-                                         ('followed', 'followed')])])  # fmt: skip
+        of_one.connect([
+            (segment, save, [('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
+                             ('out_transforms', 'in_transforms'), ('overlaps', 'overlaps'),
+                             ('followed', 'followed')]),
+            (segment, assess, [('out_labels', 'in_labels')]),
+            (assess, save, [('out_tables', 'in_quality')]),
+        ])  # fmt: skip
         apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])
     return workflow

@@ -43,6 +43,8 @@ _PRELOADED = [
     'synthseg_bids.interfaces',
     'synthseg_bids.inference.segmenter',
     'synthseg_bids.bids.tables',
+    'synthseg_bids.reports.mosaic',
+    'synthseg_bids.workflows.multiproc',
 ]
 
 

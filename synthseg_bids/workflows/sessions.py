@@ -10,7 +10,7 @@ from nipype.pipeline.engine import Node, Workflow
 from synthseg_bids.bids.sessions import SessionRecord
 from synthseg_bids.external.methods import SESSION
 from synthseg_bids.images.ct import ct_setting
-from synthseg_bids.interfaces import CompareSession, SaveSession, SegmentSession
+from synthseg_bids.interfaces import AssessTogether, CompareSession, SaveSession, SegmentSession
 from synthseg_bids.interfaces.network import CT_WORDS
 
 from .resources import Resources
@@ -70,10 +70,12 @@ def init_sessions_wf(
             by_subject[subject] = Workflow(name=subject.replace('+', 'plus'))
             workflow.add_nodes([by_subject[subject]])
         one = Workflow(name=session.name)
+        in_files = [str(image.path.absolute()) for image in session.images]
+        cts = [CT_WORDS[ct_setting(ct, image.suffix)] for image in session.images]
         segment = Node(
             SegmentSession(
-                in_files=[str(image.path.absolute()) for image in session.images],
-                ct=[CT_WORDS[ct_setting(ct, image.suffix)] for image in session.images],
+                in_files=in_files,
+                ct=cts,
                 model=model,
                 model_sha256=model_sha256,
                 flip=flip,
@@ -86,12 +88,15 @@ def init_sessions_wf(
             n_procs=resources.threads,
             mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0),
         )
+        assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
         save = Node(SaveSession(out_dir=str(out_dir.absolute()), session=session), name='save')
         one.connect([
             (segment, save, [('used', 'used'), ('refused', 'refused'), ('overlaps', 'overlaps'),
                              ('residuals_mm', 'residuals_mm'), ('out_common', 'in_common'),
                              ('out_labels', 'in_labels'), ('out_volumes', 'in_volumes'),
                              ('out_transforms', 'in_transforms'), ('out_pairs', 'in_pairs')]),
+            (segment, assess, [('out_labels', 'in_labels'), ('used', 'used')]),
+            (assess, save, [('out_tables', 'in_quality')]),
         ])  # fmt: skip
         if any(image.references for image in session.images):
             references = [

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from app import Run, launch
+from app import Run, run_here
 from bad_inputs import GOOD, IMAGES, REFERENCES
 from bad_runs import RUNS, possible, run_all, run_twice, unprivileged
 from filelock import FileLock
@@ -138,7 +138,7 @@ def test_two_runs_at_once(tmp_path, tiny_model):
     first, second = run_twice(tmp_path, tiny_model)
     assert (first.code, first.stdout.splitlines()[-1]) == (0, '1 done, 0 skipped, 0 failed')
     TWO_RUNS.check(second)
-    TWO_RUNS.check_next(launch(tmp_path / 'raw', tmp_path / 'out', tiny_model))
+    TWO_RUNS.check_next(run_here(tmp_path / 'raw', tmp_path / 'out', tiny_model))
     assert [row['status'] for row in first.status().values()] == ['done']
     assert not [path for path in first.out.rglob('.*') if re.match(r'\.\d', path.name)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from app import Run, contents, launch, options, run_here
+from app import Run, contents, options, run_here
 from faults import FAULTS, in_own_mounts
 from other_faults import ELSEWHERE, GPU_LOST, GPU_LOST_FOR_GOOD, GPU_MEMORY
 from running import make_dataset
@@ -29,7 +29,7 @@ DOCS = Path(__file__).parents[2] / 'docs'
 def undisturbed(tmp_path_factory, tiny_model) -> Run:
     folder = tmp_path_factory.mktemp('undisturbed')
     raw = make_dataset(folder)
-    return launch(raw, folder / 'out', tiny_model, '--nprocs', 1, '-w', folder / 'work')
+    return run_here(raw, folder / 'out', tiny_model, '-w', folder / 'work')
 
 
 def complete(folder: Path, model: Path) -> Run:

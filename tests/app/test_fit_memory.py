@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from app import options, write_description, write_image
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthseg_bids.app.config import RunConfig
@@ -50,6 +50,7 @@ class Takes:
 GIGABYTES = st.floats(0.1, 100)
 
 
+@settings(deadline=None)
 @given(GIGABYTES, st.lists(GIGABYTES, min_size=3, max_size=3), st.booleans(), st.booleans())
 def test_no_more_is_taken_than_was_promised(allowed, takes, known, low_mem):
     config = replace(CONFIG, mem_gb=allowed, low_mem=low_mem)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from app import Run, launch, options, write_description, write_image
+from app import Run, options, run_here, write_description, write_image
 from parcel_models import save_cortex_model, save_tiny_parcels
 
 from synthseg_bids.app.main import main
@@ -60,7 +59,10 @@ def reference(raw: Path) -> Path:
 def run(raw: Path, reference: Path, model: Path, environment: dict[str, str]) -> Run:
     more = ('--level', 'full', '--posteriors', 'none', '--aseg-stats', '--fast')
     out = raw.parent / 'out' / 'synthseg-bids'
-    return launch(raw, out, model, *more, '-d', f'fs={reference}', env=os.environ | environment)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return run_here(raw, out, model, *more, '-d', f'fs={reference}')
 
 
 def data_of(path: Path) -> np.ndarray:

@@ -102,8 +102,9 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
     assert json.loads(table.with_suffix('.json').read_text())['TimeUnit'] == 'year'
     assert not list((out / 'sub-02').rglob('*synthseglong*'))
     assert 'Change between visits' in (out / 'sub-01.html').read_text()
-    methods = {row['method'] for row in read_table(out / 'group_morph.tsv')}
-    assert methods == {'synthseg', 'synthseglong'}
+    for kind in ('morph', 'qc'):
+        methods = {row['method'] for row in read_table(out / f'group_{kind}.tsv')}
+        assert methods == {'synthseg', 'synthseglong'}
 
     # A second run has nothing to do, and without the intermediate files it gives the same.
     before = (out / 'sub-01/ses-a' / LABELS.format('ses-a')).read_bytes()

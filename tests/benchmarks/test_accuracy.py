@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -20,8 +21,10 @@ from accuracy.repeatability import (
     compare_maps,
     without_top,
 )
+from accuracy.steps import call
 from accuracy.tabulate import repeatability_tables
 from accuracy.targets import accumbens_ratio, find_targets, within
+from app import program_here
 from plain_head import write_head
 from synthetic import (
     ACQUIRED,
@@ -34,6 +37,7 @@ from synthetic import (
     thick_slices,
 )
 
+from synthseg_bids import __version__
 from synthseg_bids.files import read_table, sha256, write_table
 from synthseg_bids.images.volume_io import read_label_map
 from synthseg_bids.labels import network_labels
@@ -152,7 +156,12 @@ def data(raw, references, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_scans_templates_and_the_mirrored_pass(data, tmp_path, lesion_model):
+def test_real_scans_templates_and_the_mirrored_pass(data, tmp_path, lesion_model, monkeypatch):
+    def call_here(*command):
+        words = [str(word) for word in command]
+        return program_here(words), shlex.join(words)
+
+    monkeypatch.setattr('accuracy.real.call', call_here)
     docs = tmp_path / 'docs'
     arguments = ['--data', data, '--model', lesion_model, '--threads', 1, '--docs', docs]
     arguments += ['--parts', 'real', 'templates', 'fast', '--work', tmp_path / 'work']
@@ -341,3 +350,8 @@ def test_the_page_holds_the_numbers_of_its_tables():
     if not path.exists():
         pytest.skip('make accuracy has not been run')
     assert path.read_text(encoding='utf-8') == page(path.parent / 'accuracy')
+
+
+def test_commands_run_in_processes_of_their_own(capfd):
+    assert call('synthseg', '--version') == (0, 'synthseg --version')
+    assert __version__ in capfd.readouterr().out

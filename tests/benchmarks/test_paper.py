@@ -7,7 +7,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from app import write_description
+from app import program_here, write_description
 from paper.__main__ import main
 from paper.document import page
 from paper.options import REPOSITORY
@@ -69,7 +69,8 @@ def options(data, docs, *more):
 
 
 @pytest.mark.slow
-def test_from_data_to_page(data, tmp_path):
+def test_from_data_to_page(data, tmp_path, monkeypatch):
+    monkeypatch.setattr('paper.steps.call', program_here)
     assert main(options(data, tmp_path)) == 0
     tables = tmp_path / 'paper'
     networks = read_table(tables / 'networks.tsv')

@@ -72,7 +72,7 @@ def test_throughput_beside_a_stand_in(tmp_path, tiny_model, monkeypatch):
 
 @pytest.mark.slow
 def test_a_long_run_is_shown_in_tenths(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr('long_run.INTERVAL_S', 0.05)
+    monkeypatch.setattr('long_run.INTERVAL_S', 0.2)
     write_image(tmp_path / 'scan.nii.gz')
     long_run.main([
         '--scans', '2', '--scan', str(tmp_path / 'scan.nii.gz'), '--model', str(tiny_model),

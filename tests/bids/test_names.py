@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthseg_bids.bids.names import (
@@ -19,6 +19,7 @@ ENTITIES = st.fixed_dictionaries(
 SUFFIX = st.sampled_from(['T1w', 'T2w', 'inplaneT1', 'UNIT1'])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(ENTITIES, SUFFIX), min_size=2, max_size=8))
 def test_two_images_never_share_an_output(images):
     names = {derivative_stem(e, s) for e, s in images}
@@ -26,6 +27,7 @@ def test_two_images_never_share_an_output(images):
     assert len(names) == len(distinct)
 
 
+@settings(deadline=None)
 @given(ENTITIES, SUFFIX)
 def test_derivative_names_keep_the_entities_of_their_source(entities, suffix):
     stem = derivative_stem(entities, suffix)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from synthseg_bids.app.main import main
+from synthseg_bids.cli.main import main as synthseg
 from synthseg_bids.files import read_table
 from synthseg_bids.models.card import ModelCard, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
@@ -83,10 +84,28 @@ def launch(raw: Path, out: Path, model: Path, *more: object, **kwargs) -> Run:
 
 def run_here(raw: Path, out: Path, model: Path, *more: object) -> Run:
     """Run the app in this process, node after node, which takes less time than :func:`launch`."""
+    return call(options(raw, out, model, *node_after_node(out), *more), out)
+
+
+def node_after_node(out: Path) -> list[object]:
+    """Return the option that makes the app run node after node in its own process."""
     plugin = out.with_name('linear.toml')
     plugin.parent.mkdir(parents=True, exist_ok=True)
     plugin.write_text('plugin = "Linear"\n')
-    return call(options(raw, out, model, '--use-plugin', plugin, *more), out)
+    return ['--use-plugin', plugin]
+
+
+def program_here(command: Sequence[str]) -> int:
+    """Run a command line of one of our programs in this process; return its exit code.
+
+    For what benchmarks start in processes of their own, each of which imports PyTorch anew.
+    """
+    program, *words = command
+    if program == 'synthseg':
+        return int(synthseg(words))
+    out = Path(words[1])
+    run = call([*words, *map(str, node_after_node(out))], out)
+    return int(run.code)
 
 
 def call(argv: Sequence[str], out: Path) -> Run:

@@ -11,8 +11,9 @@ import nibabel as nib
 from report_tree import small_head, write_tree
 
 from synthseg_bids.bids.names import participant_folders
-from synthseg_bids.reports import write_group_report, write_subject_report
+from synthseg_bids.reports.group import write_group_report
 from synthseg_bids.reports.server import ViewerServer
+from synthseg_bids.reports.subject import write_subject_report
 from synthseg_bids.reports.viewer import list_label_maps
 
 STEM = 'sub-01/anat/sub-01_seg-synthseg_desc-T1w'

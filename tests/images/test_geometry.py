@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from grids import ORIENTATIONS, centre_of_mass_mm, oriented_affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import io_orientation
 
@@ -73,6 +73,7 @@ def test_spacing_and_volume_of_a_sheared_grid():
     assert voxel_volume_mm3(affine) == pytest.approx(24)
 
 
+@settings(deadline=None)
 @given(
     n_in=st.integers(1, 40),
     n_out=st.integers(1, 40),
@@ -87,6 +88,7 @@ def test_weights_average(n_in, n_out, step):
     np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-5)
 
 
+@settings(deadline=None)
 @given(n=st.integers(12, 40), spacing=st.floats(0.3, 6), new=st.floats(0.3, 6))
 def test_ramps_keep_their_position(n, spacing, new):
     """A voxel's position, resampled as an intensity, is the position of the new voxel."""

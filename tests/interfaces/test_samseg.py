@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app import APP, GOOD, Run, write_image
+from app import GOOD, Run, call, node_after_node, write_image
 from programs import install_freesurfer, install_samseg
 
 from synthseg_bids.app.main import main
@@ -39,12 +39,11 @@ def app_options(raw: Path, out: Path, method: str, *more: object) -> list[str]:
     return [str(part) for part in (raw, out, *fixed, *more)]
 
 
-def launch(raw: Path, out: Path, method: str, *more: object, **environment: str) -> Run:
-    command = [*APP, *app_options(raw, out, method, *more)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
-    )
-    return Run(out, done.returncode, done.stdout, done.stderr)
+def run_here(raw: Path, out: Path, method: str, *more: object, **environment: str) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return call(app_options(raw, out, method, *more, *node_after_node(out)), out)
 
 
 def test_command_lines(tmp_path):
@@ -135,7 +134,7 @@ def both(finished, raw, references, samseg, tmp_path_factory) -> Run:
     """Our own segmentations and, in the same tree, those of SAMSEG."""
     out = tmp_path_factory.mktemp('both') / 'synthseg-bids'
     shutil.copytree(finished.out, out)
-    return launch(
+    return run_here(
         raw, out, 'samseg', '-d', f'fs={references}', SYNTHSEG_BIDS_SAMSEG=str(samseg),
         STAND_IN_CALLS=str(out.parent / 'calls'),
     )  # fmt: skip
@@ -266,7 +265,7 @@ def test_missing_program_is_wrong_usage(raw, tmp_path, monkeypatch, capsys):
 def test_freesurfer_segments_and_a_failure_is_told(raw, tmp_path):
     program = install_freesurfer(tmp_path / 'freesurfer')
     options = ['--participant-label', '01', '--fast']
-    run = launch(
+    run = run_here(
         raw, tmp_path / 'out' / 'synthseg-bids', 'mri_synthseg', *options,
         SYNTHSEG_BIDS_MRI_SYNTHSEG=str(program),
     )  # fmt: skip
@@ -279,7 +278,7 @@ def test_freesurfer_segments_and_a_failure_is_told(raw, tmp_path):
     assert parse_name(f'{stem.name}_dseg.nii.gz')[0]['seg'] == 'mrisynthseg'
 
     program.write_text('#!/bin/sh\necho cannot find a model >&2\nexit 1\n')
-    again = launch(
+    again = run_here(
         raw, run.out, 'mri_synthseg', '--participant-label', '01', '--suffix', 'T1w',
         SYNTHSEG_BIDS_MRI_SYNTHSEG=str(program),
     )  # fmt: skip

@@ -14,16 +14,18 @@ from matplotlib.image import imread
 from nipype.interfaces.base import isdefined
 from report_tree import CRASH, small_head, write_tree
 
+from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.status import STATUS_COLUMNS
 from synthseg_bids.files import read_table, write_json, write_table, write_text
 from synthseg_bids.interfaces import PlotSegmentation
 from synthseg_bids.labels import LESION, LESION_NAME, segmentation_labels
 from synthseg_bids.measure.overlap import TOTAL_NAME
 from synthseg_bids.parcels import parcel_labels
-from synthseg_bids.reports import write_group_report, write_subject_report
+from synthseg_bids.reports.group import write_group_report
 from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
 from synthseg_bids.reports.page import markdown
 from synthseg_bids.reports.png import write_grey, write_indexed
+from synthseg_bids.reports.subject import write_subject_report
 
 EVIL = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\'"&'
 
@@ -203,6 +205,24 @@ def test_group_report_tells_everything(tree):
     assert 'sub-02.html#sub-02_ses-1_T1w' in page.addresses
     assert 'OSError: CRC check failed' in page.text
     assert '12 done · 1 skipped · 1 failed' in page.text
+
+
+def test_images_that_several_methods_segmented_count_once(tmp_path):
+    out = write_tree(tmp_path, ['01'], ['1', '2'], label_maps=False)
+    before = write_subject_report(out, '01').read_text(), write_group_report(out).read_text()
+    for path in [*out.glob('sub-*/**/*_seg-synthseg_*')]:
+        shutil.copy(path, path.with_name(path.name.replace('synthseg_', 'synthsegsession_')))
+    write_group_tables(out)
+    after = write_subject_report(out, '01').read_text(), write_group_report(out).read_text()
+    tile = re.compile('<div class="tile">.*?</span></div>', re.S)
+    # How many images there are, and how many passed quality control.
+    for one, both in zip(before, after, strict=True):
+        assert tile.findall(one)[:3] == tile.findall(both)[:3]
+        assert one.count('sub-01_ses-1_T1w') < both.count('sub-01_ses-1_T1w')
+    for page in before[0], after[0]:
+        assert 'Test heads · 6 images in 2 sessions' in Tags(page).text
+    for page in before[1], after[1]:
+        assert '4 done · 1 skipped · 1 failed' in Tags(page).text
 
 
 def test_reports_with_parcels(tmp_path):

@@ -8,7 +8,8 @@ from chromium import EXECUTABLE, Chromium
 from report_tree import write_tree
 from test_reports import evil_tree, tree  # noqa: F401
 
-from synthseg_bids.reports import write_group_report, write_subject_report
+from synthseg_bids.reports.group import write_group_report
+from synthseg_bids.reports.subject import write_subject_report
 
 pytestmark = [
     pytest.mark.browser,

@@ -25,9 +25,9 @@ from synthseg_bids.bids.save import output_files
 from synthseg_bids.files import read_description, write_json
 from synthseg_bids.labels import segmentation_labels
 from synthseg_bids.parcels import CORTEX, parcel_labels
-from synthseg_bids.reports import write_subject_report
 from synthseg_bids.reports.server import ViewerServer
 from synthseg_bids.reports.structures import sided_name
+from synthseg_bids.reports.subject import write_subject_report
 
 pytestmark = [
     pytest.mark.browser,

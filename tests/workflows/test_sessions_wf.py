@@ -14,15 +14,18 @@ from app import save_tiny_model
 from ellipsoids import motion, seen
 
 from synthseg_bids import __version__
+from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.names import parse_name
 from synthseg_bids.bids.sessions import SessionRecord, is_current, list_sessions
+from synthseg_bids.external.methods import SESSION
 from synthseg_bids.files import read_table
 from synthseg_bids.images.transform_file import read_transform
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 from synthseg_bids.interfaces.priors import prior_file
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.qc_rules import VERDICT
 from synthseg_bids.workflows.sessions import init_sessions_wf
 
 ANAT = 'sub-1/ses-a/anat'
@@ -88,6 +91,24 @@ def test_each_image_has_a_label_map_of_all(session):
         assert sidecar['Overlap'] > 0.95
         assert sidecar['ResidualMM'] < 0.5
         assert (out / ANAT / f'{stem}_morph.tsv').exists()
+
+
+def test_each_image_is_assessed(session):
+    record, out = session
+    write_group_tables(out, bids_dir=out.parent / 'raw')
+    rows = {row['contrast']: row for row in read_table(out / 'group_qc.tsv')}
+    assert rows.keys() == MOTIONS.keys()
+    for image in record.images:
+        stem = f'sub-1_ses-a_seg-synthsegsession_desc-{image.suffix}'
+        found = {row['measure']: row for row in read_table(out / ANAT / f'{stem}_qc.tsv')}
+        assert found[VERDICT]['value'] == 'fail'
+        assert float(found['voxel_size_x_mm']['value']) == pytest.approx(2)
+        assert float(found['brain_tissue_ml']['value']) > 100
+        # The network has seen each image, not all of them together.
+        assert found['flip_dice']['value'] == found['confidence_cortex']['value'] == 'n/a'
+        row = rows[image.suffix]
+        assert (row['source'], row['method']) == (image.source, SESSION.seg)
+        assert (row['verdict'], row['snr']) == ('fail', found['snr']['value'])
 
 
 def test_images_with_references_are_compared(session):
