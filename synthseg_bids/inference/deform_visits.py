@@ -178,10 +178,10 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
 
         changes = torch.stack([
             _solve(normal, -apply_along_axes(slopes * (weight * one), adjoint) - _strain(own))
-            for one, own in zip(apart[1:], nodes[1:], strict=True)
+            for one, own in zip(apart, nodes, strict=True)
         ])  # fmt: skip
-        # The others' sum is that of the first.
-        changes = torch.cat([-changes.sum(0, keepdim=True), changes])
+        # They add up to zero but for what is left of the equations.
+        changes -= changes.mean(0)
         nodes += changes
         if float(changes.abs().max()) < CONVERGED:
             break
