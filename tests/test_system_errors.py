@@ -63,7 +63,7 @@ def test_commands_tell_errors_of_the_system(error, monkeypatch, capsys, raw, tmp
     monkeypatch.setattr(app, 'run', fail)
     assert app.main(options(raw, tmp_path, 'model')) == 1
     assert explain_error(error) in capsys.readouterr().err
-    monkeypatch.setattr(cli, 'build_parser', lambda: SimpleNamespace(
+    monkeypatch.setattr(cli, 'build_parser', lambda _: SimpleNamespace(
         parse_args=lambda _: SimpleNamespace(run=fail)))  # fmt: skip
     assert cli.main([]) == 1
     assert capsys.readouterr().err == f'synthseg: {explain_error(error)}\n'

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from synthseg_bids.hardware.processes import leave
 from synthseg_bids.models.unet import NetworkConfig
 from synthseg_bids.synth.label_maps import LabelMap, find_label_maps, load_label_map
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.training.config import TrainingConfig
-from synthseg_bids.training.distributed import ProcessError, ProcessGroup, join, leave
+from synthseg_bids.training.distributed import ProcessError, ProcessGroup, join
 from synthseg_bids.training.trainer import Trainer
 
 #: Settings of the runs that are compared: name to configuration.
