@@ -43,9 +43,9 @@ def prepare_processes() -> None:
 
 
 def restart_with_settings() -> None:
-    """Restart this program with the settings of :func:`prepare_processes`, if any is missing.
+    """Restart this program if it started without the memory settings of :func:`prepare_processes`.
 
-    The process number stays the same.
+    OpenMP reads its own setting later, with PyTorch. The process number stays the same.
     """
     before = os.environ.get(VARIABLE)
     prepare_processes()

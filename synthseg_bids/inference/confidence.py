@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..hardware.threads import map_in_threads
-from ..images.geometry import bounding_box
-from ..images.morphology import dilate, erode
+from ..images.morphology import opened
 from ..labels import network_labels, segmentation_labels
 from .postprocess import slabs
 
@@ -106,26 +105,6 @@ def unsure_sides(
 
     # By slabs, since what is left of a scan that the network knows nothing of is all of it.
     map_in_threads(look, slabs(len(best)))
-    opened = _open(unsure, max(1, round(BORDER_MM / spacing_mm)))
-    n_left, n_both = int((opened & left[winner].numpy()).sum()), int(opened.sum())
+    regions = opened(unsure, max(1, round(BORDER_MM / spacing_mm)))
+    n_left, n_both = int((regions & left[winner].numpy()).sum()), int(regions.sum())
     return n_left * spacing_mm**3, (n_both - n_left) * spacing_mm**3
-
-
-def _open(mask: np.ndarray, times: int) -> np.ndarray:
-    """Erode a mask by voxels with a common face, then dilate it, as often.
-
-    Parameters
-    ----------
-    mask : (x, y, z) bool array
-    times : int
-    """
-    opened = np.zeros_like(mask)
-    box = bounding_box(mask)
-    if box is not None:
-        part = mask[box]
-        for _ in range(times):
-            part = erode(part)
-        for _ in range(times):
-            part = dilate(part)
-        opened[box] = part
-    return opened

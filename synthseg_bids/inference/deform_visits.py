@@ -14,17 +14,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.interpolate import BSpline
 from torch import Tensor
 
 from ..images.geometry import Grid, spacing_mm
 from ..images.resampling import resample
 from ..linear import apply_along_axes, blur_matrix
 from ..synth.deform import sample
-from .match_intensities import matched
+from .match_intensities import deviation, matched
 from .options import STRAIN
 from .register_intensities import Image, bias_field
 from .rigid_resample import sample as sample_rigid
-from .rigid_resample import sample_image, voxel_places
+from .rigid_resample import sample_image, voxel_indices, voxel_places
 from .soft_segmentation import SoftSegmentation
 
 #: Spacing of the grid that scans are compared on, and the blur before they are sampled there.
@@ -42,8 +43,6 @@ INNER_STEPS, RESIDUAL = 30, 1e-3
 #: Least standard deviation of the noise, for intensities of about 1 in the brain; differences
 #: beyond this many standard deviations lose weight.
 LEAST_NOISE, OUTLIER = 0.005, 3.0
-
-Matrices = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.inference_mode()
@@ -64,7 +63,7 @@ def displacements_of(
     moves : sequence of (4, 4) arrays
         For each scan, maps positions in the space halfway to positions in the scan.
     grid : Grid
-        In the space halfway.
+        Grid of `SPACING_MM` in the space halfway.
 
     Returns
     -------
@@ -124,17 +123,16 @@ def between_scans(
     matrix : (4, 4) array
         Maps voxel indices of a grid in the scan to those of the grid halfway.
     shape : (3,) tuple of int
-        Of the grid in the scan.
+        Shape of the grid in the scan.
 
     Returns
     -------
     (3, i, j, k) float32 tensor
         On the grid in the scan; in voxels of the grid halfway, beside the rigid transform.
     """
-    whole = tuple(slice(0, n) for n in own.shape[1:])
-    places = voxel_places(np.eye(4), whole)
+    places = voxel_indices(own.shape[1:]).movedim(-1, 0)
     # The point x of the mean that the scan shows at the place p: x + own(x) = p.
-    mean = places.clone()
+    mean = places
     for _ in range(INVERSION_STEPS):
         mean = places - sample(own, mean)
     moved = mean + sample(other, mean) - places
@@ -148,7 +146,7 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
     Parameters
     ----------
     images : (n_images, x, y, z) float32 tensor
-        Of the same contrast on one grid, brought to a common scale (:mod:`.match_intensities`).
+        Scans of the same contrast on one grid and on one scale (:mod:`.match_intensities`).
     near : (x, y, z) float32 tensor
         Where to compare them: 1 in the brain and around it, 0 elsewhere.
 
@@ -161,7 +159,7 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
     shape = near.shape
     x, y, z = (_splines(n) for n in shape)
     splines, adjoint = (x, y, z), (x.T.contiguous(), y.T.contiguous(), z.T.contiguous())
-    places = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in shape), indexing='ij'))
+    places = voxel_indices(shape).movedim(-1, 0)
     nodes = torch.zeros(len(images), 3, *(len(part) for part in adjoint))
     for _ in range(STEPS):
         seen = torch.stack([
@@ -190,10 +188,9 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
 
 def _weight(apart: Tensor, near: Tensor) -> Tensor:
     """Return the weight of each voxel: one over the variance of the noise, less for outliers."""
-    inside = near > 0
     n = len(apart)
-    scale = torch.stack([1.4826 * one[inside].abs().median() for one in apart])
-    variance = max(float(scale.square().mean()) * n / (n - 1), LEAST_NOISE**2)
+    total = sum(deviation(one, near) ** 2 for one in apart)
+    variance = max(total / (n - 1), LEAST_NOISE**2)
     excess = apart.square().sum(0) / ((n - 1) * OUTLIER**2 * variance)
     return near / (variance * (1 + excess))
 
@@ -227,16 +224,7 @@ def _solve(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
 
 def _splines(size: int) -> Tensor:
     """Return the matrix from the nodes of cubic B-splines, every `STEP` voxels, to voxels."""
-    places = torch.arange(size) / STEP
-    first = places.floor().long()
-    t = places - first
-    pieces = (
-        (1 - t) ** 3 / 6,
-        (3 * t**3 - 6 * t**2 + 4) / 6,
-        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-        t**3 / 6,
-    )
-    matrix = torch.zeros(size, int(first[-1]) + len(pieces))
-    for number, piece in enumerate(pieces):
-        matrix[torch.arange(size), first + number] = piece
-    return matrix
+    n_nodes = (size - 1) // STEP + 4
+    knots = STEP * (np.arange(n_nodes + 4) - 3.0)
+    matrix = BSpline.design_matrix(np.arange(float(size)), knots, 3)
+    return torch.from_numpy(matrix.toarray()).float()

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..images.geometry import Grid, from_ras, orientation, spacing_mm, voxel_volume_mm3, widen_box
 from ..measure.agreement import AlignmentError
@@ -33,11 +32,11 @@ from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
 from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
-from .postprocess import soft_volumes
+from .postprocess import NOWHERE, Box, soft_volumes
 from .register import Registration, grid_halfway, register
 from .register_intensities import Image
 from .resample_posteriors import resample_labels
-from .rigid_resample import inside, reached, sample, voxel_places
+from .rigid_resample import inside, reached, sample, sample_at, voxel_places
 from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Changes:
     Attributes
     ----------
     grid : Grid
-        In the space halfway.
+        Grid in the space halfway.
     groups : tuple of tuple of int
         Numbers of the scans of each such contrast.
     fields : dict of int to (3, x, y, z) tensor
@@ -120,7 +119,7 @@ def compare_visits(
         Visit and contrast of each scan. Scans that look unlike although they should not are not
         compared.
     registration : Registration
-        Of the scans, in the same order.
+        Registration of the scans, which come in the same order.
 
     Returns
     -------
@@ -210,7 +209,7 @@ def joint_posteriors(
     visits : sequence of str
         Visit of each scan. Visits count the same, however many scans they have.
     registration : Registration
-        Of the scans, in the same order.
+        Registration of the scans, which come in the same order.
     changes : Changes
         Between scans of the same contrast. Those of the scan, if there are any, decide alone.
     own : int
@@ -253,20 +252,18 @@ def _mean(
         to_other = registration.between(own, number) @ target.affine
         seen = inside(np.linalg.inv(one.grid.affine) @ to_other, shape, one.grid.shape)
         total.add_(seen, alpha=share)
-        moved = None
-        if number in changes.fields and own in changes.fields:
-            to_halfway = np.linalg.inv(registration.to_scans[own]) @ target.affine
-            moved = between_scans(
-                changes.fields[own], changes.fields[number],
-                np.linalg.inv(changes.grid.affine) @ to_halfway, shape,
-            )  # fmt: skip
-            # From voxels of the grid halfway to voxels of the other scan.
-            turn = np.linalg.inv(one.affine) @ registration.to_scans[number] @ changes.grid.affine
-            moved = torch.einsum('ij,jxyz->ixyz', torch.from_numpy(turn[:3, :3]).float(), moved)
         matrix = np.linalg.inv(one.affine) @ to_other
+        moved = _moved(priors, registration, changes, own, number)
+        reach = 0
+        if moved is not None:
+            per_voxel = np.abs(np.linalg.inv(matrix[:3, :3])).sum()
+            reach = min(int(np.ceil(float(moved.abs().max()) * per_voxel)), max(shape))
         # Background, which is not zero outside of the box, is what the others leave.
         for channel, volume in zip(mean[1:], one.posteriors[1:], strict=True):
-            box, part = _sample_moved(volume, matrix, shape, moved)
+            if moved is None:
+                box, part = sample(volume, matrix, shape)
+            else:
+                box, part = _sample_moved(volume, matrix, moved, reach)
             channel[box].add_(part, alpha=share / 255)
     mean /= total
     mean[0] = 0
@@ -274,28 +271,55 @@ def _mean(
     return mean
 
 
+def _moved(
+    priors: Sequence[SoftSegmentation],
+    registration: Registration,
+    changes: Changes,
+    own: int,
+    other: int,
+) -> Tensor | None:
+    """Return by how much the points of one scan are displaced in another one by changes.
+
+    Returns
+    -------
+    (3, x, y, z) tensor or None
+        On the grid of the one scan, in voxels of the other one; None if they were not compared.
+    """
+    if own not in changes.fields or other not in changes.fields:
+        return None
+    target = priors[own]
+    to_halfway = np.linalg.inv(registration.to_scans[own]) @ target.affine
+    found = between_scans(
+        changes.fields[own],
+        changes.fields[other],
+        np.linalg.inv(changes.grid.affine) @ to_halfway,
+        tuple(target.posteriors.shape[1:]),
+    )
+    to_other = registration.to_scans[other] @ changes.grid.affine
+    turn = np.linalg.inv(priors[other].affine) @ to_other
+    return torch.einsum('ij,jxyz->ixyz', torch.from_numpy(turn[:3, :3]).float(), found)
+
+
 def _sample_moved(
-    volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...], moved: Tensor | None
-) -> tuple[tuple[slice, ...], Tensor]:
+    volume: Tensor, matrix: np.ndarray, moved: Tensor, reach: int
+) -> tuple[Box, Tensor]:
     """Interpolate a volume on another grid, as :func:`.rigid_resample.sample` does.
 
     Parameters
     ----------
-    moved : (3, x, y, z) tensor or None
-        On the other grid, displacement in voxels of the volume.
+    volume : (i, j, k) tensor
+    matrix : (4, 4) array
+        Maps voxel indices of the other grid to those of the volume.
+    moved : (3, x, y, z) tensor
+        Displacement on the other grid, in voxels of the volume.
+    reach : int
+        Largest displacement in voxels of the other grid.
     """
-    boxes = None if moved is None else reached(volume, matrix, shape)
-    if moved is None or boxes is None:
-        return sample(volume, matrix, shape)
-    wide = int(np.ceil(float(moved.abs().max()) * np.abs(np.linalg.inv(matrix[:3, :3])).sum()))
-    support, box = boxes[0], widen_box(boxes[1], min(wide, max(shape)), shape)
-    places = voxel_places(matrix, box) + moved[(slice(None), *box)]
+    shape = tuple(moved.shape[1:])
+    boxes = reached(volume, matrix, shape)
+    if boxes is None:
+        return NOWHERE, torch.zeros(0, 0, 0)
+    support, box = boxes[0], widen_box(boxes[1], reach, shape)
     starts = torch.tensor([part.start for part in support]).view(3, 1, 1, 1)
-    sizes = torch.tensor(volume[support].shape).view(3, 1, 1, 1)
-    where = (2 * (places - starts) + 1) / sizes - 1
-    found = functional.grid_sample(
-        volume[support].float()[None, None],
-        where.flip(0).permute(1, 2, 3, 0)[None],
-        align_corners=False,
-    )
-    return box, found[0, 0]
+    places = voxel_places(matrix, box) + moved[(slice(None), *box)] - starts
+    return box, sample_at(volume[support].float(), places)

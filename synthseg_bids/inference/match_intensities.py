@@ -42,9 +42,9 @@ def matched(
     Parameters
     ----------
     images : sequence of (x, y, z) float32 tensors
-        On one grid, of a mean of about 1 in the brain.
+        Scans on one grid, whose mean in the brain is about 1.
     posteriors : (n_channels, x, y, z) float32 tensor
-        Of the head, background first.
+        Probabilities of the head's structures, background first.
     near : (x, y, z) float32 tensor
         1 in the brain and around it, 0 elsewhere.
     spacing_mm : float
@@ -74,12 +74,25 @@ def matched(
         logs = found.clamp(min=LEAST).log_()
         steep = sum(slope.square() for slope in torch.gradient(logs.mean(0)))
         for image, apart in zip(found, logs.mean(0) - logs, strict=True):
-            noise = max(1.4826 * float(apart[near > 0].abs().median()), 1e-6)
+            noise = max(deviation(apart, near), 1e-6)
             # At borders scans differ where these have moved.
             weight = near / (1 + apart.square() / (OUTLIER * noise) ** 2) / (1 + steep / noise**2)
             above, below = apply_along_axes(torch.stack([weight * apart, weight]), blur)
             image.mul_((above / (below + 1e-3)).exp_())
     return found
+
+
+def deviation(apart: Tensor, near: Tensor) -> float:
+    """Return the standard deviation of differences, of which up to half can be outliers.
+
+    Parameters
+    ----------
+    apart : (x, y, z) tensor
+        Differences, of mean 0.
+    near : (x, y, z) tensor
+        Above 0 where they count.
+    """
+    return 1.4826 * float(apart[near > 0].abs().median())
 
 
 def _lines(means: np.ndarray, weights: np.ndarray) -> list[tuple[float, float]]:

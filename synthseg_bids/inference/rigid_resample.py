@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..images.geometry import bounding_box, widen_box
-
-Box = tuple[slice, ...]
+from .postprocess import NOWHERE, Box
 
 
 def rigid_matrix(
@@ -57,13 +56,14 @@ def voxel_places(matrix: np.ndarray, box: Box) -> Tensor:
     -------
     (3, x, y, z) float32 tensor
     """
+    return torch.stack([*_rows(matrix, box)])
+
+
+def _rows(matrix: np.ndarray, box: Box) -> Iterator[Tensor]:
+    """Yield one coordinate after the other of :func:`voxel_places`."""
     x, y, z = (torch.arange(part.start, part.stop).float() for part in box)
-    rows = [
-        (float(row[0]) * x[:, None, None] + float(row[3])) + float(row[1]) * y[:, None]
-        + float(row[2]) * z
-        for row in matrix[:3]
-    ]  # fmt: skip
-    return torch.stack(rows)
+    for by_x, by_y, by_z, shift in matrix[:3].tolist():
+        yield (by_x * x[:, None, None] + shift) + by_y * y[:, None] + by_z * z
 
 
 def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, Tensor]:
@@ -88,7 +88,7 @@ def sample(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[
     """
     boxes = reached(volume, matrix, shape)
     if boxes is None:
-        return (slice(0, 0),) * 3, torch.zeros(0, 0, 0)
+        return NOWHERE, torch.zeros(0, 0, 0)
     support, box = boxes
     to_part = np.array(matrix, dtype=float)
     to_part[:3, 3] += matrix[:3, :3] @ [part.start for part in box]
@@ -155,23 +155,42 @@ def inside(matrix: np.ndarray, shape: tuple[int, ...], of_shape: tuple[int, ...]
     shape bool tensor
     """
     seen = torch.ones(shape, dtype=torch.bool)
-    for row, n in zip(matrix[:3], of_shape, strict=True):
-        x, y, z = (float(step) * torch.arange(m) for step, m in zip(row, shape, strict=False))
-        place = (x[:, None, None] + float(row[3])) + y[:, None] + z
+    box = tuple(slice(0, n) for n in shape)
+    for place, n in zip(_rows(matrix, box), of_shape, strict=True):
         seen &= (place >= -0.5) & (place <= n - 0.5)
     return seen
 
 
+def sample_at(volume: Tensor, places: Tensor) -> Tensor:
+    """Interpolate a volume linearly anywhere.
+
+    Parameters
+    ----------
+    volume : (x, y, z) float32 tensor
+        Zero outside of its grid.
+    places : (3, i, j, k) tensor
+        Positions in voxels of the volume.
+
+    Returns
+    -------
+    (i, j, k) float32 tensor
+    """
+    sizes = torch.tensor(volume.shape).view(3, 1, 1, 1)
+    return _at(volume, ((2 * places + 1) / sizes - 1).unbind())
+
+
 def _interpolated(volume: Tensor, matrix: np.ndarray, box: Box, padding: str = 'zeros') -> Tensor:
     """Interpolate at the voxels of a box; `matrix` maps their indices, from 0, to the volume's."""
-    x, y, z = (torch.arange(part.stop - part.start).float() for part in box)
-    # Positions from -1 to 1 over all voxels, in the order z, y, x.
-    places = []
-    for row, n in zip(matrix[2::-1], volume.shape[::-1], strict=True):
-        by_x, by_y, by_z, shift = (float(value) * 2 / n for value in row)
-        constant = shift + 1 / n - 1
-        places.append((by_x * x[:, None, None] + constant) + by_y * y[:, None] + by_z * z)
-    where = torch.stack(places, -1)[None]
+    whole = tuple(slice(0, part.stop - part.start) for part in box)
+    sizes = np.array(volume.shape)
+    scaled = matrix[:3] * 2 / sizes[:, None]
+    scaled[:, 3] = scaled[:, 3] + 1 / sizes - 1
+    return _at(volume, [*_rows(scaled, whole)], padding)
+
+
+def _at(volume: Tensor, places: Sequence[Tensor], padding: str = 'zeros') -> Tensor:
+    """Interpolate at positions along x, y and z that go from -1 to 1 over all voxels."""
+    where = torch.stack([*places[::-1]], -1)[None]
     return functional.grid_sample(
         volume[None, None], where, padding_mode=padding, align_corners=False
     )[0, 0]

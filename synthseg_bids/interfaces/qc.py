@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from .base import VersionedInputSpec
-from .network import CT_WORDS, ct_of
+from .network import CT_WORDS, is_ct
 
 if TYPE_CHECKING:
     from synthseg_bids.images.volume_io import Volume
@@ -103,7 +103,6 @@ class AssessTogether(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.tables import write_qc_table
-        from synthseg_bids.images.ct import is_hounsfield
         from synthseg_bids.images.volume_io import read_volume
         from synthseg_bids.measure.network_report import NetworkReport
 
@@ -112,8 +111,7 @@ class AssessTogether(SimpleInterface):
         self._results['out_tables'] = []
         for number, in_labels in zip(used, inputs.in_labels, strict=True):
             image = read_volume(inputs.in_files[number])
-            ct = ct_of(inputs, number)
-            report = NetworkReport(ct=is_hounsfield(image.data) if ct is None else ct)
+            report = NetworkReport(ct=is_ct(inputs, number, image.data))
             out_table = Path(runtime.cwd) / f'qc_{number}.tsv'
             rows = _assess(inputs.in_files[number], image, in_labels, report)
             write_qc_table(out_table, rows)

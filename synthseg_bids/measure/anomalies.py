@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..images.geometry import bounding_box, spacing_mm, widen_box
-from ..images.morphology import erode
+from ..images.morphology import interior
 from ..labels import CSF, SUBCORTICAL_GREY, labels_of_tissue
 from .stats import median_and_deviation
 
@@ -150,26 +150,3 @@ def _largest(mask: np.ndarray) -> int:
     """Count the voxels of the largest connected component."""
     components, n = ndimage.label(mask)
     return int(np.bincount(components.ravel())[1:].max()) if n else 0
-
-
-def interior(mask: np.ndarray, min_voxels: int, beyond: bool) -> np.ndarray:
-    """Leave out the voxels of a mask that touch its outside, unless few remain.
-
-    Parameters
-    ----------
-    mask : (x, y, z) boolean array
-    min_voxels : int
-        If fewer remain, the mask is returned as it is.
-    beyond : bool
-        Whether what lies beyond the volume counts as inside.
-    """
-    box = bounding_box(mask)
-    if box is None:
-        return mask
-    box = widen_box(box, 1, mask.shape)
-    part = erode(mask[box], beyond)
-    if part.sum() < min_voxels:
-        return mask
-    inner = np.zeros_like(mask)
-    inner[box] = part
-    return inner

@@ -21,9 +21,10 @@ from ..images.geometry import (
     to_ras,
 )
 from ..images.header import Header
+from ..images.morphology import interior
 from ..labels import CSF, Label, channels_of, segmentation_labels
 from ..parcels import CORTEX, parcel_labels
-from .anomalies import interior, measure_anomalies
+from .anomalies import measure_anomalies
 from .expected_dice import expected_dice
 from .network_report import NO_REPORT, NetworkReport
 from .overlap import total_intracranial, volumes_from_labels

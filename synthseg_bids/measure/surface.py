@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from ..images.morphology import surface
+
 
 class SurfaceDistances(NamedTuple):
     """Distances between two surfaces, in mm; NaN where a structure is absent from either.
@@ -30,20 +32,6 @@ class SurfaceDistances(NamedTuple):
 
 
 ABSENT = SurfaceDistances(float('nan'), float('nan'))
-
-
-def surface(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of a mask that have a neighbour outside of it, or the volume's border.
-
-    Parameters
-    ----------
-    mask : (x, y, z) bool array
-
-    Returns
-    -------
-    (x, y, z) bool array
-    """
-    return mask & ~ndimage.binary_erosion(mask)
 
 
 def surface_distances(

@@ -159,7 +159,7 @@ def count_images(found: Iterable[tuple[str, str]], order: Sequence[str]) -> Coun
         BIDS URI of the image, and its state by one method; states that are not in `order` do not
         count.
     order : sequence of str
-        Of the states of an image that which comes last counts.
+        States from the weakest to the strongest; the strongest of an image counts.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ..images.morphology import surface
 from ..labels import CSF, generation_labels
 
 #: Generation labels for tissues of BrainWeb's heads: fat, muscle, skin, skull, vessels, around
@@ -120,8 +121,7 @@ def _directions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _radii(inside: np.ndarray, centre: np.ndarray, scale: np.ndarray | float = 1) -> np.ndarray:
     """Return the extent of a mask along each ray from a centre, divided by a scale."""
-    edge = inside & ~ndimage.binary_erosion(inside)
-    radius, polar, azimuth = _directions((np.argwhere(edge) - centre) / scale)
+    radius, polar, azimuth = _directions((np.argwhere(surface(inside)) - centre) / scale)
     found = np.zeros(RAYS)
     where = np.round(polar).astype(int), np.round(azimuth).astype(int) % RAYS[1]
     np.maximum.at(found, where, radius)

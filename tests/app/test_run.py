@@ -170,20 +170,27 @@ def test_same_input_gives_the_same_sidecar(finished):
 
 
 @pytest.mark.slow
-def test_terminated_run_leaves_a_status_and_no_workers(raw, tiny_model, tmp_path):
-    """As does an interrupted one, which ends in the same way: see test_faults.py."""
+@pytest.mark.parametrize(
+    ('number', 'code', 'word'),
+    [(signal.SIGTERM, 143, 'terminated'), (signal.SIGINT, 130, 'interrupted')],
+)
+def test_interrupted_run_leaves_a_status_and_no_workers(
+    raw, tiny_model, tmp_path, number, code, word
+):
     pausing = [*PAUSING, 'sub-01_T1w.segment" in']
     command = [*pausing, *options(raw, tmp_path / 'out', tiny_model, '--participant-label', '01')]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        # Shells start what runs in the background deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         wait_until(lambda: is_stopped(process.pid))
         worker = wait_for_worker(process.pid)
-        process.terminate()
+        process.send_signal(number)
         os.killpg(process.pid, signal.SIGCONT)
         _, stderr = process.communicate(timeout=240)
-    assert process.returncode == 143
-    assert 'synthseg-bids: error: terminated; the same command resumes\n' in stderr.decode()
+    assert process.returncode == code
+    assert f'synthseg-bids: error: {word}; the same command resumes\n' in stderr.decode()
     rows = read_table(tmp_path / 'out/group_status.tsv')
     assert [row['status'] for row in rows] == ['failed', 'failed']
     wait_for_end(worker)

@@ -11,12 +11,12 @@ from torch import Tensor
 from synthseg_bids.images.geometry import Grid
 from synthseg_bids.inference.deform_visits import between_scans, displacements
 from synthseg_bids.inference.longitudinal import (
-    Changes,
     compare_visits,
     joint_posteriors,
     register_visits,
 )
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+from synthseg_bids.synth.deform import sample
 
 VENTRICLES = (4, 43)
 INTENSITIES = {3: 0.8, 42: 0.8, 2: 1.1, 41: 1.1, 4: 0.3, 43: 0.3, 8: 0.9, 47: 0.9, 16: 1.05}
@@ -57,8 +57,17 @@ def prior(growth: float) -> SoftSegmentation:
     return SoftSegmentation(torch.from_numpy(planes), values, Grid(labels.shape, affine), box)
 
 
-def volume(posteriors: Tensor, labels: tuple[int, ...]) -> float:
-    return float(sum(posteriors[labels.index(label)].sum() for label in VENTRICLES))
+def growth_of(priors, images) -> float:
+    """Return by how much the ventricles of two visits that were segmented together differ."""
+    registration = register_visits(priors, images=images)
+    changes = compare_visits(priors, images, 'ab', ['T1w', 'T1w'], registration)
+    assert changes.alike(0) == (0, 1)
+    ventricles = [priors[0].labels.index(label) for label in VENTRICLES]
+    before, after = (
+        float(joint_posteriors(priors, 'ab', registration, changes, own)[ventricles].sum())
+        for own in (0, 1)
+    )
+    return after / before - 1
 
 
 def blobs(shift: float) -> Tensor:
@@ -89,8 +98,6 @@ def test_the_way_back_is_the_inverse():
     forth = between_scans(field[0], field[1], np.eye(4), (24, 24, 24))
     back = between_scans(field[1], field[0], np.eye(4), (24, 24, 24))
     places = torch.stack(torch.meshgrid(*(torch.arange(24.0) for _ in whole), indexing='ij'))
-    from synthseg_bids.synth.deform import sample
-
     there = places + forth
     torch.testing.assert_close(there + sample(back, there), places, atol=0.05, rtol=0)
 
@@ -105,26 +112,15 @@ def visits():
 
 def test_growth_that_segmentations_miss_is_followed(visits):
     priors, images = visits
-    registration = register_visits(priors, images=images)
-    changes = compare_visits(priors, images, 'ab', ['T1w', 'T1w'], registration)
-    before, after = (
-        volume(joint_posteriors(priors, 'ab', registration, changes, own), priors[0].labels)
-        for own in (0, 1)
-    )
-    assert changes.alike(0) == (0, 1)
-    assert after / before - 1 == pytest.approx(GROWTH, rel=0.3)
+    growth = growth_of(priors, images)
+    assert growth == pytest.approx(GROWTH, rel=0.3)
 
 
 def test_nothing_changes_where_nothing_has_changed(visits):
     priors, images = visits
     again = [images[0], (scan(0, 3), images[0][1])]
-    registration = register_visits(priors, images=again)
-    changes = compare_visits(priors, again, 'ab', ['T1w', 'T1w'], registration)
-    before, after = (
-        volume(joint_posteriors(priors, 'ab', registration, changes, own), priors[0].labels)
-        for own in (0, 1)
-    )
-    assert abs(after / before - 1) < GROWTH / 8
+    growth = growth_of(priors, again)
+    assert abs(growth) < GROWTH / 8
 
 
 @pytest.mark.parametrize(('names', 'contrasts'), [('ab', ['T1w', 'T2w']), ('aa', ['T1w', 'T1w'])])
@@ -132,7 +128,8 @@ def test_only_scans_of_one_contrast_at_several_visits_are_compared(visits, names
     priors, images = visits
     registration = register_visits(priors)
     changes = compare_visits(priors, images, names, contrasts, registration)
-    assert changes == Changes(changes.grid) or (not changes.groups and not changes.fields)
+    assert not changes.groups
+    assert not changes.fields
 
 
 def test_scans_that_look_unlike_are_named_and_not_compared(visits, caplog):
@@ -152,10 +149,5 @@ def test_the_head_may_move_between_visits(visits):
         priors[1].posteriors, priors[1].labels, Grid((48, 48, 48), move @ affine), priors[1].box
     )
     both = [priors[0], other]
-    registration = register_visits(both, images=moved)
-    changes = compare_visits(both, moved, 'ab', ['T1w', 'T1w'], registration)
-    before, after = (
-        volume(joint_posteriors(both, 'ab', registration, changes, own), priors[0].labels)
-        for own in (0, 1)
-    )
-    assert after / before - 1 == pytest.approx(GROWTH, rel=0.35)
+    growth = growth_of(both, moved)
+    assert growth == pytest.approx(GROWTH, rel=0.35)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from nipype.interfaces.base import isdefined
+from page_tags import Tags
 from report_tree import CRASH, small_head, write_tree
 
 from synthseg_bids.bids.group import write_group_tables
@@ -28,28 +28,6 @@ from synthseg_bids.reports.png import write_grey, write_indexed
 from synthseg_bids.reports.subject import write_subject_report
 
 EVIL = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\'"&'
-
-
-class Tags(HTMLParser):
-    """Collects the elements of a page, the addresses in them and the text of the body."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.text = ''
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.ids += [value for name, value in attrs if name == 'id']
-        self.addresses += [value for name, value in attrs if name in ('src', 'href')]
-        assert not [name for name, _ in attrs if name.startswith('on')]
-
-    def handle_data(self, data):
-        if self.tags and self.tags[-1] not in ('script', 'style'):
-            self.text += data
 
 
 @pytest.fixture(scope='module')
