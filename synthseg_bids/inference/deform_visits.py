@@ -128,7 +128,8 @@ def between_scans(
     Returns
     -------
     (3, i, j, k) float32 tensor
-        On the grid in the scan; in voxels of the grid halfway, beside the rigid transform.
+        Displacement beside the rigid transform, on the grid in the scan and in voxels of the grid
+        halfway.
     """
     places = voxel_indices(own.shape[1:]).movedim(-1, 0)
     # The point x of the mean that the scan shows at the place p: x + own(x) = p.

@@ -283,7 +283,8 @@ def _moved(
     Returns
     -------
     (3, x, y, z) tensor or None
-        On the grid of the one scan, in voxels of the other one; None if they were not compared.
+        Displacement on the grid of the one scan, in voxels of the other one; None if they were
+        not compared.
     """
     if own not in changes.fields or other not in changes.fields:
         return None

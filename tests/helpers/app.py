@@ -98,7 +98,7 @@ def node_after_node(out: Path) -> list[object]:
 def program_here(command: Sequence[str]) -> int:
     """Run a command line of one of our programs in this process; return its exit code.
 
-    For what benchmarks start in processes of their own, each of which imports PyTorch anew.
+    Benchmarks start such commands in processes of their own, each of which imports PyTorch anew.
     """
     program, *words = command
     if program == 'synthseg':
