@@ -159,12 +159,17 @@ def references(raw: Path) -> Path:
 
 
 @pytest.fixture(scope='session')
-def finished(raw: Path, references: Path, tiny_model: Path) -> Run:
-    """One run over everything, with a home directory that cannot be written."""
+def finished(raw: Path, references: Path, tiny_model: Path) -> Iterator[Run]:
+    """One run over everything, with a home directory that cannot be written.
+
+    Tests share it, in an order of chance: one that runs the app on these outputs copies them.
+    """
     home = raw.parent / 'home'
     home.mkdir(mode=0o500)
     environment = {**os.environ, 'HOME': str(home)}
     run = launch(raw, raw.parent / 'first' / 'synthseg-bids', tiny_model, '--posteriors', 'native',
                  '-d', f'fs={references}', env=environment)  # fmt: skip
     assert not any(home.iterdir())
-    return run
+    before = {path: path.stat().st_mtime_ns for path in run.out.rglob('*')}
+    yield run
+    assert {path: path.stat().st_mtime_ns for path in run.out.rglob('*')} == before

@@ -57,15 +57,16 @@ def test_charts_are_asked_for_when_all_is_done(copies, tiny_model, caplog):
 
 
 @pytest.mark.slow
-def test_second_run_has_nothing_to_do(finished, raw, references, tiny_model):
-    before = contents(finished.out)
-    times = {path: path.stat().st_mtime_ns for path in finished.out.rglob('sub-*/**/*.*')}
+def test_second_run_has_nothing_to_do(finished, copies, tiny_model):
+    raw, references, out = copies
+    before = contents(out)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob('sub-*/**/*.*')}
     status = finished.status()
     more = ['--participant-label', 'sub-01', '--posteriors', 'native', '-d', f'fs={references}']
-    run = run_here(raw, finished.out, tiny_model, *more)
+    run = run_here(raw, out, tiny_model, *more)
     assert (run.code, run.stdout) == (0, '0 done, 2 skipped, 0 failed\n')
     assert 'nothing to do: 2 images are up to date' in run.stderr
-    assert contents(finished.out) == before
+    assert contents(out) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
     # How they were segmented is still on record.
     assert run.status() == status

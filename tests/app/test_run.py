@@ -148,8 +148,7 @@ def test_debugger_opens_where_a_step_fails(tiny_model, tmp_path, monkeypatch):
 
 
 def test_settings_and_logs_are_kept(finished):
-    # The first of them, by the time in its name: other tests run the app on this tree again.
-    log_dir = min(path.parent for path in finished.out.glob('logs/*/config.toml'))
+    (log_dir,) = (path.parent for path in finished.out.glob('logs/*/config.toml'))
     config = read_toml(log_dir / 'config.toml')
     assert config['posteriors'] == 'native'
     assert config['resources']['devices'] == ['cpu']
