@@ -2,9 +2,9 @@
 
 In the space halfway, every scan gets a displacement field, of cubic B-splines, so that all scans
 look alike. Gauss-Newton steps minimise the squared difference of each scan to the mean of all, in
-units of the noise, plus the energy of the strain; with the gradient of the mean, one system of
-equations serves all scans, whose displacements add up to zero. No scan is the reference (compare
-Ashburner and Ridgway, Frontiers in Neuroscience 6:197, 2013).
+units of the noise, plus the energy of the displacement (:mod:`.deformation_prior`); with the
+gradient of the mean, one system of equations serves all scans, whose displacements add up to zero.
+No scan is the reference (compare Ashburner and Ridgway, Frontiers in Neuroscience 6:197, 2013).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..images.geometry import Grid, spacing_mm
 from ..images.resampling import resample
 from ..linear import apply_along_axes, blur_matrix
 from ..synth.deform import sample
-from .match_intensities import deviation, matched
-from .options import STRAIN
+from .deformation_prior import deformation_prior
+from .match_intensities import common_scale, deviation
 from .register_intensities import Image, bias_field
 from .rigid_resample import sample as sample_rigid
 from .rigid_resample import sample_image, voxel_indices, voxel_places
@@ -34,6 +34,8 @@ SPACING_MM, BLUR_MM = 2.0, 0.8
 AROUND_MM = 4.0
 #: Fixed-point steps that invert a displacement field of a few tenths of a voxel.
 INVERSION_STEPS = 5
+#: How often scans are brought to one scale and deformed onto their mean.
+ROUNDS = 2
 #: Voxels between the nodes of the B-splines.
 STEP = 2
 #: Steps of Gauss-Newton at most; those that move less than this, in voxels, are the last.
@@ -94,7 +96,24 @@ def displacements_of(
         image = image.nan_to_num_(0.0)
         image = image / bias_field(image, posteriors[1:] * near, SPACING_MM)
         flat.append(image / image[(brain > 0.9) & near].mean().clamp(min=1e-6))
-    return displacements(matched(flat, posteriors, near.float(), SPACING_MM), near.float())
+    return _follow(torch.stack(flat), near.float(), posteriors)
+
+
+def _follow(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
+    """Find displacements and what brings the scans to one scale, in turn.
+
+    Where borders have moved, scans differ, which is taken for a difference of bias fields in part;
+    of scans that were deformed onto their mean, much less.
+    """
+    places = voxel_indices(near.shape).movedim(-1, 0)
+    found = torch.zeros(len(images), 3, *near.shape)
+    for _ in range(ROUNDS):
+        seen = [
+            sample(image[None], places + one)[0] for image, one in zip(images, found, strict=True)
+        ]
+        gain, offset = common_scale(torch.stack(seen), posteriors, near, SPACING_MM)
+        found = displacements(images * gain + offset, near, posteriors)
+    return found
 
 
 def _mean_posteriors(
@@ -141,7 +160,7 @@ def between_scans(
 
 
 @torch.inference_mode()
-def displacements(images: Tensor, near: Tensor) -> Tensor:
+def displacements(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
     """Find where the points of the mean of scans lie in each of them.
 
     Parameters
@@ -150,6 +169,8 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
         Scans of the same contrast on one grid and on one scale (:mod:`.match_intensities`).
     near : (x, y, z) float32 tensor
         Where to compare them: 1 in the brain and around it, 0 elsewhere.
+    posteriors : (n_channels, x, y, z) float32 tensor
+        Probabilities of the head's structures, background first.
 
     Returns
     -------
@@ -160,6 +181,7 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
     shape = near.shape
     x, y, z = (_splines(n) for n in shape)
     splines, adjoint = (x, y, z), (x.T.contiguous(), y.T.contiguous(), z.T.contiguous())
+    prior = deformation_prior(posteriors, adjoint, STEP)
     places = voxel_indices(shape).movedim(-1, 0)
     nodes = torch.zeros(len(images), 3, *(len(part) for part in adjoint))
     for _ in range(STEPS):
@@ -173,10 +195,12 @@ def displacements(images: Tensor, near: Tensor) -> Tensor:
 
         def normal(nodes: Tensor, weight: Tensor = weight, slopes: Tensor = slopes) -> Tensor:
             along = (slopes * apply_along_axes(nodes, splines)).sum(0)
-            return apply_along_axes(slopes * (weight * along), adjoint) + _strain(nodes)
+            return apply_along_axes(slopes * (weight * along), adjoint) + prior.gradient(nodes)
 
         changes = torch.stack([
-            _solve(normal, -apply_along_axes(slopes * (weight * one), adjoint) - _strain(own))
+            _solve(
+                normal, -apply_along_axes(slopes * (weight * one), adjoint) - prior.gradient(own)
+            )
             for one, own in zip(apart, nodes, strict=True)
         ])  # fmt: skip
         # They add up to zero but for what is left of the equations.
@@ -194,17 +218,6 @@ def _weight(apart: Tensor, near: Tensor) -> Tensor:
     variance = max(total / (n - 1), LEAST_NOISE**2)
     excess = apart.square().sum(0) / ((n - 1) * OUTLIER**2 * variance)
     return near / (variance * (1 + excess))
-
-
-def _strain(nodes: Tensor) -> Tensor:
-    """Return the gradient of the energy of the strain between neighbouring nodes."""
-    found = torch.zeros_like(nodes)
-    for axis in (1, 2, 3):
-        n = nodes.shape[axis] - 1
-        apart = nodes.diff(dim=axis) / (STRAIN * STEP) ** 2
-        found.narrow(axis, 1, n).add_(apart)
-        found.narrow(axis, 0, n).sub_(apart)
-    return found
 
 
 def _solve(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ fields (Lewis and Fox, NeuroImage 23:75, 2004).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,14 +32,14 @@ class UnlikeError(ValueError):
     """Scans that should have the same contrast do not look alike."""
 
 
-def matched(
-    images: Sequence[Tensor], posteriors: Tensor, near: Tensor, spacing_mm: float
-) -> Tensor:
-    """Bring scans to a common scale, the mean of their own.
+def common_scale(
+    images: Tensor, posteriors: Tensor, near: Tensor, spacing_mm: float
+) -> tuple[Tensor, Tensor]:
+    """Find what brings scans to a common scale, the mean of their own.
 
     Parameters
     ----------
-    images : sequence of (x, y, z) float32 tensors
+    images : (n_images, x, y, z) float32 tensor
         Scans on one grid, whose mean in the brain is about 1.
     posteriors : (n_channels, x, y, z) float32 tensor
         Probabilities of the head's structures, background first.
@@ -52,7 +50,8 @@ def matched(
 
     Returns
     -------
-    (n_images, x, y, z) float32 tensor
+    gain, offset : (n_images, x, y, z) float32 tensor
+        The scans times the gain plus the offset look alike. Both are smooth.
 
     Raises
     ------
@@ -60,26 +59,38 @@ def matched(
         If the scans do not look alike: their structures are not brighter and darker in the same
         order.
     """
-    found = torch.stack([*images])
     pure = posteriors[1:] * (posteriors[1:] > PURE)
     sizes = pure.sum((1, 2, 3))
     known = sizes > MIN_VOXELS
     pure, sizes = pure[known].flatten(1), sizes[known]
     blurs = [blur_matrix(n, DRIFT_MM / spacing_mm) for n in near.shape]
     blur = blurs[0], blurs[1], blurs[2]
+    gain, offset = torch.ones_like(images), torch.zeros_like(images)
     for _ in range(TURNS):
+        found = images * gain + offset
         means = (pure @ found.flatten(1).T / sizes[:, None]).T.double().numpy()
-        for image, (slope, shift) in zip(found, _lines(means, sizes.sqrt().numpy()), strict=True):
-            image.mul_(slope).add_(shift)
-        logs = found.clamp(min=LEAST).log_()
-        steep = sum(slope.square() for slope in torch.gradient(logs.mean(0)))
-        for image, apart in zip(found, logs.mean(0) - logs, strict=True):
-            noise = max(deviation(apart, near), 1e-6)
-            # At borders scans differ where these have moved.
-            weight = near / (1 + apart.square() / (OUTLIER * noise) ** 2) / (1 + steep / noise**2)
-            above, below = apply_along_axes(torch.stack([weight * apart, weight]), blur)
-            image.mul_((above / (below + 1e-3)).exp_())
-    return found
+        slopes, shifts = torch.from_numpy(_lines(means, sizes.sqrt().numpy())).float().T
+        slopes, shifts = slopes.view(-1, 1, 1, 1), shifts.view(-1, 1, 1, 1)
+        fields = _drift(found * slopes + shifts, near, blur)
+        gain, offset = gain * slopes * fields, (offset * slopes + shifts) * fields
+    return gain, offset
+
+
+def _drift(images: Tensor, near: Tensor, blur: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return the field for each scan that makes its bias field that of the others."""
+    logs = images.clamp(min=LEAST).log_()
+    steep = sum(slope.square() for slope in torch.gradient(logs.mean(0)))
+    # The darker a voxel, the noisier its logarithm; bright fluid counts no more than tissue.
+    bright = images.mean(0).clamp(0, 1).square()
+    fields = []
+    for apart in logs.mean(0) - logs:
+        noise = max(deviation(apart, near), 1e-6)
+        # At borders scans differ where these have moved.
+        weight = near * bright / (1 + apart.square() / (OUTLIER * noise) ** 2)
+        weight /= 1 + steep / noise**2
+        above, below = apply_along_axes(torch.stack([weight * apart, weight]), blur)
+        fields.append((above / (below + 1e-3)).exp_())
+    return torch.stack(fields)
 
 
 def deviation(apart: Tensor, near: Tensor) -> float:
@@ -95,8 +106,8 @@ def deviation(apart: Tensor, near: Tensor) -> float:
     return 1.4826 * float(apart[near > 0].abs().median())
 
 
-def _lines(means: np.ndarray, weights: np.ndarray) -> list[tuple[float, float]]:
-    """Return slope and shift of each scan's line to the mean of all scans.
+def _lines(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the (n_images, 2) slope and shift of each scan's line to the mean of all scans.
 
     The slope is that of the standard deviations, which is the same in both directions.
     """
@@ -113,4 +124,4 @@ def _lines(means: np.ndarray, weights: np.ndarray) -> list[tuple[float, float]]:
             raise UnlikeError('structures differ in contrast')
         slope = float(np.sqrt(squares[1] / squares[0]))
         lines.append((slope, float(centre - slope * middle)))
-    return lines
+    return np.array(lines)

@@ -10,9 +10,10 @@ from ..models import DEFAULT_MODEL
 #: Share of the mean of all visits in the posteriors of each; see :mod:`.longitudinal`. As large as
 #: leaves 0.85 of a true change, on generated visits of a label map of the training.
 TEMPLATE_WEIGHT = 0.15
-#: Standard deviation of the strain that intensities find between visits (:mod:`.deform_visits`):
-#: on generated visits of three label maps of the training, slope over spread is largest with it.
-STRAIN = 0.1
+#: Standard deviations of what intensities find between visits: strain, and the relative change of
+#: volume that a structure has beside it (:mod:`.deformation_prior`). On generated
+#: visits of seven label maps of the training, slope over spread is largest with this strain.
+STRAIN, VOLUME_CHANGE = 0.05, 0.05
 #: What becomes of lesions of the white matter.
 LESIONS = ('label', 'fold')
 

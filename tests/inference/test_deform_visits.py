@@ -76,18 +76,20 @@ def blobs(shift: float) -> Tensor:
     return torch.exp(-((x[:, None, None] - shift) ** 2 + y[:, None] ** 2 + z**2) / 40)
 
 
+#: Where blobs are compared, and the structure that they show.
+AROUND = torch.ones(24, 24, 24), torch.stack([1 - blobs(0), blobs(0)])
+
+
 def test_a_shift_is_found_and_shared_by_both_scans():
-    near = torch.ones(24, 24, 24)
-    found = displacements(torch.stack([blobs(0.4), blobs(-0.4)]), near)
+    found = displacements(torch.stack([blobs(0.4), blobs(-0.4)]), *AROUND)
     centre = found[:, :, 8:16, 8:16, 8:16].mean((2, 3, 4))
     torch.testing.assert_close(centre[0], torch.tensor([0.4, 0, 0]), atol=0.06, rtol=0)
     torch.testing.assert_close(found.sum(0), torch.zeros_like(found[0]), atol=1e-4, rtol=0)
 
 
 def test_no_scan_is_special():
-    near = torch.ones(24, 24, 24)
     images = torch.stack([blobs(0.3), blobs(-0.2), blobs(0.0)])
-    forth, back = displacements(images, near), displacements(images.flip(0), near)
+    forth, back = displacements(images, *AROUND), displacements(images.flip(0), *AROUND)
     torch.testing.assert_close(forth, back.flip(0), atol=0.02, rtol=0)
 
 
