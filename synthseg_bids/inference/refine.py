@@ -31,7 +31,7 @@ from ..linear import apply_along_axes, blur_matrix
 from ..models.card import ModelCard
 from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
 from .original_spacing import independence
-from .postprocess import slabs
+from .postprocess import Box, slabs
 from .preprocess import rescale_intensities
 from .voxel_lists import Matrices, Structure, add_up, at, list_structures
 
@@ -46,7 +46,11 @@ BLUR = 0.5
 
 
 def refine_alone(
-    posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard
+    posteriors: Tensor,
+    image: np.ndarray,
+    steps: np.ndarray,
+    card: ModelCard,
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Refine the posteriors of one scan, unless the model's card says not to.
 
@@ -58,6 +62,8 @@ def refine_alone(
         See :func:`refine`.
     card : ModelCard
         Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
+    boxes : sequence of boxes, optional
+        See :func:`.postprocess.supports`.
 
     Returns
     -------
@@ -66,7 +72,8 @@ def refine_alone(
     if not card.intensity_weight:
         return posteriors
     mirror = mirror_channels(card.labels).tolist()
-    return refine(posteriors, [image], card.spacing_mm, mirror, card.intensity_weight, [steps])
+    settings = card.spacing_mm, mirror, card.intensity_weight
+    return refine(posteriors, [image], *settings, [steps], boxes)
 
 
 @torch.inference_mode()
@@ -77,6 +84,7 @@ def refine(
     mirror: Sequence[int],
     weight: float,
     steps: Sequence[np.ndarray],
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Refine posteriors by the intensities of one scan, or of several of one head together.
 
@@ -98,6 +106,8 @@ def refine(
     steps : sequence of (3,) arrays
         For each scan, spacing of the original voxels divided by that of the grid, see
         :func:`.original_spacing.own_steps`.
+    boxes : sequence of boxes, optional
+        For one scan: where each channel has posteriors; see :func:`.postprocess.supports`.
 
     Returns
     -------
@@ -105,7 +115,8 @@ def refine(
         Sums to 1.
     """
     scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
-    structures = list_structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
+    least = LEAST_POSTERIOR ** len(scans)
+    structures = list_structures(posteriors, mirror, spacing_mm, least, boxes)
     found = [one.prior for one in structures]
     foreground = torch.zeros(posteriors.shape[1:])
     add_up(foreground, structures, found)

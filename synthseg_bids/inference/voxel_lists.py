@@ -13,7 +13,7 @@ from torch import Tensor
 from ..hardware.threads import map_in_threads
 from ..images.resampling import resample
 from ..linear import interpolation_matrix
-from .postprocess import Box, join_boxes, slabs, support_box
+from .postprocess import Box, everywhere, join_boxes, slabs, support_box
 
 Matrices = tuple[Tensor, Tensor, Tensor]
 
@@ -78,13 +78,19 @@ class Structure:
 
 
 def list_structures(
-    posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
+    posteriors: Tensor,
+    mirror: Sequence[int],
+    spacing_mm: float,
+    least: float,
+    within: Sequence[Box] | None = None,
 ) -> list[Structure]:
     """List the structures that have any voxel of at least this posterior, the largest first.
 
-    Threads that compute them in this order end at about the same time.
+    Threads that compute them in this order end at about the same time. All these voxels are known
+    to lie within the boxes, if given, of each channel.
     """
-    boxes = map_in_threads(partial(support_box, floor=least), posteriors)
+    find = partial(support_box, floor=least)
+    boxes = map_in_threads(find, posteriors, within or everywhere(posteriors))
     pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
     there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
 
