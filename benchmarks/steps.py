@@ -49,10 +49,15 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (segmenter, 'unsure_sides', 'confidence'),
     (result, 'resample_labels', 'resample to the scan'),
 )
+#: They read places of a volume and write a list, or read both and write the places.
+SPARSE = (torch.ops.aten.index_select.default, torch.ops.aten.index_add_.default)
 
 
 class Traffic(TorchDispatchMode):
-    """Count the bytes that operations read and write; views take none."""
+    """Count the bytes that operations read and write; views take none.
+
+    Of a volume that is looked up or added to at some places, these places count.
+    """
 
     n_bytes = 0
 
@@ -60,8 +65,12 @@ class Traffic(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         returned = [one.alias_info for one in func._schema.returns]
         if not any(alias is not None and not alias.is_write for alias in returned):
-            tensors = tree_leaves((args, kwargs, found))
-            self.n_bytes += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+            if func in SPARSE:
+                places, values = args[2], found if len(args) == 3 else args[3]
+                self.n_bytes += places.nbytes + (len(args) - 1) * values.nbytes
+            else:
+                tensors = tree_leaves((args, kwargs, found))
+                self.n_bytes += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
         return found
 
 

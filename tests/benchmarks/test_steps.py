@@ -19,6 +19,16 @@ def test_views_move_nothing():
     assert traffic.n_bytes == 2 * x.nbytes
 
 
+def test_places_of_a_volume_count_for_themselves():
+    volume, places = torch.zeros(1000), torch.tensor([3, 5])
+    with steps.Traffic() as traffic:
+        found = volume.index_select(0, places)
+    assert traffic.n_bytes == places.nbytes + 2 * found.nbytes
+    with steps.Traffic() as traffic:
+        volume.index_add_(0, places, found)
+    assert traffic.n_bytes == places.nbytes + 3 * found.nbytes
+
+
 def test_inner_steps_count_for_themselves():
     work: dict[str, tuple[float, float]] = {}
     x = torch.zeros(8, 8)
