@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from synthseg_bids.errors import UsageError, explain_error
 
-from ..hardware.processes import prepare_processes
+from ..hardware.processes import prepare_processes, start_fork_server
 from .command_line import parse_args
 from .config import RunConfig, format_config, read_plugin
 from .dry_run import print_plan
@@ -146,6 +146,8 @@ def _run_participants(config: RunConfig) -> int:
     plugin = read_plugin(config.use_plugin) if config.use_plugin else ('MultiProc', {})
     if config.debug:
         plugin = 'Linear', {'debug': True}
+    if plugin[0] == 'MultiProc' and not (config.dry_run or config.boilerplate_only):
+        start_fork_server()  # beside this process's own import of PyTorch
     chosen = choose_method(config)
     out_dir = config.output_dir.resolve()
     checksums = Checksums(out_dir)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..files import sidecar
+from ..hardware.processes import importing
 from ..inference.options import LESIONS
 from ..models import DEFAULT_MODEL
 
@@ -170,7 +171,8 @@ def run(args: argparse.Namespace) -> int:
         write_colour_table(args.lut, lesions=True, parcels=args.parc)
     if not several:
         return _run_single(args)
-    from . import segment_folder
+    with importing():
+        from . import segment_folder
 
     return segment_folder.run(args)
 
@@ -182,9 +184,9 @@ def _run_single(args: argparse.Namespace) -> int:
     check_header(args.scan)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_volume, args.scan)
-
-        from ..bids.tables import write_morph_table
-        from .segment_scan import load, measure, segment, write_maps
+        with importing():
+            from ..bids.tables import write_morph_table
+            from .segment_scan import load, measure, segment, write_maps
 
         segmenter = load(args)
         scan = reading.result()

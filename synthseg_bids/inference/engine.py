@@ -253,6 +253,7 @@ class Engine:
         box: Sequence[slice],
         mirror: Tensor | None = None,
         position: int | None = None,
+        channels: Tensor | None = None,
     ) -> Tensor:
         """Compute the output layer in a box.
 
@@ -267,6 +268,8 @@ class Engine:
             and logits are then those of the scan before mirroring.
         position : int, optional
             The only scan voxel of each feature voxel to compute (default: all).
+        channels : integer tensor, optional
+            Channels to compute (default: all).
 
         Returns
         -------
@@ -288,12 +291,14 @@ class Engine:
             weight, bias = weight[chosen][:, mirror], bias[chosen][:, mirror]
         elif position is not None:
             weight, bias = weight[position : position + 1], bias[position : position + 1]
+        if channels is not None:
+            weight, bias = weight[:, channels], bias[:, channels]
         voxels = features[0].movedim(0, -1)[x, y, z]
         if mirror is not None:
             voxels = voxels.flip(0)
         rows = voxels.reshape(-1, voxels.shape[-1]).float()
         found = torch.addmm(bias.flatten()[:, None], weight.flatten(0, 1), rows.T)
-        return found.view(-1, n_channels, *voxels.shape[:3])
+        return found.view(*weight.shape[:2], *voxels.shape[:3])
 
     def _join(self, i: int, skip: Tensor, below: Tensor) -> Tensor:
         """Return the first convolution of decoder level `i`, before its activation."""

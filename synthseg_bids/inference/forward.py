@@ -192,8 +192,8 @@ def infer(
         passes = Passes(engine, straight(whole[0]), flipped and flipped(whole[0]), swap)
         posteriors, reached, counts = around_brain(passes, storage, channels)
     else:
-        n_kept = _n_kept(engine, channels)
-        posteriors, reached = torch.empty((n_kept, *padded), dtype=storage), whole
+        kept = range(config.out_channels) if channels is None else channels
+        posteriors, reached = torch.empty((len(kept), *padded), dtype=storage), whole
         counts = torch.zeros(3, config.out_channels, dtype=torch.int64)
         n_rows = whole[0].stop
         for start in range(0, n_rows, ROWS if by_rows else n_rows):
@@ -201,7 +201,7 @@ def infer(
             rows, back = slice(start, stop), slice(n_rows - stop, n_rows - start)
             passes = Passes(engine, straight(rows), flipped and flipped(back), swap)
             part = posteriors[:, side * start : side * stop]
-            counts += passes.write(part, passes.whole, channels)
+            counts += passes.write(part, passes.whole, kept)
     return Prediction(*_without_padding(posteriors, reached, before, image.shape, side), counts)
 
 

@@ -111,15 +111,15 @@ def _gaussian(posterior: Tensor, scans: Sequence[Observed]) -> Tensor:
     correlation = covariance / np.sqrt(np.outer(variances, variances))
     roots = np.sqrt(weights)
     precision = np.linalg.inv(covariance) * np.outer(roots, roots)
-    distance = torch.zeros_like(posterior)
-    for i, one in enumerate(apart):
-        others = sum(float(precision[i, j]) * apart[j] for j in range(len(apart)) if j != i)
-        distance += one * (one * float(precision[i, i]) + others)
     total = float(np.sum(weights))
-    distance.clamp_(max=total * OUTLIER**2).mul_(-0.5).exp_()
     log_size = float(np.dot(weights, np.log(2 * math.pi * variances)))
     log_size += total / len(apart) * float(np.linalg.slogdet(correlation)[1])
-    return distance.mul_(math.exp(-0.5 * log_size))
+    exponent = torch.full_like(posterior, -0.5 * log_size)
+    for i, one in enumerate(apart):
+        for j, other in enumerate(apart[: i + 1]):
+            share = precision[i, j] * (0.5 if i == j else 1.0)
+            exponent.addcmul_(one, other, value=-float(share))
+    return exponent.clamp_(min=-0.5 * (log_size + total * OUTLIER**2)).exp_()
 
 
 def block_sum(values: Tensor) -> float:

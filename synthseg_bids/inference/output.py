@@ -2,7 +2,8 @@
 
 Logits of a block stay in the caches. Most of a scan is air and tissue around the brain. In
 networks that predict blocks of 2x2x2 voxels at once, the first voxel of every block is computed
-first; the other ones only where that shows anything but background, and near there.
+first; the other ones only where that shows anything but background, and near there. Of the
+channels only those are computed that show in a block of rows or near it: about 20 of 34.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .postprocess import Box, join_boxes
 #: the distance, in voxels of the network's first level, that counts as near.
 TRACE = 0.1
 NEAR = 1
+#: A channel whose posterior is lower throughout a block of rows, and near it, is 0 there.
+NO_TRACE = 1e-4
 LOG2_E = math.log2(math.e)
 
 _Found = TypeVar('_Found')
@@ -54,31 +57,43 @@ class Passes:
         """Box of all features."""
         return tuple(slice(0, n) for n in self.straight.shape[2:])
 
-    def weighted(self, box: Box, position: int | None = None) -> list[Tensor]:
+    def weighted(
+        self, box: Box, position: int | None = None, channels: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the posteriors of each pass in a box, divided by the number of passes.
 
-        Parameters and shape are those of :meth:`.engine.Engine.logits`.
+        Parameters and shape are those of :meth:`.engine.Engine.logits`; posteriors of the channels
+        that are left away are 0.
         """
         share = 1.0 if self.flipped is None else 0.5
-        found = [softmax_(self.engine.logits(self.straight, box, None, position), share)]
+        logits = self.engine.logits(self.straight, box, None, position, channels)
+        found = [softmax_(logits, share)]
         if self.flipped is not None:
-            logits = self.engine.logits(self.flipped, box, self.mirror, position)
+            logits = self.engine.logits(self.flipped, box, self.mirror, position, channels)
             found.append(softmax_(logits, share))
         return found
 
     def write(
-        self, posteriors: Tensor, box: Box, channels: Sequence[int] | None, counted: bool = True
+        self,
+        posteriors: Tensor,
+        box: Box,
+        kept: Sequence[int],
+        largest: Tensor | None = None,
+        counted: bool = True,
     ) -> Tensor:
         """Write the mean posteriors in a box.
 
         Parameters
         ----------
-        posteriors : (n_channels, x, y, z) tensor
+        posteriors : (n_kept, x, y, z) tensor
             Posteriors of the scan's voxels that lie in the box.
         box : tuple of slice
             Box of features, in voxels of the network's first level.
-        channels : sequence of int, optional
-            Channels to write (default: all).
+        kept : sequence of int
+            Channels to write.
+        largest : (n_channels, x, y) tensor, optional
+            From :func:`survey`; channels that it does not show in or near a block are not
+            computed, and not written (default: all are).
         counted : bool
             Whether the voxels of each label are counted.
 
@@ -88,18 +103,22 @@ class Passes:
             See :func:`count`; zeros if they are not counted.
         """
         config = self.engine.config
+        none = torch.zeros(3, config.out_channels, dtype=torch.int64)
 
         def write_block(block: Box) -> Tensor:
-            found = self.weighted(block)
-            counts = count(found if counted else found[:1])
+            there = None if largest is None else channels_near(largest, block)
+            found = self.weighted(block, None, there)
+            counts = count(found) if counted else none
             mean = found[0] if len(found) == 1 else found[0].add_(found[1])
-            if channels is not None:
-                mean = mean[:, list(channels)]
-            sides = [config.sub_voxels] * 3
+            mean = mean.unflatten(0, [config.sub_voxels] * 3).permute(3, 4, 0, 5, 1, 6, 2)
             part = _part(posteriors, block, box, config.sub_voxels)
             for axis in (3, 2, 1):
                 part = part.unflatten(axis, (-1, config.sub_voxels))
-            part.copy_(mean.unflatten(0, sides).permute(3, 4, 0, 5, 1, 6, 2))
+            computed = range(config.out_channels) if there is None else there.tolist()
+            rows = {channel: row for row, channel in enumerate(computed)}
+            for to, channel in enumerate(kept):
+                if channel in rows:
+                    part[to].copy_(mean[rows[channel]])
             return counts
 
         parts = blocks(box, config.positions, self.straight.device)
@@ -136,7 +155,7 @@ def around_brain(
     """
     config = passes.engine.config
     chosen = range(config.out_channels) if channels is None else channels
-    background, counts = survey(passes)
+    background, largest, counts = survey(passes)
     planes = boxes_near((background < 1 - TRACE).numpy())
     box = join_boxes(planes)
     size = [config.sub_voxels * (part.stop - part.start) for part in box]
@@ -147,7 +166,7 @@ def around_brain(
 
     def write(plane: Box) -> None:
         part = _part(posteriors, plane, box, config.sub_voxels)
-        passes.write(part, plane, channels, counted=False)
+        passes.write(part, plane, chosen, largest, counted=False)
 
     passes.each(write, planes)
     return posteriors, box, counts
@@ -172,25 +191,51 @@ def softmax_(logits: Tensor, total: float = 1.0) -> Tensor:
     return logits.mul_(total / logits.sum(1, keepdim=True))
 
 
-def survey(passes: Passes) -> tuple[Tensor, Tensor]:
+def survey(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the first voxel of every block of voxels.
 
     Returns
     -------
     background : (x, y, z) float32 tensor
         Its posterior of background; on the CPU.
+    largest : (n_channels, x, y) float32 tensor
+        An upper bound of each channel's posterior in every row along z.
     counts : (3, n_channels) int64 tensor
         See :func:`count`; zeros without a mirrored pass.
     """
+    config, device = passes.engine.config, passes.straight.device
     background = torch.empty([part.stop for part in passes.whole])
+    largest = torch.empty(config.out_channels, *background.shape[:2], device=device)
 
     def look(block: Box) -> Tensor:
         found = passes.weighted(block, position=0)
         background[block] = sum(one[0, 0] for one in found).cpu()  # type: ignore[union-attr]
+        x, y, _ = block
+        largest[:, x, y] = sum(one[0].amax(3) for one in found)  # type: ignore[assignment]
         return count(found)
 
-    counts = passes.each(look, blocks(passes.whole, device=passes.straight.device))
-    return background, torch.stack(counts).sum(0)
+    counts = passes.each(look, blocks(passes.whole, device=device))
+    return background, largest, torch.stack(counts).sum(0)
+
+
+def channels_near(largest: Tensor, box: Box) -> Tensor:
+    """Return the channels that show in a box of features, or near it.
+
+    Parameters
+    ----------
+    largest : (n_channels, x, y) tensor
+        From :func:`survey`.
+    box : tuple of slice
+
+    Returns
+    -------
+    (n,) int64 tensor
+        In ascending order; background is always one of them.
+    """
+    x, y = widen_box(box[:2], NEAR, largest.shape[1:])
+    there = largest[:, x, y].amax((1, 2)) > NO_TRACE
+    there[0] = True
+    return there.nonzero()[:, 0]
 
 
 def boxes_near(foreground: np.ndarray) -> list[Box]:
@@ -224,7 +269,7 @@ def count(found: list[Tensor]) -> Tensor:
     Parameters
     ----------
     found : list of (positions, n_channels, x, y, z) tensor
-        From :meth:`Passes.weighted`; only the first position is looked at.
+        From :meth:`Passes.weighted`, of all channels; only the first position is looked at.
 
     Returns
     -------

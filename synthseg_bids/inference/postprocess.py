@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import cc3d
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..hardware.threads import map_in_threads
-from ..images.geometry import bounding_box, widen_box
+from ..images.geometry import bounding_box, nested_box, widen_box
 
 #: Probability above which a voxel counts for the connected component to keep (the reference
 #: implementation's threshold).
@@ -61,12 +62,21 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
         return posteriors[:, :0, :0, :0], None
     posteriors = posteriors[(slice(None), *box)].float()
     inside = torch.from_numpy(brain[box])
-    for group in sorted(set(groups) - {0}):
-        _keep_component(posteriors, [c for c, g in enumerate(groups) if g == group])
-    total = posteriors.sum(0)
-    lost = inside & (total < LOST)
-    posteriors.mul_(inside / total.clamp_(min=LOST))
-    posteriors[0].masked_fill_(~inside, 1)
+    members = [
+        [channel for channel, number in enumerate(groups) if number == group]
+        for group in sorted(set(groups) - {0})
+    ]
+    map_in_threads(partial(_keep_component, posteriors), members)
+    lost = torch.empty_like(inside)
+
+    def normalise(plane: slice) -> None:
+        here = posteriors[:, plane]
+        total = here.sum(0)
+        torch.logical_and(inside[plane], total < LOST, out=lost[plane])
+        here.mul_(inside[plane] / total.clamp_(min=LOST))
+        here[0].masked_fill_(~inside[plane], 1)
+
+    map_in_threads(normalise, [slice(x, x + 1) for x in range(len(inside))])
     if lost.any():
         posteriors *= ~lost
         fill(posteriors, lost)
@@ -75,7 +85,7 @@ def clean(posteriors: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Box | No
 
 def _keep_component(posteriors: Tensor, channels: list[int]) -> None:
     """Keep the largest component of a group of channels, dilated by one voxel, in place."""
-    boxes = [support_box(posteriors[channel], KEEP_THRESHOLD) for channel in channels]
+    boxes = [support_box(posteriors[channel], floor=KEEP_THRESHOLD) for channel in channels]
     reach = widen_box(join_boxes(boxes), 1, posteriors.shape[1:])
     likely = torch.zeros(posteriors[0][reach].shape, dtype=torch.bool)
     for channel in channels:
@@ -130,8 +140,23 @@ def _mean_of_neighbours(posteriors: Tensor, holes: Tensor, where: Tensor) -> tup
     return found.sum(-1).div_(usable.sum(1)), edge
 
 
+def supports(posteriors: Tensor) -> list[Box]:
+    """Return for each channel a box around all posteriors above `LEAST_SUPPORT`, and a voxel more.
+
+    It still contains them when posteriors have been smoothed and refined.
+    """
+    boxes = map_in_threads(partial(support_box, floor=LEAST_SUPPORT), posteriors)
+    shape = posteriors.shape[1:]
+    return [NOWHERE if box is None else widen_box(box, 1, shape) for box in boxes]
+
+
+def everywhere(posteriors: Tensor) -> list[Box]:
+    """Return the box of the whole volume for each channel."""
+    return [tuple(slice(0, n) for n in posteriors.shape[1:])] * len(posteriors)
+
+
 @torch.inference_mode()
-def smooth(posteriors: Tensor) -> Tensor:
+def smooth(posteriors: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
     """Average each voxel with its neighbours, in place; the sum over channels does not change.
 
     Meant for networks with ``sub_voxels``: the output layer has different weights for the voxels
@@ -140,16 +165,17 @@ def smooth(posteriors: Tensor) -> Tensor:
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
+    boxes : sequence of boxes, optional
+        From :func:`supports`.
     """
-    map_in_threads(_smooth, posteriors)
+    map_in_threads(_smooth, posteriors, supports(posteriors) if boxes is None else boxes)
     return posteriors
 
 
-def _smooth(channel: Tensor) -> None:
-    box = support_box(channel, LEAST_SUPPORT)
-    if box is None:
+def _smooth(channel: Tensor, box: Box) -> None:
+    part = channel[box]
+    if not part.numel():
         return
-    part = channel[widen_box(box, 1, channel.shape)]
     averaged = part.clone()
     for axis in range(3):
         n = part.shape[axis]
@@ -165,14 +191,21 @@ def _smooth(channel: Tensor) -> None:
     part.copy_(averaged)
 
 
-def support_box(volume: Tensor, floor: float) -> Box | None:
+def support_box(
+    volume: Tensor, within: Sequence[slice] | None = None, *, floor: float
+) -> Box | None:
     """Return the bounding box of the voxels that exceed a floor; None if there are none.
 
     Parameters
     ----------
     volume : (x, y, z) tensor
+    within : tuple of slice, optional
+        A box that they are known to lie in.
     floor : float
     """
+    if within is not None:
+        inner = support_box(volume[tuple(within)], floor=floor)
+        return None if inner is None else nested_box(inner, within)
     if not volume.numel():
         return None
     plane = bounding_box((volume.amax(-1) > floor).numpy())
@@ -195,13 +228,15 @@ def join_boxes(boxes: Sequence[Box | None]) -> Box:
     )
 
 
-def most_likely(posteriors: Tensor) -> tuple[Tensor, Tensor]:
+def most_likely(posteriors: Tensor, boxes: Sequence[Box] | None = None) -> tuple[Tensor, Tensor]:
     """Return the largest posterior of every voxel, and its channel.
 
     Parameters
     ----------
     posteriors : (n_channels, x, y, z) tensor
         They sum to 1. Channels are only looked at where they can be the largest.
+    boxes : sequence of boxes, optional
+        From :func:`supports`.
 
     Returns
     -------
@@ -211,10 +246,14 @@ def most_likely(posteriors: Tensor) -> tuple[Tensor, Tensor]:
     """
     best = posteriors[0].clone()
     winner = torch.zeros(best.shape, dtype=torch.int64)
+    boxes = boxes or everywhere(posteriors)
 
     def compare(rows: slice) -> None:
         for channel in range(1, len(posteriors)):
-            box = support_box(posteriors[channel, rows], 0.99 / len(posteriors))
+            x, *others = boxes[channel]
+            first, last = max(x.start, rows.start), min(x.stop, rows.stop)
+            within = (slice(first - rows.start, max(last, first) - rows.start), *others)
+            box = support_box(posteriors[channel, rows], within, floor=0.99 / len(posteriors))
             if box is None:
                 continue
             probability, highest = posteriors[channel, rows][box], best[rows][box]

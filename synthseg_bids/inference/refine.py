@@ -27,14 +27,13 @@ from torch.nn import functional
 from ..hardware.threads import map_in_threads
 from ..images.resampling import resample
 from ..labels import mirror_channels
-from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
+from ..linear import apply_along_axes, blur_matrix
 from ..models.card import ModelCard
 from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
 from .original_spacing import independence
-from .postprocess import Box, join_boxes, support_box
+from .postprocess import Box, slabs
 from .preprocess import rescale_intensities
-
-Matrices = tuple[Tensor, Tensor, Tensor]
+from .voxel_lists import Matrices, Structure, add_up, at, list_structures
 
 ITERATIONS = 4
 #: A structure keeps the network's posterior where it is lower: no likelihood of one scan makes it
@@ -42,15 +41,16 @@ ITERATIONS = 4
 LEAST_POSTERIOR = 1e-3
 #: A structure of fewer voxels has no Gaussian.
 MIN_VOXELS = 50
-#: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
-DRIFT_MM = 20.0
-COARSE_MM = 4.0
 #: Standard deviation of the scanner's point-spread function, in scan voxels.
 BLUR = 0.5
 
 
 def refine_alone(
-    posteriors: Tensor, image: np.ndarray, steps: np.ndarray, card: ModelCard
+    posteriors: Tensor,
+    image: np.ndarray,
+    steps: np.ndarray,
+    card: ModelCard,
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Refine the posteriors of one scan, unless the model's card says not to.
 
@@ -62,6 +62,8 @@ def refine_alone(
         See :func:`refine`.
     card : ModelCard
         Card of the network; its ``intensity_weight`` is 0 if posteriors are not to be refined.
+    boxes : sequence of boxes, optional
+        See :func:`.postprocess.supports`.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def refine_alone(
     if not card.intensity_weight:
         return posteriors
     mirror = mirror_channels(card.labels).tolist()
-    return refine(posteriors, [image], card.spacing_mm, mirror, card.intensity_weight, [steps])
+    settings = card.spacing_mm, mirror, card.intensity_weight
+    return refine(posteriors, [image], *settings, [steps], boxes)
 
 
 @torch.inference_mode()
@@ -81,6 +84,7 @@ def refine(
     mirror: Sequence[int],
     weight: float,
     steps: Sequence[np.ndarray],
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Refine posteriors by the intensities of one scan, or of several of one head together.
 
@@ -102,6 +106,8 @@ def refine(
     steps : sequence of (3,) arrays
         For each scan, spacing of the original voxels divided by that of the grid, see
         :func:`.original_spacing.own_steps`.
+    boxes : sequence of boxes, optional
+        For one scan: where each channel has posteriors; see :func:`.postprocess.supports`.
 
     Returns
     -------
@@ -109,11 +115,11 @@ def refine(
         Sums to 1.
     """
     scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
-    structures = _structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
-    foreground = torch.zeros(posteriors[0].numel())
-    for one in structures:
-        foreground.index_add_(0, one.voxels, one.prior)
+    least = LEAST_POSTERIOR ** len(scans)
+    structures = list_structures(posteriors, mirror, spacing_mm, least, boxes)
     found = [one.prior for one in structures]
+    foreground = torch.zeros(posteriors.shape[1:])
+    add_up(foreground, structures, found)
     sharp = [scan.image for scan in scans]
     for _ in range(ITERATIONS):
         means = [
@@ -126,25 +132,23 @@ def refine(
         ]
         found = _weigh(scans, sharp, means, structures, found)
         total = torch.zeros_like(foreground)
-        for one, now in zip(structures, found, strict=True):
-            total.index_add_(0, one.voxels, now)
+        add_up(total, structures, found)
         share = foreground / total.clamp_(min=torch.finfo(total.dtype).tiny)
         map_in_threads(partial(_rescale, share), structures, found)
     map_in_threads(partial(_write, posteriors), structures, found)
     return posteriors
 
 
-def _rescale(share: Tensor, one: _Structure, now: Tensor) -> None:
+def _rescale(share: Tensor, one: Structure, now: Tensor) -> None:
     """Multiply the posteriors of a structure by a factor for each voxel of the volume."""
-    now.mul_(_at(share, one.voxels))
+    now.mul_(at(share, one.voxels))
 
 
-def _write(posteriors: Tensor, one: _Structure, now: Tensor) -> None:
+def _write(posteriors: Tensor, one: Structure, now: Tensor) -> None:
     """Write the posteriors of a structure's sides into the volumes."""
-    for channel, part in one.parts:
-        volume = posteriors[channel][one.box]
-        values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
-        volume.copy_(values.view(volume.shape))
+    for channel, box, part in one.parts:
+        volume = posteriors[channel][box]
+        volume.masked_scatter_(volume >= one.least, now[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +174,21 @@ class _Scan:
 
     def shows(self, voxels: Tensor) -> Tensor | None:
         """Return which voxels are in the field of view; None for all."""
-        return None if self.view is None else _at(self.view, voxels)
+        return None if self.view is None else at(self.view, voxels)
 
     def deblurred(self, expected: Tensor) -> Tensor:
         """Return the expected image plus the residual, of which there is none out of view."""
-        residual = self.image - resample(expected, self.blur)
-        if self.view is not None:
-            residual *= self.view
-        return residual.add_(expected)
+        sharp = torch.empty_like(expected)
+
+        def compute(rows: slice) -> None:
+            blurred = resample(expected, (self.blur[0][rows], *self.blur[1:]))
+            residual = torch.sub(self.image[rows], blurred, out=sharp[rows])
+            if self.view is not None:
+                residual *= self.view[rows]
+            residual += expected[rows]
+
+        map_in_threads(compute, slabs(len(expected)))
+        return sharp
 
 
 def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
@@ -193,112 +204,20 @@ def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
     return _Scan(torch.from_numpy(scan), torch.from_numpy(~unseen), weight, (x, y, z))
 
 
-@dataclass(frozen=True)
-class _Structure:
-    """A structure of one or two sides: voxels with a posterior that is refined.
-
-    Lists of voxels are much shorter than the volume, and than the structure's bounding box.
-
-    Attributes
-    ----------
-    box : tuple of slice
-        Bounding box of both sides.
-    voxels, inside, cells : (n,) int32 tensor
-        Indices of the voxels in the volume, in the box, and in the box's coarse grid.
-    prior : (n,) float32 tensor
-        The network's posteriors.
-    parts : tuple of (int, slice)
-        Each side's channel and part of the lists.
-    cell_voxels : int
-        Number of voxels in a cell of the coarse grid.
-    blur, enlarge : three matrices
-        They blur the coarse grid by a Gaussian of `DRIFT_MM`, with zeros outside, and interpolate
-        it in the box.
-    """
-
-    box: Box
-    voxels: Tensor
-    inside: Tensor
-    cells: Tensor
-    prior: Tensor
-    parts: tuple[tuple[int, slice], ...]
-    cell_voxels: int
-    blur: Matrices
-    enlarge: Matrices
-
-
-def _structures(
-    posteriors: Tensor, mirror: Sequence[int], spacing_mm: float, least: float
-) -> list[_Structure]:
-    """List the structures that have any voxel of at least this posterior, the largest first.
-
-    Threads that compute them in this order end at about the same time.
-    """
-    boxes = map_in_threads(partial(support_box, floor=least), posteriors)
-    pairs = [sorted({c, int(mirror[c])}) for c in range(1, len(mirror)) if c <= mirror[c]]
-    there = ([channel for channel in pair if boxes[channel] is not None] for pair in pairs)
-
-    def gather(pair: list[int]) -> _Structure:
-        return _structure(posteriors, pair, boxes, spacing_mm, least)
-
-    found = map_in_threads(gather, filter(None, there))
-    return sorted(found, key=lambda one: len(one.voxels), reverse=True)
-
-
-def _structure(
-    posteriors: Tensor,
-    channels: list[int],
-    boxes: Sequence[Box | None],
-    spacing_mm: float,
-    least: float,
-) -> _Structure:
-    sides = [box for channel in channels if (box := boxes[channel]) is not None]
-    box = join_boxes(sides)
-    step = max(1, round(COARSE_MM / spacing_mm))
-    size = [part.stop - part.start for part in box]
-    coarse = [-(-n // step) for n in size]
-    lists, priors, parts, first = [], [], [], 0
-    for channel, side in zip(channels, sides, strict=True):
-        values = posteriors[channel][side].flatten()
-        likely = (values >= least).nonzero()[:, 0]
-        inner = [
-            torch.arange(p.start - o.start, p.stop - o.start)
-            for p, o in zip(side, box, strict=True)
-        ]
-        outer = [torch.arange(part.start, part.stop) for part in side]
-        tables = (
-            _flat_index(outer, posteriors.shape[1:]),
-            _flat_index(inner, size),
-            _flat_index([places // step for places in inner], coarse),
-        )
-        lists.append([table.index_select(0, likely) for table in tables])
-        priors.append(values.index_select(0, likely))
-        parts.append((channel, slice(first, first := first + len(priors[-1]))))
-    voxels, inside, cells = (torch.cat(part) for part in zip(*lists, strict=True))
-    x, y, z = (_gaussian(n, DRIFT_MM / (step * spacing_mm)) for n in coarse)
-    blur = x, y, z
-    x, y, z = (_interpolation(n, m, step) for n, m in zip(size, coarse, strict=True))
-    enlarge = x, y, z
-    prior = torch.cat(priors)
-    return _Structure(box, voxels, inside, cells, prior, tuple(parts), step**3, blur, enlarge)
-
-
 def _expected(
     scan: Tensor,
     foreground: Tensor,
-    structures: Sequence[_Structure],
+    structures: Sequence[Structure],
     found: Sequence[Tensor],
     means: Sequence[Tensor | None],
 ) -> Tensor:
     """Return the image expected from posteriors and means; background keeps its intensities."""
-    expected = (1 - foreground).view(scan.shape) * scan
+    expected = (1 - foreground).mul_(scan)
 
-    def share(one: _Structure, now: Tensor, mean: Tensor | None) -> Tensor:
-        return now * (_at(scan, one.voxels) if mean is None else mean)
+    def share(one: Structure, now: Tensor, mean: Tensor | None) -> Tensor:
+        return now * (at(scan, one.voxels) if mean is None else mean)
 
-    parts = map_in_threads(share, structures, found, means)
-    for one, part in zip(structures, parts, strict=True):
-        expected.view(-1).index_add_(0, one.voxels, part)
+    add_up(expected, structures, map_in_threads(share, structures, found, means))
     return expected
 
 
@@ -306,14 +225,14 @@ def _weigh(
     scans: Sequence[_Scan],
     sharp: Sequence[Tensor],
     means: Sequence[Sequence[Tensor | None]],
-    structures: Sequence[_Structure],
+    structures: Sequence[Structure],
     found: Sequence[Tensor],
 ) -> list[Tensor]:
     """Return the prior of each structure times the likelihood of all scans' intensities."""
 
-    def weigh(one: _Structure, now: Tensor, of_scans: tuple[Tensor | None, ...]) -> Tensor:
+    def weigh(one: Structure, now: Tensor, of_scans: tuple[Tensor | None, ...]) -> Tensor:
         observed = [
-            Observed(_at(image, one.voxels), mean, scan.shows(one.voxels), scan.weight)
+            Observed(at(image, one.voxels), mean, scan.shows(one.voxels), scan.weight)
             for scan, image, mean in zip(scans, sharp, of_scans, strict=True)
         ]
         return likelihood(now, observed).mul_(one.prior)
@@ -322,19 +241,19 @@ def _weigh(
 
 
 def _drifting_means(
-    scan: _Scan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
+    scan: _Scan, image: Tensor, structures: Sequence[Structure], found: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
 
-    def compute(one: _Structure, posterior: Tensor) -> Tensor | None:
+    def compute(one: Structure, posterior: Tensor) -> Tensor | None:
         shown = scan.shows(one.voxels)
         seen = posterior if shown is None else posterior * shown
-        return _drifting_mean(one, seen, _at(image, one.voxels))
+        return _drifting_mean(one, seen, at(image, one.voxels))
 
     return map_in_threads(compute, structures, found)
 
 
-def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tensor | None:
+def _drifting_mean(one: Structure, posterior: Tensor, observed: Tensor) -> Tensor | None:
     """Return the mean intensity of a structure in each of its voxels.
 
     It is computed on a coarse grid. None if the structure is too small.
@@ -343,50 +262,13 @@ def _drifting_mean(one: _Structure, posterior: Tensor, observed: Tensor) -> Tens
     amount = block_sum(sure)
     if amount < MIN_VOXELS:
         return None
-    weighted = sure * observed
-    overall = block_sum(weighted) / amount
     shape = [len(matrix) for matrix in one.blur]
     sums = torch.zeros(2, math.prod(shape))
-    for into, values in zip(sums, (weighted, sure), strict=True):
+    for into, values in zip(sums, (sure * observed, sure), strict=True):
         into.index_add_(0, one.cells, values)
+    overall = block_sum(sums[0]) / amount
     sums /= one.cell_voxels
     intensity, weight = apply_along_axes(sums.view(2, *shape), one.blur)
     # Far from the structure the mean tends to the overall one.
     mean = (intensity + 1e-3 * overall) / (weight + 1e-3)
-    return _at(resample(mean, one.enlarge), one.inside)
-
-
-def _at(volume: Tensor, voxels: Tensor) -> Tensor:
-    """Return the values of a volume in a list of voxels."""
-    return volume.view(-1).index_select(0, voxels)
-
-
-def _flat_index(places: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Return the indices in a flattened volume of the voxels of a grid, as int32.
-
-    Parameters
-    ----------
-    places : three (n,) tensors
-        Where the grid's planes lie along each axis.
-    shape : (3,) sequence of int
-        Shape of the volume.
-    """
-    x, y, z = (part.int() for part in places)
-    rows = x[:, None] * shape[1] + y
-    return (rows[:, :, None] * shape[2] + z).flatten()
-
-
-def _gaussian(size: int, sigma: float) -> Tensor:
-    """Return the matrix of a Gaussian blur, with zeros outside."""
-    reach = math.ceil(3 * sigma)
-    index = torch.arange(size)
-    distance = index[:, None] - index
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    matrix = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= reach)
-    return matrix / kernel.sum()
-
-
-def _interpolation(size: int, coarse: int, step: int) -> Tensor:
-    """Return the matrix that interpolates linearly between the centres of cells of `step`."""
-    places = (torch.arange(size) + 0.5) / step - 0.5
-    return interpolation_matrix(places.clamp_(0, coarse - 1), coarse)
+    return one.interpolated(mean)

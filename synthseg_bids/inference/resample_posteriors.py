@@ -8,6 +8,7 @@ made unless the posteriors themselves are asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..hardware.threads import map_in_threads
 from ..images.geometry import resampling_matrix
 from ..images.resampling import resample_box
-from .postprocess import NOWHERE, Box, slabs, support_box
+from .postprocess import NOWHERE, Box, everywhere, slabs, support_box
 
 
 @torch.inference_mode()
@@ -28,6 +29,7 @@ def resample_labels(
     steps: np.ndarray,
     labels: tuple[int, ...],
     keep_posteriors: bool = False,
+    boxes: Sequence[Box] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Resample posteriors to another grid and take the most likely label of every voxel.
 
@@ -47,6 +49,8 @@ def resample_labels(
         Label of each channel, background first.
     keep_posteriors : bool
         Whether to return the resampled posteriors as well.
+    boxes : sequence of boxes, optional
+        Where each channel has posteriors; see :func:`.postprocess.supports`.
 
     Returns
     -------
@@ -62,8 +66,10 @@ def resample_labels(
     floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
     # Outside the box is background, hence the foreground can be continued with zeros.
     volumes = [1 - posteriors[0], *posteriors[1:]]
-    floors = [floor / 2] + [floor] * len(posteriors[1:])
-    supports = map_in_threads(support_box, volumes, floors)
+    _, *others = boxes or everywhere(posteriors)
+    foreground = support_box(volumes[0], floor=floor / 2)
+    find = partial(support_box, floor=floor)
+    supports = [foreground, *map_in_threads(find, volumes[1:], others)]
 
     def compute(rows: slice) -> None:
         planes = [matrices[0][rows], *matrices[1:]]
@@ -147,7 +153,7 @@ def _resample_support(
     probability: Tensor, matrices: list[Tensor], floor: float
 ) -> tuple[Box, Tensor]:
     """Resample a volume only where it exceeds a floor; return that box and the values in it."""
-    support = support_box(probability, floor) or NOWHERE
+    support = support_box(probability, floor=floor) or NOWHERE
     return resample_box(probability, support, matrices)
 
 

@@ -124,6 +124,8 @@ class NetworkPosteriors:
         See :class:`Segmentation`.
     parcels : ParcelPosteriors or None
         Logits of the parcels, if asked for.
+    boxes : list of boxes
+        Where each channel has posteriors; see :func:`.postprocess.supports`.
     borders : EmptyBorders
         What was cut off the scan before.
     """
@@ -138,6 +140,7 @@ class NetworkPosteriors:
     report: NetworkReport
     fallback: str
     borders: EmptyBorders
+    boxes: list[Box]
     parcels: ParcelPosteriors | None = None
     prior: SoftSegmentation | None = None
 
@@ -170,7 +173,8 @@ class NetworkPosteriors:
         Parameters and results are those of :func:`.resample_posteriors.resample_labels`.
         """
         shapes = self.prepared.image.shape, grid.shape
-        return resample_labels(self.posteriors, self.box, *shapes, steps, self.labels, posteriors)
+        arguments = self.posteriors, self.box, *shapes, steps, self.labels
+        return resample_labels(*arguments, posteriors, self.boxes)
 
     def tissue_parts(self) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.

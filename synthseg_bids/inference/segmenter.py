@@ -44,7 +44,7 @@ from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
 from .parcels import Parcellator
-from .postprocess import Box, most_likely
+from .postprocess import Box, most_likely, supports
 from .preprocess import prepare_scan
 from .reading import Source, read, read_ahead
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
@@ -302,12 +302,13 @@ class Segmenter:
 
         (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
         seen = nested_box(prediction.box, region)
-        posteriors, inner, prior = sharpen(
+        posteriors, inner, boxes, prior = sharpen(
             prediction.posteriors, prepared, seen, self.card, self.groups, keep_prior
         )
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
-        best, winner = most_likely(posteriors)
+            boxes = supports(posteriors)
+        best, winner = most_likely(posteriors, boxes)
         confidence = mean_confidence(best, winner, len(posteriors))
         report = NetworkReport(
             self.card.sha256,
@@ -337,6 +338,7 @@ class Segmenter:
             report,
             note,
             borders,
+            boxes,
             parcels,
             prior,
         )

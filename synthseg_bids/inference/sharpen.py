@@ -9,7 +9,7 @@ from torch import Tensor
 from ..images.geometry import nested_box
 from ..models.card import ModelCard
 from .original_spacing import own_steps
-from .postprocess import Box, clean, smooth
+from .postprocess import Box, clean, smooth, supports
 from .preprocess import Prepared
 from .refine import refine_alone
 from .soft_segmentation import SoftSegmentation
@@ -24,7 +24,7 @@ def sharpen(
     card: ModelCard,
     groups: tuple[int, ...],
     keep_prior: bool = False,
-) -> tuple[Tensor, Box, SoftSegmentation | None]:
+) -> tuple[Tensor, Box, list[Box], SoftSegmentation | None]:
     """Clean the network's posteriors, and refine them by the scan's intensities, in place.
 
     Parameters
@@ -48,16 +48,19 @@ def sharpen(
         Inside the brain's bounding box.
     box : tuple of slice
         That box in the region; empty if there is no brain.
+    boxes : list of boxes
+        Where each channel has posteriors; see :func:`.postprocess.supports`.
     prior : SoftSegmentation or None
     """
     posteriors, box = clean(posteriors, groups)
     if box is None:
         logger.warning('no brain found in the scan: everything is background')
         box = (slice(0, 0),) * 3
+    boxes = supports(posteriors)
     image, steps = prepared.image[region][box], prepared.steps
     if image.size:
         if card.network.sub_voxels > 1:
-            posteriors = smooth(posteriors)
+            posteriors = smooth(posteriors, boxes)
         if card.intensity_weight or keep_prior:
             steps = own_steps(steps, image, posteriors[0] < 0.5)
     prior = None
@@ -70,5 +73,5 @@ def sharpen(
             steps * card.spacing_mm,
         )
     if image.size:
-        posteriors = refine_alone(posteriors, image, steps, card)
-    return posteriors, box, prior
+        posteriors = refine_alone(posteriors, image, steps, card, boxes)
+    return posteriors, box, boxes, prior

@@ -31,21 +31,12 @@ from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
+from ..hardware.processes import PRELOADED
 from .crashes import WORKER_KILLED, CrashReporter, PluginError
 from .slurm import SlurmPlugin
 
 #: Longest wait for the end of a task, in case that its event is missed.
 _MAX_WAIT_S = 1
-
-#: Modules imported once, by the process that workers are forked from. They must not initialise a
-#: GPU, which forked processes could not use.
-_PRELOADED = [
-    'synthseg_bids.interfaces',
-    'synthseg_bids.inference.segmenter',
-    'synthseg_bids.bids.tables',
-    'synthseg_bids.reports.mosaic',
-    'synthseg_bids.workflows.multiproc',
-]
 
 
 class InlinePlugin(CrashReporter, DistributedPluginBase):
@@ -116,7 +107,7 @@ class IsolatedMultiProcPlugin(CrashReporter, MultiProcPlugin):
 
     def _new_pool(self) -> ProcessPoolExecutor:
         context = get_context(self.plugin_args.get('mp_context', 'forkserver'))
-        context.set_forkserver_preload(_PRELOADED)
+        context.set_forkserver_preload(PRELOADED)
         pool = ProcessPoolExecutor(
             max_workers=1,
             mp_context=context,

@@ -1,10 +1,10 @@
-"""Bytes, operations and CPU seconds of steps inside of steps count once."""
+"""Bytes, operations and seconds of steps inside of steps count once."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 
+import numpy as np
 import steps
 import torch
 
@@ -17,6 +17,16 @@ def test_views_move_nothing():
     with steps.Traffic() as traffic:
         _ = x + 1
     assert traffic.n_bytes == 2 * x.nbytes
+
+
+def test_places_of_a_volume_count_for_themselves():
+    volume, places = torch.zeros(1000), torch.tensor([3, 5])
+    with steps.Traffic() as traffic:
+        found = volume.index_select(0, places)
+    assert traffic.n_bytes == places.nbytes + 2 * found.nbytes
+    with steps.Traffic() as traffic:
+        volume.index_add_(0, places, found)
+    assert traffic.n_bytes == places.nbytes + 3 * found.nbytes
 
 
 def test_inner_steps_count_for_themselves():
@@ -32,11 +42,21 @@ def test_inner_steps_count_for_themselves():
         while time.process_time() < until:
             pass
 
-    seconds: dict[str, float] = defaultdict(float)
+    seconds: dict[str, np.ndarray] = {}
     inside = steps.timed(lambda: spin(0.05), 'inner', seconds)
     steps.timed(lambda: (inside(), spin(0.01)), 'outer', seconds)()
-    assert 0.05 <= seconds['inner'] < 0.08
-    assert 0.01 <= seconds['outer'] < 0.04
+    assert 0.05 <= seconds['inner'][0] < 0.08
+    assert 0.01 <= seconds['outer'][0] < 0.04
+    for cpu, clock in seconds.values():
+        assert cpu <= clock + 0.01
+
+
+def test_convolutions_of_onednn_count():
+    work: dict[str, tuple[float, float]] = {}
+    x, weight, ones = torch.zeros(1, 2, 4, 4, 4), torch.zeros(3, 2, 3, 3, 3), (1, 1, 1)
+    convolve = torch.mkldnn_convolution
+    steps.counted(lambda: convolve(x, weight, None, ones, ones, ones, 1), 'it', work)()
+    assert work['it'][1] == 2 * 27 * 2 * 3 * 4**3
 
 
 def test_every_step_exists():

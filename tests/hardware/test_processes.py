@@ -70,3 +70,32 @@ def test_idle_threads_sleep_unless_the_user_chose_otherwise(chosen, expected):
     with patch.dict(os.environ, chosen, clear=True):
         prepare_processes()
         assert os.environ.get('GOMP_SPINCOUNT') == expected
+
+
+def test_imports_are_not_searched_for_garbage():
+    code = (
+        'import gc\n'
+        'from synthseg_bids.hardware.processes import importing\n'
+        'with importing():\n'
+        '    assert not gc.isenabled()\n'
+        '    import json\n'
+        'assert gc.isenabled() and gc.get_freeze_count() > 1000\n'
+        'gc.disable()\n'
+        'with importing():\n'
+        '    pass\n'
+        'assert not gc.isenabled()\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_workers_are_forked_from_a_process_that_has_imported():
+    code = (
+        'import gc, multiprocessing, sys\n'
+        'from concurrent.futures import ProcessPoolExecutor\n'
+        'from synthseg_bids.hardware.processes import start_fork_server\n'
+        'start_fork_server()\n'
+        "with ProcessPoolExecutor(1, multiprocessing.get_context('forkserver')) as pool:\n"
+        '    assert pool.submit(gc.get_freeze_count).result() > 100_000\n'
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)

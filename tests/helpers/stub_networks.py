@@ -64,7 +64,10 @@ class StubEngine(Engine):
         box: Sequence[slice],
         mirror: Tensor | None = None,
         position: int | None = None,
+        channels: Tensor | None = None,
     ) -> Tensor:
+        assert position is None
+        assert channels is None
         if mirror is not None:
             features = features.flip(2)[:, mirror]
         return features[(slice(None), slice(None), *box)].clone()

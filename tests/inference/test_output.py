@@ -8,7 +8,16 @@ import torch
 
 from synthseg_bids.inference.engine import Engine
 from synthseg_bids.inference.forward import infer
-from synthseg_bids.inference.output import NEAR, TRACE, boxes_near, softmax_
+from synthseg_bids.inference.output import (
+    NEAR,
+    NO_TRACE,
+    TRACE,
+    Passes,
+    boxes_near,
+    channels_near,
+    softmax_,
+    survey,
+)
 from synthseg_bids.labels import mirror_channels
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
 
@@ -55,7 +64,7 @@ def test_near_the_brain_posteriors_are_those_of_the_whole(engine, image, flip, c
     assert every.posteriors[0][apart > 1e-6].amin() > 1 - 10 * TRACE
     inside = every.posteriors[0] < 0.75
     assert inside.any()
-    assert apart[inside].max() < 1e-6
+    assert apart[inside].max() < 10 * NO_TRACE
     assert torch.equal(near.counts, every.counts)
 
 
@@ -73,6 +82,21 @@ def test_boxes_are_near_the_foreground():
     assert boxes[0][1:] == (slice(3 - NEAR, 4 + NEAR), slice(5 - NEAR, 6 + NEAR))
     assert boxes[-1][1:] == (slice(11 - NEAR, 12), slice(0, 1 + NEAR))
     assert boxes_near(np.zeros((3, 3, 3), dtype=bool)) == []
+
+
+@torch.inference_mode()
+def test_channels_are_those_that_show_near_a_block(engine, image):
+    features = engine.features(image[None, None, :32, :32, :32])
+    found = Passes(engine, features)
+    _, largest, _ = survey(found)
+    (every,) = found.weighted(found.whole, position=0)
+    assert torch.equal(largest, every[0].amax(3))
+    largest.fill_(0.5 * NO_TRACE)
+    largest[5, 3, 8] = largest[7, 6, 9] = 2 * NO_TRACE
+    rows = slice(0, 16)
+    assert channels_near(largest, (slice(4, 6), slice(9, 10), rows)).tolist() == [0, 5, 7]
+    assert channels_near(largest, (slice(5, 6), slice(9, 10), rows)).tolist() == [0, 7]
+    assert channels_near(largest, (slice(9, 10), slice(9, 10), rows)).tolist() == [0]
 
 
 def test_softmax_is_that_of_pytorch():

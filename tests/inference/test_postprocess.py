@@ -11,6 +11,7 @@ from synthseg_bids.inference import postprocess
 from synthseg_bids.inference.localise import crop_box, find_brain
 from synthseg_bids.inference.postprocess import (
     NEIGHBOUR_WEIGHT,
+    NOWHERE,
     clean,
     fill,
     join_boxes,
@@ -18,6 +19,7 @@ from synthseg_bids.inference.postprocess import (
     smooth,
     soft_volumes,
     support_box,
+    supports,
 )
 from synthseg_bids.inference.resample_posteriors import resample_labels
 from synthseg_bids.labels import segmentation_labels
@@ -184,16 +186,39 @@ def test_the_most_likely_channel_is_that_of_the_largest_posterior():
 
 def test_support_boxes():
     volume = torch.zeros(5, 6, 7)
-    assert support_box(volume, 0.0) is None
-    assert support_box(volume[:0], 0.0) is None
+    assert support_box(volume, floor=0.0) is None
+    assert support_box(volume[:0], floor=0.0) is None
     volume[1, 2, 3] = volume[3, 4, 1] = 0.5
     volume[0, 0, 6] = 0.1
-    box = support_box(volume, 0.2)
+    box = support_box(volume, floor=0.2)
     assert box == (slice(1, 4), slice(2, 5), slice(1, 4))
-    assert support_box(volume.permute(2, 0, 1), 0.2) == (box[2], box[0], box[1])
+    assert support_box(volume.permute(2, 0, 1), floor=0.2) == (box[2], box[0], box[1])
     whole = (slice(0, 4), slice(0, 5), slice(1, 7))
-    assert join_boxes([box, None, support_box(volume, 0.0)]) == whole
+    assert join_boxes([box, None, support_box(volume, floor=0.0)]) == whole
     assert join_boxes([None]) == (slice(0, 0),) * 3
+
+
+def test_boxes_of_channels_change_nothing(rng):
+    posteriors = torch.zeros(4, 20, 24, 20)
+    posteriors[1, 4:9, 5:9, 3:8] = torch.from_numpy(rng.random((5, 4, 5), dtype=np.float32))
+    posteriors[2, 8:18, 7:20, 2:18] = 0.3
+    posteriors[0] = 1 - posteriors.sum(0).clamp_(max=1)
+    posteriors /= posteriors.sum(0)
+    boxes = supports(posteriors)
+    assert boxes[1] == (slice(3, 10), slice(4, 10), slice(2, 9))
+    assert boxes[3] == NOWHERE
+    assert torch.equal(smooth(posteriors.clone(), boxes), smooth(posteriors.clone()))
+    for found, expected in zip(
+        most_likely(posteriors, boxes), most_likely(posteriors), strict=True
+    ):
+        assert torch.equal(found, expected)
+    shapes = (20, 24, 20), (30, 20, 31)
+    place = tuple(slice(0, n) for n in shapes[0])
+    arguments = posteriors, place, *shapes, np.array([2 / 3, 1.2, 0.6]), (0, 3, 4, 7), True
+    for found, expected in zip(
+        resample_labels(*arguments, boxes), resample_labels(*arguments), strict=True
+    ):
+        assert np.array_equal(found, expected)
 
 
 def test_only_the_box_that_a_channel_fills_is_smoothed():

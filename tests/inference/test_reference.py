@@ -97,7 +97,7 @@ class Known(Engine):
         p[:, 0] = 1 - p[:, 1:].sum(1)
         return p.log()
 
-    def logits(self, features, box, mirror=None, position=None):
+    def logits(self, features, box, mirror=None, position=None, channels=None):
         if mirror is not None:
             features = features.flip(2)[:, mirror]
         return features[(slice(None), slice(None), *box)].clone()

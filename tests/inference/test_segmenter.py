@@ -251,7 +251,7 @@ def test_the_whole_scan_is_segmented_on_request(tmp_path, rng, monkeypatch):
 def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
     weights = []
 
-    def refine(posteriors: Tensor, images, spacing: float, mirror, weight, steps):
+    def refine(posteriors: Tensor, images, spacing: float, mirror, weight, steps, boxes):
         assert posteriors.shape[1:] == images[0].shape
         weights.append(weight * independence(steps[0]))
         return posteriors
