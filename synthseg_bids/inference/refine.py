@@ -27,12 +27,12 @@ from torch.nn import functional
 from ..hardware.threads import map_in_threads
 from ..images.resampling import resample
 from ..labels import mirror_channels
-from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
+from ..linear import apply_along_axes, interpolation_matrix
 from ..models.card import ModelCard
 from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
-from .original_spacing import independence
+from .observed_scan import ObservedScan, observe
 from .postprocess import Box, join_boxes, support_box
-from .preprocess import rescale_intensities
+from .slices import Slices
 
 Matrices = tuple[Tensor, Tensor, Tensor]
 
@@ -45,8 +45,6 @@ MIN_VOXELS = 50
 #: Smoothness of a structure's mean intensity, and spacing of the grid it is computed on.
 DRIFT_MM = 20.0
 COARSE_MM = 4.0
-#: Standard deviation of the scanner's point-spread function, in scan voxels.
-BLUR = 0.5
 
 
 def refine_alone(
@@ -81,6 +79,7 @@ def refine(
     mirror: Sequence[int],
     weight: float,
     steps: Sequence[np.ndarray],
+    slices: Sequence[Slices | None] = (),
 ) -> Tensor:
     """Refine posteriors by the intensities of one scan, or of several of one head together.
 
@@ -102,13 +101,20 @@ def refine(
     steps : sequence of (3,) arrays
         For each scan, spacing of the original voxels divided by that of the grid, see
         :func:`.original_spacing.own_steps`.
+    slices : sequence of Slices or None, optional
+        For each scan, its acquired voxels, by which detail across its slices is restored; without
+        them only the blur of the interpolated scan is known.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         Sums to 1.
     """
-    scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
+    acquired = slices or [None] * len(images)
+    scans = [
+        observe(image, step, weight, own)
+        for image, step, own in zip(images, steps, acquired, strict=True)
+    ]
     structures = _structures(posteriors, mirror, spacing_mm, LEAST_POSTERIOR ** len(scans))
     foreground = torch.zeros(posteriors[0].numel())
     for one in structures:
@@ -145,52 +151,6 @@ def _write(posteriors: Tensor, one: _Structure, now: Tensor) -> None:
         volume = posteriors[channel][one.box]
         values = volume.flatten().index_copy_(0, one.inside[part].long(), now[part])
         volume.copy_(values.view(volume.shape))
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """A scan, and what depends on its resolution.
-
-    Attributes
-    ----------
-    image : (x, y, z) float32 tensor
-        Rescaled; 0 outside of its field of view.
-    view : (x, y, z) bool tensor or None
-        Its field of view; None if that is the whole grid.
-    weight : float
-        Exponent of the likelihood.
-    blur : three matrices
-        The point-spread function of the scanner.
-    """
-
-    image: Tensor
-    view: Tensor | None
-    weight: float
-    blur: Matrices
-
-    def shows(self, voxels: Tensor) -> Tensor | None:
-        """Return which voxels are in the field of view; None for all."""
-        return None if self.view is None else _at(self.view, voxels)
-
-    def deblurred(self, expected: Tensor) -> Tensor:
-        """Return the expected image plus the residual, of which there is none out of view."""
-        residual = self.image - resample(expected, self.blur)
-        if self.view is not None:
-            residual *= self.view
-        return residual.add_(expected)
-
-
-def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
-    sigmas = BLUR * np.maximum(steps, 1)
-    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(image.shape, sigmas, strict=True))
-    weight *= independence(steps)
-    unseen = np.isnan(image)
-    if not unseen.any():
-        scan = rescale_intensities(np.ascontiguousarray(image, dtype=np.float32))
-        return _Scan(torch.from_numpy(scan), None, weight, (x, y, z))
-    scan = np.zeros(image.shape, dtype=np.float32)
-    scan[~unseen] = rescale_intensities(image[~unseen])
-    return _Scan(torch.from_numpy(scan), torch.from_numpy(~unseen), weight, (x, y, z))
 
 
 @dataclass(frozen=True)
@@ -303,7 +263,7 @@ def _expected(
 
 
 def _weigh(
-    scans: Sequence[_Scan],
+    scans: Sequence[ObservedScan],
     sharp: Sequence[Tensor],
     means: Sequence[Sequence[Tensor | None]],
     structures: Sequence[_Structure],
@@ -322,7 +282,7 @@ def _weigh(
 
 
 def _drifting_means(
-    scan: _Scan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
+    scan: ObservedScan, image: Tensor, structures: Sequence[_Structure], found: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
 
