@@ -9,7 +9,8 @@ from the likelihood and the prior.
 Voxels on a border show partial volume. Each iteration therefore computes the expected image from
 posteriors and means, blurs it with the scanner's point-spread function, and adds the residual of
 the scan to the unblurred image (back-projection; Irani & Peleg, CVGIP 53:231, 1991). Otherwise
-grey voxels between white and black ones would be taken for a third, grey structure.
+grey voxels between white and black ones would be taken for a third, grey structure. Where slices
+in several planes show one head, the residual is that of their acquired voxels (:mod:`.slices`).
 """
 
 from __future__ import annotations

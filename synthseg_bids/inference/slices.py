@@ -17,7 +17,7 @@ from torch import Tensor
 from ..images.geometry import Grid, bounding_box, spacing_mm
 from ..images.resampling import resample
 from ..linear import interpolation_matrix
-from .rigid_resample import inside, sample_image
+from .rigid_resample import inside, sample_whole
 
 #: Standard deviation of the slice profile and of the point-spread function, in scan voxels.
 BLUR = 0.5
@@ -76,7 +76,7 @@ class Slices:
             0 where the scan shows nothing.
         """
         change = resample(self.acquired_difference(expected), self.restore)
-        return sample_image(change, self.to_fine, tuple(expected.shape)).nan_to_num_(0.0)
+        return sample_whole(change, self.to_fine, tuple(expected.shape))
 
     def acquired_difference(self, expected: Tensor) -> Tensor:
         """Return the acquired voxels minus those of an expected image.
@@ -91,7 +91,7 @@ class Slices:
         (i, j, k) float32 tensor
             0 for voxels whose profile does not lie in the grid.
         """
-        fine = sample_image(expected, self.to_grid, self.shape).nan_to_num_(0.0)
+        fine = sample_whole(expected, self.to_grid, self.shape)
         return (self.image - resample(fine, self.acquire)) * self.held
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ellipsoids import motion
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import binary_erosion, gaussian_filter1d
 
 from synthseg_bids.images.geometry import Grid
 from synthseg_bids.inference.refine import refine
@@ -50,11 +50,13 @@ def test_what_slices_show_is_restored(waves):
     seen[..., :6] = seen[..., -6:] = seen[:4] = seen[-4:] = seen[:, :4] = seen[:, -4:] = False
     error = (changed - waves)[seen].square().mean()
     assert error < 0.7 * (interpolated(slices) - waves)[seen].square().mean()
-    assert (slices.residual(expected)[interpolated(slices).isnan()] == 0).all()
+    outside = binary_erosion(interpolated(slices).isnan().numpy(), iterations=2)
+    assert outside.any()
+    assert not slices.residual(expected)[torch.from_numpy(outside)].any()
 
 
 def test_no_residual_if_all_is_explained(waves):
-    torch.testing.assert_close(slices_of(waves).residual(waves), torch.zeros_like(waves))
+    assert slices_of(waves).residual(waves).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
