@@ -28,6 +28,7 @@ from .refine import refine
 from .register import Registration, register
 from .resample_posteriors import resample_labels
 from .rigid_resample import inside, sample, sample_image
+from .slices import acquired_slices
 from .soft_segmentation import SoftSegmentation
 
 #: Spacing of the grid halfway.
@@ -179,17 +180,8 @@ def combine(
     chosen = [scans[number] for number in used]
     grid = _grid_around(chosen, registration)
     posteriors = _pooled(chosen, registration, grid)
-    images, steps = [], []
-    for scan, move in zip(chosen, registration.to_scans, strict=True):
-        to_scan = np.linalg.inv(scan.affine) @ move @ grid.affine
-        ordered = np.ascontiguousarray(scan.intensities, dtype=np.float32)
-        images.append(sample_image(torch.from_numpy(ordered), to_scan, grid.shape))
-        steps.append(_steps_halfway(scan.prior, move))
     if card.intensity_weight:
-        mirror = mirror_channels(card.labels).tolist()
-        arrays = [image.numpy() for image in images]
-        weight = SEVERAL * card.intensity_weight
-        posteriors = refine(posteriors, arrays, COMMON_MM, mirror, weight, steps)
+        posteriors = _refined(posteriors, chosen, registration, grid, card)
     wanted = tuple(card.labels if labels is None else labels)
     if len(wanted) < len(card.labels):
         posteriors = fold_lesions(posteriors, card.labels)
@@ -272,6 +264,27 @@ def _pooled(scans: Sequence[Contrast], registration: Registration, grid: Grid) -
         channel.div_(total).exp_().sub_(1).mul_(FLOOR)
     logs[0] += (logs.sum(0) <= 0).float()
     return logs.div_(logs.sum(0))
+
+
+def _refined(
+    posteriors: Tensor,
+    scans: Sequence[Contrast],
+    registration: Registration,
+    grid: Grid,
+    card: ModelCard,
+) -> Tensor:
+    """Return posteriors on the grid refined by the intensities of all scans."""
+    images, steps, slices = [], [], []
+    for scan, move in zip(scans, registration.to_scans, strict=True):
+        image = torch.from_numpy(np.ascontiguousarray(scan.intensities, dtype=np.float32))
+        to_halfway = np.linalg.inv(move) @ scan.affine
+        to_scan = np.linalg.inv(to_halfway) @ grid.affine
+        images.append(sample_image(image, to_scan, grid.shape).numpy())
+        steps.append(_steps_halfway(scan.prior, move))
+        slices.append(acquired_slices(image, to_halfway, grid, scan.prior.steps_mm))
+    mirror = mirror_channels(card.labels).tolist()
+    weight = SEVERAL * card.intensity_weight
+    return refine(posteriors, images, COMMON_MM, mirror, weight, steps, slices=slices)
 
 
 def _steps_halfway(prior: SoftSegmentation, move: np.ndarray) -> np.ndarray:

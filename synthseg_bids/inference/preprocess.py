@@ -151,12 +151,14 @@ def check_contrast(image: np.ndarray, ct: bool = False) -> None:
     raise InputImageError(f'99 % of its voxels have the value {low:g}{hint}; look at the scan')
 
 
-def rescale_intensities(image: np.ndarray) -> np.ndarray:
+def rescale_intensities(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     """Clip to the 0.5th and 99.5th percentile, then rescale to [0, 1].
 
     Parameters
     ----------
     image : (x, y, z) float32 array
+    like : float32 array, optional
+        The intensities whose percentiles are taken; those of the image by default.
 
     Returns
     -------
@@ -164,10 +166,12 @@ def rescale_intensities(image: np.ndarray) -> np.ndarray:
         Zeros if the percentiles are equal.
     """
     # Percentiles are interpolated from differences, which must not overflow.
-    largest = max(float(image.max(initial=0)), -float(image.min(initial=0)))
+    like = image if like is None else like
+    ends = [end for part in (image, like) for end in (part.max(initial=0), -part.min(initial=0))]
+    largest = float(max(ends))
     if largest > LARGEST:
-        image = image * np.float32(LARGEST / largest)
-    low, high = np.percentile(image, PERCENTILES).astype(np.float32)
+        image, like = (part * np.float32(LARGEST / largest) for part in (image, like))
+    low, high = np.percentile(like, PERCENTILES).astype(np.float32)
     if not high > low:
         return np.zeros_like(image)
     return (np.clip(image, low, high) - low) / (high - low)

@@ -9,14 +9,14 @@ from the likelihood and the prior.
 Voxels on a border show partial volume. Each iteration therefore computes the expected image from
 posteriors and means, blurs it with the scanner's point-spread function, and adds the residual of
 the scan to the unblurred image (back-projection; Irani & Peleg, CVGIP 53:231, 1991). Otherwise
-grey voxels between white and black ones would be taken for a third, grey structure.
+grey voxels between white and black ones would be taken for a third, grey structure. Where slices
+in several planes show one head, the residual is that of their acquired voxels (:mod:`.slices`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -25,15 +25,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..hardware.threads import map_in_threads
-from ..images.resampling import resample
 from ..labels import mirror_channels
-from ..linear import apply_along_axes, blur_matrix
+from ..linear import apply_along_axes
 from ..models.card import ModelCard
 from .likelihood import MIN_POSTERIOR, Observed, block_sum, likelihood
-from .original_spacing import independence
-from .postprocess import Box, slabs
-from .preprocess import rescale_intensities
-from .voxel_lists import Matrices, Structure, add_up, at, list_structures
+from .observed_scan import ObservedScan, observe
+from .postprocess import Box
+from .slices import Slices
+from .voxel_lists import Structure, add_up, at, list_structures
 
 ITERATIONS = 4
 #: A structure keeps the network's posterior where it is lower: no likelihood of one scan makes it
@@ -41,8 +40,6 @@ ITERATIONS = 4
 LEAST_POSTERIOR = 1e-3
 #: A structure of fewer voxels has no Gaussian.
 MIN_VOXELS = 50
-#: Standard deviation of the scanner's point-spread function, in scan voxels.
-BLUR = 0.5
 
 
 def refine_alone(
@@ -85,6 +82,7 @@ def refine(
     weight: float,
     steps: Sequence[np.ndarray],
     boxes: Sequence[Box] | None = None,
+    slices: Sequence[Slices | None] = (),
 ) -> Tensor:
     """Refine posteriors by the intensities of one scan, or of several of one head together.
 
@@ -108,13 +106,20 @@ def refine(
         :func:`.original_spacing.own_steps`.
     boxes : sequence of boxes, optional
         For one scan: where each channel has posteriors; see :func:`.postprocess.supports`.
+    slices : sequence of Slices or None, optional
+        For each scan, its acquired voxels, by which detail across its slices is restored; without
+        them only the blur of the interpolated scan is known.
 
     Returns
     -------
     (n_channels, x, y, z) float32 tensor
         Sums to 1.
     """
-    scans = [_scan(image, step, weight) for image, step in zip(images, steps, strict=True)]
+    acquired = slices or [None] * len(images)
+    scans = [
+        observe(image, step, weight, own)
+        for image, step, own in zip(images, steps, acquired, strict=True)
+    ]
     least = LEAST_POSTERIOR ** len(scans)
     structures = list_structures(posteriors, mirror, spacing_mm, least, boxes)
     found = [one.prior for one in structures]
@@ -151,59 +156,6 @@ def _write(posteriors: Tensor, one: Structure, now: Tensor) -> None:
         volume.masked_scatter_(volume >= one.least, now[part])
 
 
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """A scan, and what depends on its resolution.
-
-    Attributes
-    ----------
-    image : (x, y, z) float32 tensor
-        Rescaled; 0 outside of its field of view.
-    view : (x, y, z) bool tensor or None
-        Its field of view; None if that is the whole grid.
-    weight : float
-        Exponent of the likelihood.
-    blur : three matrices
-        The point-spread function of the scanner.
-    """
-
-    image: Tensor
-    view: Tensor | None
-    weight: float
-    blur: Matrices
-
-    def shows(self, voxels: Tensor) -> Tensor | None:
-        """Return which voxels are in the field of view; None for all."""
-        return None if self.view is None else at(self.view, voxels)
-
-    def deblurred(self, expected: Tensor) -> Tensor:
-        """Return the expected image plus the residual, of which there is none out of view."""
-        sharp = torch.empty_like(expected)
-
-        def compute(rows: slice) -> None:
-            blurred = resample(expected, (self.blur[0][rows], *self.blur[1:]))
-            residual = torch.sub(self.image[rows], blurred, out=sharp[rows])
-            if self.view is not None:
-                residual *= self.view[rows]
-            residual += expected[rows]
-
-        map_in_threads(compute, slabs(len(expected)))
-        return sharp
-
-
-def _scan(image: np.ndarray, steps: np.ndarray, weight: float) -> _Scan:
-    sigmas = BLUR * np.maximum(steps, 1)
-    x, y, z = (blur_matrix(n, float(s)) for n, s in zip(image.shape, sigmas, strict=True))
-    weight *= independence(steps)
-    unseen = np.isnan(image)
-    if not unseen.any():
-        scan = rescale_intensities(np.ascontiguousarray(image, dtype=np.float32))
-        return _Scan(torch.from_numpy(scan), None, weight, (x, y, z))
-    scan = np.zeros(image.shape, dtype=np.float32)
-    scan[~unseen] = rescale_intensities(image[~unseen])
-    return _Scan(torch.from_numpy(scan), torch.from_numpy(~unseen), weight, (x, y, z))
-
-
 def _expected(
     scan: Tensor,
     foreground: Tensor,
@@ -222,7 +174,7 @@ def _expected(
 
 
 def _weigh(
-    scans: Sequence[_Scan],
+    scans: Sequence[ObservedScan],
     sharp: Sequence[Tensor],
     means: Sequence[Sequence[Tensor | None]],
     structures: Sequence[Structure],
@@ -241,7 +193,7 @@ def _weigh(
 
 
 def _drifting_means(
-    scan: _Scan, image: Tensor, structures: Sequence[Structure], found: Sequence[Tensor]
+    scan: ObservedScan, image: Tensor, structures: Sequence[Structure], found: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the mean intensity of each structure in a scan; see :func:`_drifting_mean`."""
 

@@ -135,9 +135,28 @@ def sample_image(volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> 
     -------
     shape float32 tensor
     """
-    box = tuple(slice(0, n) for n in shape)
-    found = _interpolated(volume.float(), np.asarray(matrix, dtype=float), box, 'border')
+    found = sample_whole(volume.float(), matrix, shape, 'border')
     return found.masked_fill_(~inside(matrix, shape, volume.shape), torch.nan)
+
+
+def sample_whole(
+    volume: Tensor, matrix: np.ndarray, shape: tuple[int, ...], padding: str = 'zeros'
+) -> Tensor:
+    """Interpolate a volume of values of either sign linearly on another grid.
+
+    Parameters
+    ----------
+    volume, matrix, shape
+        See :func:`sample`.
+    padding : str
+        What lies outside: ``zeros``, or ``border`` for the nearest value.
+
+    Returns
+    -------
+    shape float32 tensor
+    """
+    box = tuple(slice(0, n) for n in shape)
+    return _interpolated(volume, np.asarray(matrix, dtype=float), box, padding)
 
 
 def inside(matrix: np.ndarray, shape: tuple[int, ...], of_shape: tuple[int, ...]) -> Tensor:

@@ -181,7 +181,7 @@ def test_grey_borders_are_not_a_grey_structure(rng, monkeypatch):
         return float((found.argmax(0).numpy() == labels)[18:22].mean())
 
     assert right() > 0.98
-    monkeypatch.setattr('synthseg_bids.inference.refine.BLUR', 0)
+    monkeypatch.setattr('synthseg_bids.inference.observed_scan.BLUR', 0)
     assert right() < 0.9
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from synthseg_bids.hardware.memory import LOW_MEMORY_BYTES
 from synthseg_bids.inference.engine import Engine
 from synthseg_bids.inference.options import ComputeOptions, SegmentOptions
+from synthseg_bids.inference.original_spacing import independence
 from synthseg_bids.inference.preprocess import prepare
-from synthseg_bids.inference.refine import independence
 from synthseg_bids.inference.segmenter import Segmenter, cached_segmenter
 from synthseg_bids.labels import mirror_channels
 from synthseg_bids.models.card import ModelCard, ModelFileError, save_model
