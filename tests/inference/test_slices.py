@@ -85,7 +85,8 @@ def test_borders_follow_the_slices(waves):
     scan = interpolated(slices).numpy()
 
     def right(*known: Slices) -> float:
-        found = refine(torch.from_numpy(soft).clone(), [scan], 1.0, (0, 1, 2), 2, [steps], known)
+        start = torch.from_numpy(soft).clone()
+        found = refine(start, [scan], 1.0, (0, 1, 2), 2, [steps], slices=known)
         return float((found.argmax(0).numpy() == labels)[inner].mean())
 
     assert right(slices) > right() + 0.05
