@@ -56,7 +56,7 @@ SPARSE = (torch.ops.aten.index_select.default, torch.ops.aten.index_add_.default
 class Traffic(TorchDispatchMode):
     """Count the bytes that operations read and write; views take none.
 
-    Of a volume that is looked up or added to at some places, these places count.
+    Operations that look up or add to some places of a volume count for these places alone.
     """
 
     n_bytes = 0

@@ -9,7 +9,7 @@ No scan is the reference (compare Ashburner and Ridgway, Frontiers in Neuroscien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ..images.geometry import Grid, spacing_mm
 from ..images.resampling import resample
 from ..linear import apply_along_axes, blur_matrix
 from ..synth.deform import sample
-from .deformation_prior import deformation_prior
+from .deformation_prior import DeformationPrior, deformation_prior
 from .match_intensities import common_scale, deviation
 from .register_intensities import Image, bias_field
 from .rigid_resample import sample as sample_rigid
@@ -105,15 +105,22 @@ def _follow(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
     Where borders have moved, scans differ, which is taken for a difference of bias fields in part;
     of scans that were deformed onto their mean, much less.
     """
-    places = voxel_indices(near.shape).movedim(-1, 0)
+    prior = deformation_prior(posteriors, spline_matrices(near.shape), STEP)
     found = torch.zeros(len(images), 3, *near.shape)
     for _ in range(ROUNDS):
-        seen = [
-            sample(image[None], places + one)[0] for image, one in zip(images, found, strict=True)
-        ]
-        gain, offset = common_scale(torch.stack(seen), posteriors, near, SPACING_MM)
-        found = displacements(images * gain + offset, near, posteriors)
+        seen = _deformed(images, found)
+        gain, offset = common_scale(seen, posteriors, near, SPACING_MM)
+        found = displacements(images * gain + offset, near, prior)
     return found
+
+
+def _deformed(images: Tensor, fields: Iterable[Tensor]) -> Tensor:
+    """Return scans where their displacement fields lead to from each point of the mean."""
+    places = voxel_indices(images.shape[1:]).movedim(-1, 0)
+    return torch.stack([
+        sample(image[None], places + field)[0]
+        for image, field in zip(images, fields, strict=True)
+    ])  # fmt: skip
 
 
 def _mean_posteriors(
@@ -160,7 +167,7 @@ def between_scans(
 
 
 @torch.inference_mode()
-def displacements(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
+def displacements(images: Tensor, near: Tensor, prior: DeformationPrior) -> Tensor:
     """Find where the points of the mean of scans lie in each of them.
 
     Parameters
@@ -169,8 +176,8 @@ def displacements(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
         Scans of the same contrast on one grid and on one scale (:mod:`.match_intensities`).
     near : (x, y, z) float32 tensor
         Where to compare them: 1 in the brain and around it, 0 elsewhere.
-    posteriors : (n_channels, x, y, z) float32 tensor
-        Probabilities of the head's structures, background first.
+    prior : DeformationPrior
+        Distribution of the nodes of a displacement field, with `STEP` voxels between them.
 
     Returns
     -------
@@ -178,17 +185,11 @@ def displacements(images: Tensor, near: Tensor, posteriors: Tensor) -> Tensor:
         Displacement u in voxels: the point x of the mean lies at x + u in the scan. Over the scans
         u adds up to zero.
     """
-    shape = near.shape
-    x, y, z = (_splines(n) for n in shape)
-    splines, adjoint = (x, y, z), (x.T.contiguous(), y.T.contiguous(), z.T.contiguous())
-    prior = deformation_prior(posteriors, adjoint, STEP)
-    places = voxel_indices(shape).movedim(-1, 0)
+    x, y, z = splines = spline_matrices(near.shape)
+    adjoint = x.T.contiguous(), y.T.contiguous(), z.T.contiguous()
     nodes = torch.zeros(len(images), 3, *(len(part) for part in adjoint))
     for _ in range(STEPS):
-        seen = torch.stack([
-            sample(image[None], places + apply_along_axes(of_image, splines))[0]
-            for image, of_image in zip(images, nodes, strict=True)
-        ])  # fmt: skip
+        seen = _deformed(images, (apply_along_axes(one, splines) for one in nodes))
         apart = seen - seen.mean(0)
         weight = _weight(apart, near)
         slopes = torch.stack(torch.gradient(seen.mean(0)))
@@ -234,6 +235,12 @@ def _solve(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
         squares.append(float(residual.square().sum()))
         direction.mul_(squares[-1] / squares[-2]).add_(residual)
     return found
+
+
+def spline_matrices(shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the matrices from nodes to voxels along all axes."""
+    x, y, z = (_splines(n) for n in shape)
+    return x, y, z
 
 
 def _splines(size: int) -> Tensor:

@@ -66,7 +66,7 @@ class DeformationPrior:
 
 def deformation_prior(
     posteriors: Tensor,
-    adjoint: tuple[Tensor, Tensor, Tensor],
+    splines: tuple[Tensor, Tensor, Tensor],
     step: int,
     strain: float = STRAIN,
     volume_change: float = VOLUME_CHANGE,
@@ -77,8 +77,8 @@ def deformation_prior(
     ----------
     posteriors : (n_channels, x, y, z) float32 tensor
         Probabilities of the head's structures, background first.
-    adjoint : three tensors
-        Matrices from the voxels of each axis to the nodes, transposes of those of the splines.
+    splines : three tensors
+        Matrices from the nodes of each axis to its voxels.
     step : int
         Voxels between nodes.
     strain : float
@@ -94,11 +94,12 @@ def deformation_prior(
         of least strain V = R^-1 L' D^-1, the covariance is R^-1 + s^2 V V'.
     """
     stiffness = 1 / (strain * step) ** 2
+    x, y, z = (matrix.T.contiguous() for matrix in splines)
     sizes = posteriors.sum((1, 2, 3))
     least = LEAST_SHARE * float(sizes[1:].sum())
     changes = torch.stack([
         # The volume of a structure whose points x lie at x + u is that of p (1 + div u).
-        -apply_along_axes(torch.stack(torch.gradient(part)), adjoint) / size
+        -apply_along_axes(torch.stack(torch.gradient(part)), (x, y, z)) / size
         for part, size in zip(posteriors[1:], sizes[1:], strict=True)
         if size > least
     ])  # fmt: skip

@@ -43,11 +43,13 @@ class Slices:
     held : (i, j, k) bool tensor
         Acquired voxels whose profile lies in the grid.
     to_grid, to_fine : (4, 4) array
-        Map voxels of the scan's own fine grid, which has its axes, to those of the grid, and back.
+        They map voxels of the scan's own fine grid, which has its axes, to those of the grid, and
+        back.
     shape : (3,) tuple of int
-        Of the scan's own fine grid.
+        Shape of the scan's own fine grid.
     acquire, restore : three matrices
-        Fine voxels to acquired ones along each axis, and the regularised inverse.
+        They turn fine voxels into acquired ones along each axis, and, as the regularised inverse,
+        acquired ones into fine ones.
     """
 
     image: Tensor
@@ -104,9 +106,9 @@ def acquired_slices(
     ----------
     image : (i, j, k) float32 tensor
     affine : (4, 4) array
-        From its voxels to the space of the grid.
+        It maps voxels of the image to the space of the grid.
     grid : Grid
-        With the same spacing along all axes.
+        It has the same spacing along all axes.
     original_mm : (3,) array
         Spacing of the original voxels along the axes in the order of RAS, see
         :func:`.original_spacing.own_steps`.

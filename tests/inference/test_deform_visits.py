@@ -9,7 +9,13 @@ from ellipsoids import STRUCTURES, head, motion
 from torch import Tensor
 
 from synthseg_bids.images.geometry import Grid
-from synthseg_bids.inference.deform_visits import between_scans, displacements
+from synthseg_bids.inference.deform_visits import (
+    STEP,
+    between_scans,
+    displacements,
+    spline_matrices,
+)
+from synthseg_bids.inference.deformation_prior import DeformationPrior, deformation_prior
 from synthseg_bids.inference.longitudinal import (
     compare_visits,
     joint_posteriors,
@@ -76,20 +82,25 @@ def blobs(shift: float) -> Tensor:
     return torch.exp(-((x[:, None, None] - shift) ** 2 + y[:, None] ** 2 + z**2) / 40)
 
 
-#: Where blobs are compared, and the structure that they show.
-AROUND = torch.ones(24, 24, 24), torch.stack([1 - blobs(0), blobs(0)])
+@pytest.fixture(scope='module')
+def around() -> tuple[Tensor, DeformationPrior]:
+    """Where blobs are compared, and what is known of the structure that they show."""
+    posteriors = torch.stack([1 - blobs(0), blobs(0)])
+    return torch.ones(24, 24, 24), deformation_prior(
+        posteriors, spline_matrices((24, 24, 24)), STEP
+    )
 
 
-def test_a_shift_is_found_and_shared_by_both_scans():
-    found = displacements(torch.stack([blobs(0.4), blobs(-0.4)]), *AROUND)
+def test_a_shift_is_found_and_shared_by_both_scans(around):
+    found = displacements(torch.stack([blobs(0.4), blobs(-0.4)]), *around)
     centre = found[:, :, 8:16, 8:16, 8:16].mean((2, 3, 4))
     torch.testing.assert_close(centre[0], torch.tensor([0.4, 0, 0]), atol=0.06, rtol=0)
     torch.testing.assert_close(found.sum(0), torch.zeros_like(found[0]), atol=1e-4, rtol=0)
 
 
-def test_no_scan_is_special():
+def test_no_scan_is_special(around):
     images = torch.stack([blobs(0.3), blobs(-0.2), blobs(0.0)])
-    forth, back = displacements(images, *AROUND), displacements(images.flip(0), *AROUND)
+    forth, back = displacements(images, *around), displacements(images.flip(0), *around)
     torch.testing.assert_close(forth, back.flip(0), atol=0.02, rtol=0)
 
 
