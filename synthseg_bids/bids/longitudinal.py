@@ -18,7 +18,7 @@ from .damage import checked_rows, damage, read_marker
 from .image_record import ImageRecord
 from .names import anat_folder, derivative_stem, parse_name
 from .records import record
-from .save import output_files, save_image_outputs
+from .save import figure_files, output_files, save_image_outputs
 from .visits import years_between
 
 #: The files of each image.
@@ -104,6 +104,7 @@ def save_visit(
     files: Mapping[str, str | Path],
     sources: Sequence[str],
     provenance: Mapping[str, Any],
+    figures: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Copy the results of one image to the output dataset.
 
@@ -118,6 +119,8 @@ def save_visit(
         BIDS URIs of all images that it was made from, the image itself first.
     provenance : mapping
         Fields for the label map's sidecar.
+    figures : mapping of str to str, optional
+        Its pictures by kind.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def save_visit(
     fields = {**provenance, 'Sources': list(sources)}
     return [
         str(transform),
-        *save_image_outputs(out_dir, stem, results, sources[0], {}, (), fields),
+        *save_image_outputs(out_dir, stem, results, sources[0], {}, (), fields, figures),
     ]
 
 
@@ -145,9 +148,17 @@ def remove_stale(out_dir: Path, participant: str, stems: Collection[str]) -> Non
     stems : collection of str
         Those of the visits.
     """
-    kept = {name for stem in stems for name in (*output_files(stem, KINDS), transform_file(stem))}
+    kept = {
+        name
+        for stem in stems
+        for name in (
+            *output_files(stem, KINDS),
+            transform_file(stem),
+            *figure_files(stem).values(),
+        )
+    }
     patterns = (f'*_seg-{LONGITUDINAL.seg}_*', '*_to-midspace_*')
-    for folder in ('anat', 'ses-*/anat'):
+    for folder in ('anat', 'ses-*/anat', 'figures'):
         for pattern in patterns:
             for path in (out_dir / f'sub-{participant}').glob(f'{folder}/{pattern}'):
                 name = path.relative_to(out_dir).as_posix()

@@ -184,6 +184,7 @@ def save_session(
     residuals_mm: Sequence[float],
     refused: Sequence[str],
     compared: Sequence[Sequence[str]] = (),
+    figures: Sequence[Mapping[str, str]] = (),
 ) -> list[str]:
     """Copy the results of a session to the output dataset.
 
@@ -202,6 +203,8 @@ def save_session(
         Why others were not.
     compared : sequence of sequence of str
         For each image used, the references in ``dice``; empty if there are no references.
+    figures : sequence of mapping of str to str
+        For each image used, its pictures by kind; empty if there are none.
 
     Returns
     -------
@@ -234,6 +237,7 @@ def save_session(
             {uri: sha256(image.references[name]) for name, uri in uris.items()},
             [uris[name] for name in compared[number]] if compared else (),
             fields,
+            figures[number] if figures else None,
         )
     names = transform_names(images)
     copies = dict(zip(names[0], files['xfm'], strict=True))
@@ -270,3 +274,6 @@ def stale_files(out_dir: Path, session: SessionRecord) -> Iterator[Path]:
         for path in sorted(folder.glob(pattern)):
             if '_agreement.' not in path.name and '_to-midspace_' not in path.name:
                 yield path
+    start = '_'.join(_labels(session.entities))
+    figures = out_dir / f'sub-{session.participant}' / 'figures'
+    yield from sorted(figures.glob(f'{start}_*seg-{SESSION.seg}_*'))

@@ -6,8 +6,10 @@ on what fits the caches are so short that two threads then take longer than one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +18,20 @@ _Found = TypeVar('_Found')
 
 #: More threads at once take more memory, and gain little: they wait for it.
 MAX_THREADS = 8
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads that stay until the process ends.
+
+    A thread that ends holds locks of MKL while it gives memory back. A process that is forked off
+    just then waits for them for ever in its first product of matrices.
+    """
+    return ThreadPoolExecutor(threads, 'part')
+
+
+# Threads do not survive a fork.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def map_in_threads(function: Callable[..., _Found], *parts: Iterable[Any]) -> list[_Found]:
@@ -44,10 +60,14 @@ def map_in_threads(function: Callable[..., _Found], *parts: Iterable[Any]) -> li
         with torch.inference_mode(inference):
             return function(*part)
 
-    # New threads take over the number from this one.
+    pool = _pool(min(threads, MAX_THREADS))
+    # Each of them takes over the number when it computes for the first time.
     torch.set_num_threads(1)
+    futures = [pool.submit(compute, *part) for part in zip(*parts, strict=True)]
     try:
-        with ThreadPoolExecutor(min(threads, MAX_THREADS)) as pool:
-            return list(pool.map(compute, *parts))
+        return [future.result() for future in futures]
     finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
         torch.set_num_threads(threads)

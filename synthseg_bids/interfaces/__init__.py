@@ -9,7 +9,7 @@ os.environ.setdefault('NIPYPE_NO_ET', '1')
 from .calibrate import CalibrateModel
 from .compare import CompareSegmentations, CompareSession
 from .measure import MeasureVolumes
-from .plot import PlotSegmentation
+from .plot import PlotSegmentation, PlotTogether
 from .plot_samples import PlotSamples
 from .prepare_labels import PrepareLabels
 from .qc import AssessQuality, AssessTogether
@@ -33,6 +33,7 @@ __all__ = [
     'MeasureVolumes',
     'PlotSamples',
     'PlotSegmentation',
+    'PlotTogether',
     'PrepareLabels',
     'RunMriSynthSeg',
     'RunSamseg',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, InputMultiPath, isdefined, traits
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 CT_WORDS = {None: 'auto', True: 'yes', False: 'no'}
 
 
-class TogetherInputSpec(VersionedInputSpec):
-    """Inputs of nodes that segment several images of one head."""
-
+class _ImagesInputSpec(VersionedInputSpec):
     in_files = InputMultiPath(
         File(exists=True), mandatory=True, desc='images of one head, of any contrasts'
     )
@@ -37,6 +36,20 @@ class TogetherInputSpec(VersionedInputSpec):
         usedefault=True,
         desc='whether each image is CT (default: detected by its intensities)',
     )
+
+
+class EachInputSpec(_ImagesInputSpec):
+    """Inputs of nodes that look at each of several images that were segmented together."""
+
+    in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps of images')
+    used = traits.List(
+        traits.Int, desc='number of the image of each label map (undefined: one after the other)'
+    )
+
+
+class TogetherInputSpec(_ImagesInputSpec):
+    """Inputs of nodes that segment several images of one head."""
+
     model = traits.Str(DEFAULT_MODEL, usedefault=True, desc='name or weights file')
     model_sha256 = traits.Str(
         '', usedefault=True, desc='checksum of the weights file; part of the cache key'
@@ -66,6 +79,17 @@ def segmenter_of(inputs: Any) -> Segmenter:
         SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
         ComputeOptions('cpu', threads),
     )
+
+
+def labels_of_each(inputs: Any) -> Iterator[tuple[int, str]]:
+    """Iterate over the numbers of the images that were segmented together, and their label maps.
+
+    Parameters
+    ----------
+    inputs : EachInputSpec
+    """
+    used = inputs.used if isdefined(inputs.used) else range(len(inputs.in_files))
+    return zip(used, inputs.in_labels, strict=True)
 
 
 def ct_of(inputs: Any, number: int) -> bool | None:

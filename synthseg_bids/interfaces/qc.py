@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     File,
-    InputMultiPath,
     OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
@@ -16,7 +15,7 @@ from nipype.interfaces.base import (
 )
 
 from .base import VersionedInputSpec
-from .network import CT_WORDS, is_ct
+from .network import EachInputSpec, is_ct, labels_of_each
 
 if TYPE_CHECKING:
     from synthseg_bids.images.volume_io import Volume
@@ -72,19 +71,6 @@ class AssessQuality(SimpleInterface):
         return runtime
 
 
-class _TogetherInputSpec(VersionedInputSpec):
-    in_files = InputMultiPath(File(exists=True), mandatory=True, desc='images of one head')
-    ct = traits.List(
-        traits.Enum(*CT_WORDS.values()),
-        usedefault=True,
-        desc='whether each image is CT (default: detected by its intensities)',
-    )
-    in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps of images')
-    used = traits.List(
-        traits.Int, desc='number of the image of each label map (undefined: one after the other)'
-    )
-
-
 class _TogetherOutputSpec(TraitedSpec):
     out_tables = OutputMultiPath(
         File(exists=True), desc='table of each label map; see AssessQuality'
@@ -98,7 +84,7 @@ class AssessTogether(SimpleInterface):
     Dice are about what it says of one image.
     """
 
-    input_spec = _TogetherInputSpec
+    input_spec = EachInputSpec
     output_spec = _TogetherOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -107,9 +93,8 @@ class AssessTogether(SimpleInterface):
         from synthseg_bids.measure.network_report import NetworkReport
 
         inputs = self.inputs
-        used = inputs.used if isdefined(inputs.used) else range(len(inputs.in_files))
         self._results['out_tables'] = []
-        for number, in_labels in zip(used, inputs.in_labels, strict=True):
+        for number, in_labels in labels_of_each(inputs):
             image = read_volume(inputs.in_files[number])
             report = NetworkReport(ct=is_ct(inputs, number, image.data))
             out_table = Path(runtime.cwd) / f'qc_{number}.tsv'

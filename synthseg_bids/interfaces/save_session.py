@@ -27,6 +27,10 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
     in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
+    in_figures = traits.List(
+        traits.Dict, usedefault=True, desc='pictures of each image by kind; see PlotTogether'
+    )
+    figure_notes = traits.List(traits.Str, usedefault=True, desc='why there are none of some')
     in_transforms = InputMultiPath(
         File(exists=True), mandatory=True, desc='transforms to the space halfway'
     )
@@ -77,7 +81,8 @@ class SaveSession(SimpleInterface):
             inputs.residuals_mm,
             inputs.refused,
             inputs.compared,
+            inputs.in_figures,
         )
-        self._results['notes'] = [*inputs.refused, *inputs.not_compared]
+        self._results['notes'] = [*inputs.refused, *inputs.not_compared, *inputs.figure_notes]
         self._results['provenance'] = {'Device': 'cpu'}
         return runtime

@@ -29,6 +29,9 @@ class _InputSpec(BaseInterfaceInputSpec):
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
     in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
+    in_figures = traits.List(
+        traits.Dict, usedefault=True, desc='pictures of each image by kind; see PlotTogether'
+    )
     in_transforms = InputMultiPath(
         File(exists=True), mandatory=True, desc='transforms to the space halfway'
     )
@@ -69,5 +72,6 @@ class SaveVisits(SimpleInterface):
                     'Overlap': round(inputs.overlaps[number], 4),
                     'ChangesFollowedByIntensities': inputs.followed[number],
                 },
+                inputs.in_figures[number] if inputs.in_figures else None,
             )
         return runtime

@@ -15,7 +15,7 @@ from synthseg_bids.errors import describe
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
 from synthseg_bids.inference.options import STRAIN, TEMPLATE_WEIGHT
-from synthseg_bids.interfaces import AssessTogether, SaveVisits, SegmentVisits
+from synthseg_bids.interfaces import AssessTogether, PlotTogether, SaveVisits, SegmentVisits
 from synthseg_bids.interfaces.network import CT_WORDS
 
 from .crashes import Crash, PluginError
@@ -107,6 +107,7 @@ def init_longitudinal_wf(
         if priors_dir is not None:
             segment.inputs.priors_dir = str(priors_dir)
         assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
+        plot = Node(PlotTogether(in_files=in_files, ct=cts), name='plot', mem_gb=1)
         common = expected_fields(images)
         save = Node(
             SaveVisits(
@@ -124,6 +125,8 @@ def init_longitudinal_wf(
                              ('followed', 'followed')]),
             (segment, assess, [('out_labels', 'in_labels')]),
             (assess, save, [('out_tables', 'in_quality')]),
+            (segment, plot, [('out_labels', 'in_labels')]),
+            (plot, save, [('figures', 'in_figures')]),
         ])  # fmt: skip
         apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])

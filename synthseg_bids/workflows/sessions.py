@@ -10,7 +10,13 @@ from nipype.pipeline.engine import Node, Workflow
 from synthseg_bids.bids.sessions import SessionRecord
 from synthseg_bids.external.methods import SESSION
 from synthseg_bids.images.ct import ct_setting
-from synthseg_bids.interfaces import AssessTogether, CompareSession, SaveSession, SegmentSession
+from synthseg_bids.interfaces import (
+    AssessTogether,
+    CompareSession,
+    PlotTogether,
+    SaveSession,
+    SegmentSession,
+)
 from synthseg_bids.interfaces.network import CT_WORDS
 
 from .resources import Resources
@@ -89,6 +95,7 @@ def init_sessions_wf(
             mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0),
         )
         assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
+        plot = Node(PlotTogether(in_files=in_files, ct=cts), name='plot', mem_gb=1)
         save = Node(SaveSession(out_dir=str(out_dir.absolute()), session=session), name='save')
         one.connect([
             (segment, save, [('used', 'used'), ('refused', 'refused'), ('overlaps', 'overlaps'),
@@ -97,6 +104,8 @@ def init_sessions_wf(
                              ('out_transforms', 'in_transforms'), ('out_pairs', 'in_pairs')]),
             (segment, assess, [('out_labels', 'in_labels'), ('used', 'used')]),
             (assess, save, [('out_tables', 'in_quality')]),
+            (segment, plot, [('out_labels', 'in_labels'), ('used', 'used')]),
+            (plot, save, [('figures', 'in_figures'), ('notes', 'figure_notes')]),
         ])  # fmt: skip
         if any(image.references for image in session.images):
             references = [

@@ -82,6 +82,9 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
         assert sidecar['SpatialReference'] == sidecar['Sources'][0]
         assert sidecar['Overlap'] > 0.95
         assert sidecar['ChangesFollowedByIntensities'] is True
+        assert (
+            out / f'sub-01/figures/sub-01_{session}_seg-synthseglong_desc-T1w_dseg.png'
+        ).exists()
         raw = nib.load(folder / f'raw/sub-01/{session}/anat/sub-01_{session}_T1w.nii.gz')
         np.testing.assert_array_equal(nib.load(path).affine, raw.affine)
     status = read_table(out / 'group_status.tsv')
@@ -101,7 +104,9 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
     assert all(abs(float(row['change'])) < 1 for row in rows if row['change'] != 'n/a')
     assert json.loads(table.with_suffix('.json').read_text())['TimeUnit'] == 'year'
     assert not list((out / 'sub-02').rglob('*synthseglong*'))
-    assert 'Change between visits' in (out / 'sub-01.html').read_text()
+    report = (out / 'sub-01.html').read_text()
+    assert 'Change between visits' in report
+    assert 'There is no picture of this image' not in report
     for kind in ('morph', 'qc'):
         methods = {row['method'] for row in read_table(out / f'group_{kind}.tsv')}
         assert methods == {'synthseg', 'synthseglong'}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -44,3 +46,37 @@ def test_with_one_thread_parts_are_computed_where_they_are_asked_for(two_threads
 
     for idents in map_in_threads(inside, range(2)):
         assert len(set(idents)) == 1
+
+
+def test_threads_stay_since_a_process_must_not_be_forked_while_one_ends(two_threads):
+    both = threading.Barrier(2, timeout=60)
+
+    def compute(_: int) -> int:
+        both.wait()
+        return threading.get_ident()
+
+    assert set(map_in_threads(compute, range(2))) == set(map_in_threads(compute, range(2)))
+
+
+def test_all_parts_have_ended_when_one_fails(two_threads):
+    began, ended = threading.Event(), threading.Event()
+
+    def compute(number: int) -> None:
+        if number:
+            began.wait(60)
+            raise KeyError(number)
+        began.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(KeyError):
+        map_in_threads(compute, range(2))
+    assert ended.is_set()
+
+
+def test_a_forked_process_has_threads_of_its_own(two_threads):
+    map_in_threads(abs, range(2))
+    child = os.fork()
+    if not child:
+        os._exit(sum(map_in_threads(abs, range(4))))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6

@@ -17,11 +17,19 @@ from synthseg_bids import __version__
 from synthseg_bids.bids.group import write_group_tables
 from synthseg_bids.bids.image_record import ImageRecord
 from synthseg_bids.bids.names import parse_name
-from synthseg_bids.bids.sessions import SessionRecord, is_current, list_sessions
+from synthseg_bids.bids.save import figure_files, output_files
+from synthseg_bids.bids.sessions import (
+    SessionRecord,
+    is_current,
+    list_sessions,
+    session_stem,
+    stale_files,
+)
 from synthseg_bids.external.methods import SESSION
 from synthseg_bids.files import read_table
 from synthseg_bids.images.transform_file import read_transform
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
+from synthseg_bids.interfaces import PlotTogether
 from synthseg_bids.interfaces.priors import prior_file
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
@@ -109,6 +117,36 @@ def test_each_image_is_assessed(session):
         row = rows[image.suffix]
         assert (row['source'], row['method']) == (image.source, SESSION.seg)
         assert (row['verdict'], row['snr']) == ('fail', found['snr']['value'])
+
+
+def test_each_image_has_a_picture(session):
+    record, out = session
+    for image in record.images:
+        names = figure_files(session_stem(image))
+        sidecar = out / output_files(session_stem(image), ['dseg'])[1]
+        for kind in ('scan', 'dseg'):
+            assert (out / names[kind]).read_bytes().startswith(b'\x89PNG')
+            assert names[kind] in json.loads(sidecar.read_text())['Outputs']
+
+
+def test_images_that_cannot_be_drawn_are_named(session, tmp_path):
+    record, out = session
+    (tmp_path / 'broken.nii.gz').write_bytes(b'')
+    labels = out / output_files(session_stem(record.images[1]), ['dseg'])[0]
+    scans = [image.path for image in record.images]
+    plot = PlotTogether(in_files=scans, in_labels=[tmp_path / 'broken.nii.gz', labels])
+    found = plot.run(cwd=tmp_path).outputs
+    assert [figures.keys() for figures in found.figures] == [set(), {'scan', 'dseg'}]
+    (note,) = found.notes
+    assert note.startswith(f'{scans[0]}: no figure: ')
+
+
+def test_pictures_of_images_that_are_gone_go_with_them(session):
+    record, out = session
+    figures = {
+        out / name for i in record.images for name in figure_files(session_stem(i)).values()
+    }
+    assert {path for path in figures if path.exists()} <= {*stale_files(out, record)}
 
 
 def test_images_with_references_are_compared(session):
