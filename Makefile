@@ -1,7 +1,8 @@
 # make demo: set up, then segment an embedded data set and show the result in demo/
 # make test: set up, then lint, types and tests; its end says which tests were not run, and why.
 #     WORKERS processes test at once, each with one thread (default: one per core, four at most)
-# make test-fast: the tests but for the slow ones, those in a browser and those on a GPU
+# make test-fast: the tests but for the slow ones, those in a browser and those on a GPU;
+#     TESTS='tests/bids tests/cli' for some of them
 # make test-gpu: the tests that need a GPU
 # make test-pythons: the fast tests on every Python from 3.10 to 3.13 that is installed, with the
 #     newest dependencies that it allows (constraints.txt pins those of 3.11, and torch)
@@ -49,6 +50,8 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 4 ? n : 4)))
 # the order of tests/conftest.py. Many processes import the package, which is compiled once.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) \
 	--dist loadfile --no-loadscope-reorder
+# Files or folders of tests, for test-fast (default: all).
+TESTS ?=
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 
 # docker/README.rst lists what may be in BUILD_OPTIONS.
@@ -92,7 +95,7 @@ test: $(INSTALLED) lint
 	$(PYTEST)
 
 test-fast: $(INSTALLED)
-	$(PYTEST) -m fast
+	$(PYTEST) -m fast $(TESTS)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -v -rs -m gpu

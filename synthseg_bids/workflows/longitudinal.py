@@ -14,7 +14,7 @@ from synthseg_bids.bids.longitudinal import describe_single, longitudinal_stem
 from synthseg_bids.errors import describe
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
-from synthseg_bids.inference.options import STRAIN, TEMPLATE_WEIGHT
+from synthseg_bids.inference.options import STRAIN, TEMPLATE_WEIGHT, VOLUME_CHANGE
 from synthseg_bids.interfaces import AssessTogether, PlotTogether, SaveVisits, SegmentVisits
 from synthseg_bids.interfaces.network import CT_WORDS
 
@@ -36,6 +36,7 @@ def expected_fields(images: Sequence[ImageRecord]) -> dict[str, Any]:
     return {
         'TemplateWeight': TEMPLATE_WEIGHT,
         'Strain': STRAIN,
+        'VolumeChange': VOLUME_CHANGE,
         'Visits': sorted(image.source for image in images),
     }
 
