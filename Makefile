@@ -50,7 +50,7 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 4 ? n : 4)))
 # the order of tests/conftest.py. Many processes import the package, which is compiled once.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) \
 	--dist loadfile --no-loadscope-reorder
-# Files or folders of tests, for test-fast (default: all).
+# test-fast runs the tests in these files or folders (default: all).
 TESTS ?=
 VERSION := $(shell sed -n "s/^__version__ = '\(.*\)'/\1/p" synthseg_bids/__init__.py)
 

@@ -60,6 +60,11 @@ def transform_file(stem: str) -> str:
     return f'{start.partition("_seg-")[0]}_from-{contrast}_to-midspace_mode-image_xfm.txt'
 
 
+def _needed_files(stem: str) -> list[str]:
+    """Name the files of an image without which its outputs are not complete."""
+    return [*output_files(stem, KINDS), transform_file(stem)]
+
+
 def describe_single(out_dir: Path, image: ImageRecord) -> dict[str, Any]:
     """Read how an image was segmented on its own: what holds for all visits together, too."""
     sidecars = (out_dir / output_files(image.stem, [k])[1] for k in ('dseg', 'dseg1mm'))
@@ -92,8 +97,8 @@ def is_current(
         shared = describe_single(out_dir, image)
         if any(content.get(key) != value for key, value in {**shared, **expected}.items()):
             return False
-        names = [*output_files(stem, KINDS), transform_file(stem)]
-        if not all((out_dir / name).is_file() for name in names) or damage(out_dir, path, verify):
+        there = all((out_dir / name).is_file() for name in _needed_files(stem))
+        if not there or damage(out_dir, path, verify):
             return False
     return True
 
@@ -149,13 +154,7 @@ def remove_stale(out_dir: Path, participant: str, stems: Collection[str]) -> Non
         Those of the visits.
     """
     kept = {
-        name
-        for stem in stems
-        for name in (
-            *output_files(stem, KINDS),
-            transform_file(stem),
-            *figure_files(stem).values(),
-        )
+        name for stem in stems for name in (*_needed_files(stem), *figure_files(stem).values())
     }
     patterns = (f'*_seg-{LONGITUDINAL.seg}_*', '*_to-midspace_*')
     for folder in ('anat', 'ses-*/anat', 'figures'):

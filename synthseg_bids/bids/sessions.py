@@ -19,7 +19,7 @@ from synthseg_bids.external.methods import SESSION
 from ..files import copy_file, sha256, write_json, write_text
 from .damage import damage, read_marker
 from .image_record import ImageRecord
-from .names import anat_folder, bids_uri, derivative_stem
+from .names import anat_folder, bids_uri, derivative_stem, parse_name
 from .records import record, seal
 from .save import output_files, save_image_outputs
 
@@ -274,6 +274,9 @@ def stale_files(out_dir: Path, session: SessionRecord) -> Iterator[Path]:
         for path in sorted(folder.glob(pattern)):
             if '_agreement.' not in path.name and '_to-midspace_' not in path.name:
                 yield path
-    start = '_'.join(_labels(session.entities))
+    # Those of all sessions of a participant lie in one folder.
     figures = out_dir / f'sub-{session.participant}' / 'figures'
-    yield from sorted(figures.glob(f'{start}_*seg-{SESSION.seg}_*'))
+    for path in sorted(figures.glob(f'*_seg-{SESSION.seg}_*')):
+        parsed = parse_name(path.name)
+        if parsed and _labels(parsed[0]) == _labels(session.entities):
+            yield path

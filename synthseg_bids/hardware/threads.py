@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
@@ -24,8 +24,8 @@ MAX_THREADS = 8
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Return threads that stay until the process ends.
 
-    A thread that ends holds locks of MKL while it gives memory back. A process that is forked off
-    just then waits for them for ever in its first product of matrices.
+    A thread that ends holds locks of MKL while it gives memory back. A process that is forked just
+    then inherits the locks, and waits for them for ever in its first product of matrices.
     """
     return ThreadPoolExecutor(threads, 'part')
 
@@ -63,8 +63,10 @@ def map_in_threads(function: Callable[..., _Found], *parts: Iterable[Any]) -> li
     pool = _pool(min(threads, MAX_THREADS))
     # Each of them takes over the number when it computes for the first time.
     torch.set_num_threads(1)
-    futures = [pool.submit(compute, *part) for part in zip(*parts, strict=True)]
+    futures: list[Future[_Found]] = []
     try:
+        for part in zip(*parts, strict=True):
+            futures.append(pool.submit(compute, *part))
         return [future.result() for future in futures]
     finally:
         for future in futures:

@@ -44,6 +44,19 @@ def describe_ct(ct: bool | None) -> bool | str:
     return 'auto' if ct is None else ct
 
 
+def is_ct(told: bool | None, data: np.ndarray) -> bool:
+    """Return whether a scan is CT, by its intensities if nothing else tells.
+
+    Parameters
+    ----------
+    told : bool, optional
+        What is known of it; see :func:`ct_setting`.
+    data : (x, y, z) array
+        See :func:`is_hounsfield`.
+    """
+    return is_hounsfield(data) if told is None else told
+
+
 def is_hounsfield(data: np.ndarray) -> bool:
     """Return whether the intensities of a whole head are Hounsfield units.
 

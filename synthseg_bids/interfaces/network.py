@@ -97,14 +97,6 @@ def ct_of(inputs: Any, number: int) -> bool | None:
     return {'yes': True, 'no': False}.get(inputs.ct[number] if inputs.ct else '')
 
 
-def is_ct(inputs: Any, number: int, data: np.ndarray) -> bool:
-    """Return whether an image is CT, by its intensities if nothing else tells."""
-    from synthseg_bids.images.ct import is_hounsfield
-
-    told = ct_of(inputs, number)
-    return is_hounsfield(data) if told is None else told
-
-
 def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation:
     """Read what the network has predicted for an image; where it is gone, predict it."""
     from synthseg_bids.errors import about
@@ -126,11 +118,12 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
 def contrast_of(inputs: Any, number: int, segmenter: Segmenter) -> tuple[Volume, Contrast]:
     """Read an image, and what the network has predicted for it."""
     from synthseg_bids.images.background import without_far_background
+    from synthseg_bids.images.ct import is_ct
     from synthseg_bids.images.volume_io import read_volume
     from synthseg_bids.inference.combine import Contrast
 
     volume = read_volume(inputs.in_files[number])
-    ct = is_ct(inputs, number, volume.data)
+    ct = is_ct(ct_of(inputs, number), volume.data)
     data, _ = without_far_background(volume.data)
     return volume, Contrast(data, volume.affine, prior_of(inputs, number, segmenter), ct)
 

@@ -89,14 +89,14 @@ def _try_to_draw(
 
 def _draw(in_file: str, files: Mapping[str, str], ct: bool | None, out: Path) -> dict[str, str]:
     from synthseg_bids.images.background import without_far_background
-    from synthseg_bids.images.ct import CT_RANGE, is_hounsfield
+    from synthseg_bids.images.ct import CT_RANGE, is_ct
     from synthseg_bids.images.volume_io import read_label_map, read_volume
     from synthseg_bids.reports.mosaic import draw_mosaic, label_palette
     from synthseg_bids.reports.png import write_grey, write_indexed
 
     volume = read_volume(in_file)
     data, _ = without_far_background(volume.data)
-    if is_hounsfield(volume.data) if ct is None else ct:
+    if is_ct(ct, volume.data):
         data = np.clip(data, *CT_RANGE)
     colors = list(label_palette().values())
     for kind, path in files.items():

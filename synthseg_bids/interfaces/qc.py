@@ -15,7 +15,7 @@ from nipype.interfaces.base import (
 )
 
 from .base import VersionedInputSpec
-from .network import EachInputSpec, is_ct, labels_of_each
+from .network import EachInputSpec, ct_of, labels_of_each
 
 if TYPE_CHECKING:
     from synthseg_bids.images.volume_io import Volume
@@ -89,6 +89,7 @@ class AssessTogether(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.tables import write_qc_table
+        from synthseg_bids.images.ct import is_ct
         from synthseg_bids.images.volume_io import read_volume
         from synthseg_bids.measure.network_report import NetworkReport
 
@@ -96,7 +97,7 @@ class AssessTogether(SimpleInterface):
         self._results['out_tables'] = []
         for number, in_labels in labels_of_each(inputs):
             image = read_volume(inputs.in_files[number])
-            report = NetworkReport(ct=is_ct(inputs, number, image.data))
+            report = NetworkReport(ct=is_ct(ct_of(inputs, number), image.data))
             out_table = Path(runtime.cwd) / f'qc_{number}.tsv'
             rows = _assess(inputs.in_files[number], image, in_labels, report)
             write_qc_table(out_table, rows)

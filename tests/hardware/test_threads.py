@@ -78,5 +78,9 @@ def test_a_forked_process_has_threads_of_its_own(two_threads):
     map_in_threads(abs, range(2))
     child = os.fork()
     if not child:
-        os._exit(sum(map_in_threads(abs, range(4))))
+        code = 1
+        try:
+            code = sum(map_in_threads(abs, range(4)))
+        finally:
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6

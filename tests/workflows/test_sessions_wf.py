@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,7 +147,12 @@ def test_pictures_of_images_that_are_gone_go_with_them(session):
     figures = {
         out / name for i in record.images for name in figure_files(session_stem(i)).values()
     }
-    assert {path for path in figures if path.exists()} <= {*stale_files(out, record)}
+    written = {path for path in figures if path.exists()}
+    assert len(written) == 2 * len(record.images)
+    assert written <= {*stale_files(out, record)}
+    # Images of the participant that lie in no session leave those of sessions alone.
+    other = replace(record, entities={'sub': record.entities['sub']}, stem='sub-1/anat/sub-1_any')
+    assert not written & {*stale_files(out, other)}
 
 
 def test_images_with_references_are_compared(session):
