@@ -46,6 +46,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (sharpen, 'own_steps', 'detect interpolation'),
     (sharpen, 'refine_alone', 'refine'),
     (segmenter, 'most_likely', 'most likely labels'),
+    (segmenter, 'label_weights', 'weights of the labels'),
     (segmenter, 'unsure_sides', 'confidence'),
     (result, 'resample_labels', 'resample to the scan'),
 )

@@ -164,9 +164,10 @@ Each image was reoriented to RAS and resampled linearly to {spacing}.{crop} Its 
 clipped at the 0.5th and 99.5th percentile and rescaled between 0 and 1. The posterior
 probabilities of {n_labels} structures and background were predicted by the model `{model}`
 (SHA-256 `{checksum}`){flip}. Per structure, the largest connected body was kept.{refined} The
-posteriors were resampled linearly to {grid}, where each voxel received its most likely label,
-numbered as in FreeSurfer.{parcels} Volumes are the number of voxels of a label times their
-volume; soft volumes are sums of posterior probabilities."""
+posteriors were resampled linearly to {grid}, where each voxel received the label of the largest
+posterior times a weight of the label, numbered as in FreeSurfer; the weights give each structure
+the volume that its posteriors sum to.{parcels} Volumes are the number of voxels of a label times
+their volume; soft volumes are sums of posterior probabilities."""
 
 _CROP = """ A first pass of the network found the brain, and the image was cropped around it."""
 

@@ -22,6 +22,7 @@ from ..labels import mirror_channels
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .fold_lesions import fold_lesions
+from .label_weights import label_weights
 from .original_spacing import independence
 from .postprocess import soft_volumes
 from .refine import refine
@@ -85,6 +86,8 @@ class Combination:
         Of 1 mm in the space halfway, around the brain.
     labels : tuple of int
         Label of each channel, background first.
+    weights : (n_channels,) tensor
+        Weights of the labels; see :func:`.label_weights.label_weights`.
     """
 
     used: tuple[int, ...]
@@ -93,10 +96,12 @@ class Combination:
     posteriors: Tensor
     grid: Grid
     labels: tuple[int, ...]
+    weights: Tensor
 
-    def most_likely(self) -> np.ndarray:
-        """Return the (x, y, z) int16 array of the most likely label of each voxel of the grid."""
-        found: np.ndarray = np.array(self.labels, np.int16)[self.posteriors.argmax(0).numpy()]
+    def on_common_grid(self) -> np.ndarray:
+        """Return the (x, y, z) int16 array of the label of each voxel of the grid."""
+        weighted = self.posteriors * self.weights[:, None, None, None]
+        found: np.ndarray = np.array(self.labels, np.int16)[weighted.argmax(0).numpy()]
         return found
 
     def on_scan(self, number: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +125,7 @@ class Combination:
         box, posteriors = self.on_grid(number, fine)
         steps = spacing_mm(scan_grid.affine) / COMMON_MM
         labels, _ = resample_labels(
-            posteriors, box, fine.shape, scan_grid.shape, steps, self.labels
+            posteriors, box, fine.shape, scan_grid.shape, steps, self.labels, weights=self.weights
         )
         volumes = soft_volumes(posteriors, int(np.prod(fine.shape)), COMMON_MM**3)
         return np.ascontiguousarray(from_ras(labels, orientation(grid.affine))), volumes
@@ -185,7 +190,8 @@ def combine(
     wanted = tuple(card.labels if labels is None else labels)
     if len(wanted) < len(card.labels):
         posteriors = fold_lesions(posteriors, card.labels)
-    return Combination(used, refused, registration, posteriors, grid, wanted)
+    weights = label_weights(posteriors, wanted)
+    return Combination(used, refused, registration, posteriors, grid, wanted, weights)
 
 
 def _registered(

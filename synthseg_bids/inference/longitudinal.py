@@ -30,6 +30,7 @@ from ..models.card import ModelCard
 from .combine import LEAST_OVERLAP
 from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
+from .label_weights import label_weights
 from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
 from .postprocess import NOWHERE, Box, soft_volumes
@@ -181,7 +182,8 @@ def segment_visit(
     scan_grid = grid.in_ras()
     steps = spacing_mm(scan_grid.affine) / card.spacing_mm
     shapes = prior.grid.shape, scan_grid.shape
-    found, _ = resample_labels(posteriors, prior.box, *shapes, steps, labels)
+    weights = label_weights(posteriors, labels)
+    found, _ = resample_labels(posteriors, prior.box, *shapes, steps, labels, weights=weights)
     volumes = soft_volumes(
         posteriors,
         int(np.prod(prior.grid.shape)),

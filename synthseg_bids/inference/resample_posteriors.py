@@ -17,6 +17,7 @@ from torch import Tensor
 from ..hardware.threads import map_in_threads
 from ..images.geometry import resampling_matrix
 from ..images.resampling import resample_box
+from .label_weights import LARGEST
 from .postprocess import NOWHERE, Box, everywhere, slabs, support_box
 
 
@@ -30,8 +31,9 @@ def resample_labels(
     labels: tuple[int, ...],
     keep_posteriors: bool = False,
     boxes: Sequence[Box] | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resample posteriors to another grid and take the most likely label of every voxel.
+    """Resample posteriors to another grid and take the label of every voxel.
 
     Parameters
     ----------
@@ -51,6 +53,9 @@ def resample_labels(
         Whether to return the resampled posteriors as well.
     boxes : sequence of boxes, optional
         Where each channel has posteriors; see :func:`.postprocess.supports`.
+    weights : (n_channels,) tensor, optional
+        The largest posterior times the weight of its channel decides, see
+        :func:`.label_weights.label_weights`; without them, the largest posterior.
 
     Returns
     -------
@@ -62,8 +67,11 @@ def resample_labels(
     kept = np.zeros((len(labels), *to_shape), dtype=np.uint8) if keep_posteriors else None
     matrices = _matrices(shape, to_shape, steps, box)
     # A voxel's largest probability is at least 1 / n_channels, and interpolation averages: a
-    # channel below that in all neighbours cannot win. Stored as a byte, less than 1 / 510 is 0.
-    floor = 1 / 512 if keep_posteriors else 0.99 / len(labels)
+    # channel below that in all neighbours cannot win, unless it weighs more than the others.
+    # Stored as a byte, less than 1 / 510 is 0.
+    least = 0.99 / len(labels) / (1 if weights is None else LARGEST**2)
+    floor = 1 / 512 if keep_posteriors else least
+    factors = torch.ones(len(labels)) if weights is None else weights
     # Outside the box is background, hence the foreground can be continued with zeros.
     volumes = [1 - posteriors[0], *posteriors[1:]]
     _, *others = boxes or everywhere(posteriors)
@@ -78,10 +86,11 @@ def resample_labels(
             for volume, box in zip(volumes, supports, strict=True)
         )
         whole, foreground = next(found)
-        best, inside = 1 - foreground, winner[rows][whole]
+        background = 1 - foreground
+        best, inside = background * factors[0], winner[rows][whole]
         if kept is not None:
             kept[0, rows] = 255
-            kept[0, rows][whole] = _to_byte(best)
+            kept[0, rows][whole] = _to_byte(background)
         for channel, (region, probability) in enumerate(found, 1):
             if kept is not None:
                 kept[channel, rows][region] = _to_byte(probability)
@@ -89,8 +98,9 @@ def resample_labels(
                 slice(r.start - w.start, r.stop - w.start)
                 for r, w in zip(region, whole, strict=True)
             )
-            better = probability > best[part]
-            best[part] = torch.maximum(best[part], probability)
+            weighted = probability * factors[channel]
+            better = weighted > best[part]
+            best[part] = torch.maximum(best[part], weighted)
             inside[part][better.numpy()] = labels[channel]
 
     map_in_threads(compute, slabs(to_shape[0]))

@@ -128,6 +128,8 @@ class NetworkPosteriors:
         Where each channel has posteriors; see :func:`.postprocess.supports`.
     borders : EmptyBorders
         What was cut off the scan before.
+    weights : (n_channels,) tensor or None
+        Weights of the labels; see :func:`.label_weights.label_weights`.
     """
 
     prepared: Prepared
@@ -143,6 +145,7 @@ class NetworkPosteriors:
     boxes: list[Box]
     parcels: ParcelPosteriors | None = None
     prior: SoftSegmentation | None = None
+    weights: Tensor | None = None
 
     def volumes_mm3(self, unknown: Sequence[int]) -> np.ndarray:
         """Return the soft volume of each channel; see :func:`.postprocess.soft_volumes`."""
@@ -174,7 +177,7 @@ class NetworkPosteriors:
         """
         shapes = self.prepared.image.shape, grid.shape
         arguments = self.posteriors, self.box, *shapes, steps, self.labels
-        return resample_labels(*arguments, posteriors, self.boxes)
+        return resample_labels(*arguments, posteriors, self.boxes, self.weights)
 
     def tissue_parts(self) -> np.ndarray:
         """Return the probabilities of tissues on the grid of the scan.

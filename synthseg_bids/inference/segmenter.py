@@ -40,6 +40,7 @@ from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
 from .forward import Prediction
+from .label_weights import label_weights
 from .localise import predict_brain
 from .memory_plan import Plan
 from .options import ComputeOptions, SegmentOptions
@@ -341,6 +342,7 @@ class Segmenter:
             boxes,
             parcels,
             prior,
+            label_weights(posteriors, self.labels, (best, winner), boxes),
         )
 
     def resample(

@@ -53,7 +53,7 @@ class SegmentSession(SimpleInterface):
         images = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
         volumes, scans = [volume for volume, _ in images], [scan for _, scan in images]
         found = combine(scans, segmenter.card, segmenter.labels)
-        write_image(out / 'common.nii.gz', found.most_likely(), found.grid.affine)
+        write_image(out / 'common.nii.gz', found.on_common_grid(), found.grid.affine)
         self._results |= {
             'used': list(found.used),
             'refused': [f'{inputs.in_files[n]}: {why}' for n, why in found.refused.items()],

@@ -31,6 +31,9 @@ from ..synth.presets import PRESETS, VALIDATION_PRESETS, evaluation_config
 
 logger = logging.getLogger(__name__)
 
+#: Presets of the scans: random contrasts, and what our own networks are trained for, half of it
+#: with the contrasts of real sequences.
+CALIBRATION_PRESETS = (*VALIDATION_PRESETS, 'synthseg-bids')
 #: Bins of the expected calibration error (Guo et al., section 2).
 BINS = 15
 #: Range of temperatures, and tolerance of the fitted logarithm.
@@ -216,7 +219,7 @@ def synthetic_logits(
     card : ModelCard
         Card of the network, for its spacing and labels.
     scans : int
-        Number of scans per label map and validation preset.
+        Number of scans per label map and preset.
     """
     mirror = torch.as_tensor(mirror_channels(card.labels))
     lesions = LESION in card.labels
@@ -224,7 +227,7 @@ def synthetic_logits(
     for number, label_map in enumerate(one.to(engine.device) for one in label_maps):
         factor = max(round(card.spacing_mm / label_map.spacing_mm), 1)
         own = replace(PRESETS['synthseg-bids'], downsampling=factor, lesion_label=lesions)
-        for preset in VALIDATION_PRESETS:
+        for preset in CALIBRATION_PRESETS:
             config = evaluation_config(preset, own)
             for i in range(scans):
                 source = torch.Generator().manual_seed(FIRST_SEED + 1000 * number + i)
@@ -266,7 +269,7 @@ def calibrate_model(
     out : Path
         Weights file to write, the card beside it; may be `model` itself.
     scans : int
-        Number of scans per label map and validation preset.
+        Number of scans per label map and preset.
     device : torch.device
     intensity_weight : float, optional
         Weight of the intensities in the refinement, for the card (default: that of `model`).

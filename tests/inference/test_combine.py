@@ -92,7 +92,7 @@ def test_posteriors_halfway_sum_to_one(combined):
     total = combined.posteriors.sum(0)
     torch.testing.assert_close(total, torch.ones(combined.grid.shape))
     assert combined.used == (0, 1, 2)
-    labels = combined.most_likely()
+    labels = combined.on_common_grid()
     assert labels.shape == combined.grid.shape
     assert {*np.unique(labels)} == {*combined.labels}
 
