@@ -166,8 +166,8 @@ probabilities of {n_labels} structures and background were predicted by the mode
 (SHA-256 `{checksum}`){flip}. Per structure, the largest connected body was kept.{refined} The
 posteriors were resampled linearly to {grid}, where each voxel received the label of the largest
 posterior times a weight of the label, numbered as in FreeSurfer; the weights give each structure
-the volume that its posteriors sum to.{parcels} Volumes are the number of voxels of a label times
-their volume; soft volumes are sums of posterior probabilities."""
+nearly the volume that its posteriors sum to.{parcels} Volumes are the number of voxels of a label
+times their volume; soft volumes are sums of posterior probabilities."""
 
 _CROP = """ A first pass of the network found the brain, and the image was cropped around it."""
 

@@ -100,8 +100,12 @@ class Combination:
 
     def on_common_grid(self) -> np.ndarray:
         """Return the (x, y, z) int16 array of the label of each voxel of the grid."""
-        weighted = self.posteriors * self.weights[:, None, None, None]
-        found: np.ndarray = np.array(self.labels, np.int16)[weighted.argmax(0).numpy()]
+        shape = tuple(self.grid.shape)
+        everywhere = tuple(slice(0, n) for n in shape)
+        found, _ = resample_labels(
+            self.posteriors, everywhere, shape, shape, np.ones(3), self.labels,
+            weights=self.weights,
+        )  # fmt: skip
         return found
 
     def on_scan(self, number: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

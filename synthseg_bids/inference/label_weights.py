@@ -6,6 +6,9 @@ cortex is the likelier half of nearly every border, and 1.2 times as large. Of a
 which every structure has its expected volume, the one with the largest expected number of right
 voxels takes, in each voxel, the label of the largest posterior times a weight of the label; the
 logarithms of the weights are the Lagrange multipliers of the volumes.
+
+The outline of the brain stays as it is: goals are the expected volumes times a common factor, with
+which they sum to what the brain has. Weights say how structures share it.
 """
 
 from __future__ import annotations
