@@ -24,7 +24,7 @@ from ..models.card import ModelCard
 from .fold_lesions import fold_lesions
 from .label_weights import label_weights
 from .original_spacing import independence
-from .postprocess import soft_volumes
+from .postprocess import everywhere, soft_volumes
 from .refine import refine
 from .register import Registration, register
 from .resample_posteriors import resample_labels
@@ -101,11 +101,10 @@ class Combination:
     def on_common_grid(self) -> np.ndarray:
         """Return the (x, y, z) int16 array of the label of each voxel of the grid."""
         shape = tuple(self.grid.shape)
-        everywhere = tuple(slice(0, n) for n in shape)
+        box = everywhere(self.posteriors)[0]
         found, _ = resample_labels(
-            self.posteriors, everywhere, shape, shape, np.ones(3), self.labels,
-            weights=self.weights,
-        )  # fmt: skip
+            self.posteriors, box, shape, shape, np.ones(3), self.labels, weights=self.weights
+        )
         return found
 
     def on_scan(self, number: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

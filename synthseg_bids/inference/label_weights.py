@@ -1,4 +1,4 @@
-"""Weights of the labels, with which a label map has the volumes that its posteriors sum to.
+"""Weights of the labels, with which a label map has nearly the volumes of its posteriors.
 
 The sum of a structure's calibrated posteriors is its expected volume. The number of voxels in
 which it is the most likely label is another one where borders are uncertain: in slices of 5 mm
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..hardware.threads import map_in_threads
 from ..labels import LESION, mirror_channels
-from .postprocess import Box, everywhere, most_likely, slabs, support_box
+from .postprocess import Box, boxes_in_slab, everywhere, most_likely, slabs
 
 #: Range of the weights, relative to that of background.
 LARGEST = 1.5
@@ -84,8 +84,8 @@ def label_weights(
         now = torch.where(log_weights[second] - log_weights[first] > gap, second, first)
         volume = (surely + torch.bincount(now, minlength=n_channels)).double()
         goal = expected * (volume[free].sum() / expected[free].sum().clamp(min=1))
-        sides = (one + one[mirror] + DAMPING for one in (goal, volume))
-        missing = next(sides).div(next(sides)).log_().float()
+        ratio = (goal + goal[mirror] + DAMPING) / (volume + volume[mirror] + DAMPING)
+        missing = ratio.log().float()
         missing[missing.abs() < TOLERANCE] = 0
         step[missing * before < 0] /= 2
         log_weights = torch.clamp(log_weights + step * missing, -bound, bound)
@@ -118,12 +118,8 @@ def _candidates(
     second, runner_up = torch.zeros_like(winner), torch.zeros_like(best)
 
     def compare(rows: slice) -> None:
-        for channel, (x, *others) in enumerate(boxes):
-            first, last = max(x.start, rows.start), min(x.stop, rows.stop)
-            within = (slice(first - rows.start, max(last, first) - rows.start), *others)
-            box = support_box(posteriors[channel, rows], within, floor=0.99 * share / n_channels)
-            if box is None:
-                continue
+        every, floor = range(n_channels), 0.99 * share / n_channels
+        for channel, box in boxes_in_slab(posteriors, every, boxes, rows, floor):
             probability, highest = posteriors[channel, rows][box], runner_up[rows][box]
             better = (probability > highest) & (winner[rows][box] != channel)
             second[rows][box].masked_fill_(better, channel)

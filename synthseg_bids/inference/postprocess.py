@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import cc3d
@@ -249,19 +249,43 @@ def most_likely(posteriors: Tensor, boxes: Sequence[Box] | None = None) -> tuple
     boxes = boxes or everywhere(posteriors)
 
     def compare(rows: slice) -> None:
-        for channel in range(1, len(posteriors)):
-            x, *others = boxes[channel]
-            first, last = max(x.start, rows.start), min(x.stop, rows.stop)
-            within = (slice(first - rows.start, max(last, first) - rows.start), *others)
-            box = support_box(posteriors[channel, rows], within, floor=0.99 / len(posteriors))
-            if box is None:
-                continue
+        others = range(1, len(posteriors))
+        for channel, box in boxes_in_slab(posteriors, others, boxes, rows, 0.99 / len(posteriors)):
             probability, highest = posteriors[channel, rows][box], best[rows][box]
             winner[rows][box].masked_fill_(probability > highest, channel)
             torch.maximum(highest, probability, out=highest)
 
     map_in_threads(compare, slabs(len(best)))
     return best, winner
+
+
+def boxes_in_slab(
+    posteriors: Tensor,
+    channels: Iterable[int],
+    boxes: Sequence[Box],
+    rows: slice,
+    floor: float,
+) -> Iterator[tuple[int, Box]]:
+    """Iterate over the channels that exceed a floor in a slab, and where in the slab they do.
+
+    Parameters
+    ----------
+    posteriors : (n_channels, x, y, z) tensor
+    channels : iterable of int
+        Those to look at.
+    boxes : sequence of boxes
+        From :func:`supports`, for all channels.
+    rows : slice
+        The slab's planes along x; see :func:`slabs`.
+    floor : float
+    """
+    for channel in channels:
+        x, *others = boxes[channel]
+        first, last = max(x.start, rows.start), min(x.stop, rows.stop)
+        within = (slice(first - rows.start, max(last, first) - rows.start), *others)
+        box = support_box(posteriors[channel, rows], within, floor=floor)
+        if box is not None:
+            yield channel, box
 
 
 def slabs(length: int) -> list[slice]:

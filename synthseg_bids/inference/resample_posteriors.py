@@ -17,7 +17,6 @@ from torch import Tensor
 from ..hardware.threads import map_in_threads
 from ..images.geometry import resampling_matrix
 from ..images.resampling import resample_box
-from .label_weights import LARGEST
 from .postprocess import NOWHERE, Box, everywhere, slabs, support_box
 
 
@@ -69,9 +68,9 @@ def resample_labels(
     # A voxel's largest probability is at least 1 / n_channels, and interpolation averages: a
     # channel below that in all neighbours cannot win, unless it weighs more than the others.
     # Stored as a byte, less than 1 / 510 is 0.
-    least = 0.99 / len(labels) / (1 if weights is None else LARGEST**2)
-    floor = 1 / 512 if keep_posteriors else least
     factors = torch.ones(len(labels)) if weights is None else weights
+    least = 0.99 / len(labels) * float(factors.min() / factors.max())
+    floor = 1 / 512 if keep_posteriors else least
     # Outside the box is background, hence the foreground can be continued with zeros.
     volumes = [1 - posteriors[0], *posteriors[1:]]
     _, *others = boxes or everywhere(posteriors)

@@ -128,7 +128,7 @@ class NetworkPosteriors:
         Where each channel has posteriors; see :func:`.postprocess.supports`.
     borders : EmptyBorders
         What was cut off the scan before.
-    weights : (n_channels,) tensor or None
+    weights : (n_channels,) tensor
         Weights of the labels; see :func:`.label_weights.label_weights`.
     """
 
@@ -143,9 +143,9 @@ class NetworkPosteriors:
     fallback: str
     borders: EmptyBorders
     boxes: list[Box]
+    weights: Tensor
     parcels: ParcelPosteriors | None = None
     prior: SoftSegmentation | None = None
-    weights: Tensor | None = None
 
     def volumes_mm3(self, unknown: Sequence[int]) -> np.ndarray:
         """Return the soft volume of each channel; see :func:`.postprocess.soft_volumes`."""

@@ -340,9 +340,9 @@ class Segmenter:
             note,
             borders,
             boxes,
+            label_weights(posteriors, self.labels, (best, winner), boxes),
             parcels,
             prior,
-            label_weights(posteriors, self.labels, (best, winner), boxes),
         )
 
     def resample(
