@@ -62,7 +62,7 @@ def _trainer(run: Run, batch: int) -> Trainer:
     )  # fmt: skip
     trainer = Trainer(config, load_maps(run.files, run.tiny), device=run.device)
     if run.start_from:
-        trainer.start_from(*load_model(run.start_from))
+        trainer.start_from(load_model(run.start_from))
     return trainer
 
 

@@ -73,7 +73,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add('--priors', type=Path, metavar='JSON', help='written by synthseg estimate-priors')
     add('--images', type=Path, metavar='BIDS_DIR', help='dataset of scans to train on')
     add_pair_options(parser)
-    add('--start-from', metavar='MODEL', help='shipped model or weights file to start from')
+    add(
+        '--start-from',
+        nargs='+',
+        metavar='MODEL',
+        help='shipped model or weights file to start from; the average of several',
+    )
     add('--validate-on', nargs='*', default=[], metavar='NAME', help='data to hold out')
     for option, default, text in OPTIONS:
         choices = default if isinstance(default, tuple) else None
@@ -219,7 +224,7 @@ def _run(args: argparse.Namespace, ranks: ProcessGroup) -> int:
     if curve is not None:
         logger.info('resumed at step %d', trainer.step)
     elif args.start_from:
-        trainer.start_from(*load_model(args.start_from))
+        trainer.start_from(*(load_model(model) for model in args.start_from))
     return train(trainer, args.out, curve or [])
 
 

@@ -24,6 +24,7 @@ from ..files import write_whole
 from ..hardware.device import fast_dtype
 from ..labels import LESION, network_labels
 from ..measure.overlap import paper_dice
+from ..models.average import average, describe
 from ..models.card import ModelCard
 from ..models.unet import NetworkConfig, UNet3D, pad_to_multiple
 from ..models.upscale import upscale
@@ -124,28 +125,31 @@ class Trainer:
             self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
         )
 
-    def start_from(self, network: UNet3D, card: ModelCard) -> None:
-        """Start from the weights of a trained network, such as a shipped one.
+    def start_from(self, *models: tuple[UNet3D, ModelCard]) -> None:
+        """Start from the weights of a trained network, such as a shipped one, or of several.
 
         Parameters
         ----------
-        network : UNet3D
-        card : ModelCard
-            Card of that network, to be named on the card of this run.
+        *models : tuple of UNet3D and ModelCard
+            Networks, whose weights are averaged, with the cards to be named on the card of this
+            run.
 
         Raises
         ------
         CheckpointError
-            If its architecture differs, except as in :mod:`..models.upscale`.
+            If their architectures differ from each other or, except as in
+            :mod:`..models.upscale`, from that of this run.
         """
-        if network.config != self.config.network:
-            try:
+        networks, cards = zip(*models, strict=True)
+        try:
+            network = average(networks)
+            if network.config != self.config.network:
                 network = upscale(network, self.config.network)
-            except ValueError as error:
-                raise CheckpointError(str(error)) from error
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         self.network.load_state_dict(network.state_dict())
         self.average.load_state_dict(network.state_dict())
-        self.started_from = {'name': card.name, 'sha256': card.sha256, 'steps': card.total_steps}
+        self.started_from = describe(cards)
 
     def sample(self, number: int) -> Sample:
         """Generate training sample `number` of this run."""

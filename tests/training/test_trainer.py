@@ -137,20 +137,20 @@ def test_another_architecture_is_refused(maps, tmp_path):
 def test_start_from_a_trained_network(maps):
     trained = finished(Trainer(CONFIG, maps))
     trainer = Trainer(replace(CONFIG, seed=1), maps)
-    trainer.start_from(trained.average, trained.card('first'))
+    trainer.start_from((trained.average, trained.card('first')))
     for model in (trainer.network, trainer.average):
         pairs = zip(model.parameters(), trained.average.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     other = replace(CONFIG, network=replace(CONFIG.network, features=4))
     with pytest.raises(CheckpointError, match='cannot start from'):
-        Trainer(other, maps).start_from(trained.average, trained.card('first'))
+        Trainer(other, maps).start_from((trained.average, trained.card('first')))
 
 
 def test_the_card_counts_the_steps_before(maps, tmp_path):
     trainer = Trainer(replace(CONFIG, seed=1), maps)
     card = Trainer(CONFIG, maps).card('first')
     before = replace(card, sha256='abc', training={'steps': 30, 'started_from': {'steps': 12}})
-    trainer.start_from(trainer.average, before)
+    trainer.start_from((trainer.average, before))
     trainer.save(tmp_path / 'c.pt')
     resumed = Trainer(replace(CONFIG, seed=1), maps)
     resumed.resume(tmp_path / 'c.pt')
