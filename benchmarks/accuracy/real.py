@@ -22,7 +22,7 @@ from synthseg_bids.models.card import read_card
 from synthseg_bids.models.registry import model_path
 
 from . import REPOSITORY
-from .lesions import LESION_REFERENCE, has_lesions, lesion_row, write_lesions
+from .lesions import LESION_REFERENCE, has_lesions, lesion_reference, lesion_row, write_lesions
 from .steps import call
 
 #: List of the scans, unless there is one in the folder of the page.
@@ -141,17 +141,17 @@ def compare(
             scan, contrast = ' '.join(key), f'{groups[key]}, {key[1]}'
             ours = read_label_map(path)
             folder = args.data / data_set.name / 'derivatives' / 'reference' / key[0] / 'anat'
-            references = sorted(folder.glob('*_dseg.nii.gz'))
-            for reference in (p for p in references if LESION_REFERENCE not in p.name):
-                theirs = read_label_map(reference)
+            references = [read_label_map(p) for p in sorted(folder.glob('*_dseg.nii.gz'))]
+            for theirs in references:
+                if LESION_REFERENCE in theirs.path.name:
+                    continue
                 compared = compare_to_reference(
-                    ours.data, ours.affine, theirs.data, theirs.affine, str(reference), True
+                    ours.data, ours.affine, theirs.data, theirs.affine, str(theirs.path), True
                 )
                 compared = without(compared, OTHER_PROTOCOL.get(groups[key], ()))
                 rows += scan_rows(scan, contrast, 'reference', compared)
-            mask = next((p for p in references if LESION_REFERENCE in p.name), None)
             if known:
-                lesions.append(lesion_row(scan, contrast, ours, mask))
+                lesions.append(lesion_row(scan, contrast, ours, lesion_reference(references)))
     return rows, lesions
 
 

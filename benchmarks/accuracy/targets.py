@@ -155,7 +155,7 @@ def real_volumes(scans: Rows, structures: Rows) -> Target:
 
 
 def lesion_targets(rows: Rows) -> list[Target]:
-    """Compare the lesions with the masks, and with healthy adults, who have hardly any."""
+    """Compare the lesions with the masks; healthy adults are to have hardly any."""
     drawn = [
         row
         for row in rows

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from accuracy.__main__ import main
 from accuracy.document import page
-from accuracy.lesions import lesion_row
+from accuracy.lesions import lesion_reference, lesion_row
 from accuracy.real import without
 from accuracy.repeatability import (
     add_noise,
@@ -39,7 +39,7 @@ from synthetic import (
 
 from synthseg_bids import __version__
 from synthseg_bids.files import read_table, sha256, write_table
-from synthseg_bids.images.volume_io import read_label_map
+from synthseg_bids.images.volume_io import Volume, read_label_map
 from synthseg_bids.labels import network_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.summary import SCAN_COLUMNS, STRUCTURE_COLUMNS
@@ -269,11 +269,23 @@ def test_lesions_against_a_mask(tmp_path):
     affine = np.diag([1.0, 1, 2, 1])
     for name, data in (('ours', labels), ('mask', mask)):
         nib.save(nib.Nifti1Image(data, affine), tmp_path / f'{name}.nii.gz')
-    ours = read_label_map(tmp_path / 'ours.nii.gz')
-    row = lesion_row('sub-1 FLAIR', 'patients, FLAIR', ours, tmp_path / 'mask.nii.gz')
+    ours, theirs = (read_label_map(tmp_path / f'{name}.nii.gz') for name in ('ours', 'mask'))
+    row = lesion_row('sub-1 FLAIR', 'patients, FLAIR', ours, theirs)
     assert row['volume_ml'] == row['reference_ml'] == pytest.approx(0.8)
     assert row['dice'] == 0.5
     assert 'dice' not in lesion_row('sub-1 T1w', 'adults, T1w', ours, None)
+
+
+def test_experts_say_where_lesions_are_or_else_who_found_some():
+    def reference(what, *labels):
+        data = np.array(labels, np.int16).reshape(-1, 1, 1)
+        return Volume(data, np.eye(4), None, Path(f'sub-1_desc-{what}_dseg.nii.gz'))
+
+    mask, aseg, other = reference('lesions', 0, 0), reference('aseg', 2, 77), reference('x', 2, 3)
+    assert lesion_reference([aseg, mask]) is mask
+    assert lesion_reference([other, aseg]) is aseg
+    assert lesion_reference([other]) is None
+    assert lesion_reference([]) is None
 
 
 def test_labels_of_another_protocol_are_unknown():
