@@ -21,7 +21,12 @@ from visits import CONFIG, HIPPOCAMPI, VENTRICLES, Visit, load_head, make_visit
 
 from synthseg_bids.files import read_table, write_table
 from synthseg_bids.images.geometry import Grid
-from synthseg_bids.inference.longitudinal import compare_visits, register_visits, segment_visit
+from synthseg_bids.inference.longitudinal import (
+    compare_visits,
+    refine_compared,
+    register_visits,
+    segment_visit,
+)
 from synthseg_bids.inference.result import NetworkPosteriors
 from synthseg_bids.inference.segmenter import Segmenter
 from synthseg_bids.labels import CSF, segmentation_labels
@@ -92,12 +97,13 @@ def _together(
     images = [(visit.image, visit.affine) for visit in visits]
     registration = register_visits(priors, images=images)
     changes = compare_visits(priors, images, 'ab', contrasts, registration)
+    refined = refine_compared(priors, images, changes, network.card)
     return [
         _volumes(
             network,
             segment_visit(
-                Grid(visit.image.shape, visit.affine), priors, 'ab', registration, changes, number,
-                network.card, network.labels,
+                Grid(visit.image.shape, visit.affine), refined, 'ab', registration, changes,
+                number, network.card, network.labels,
             )[1],
         )
         for number, visit in enumerate(visits)

@@ -1,16 +1,16 @@
 """Segment the visits of one participant together.
 
-The posteriors of a scan, as the network predicts them, are averaged with those of all visits, on
-the grid of the scan. All visits are treated alike, none is the baseline (compare Reuter et al.,
-NeuroImage 61:1402, 2012). Where visits show the same contrast, the mean follows what has changed
-in the head between them: their intensities, deformed onto each other (:mod:`.deform_visits`), see
-a border that moves by a tenth of a voxel, which two segmentations do not.
+The posteriors of a scan are averaged with those of all visits, on the grid of the scan. All visits
+are treated alike, none is the baseline (compare Reuter et al., NeuroImage 61:1402, 2012). Where
+visits show the same contrast, the mean follows what has changed in the head between them: their
+intensities, deformed onto each other (:mod:`.deform_visits`), see a border that moves by a tenth
+of a voxel, which two segmentations do not. The intensities of each scan refine its posteriors
+(:mod:`.refine`) before they are averaged, not after: every mean contains all refinements, so that
+their errors are common to all visits and look like no change.
 
 A scan whose contrast no other visit has is mixed with the mean of all, as they are. That makes
-changes of volume less noisy and smaller by the same factor, the weight of the mean.
-
-Intensities do not refine these posteriors (:mod:`.refine`): they decide voxel by voxel which
-structure it belongs to, from Gaussians fitted to each scan alone.
+changes of volume less noisy and smaller by the same factor, the weight of the mean. Its posteriors
+are those of the network alone: Gaussians fitted to each scan make differences noisier.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from .fold_lesions import fold_lesions
 from .label_weights import label_weights
 from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
-from .postprocess import NOWHERE, Box, soft_volumes
+from .postprocess import NOWHERE, Box, soft_volumes, supports
+from .refine import refine_alone
 from .register import Registration, grid_halfway, register
 from .register_intensities import Image
 from .resample_posteriors import resample_labels
-from .rigid_resample import inside, reached, sample, sample_at, voxel_places
+from .rigid_resample import inside, reached, sample, sample_at, sample_image, voxel_places
 from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,43 @@ def compare_visits(
     return Changes(grid, (*groups,), fields)
 
 
+@torch.inference_mode()
+def refine_compared(
+    priors: Sequence[SoftSegmentation],
+    images: Sequence[Image],
+    changes: Changes,
+    card: ModelCard,
+) -> list[SoftSegmentation]:
+    """Refine the posteriors of scans that were compared by the intensities of each.
+
+    Parameters
+    ----------
+    priors, images
+        See :func:`register_visits`.
+    changes : Changes
+        Between scans of the same contrast. The posteriors of others stay as they are.
+    card : ModelCard
+        Card of the network.
+
+    Returns
+    -------
+    list of SoftSegmentation
+    """
+    found = list(priors)
+    for number in changes.fields:
+        prior, (data, affine) = priors[number], images[number]
+        posteriors = prior.probabilities()
+        volume = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        to_scan = np.linalg.inv(affine) @ prior.affine
+        image = sample_image(volume, to_scan, tuple(posteriors.shape[1:])).numpy()
+        steps = prior.steps_mm / card.spacing_mm
+        refined = refine_alone(posteriors, image, steps, card, supports(posteriors))
+        found[number] = SoftSegmentation.from_probabilities(
+            refined, prior.labels, prior.grid, prior.box, prior.steps_mm
+        )
+    return found
+
+
 def segment_visit(
     grid: Grid,
     priors: Sequence[SoftSegmentation],
@@ -207,7 +245,7 @@ def joint_posteriors(
     Parameters
     ----------
     priors : sequence of SoftSegmentation
-        The network's posteriors of each scan, not refined by its intensities.
+        The posteriors of each scan, from :func:`refine_compared`.
     visits : sequence of str
         Visit of each scan. Visits count the same, however many scans they have.
     registration : Registration

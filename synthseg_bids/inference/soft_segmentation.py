@@ -83,6 +83,11 @@ class SoftSegmentation:
         affine[:3, 3] += affine[:3, :3] @ [part.start for part in self.box]
         return affine
 
+    def probabilities(self) -> Tensor:
+        """Return the posteriors as float32, from 0 to 1; they sum to 1."""
+        found = self.posteriors.float()
+        return found.div_(found.sum(0).clamp_(min=1))
+
     def block_means(
         self, groups: Sequence[Sequence[int]], block: int
     ) -> tuple[Tensor, np.ndarray]:

@@ -47,6 +47,7 @@ class SegmentVisits(SimpleInterface):
         from synthseg_bids.images.volume_io import write_label_map
         from synthseg_bids.inference.longitudinal import (
             compare_visits,
+            refine_compared,
             register_visits,
             segment_visit,
         )
@@ -58,12 +59,13 @@ class SegmentVisits(SimpleInterface):
         images = [(scan.intensities, scan.affine) for _, scan in scans]
         registration = register_visits(priors, inputs.in_files, images)
         changes = compare_visits(priors, images, inputs.visits, inputs.contrasts, registration)
+        refined = refine_compared(priors, images, changes, segmenter.card)
         self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
         self._results['followed'] = [bool(changes.alike(n)) for n in range(len(scans))]
         for number, volume in enumerate(volumes):
             labels, soft = segment_visit(
-                volume.grid, priors, inputs.visits, registration, changes, number,
+                volume.grid, refined, inputs.visits, registration, changes, number,
                 segmenter.card, segmenter.labels,
             )  # fmt: skip
             write_label_map(out / f'dseg_{number}.nii.gz', labels, volume)

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 from ellipsoids import head, motion, seen
+from scipy.ndimage import gaussian_filter
 
 from synthseg_bids.images.geometry import Grid
-from synthseg_bids.inference.longitudinal import Changes, joint_posteriors, register_visits
+from synthseg_bids.inference.longitudinal import (
+    Changes,
+    joint_posteriors,
+    refine_compared,
+    register_visits,
+)
 from synthseg_bids.inference.register import Registration
 from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 from synthseg_bids.measure.agreement import AlignmentError
+from synthseg_bids.models.card import ModelCard
+from synthseg_bids.models.unet import NetworkConfig
 
 #: Nothing is known of changes.
 UNCHANGED = Changes(Grid((1, 1, 1), np.eye(4)))
@@ -57,6 +65,31 @@ def test_visits_count_the_same_however_many_scans_they_have(visits, registration
     found = joint_posteriors([one, other, other], 'abb', of_three, UNCHANGED, 0, 1)
     expected = joint_posteriors(visits, 'ab', registration, UNCHANGED, 0, 1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_compared_scans_follow_their_own_intensities(rng):
+    labels, affine = head()
+    values = tuple(np.unique(labels).tolist())
+    smooth = np.stack([gaussian_filter(1.0 * (labels == value), 1.5) for value in values])
+    whole = tuple(slice(0, n) for n in labels.shape)
+    prior = SoftSegmentation.from_probabilities(
+        torch.from_numpy(smooth), values, Grid(labels.shape, affine), whole, np.full(3, 2.0)
+    )
+    left = {41: 2, 42: 3, 43: 4, 47: 8, 49: 10}
+    brightness = np.array([left.get(value, value) % 7 / 7 for value in range(50)])
+    image = brightness[labels] + rng.normal(0, 0.02, labels.shape)
+    card = ModelCard('x', NetworkConfig(), 2.0, labels=values, intensity_weight=0.75)
+    changes = Changes(UNCHANGED.grid, ((0, 2),), {0: torch.zeros(3, 1, 1, 1)})
+    refined, same = refine_compared([prior, prior], [(image, affine)] * 2, changes, card)
+    assert same is prior
+    torch.testing.assert_close(refined.probabilities().sum(0), torch.ones(labels.shape))
+    # Smoothing has made the cortex thinner, which the intensities tell.
+    for value in (3, 42):
+        true = labels == value
+        errors = [
+            (one.posteriors[values.index(value)].numpy() > 127) ^ true for one in (prior, refined)
+        ]
+        assert errors[1].sum() < 0.4 * errors[0].sum()
 
 
 def test_another_head_is_refused(visits):
