@@ -104,7 +104,7 @@ def _together(
             segment_visit(
                 Grid(visit.image.shape, visit.affine), refined, 'ab', registration, changes,
                 number, network.card, network.labels,
-            )[1],
+            ).volumes,
         )
         for number, visit in enumerate(visits)
     ]  # fmt: skip

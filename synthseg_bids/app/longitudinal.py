@@ -36,17 +36,19 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
         Whether none has failed.
     """
     from synthseg_bids.bids.locks import hold_participants
-    from synthseg_bids.bids.metadata import write_label_lookup
+    from synthseg_bids.bids.metadata import write_label_lookup, write_parcel_lookup
     from synthseg_bids.bids.status import write_status
     from synthseg_bids.external.methods import LONGITUDINAL
     from synthseg_bids.workflows.longitudinal import execute_longitudinal
 
     out_dir = config.output_dir.resolve()
-    wanted = _outdated(config, list_visits(plan))
+    wanted = _outdated(config, list_visits(plan), setup.chosen.parcels_sha256)
     if not wanted:
         return set(), True
     logger.info('visits of %d participants to segment together', len(wanted))
     write_label_lookup(out_dir, LONGITUDINAL)
+    if config.parc:
+        write_parcel_lookup(out_dir, LONGITUDINAL)
     with hold_participants(out_dir, wanted):
         failed = execute_longitudinal(
             wanted,
@@ -62,6 +64,8 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
             autocrop=config.autocrop,
             ct=config.ct,
             lesions=config.lesions,
+            parc=config.parc,
+            parcels_sha256=setup.chosen.parcels_sha256,
             priors_dir=priors_dir(config, setup),
             overwrite=config.overwrite,
         )
@@ -106,18 +110,21 @@ def list_visits(
 
 
 def _outdated(
-    config: RunConfig, participants: Mapping[str, Sequence[ImageRecord]]
+    config: RunConfig, participants: Mapping[str, Sequence[ImageRecord]], parcels_sha256: str
 ) -> dict[str, Sequence[ImageRecord]]:
     from synthseg_bids.bids.longitudinal import change_file, is_current
+    from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
     from synthseg_bids.workflows.longitudinal import expected_fields
 
     out_dir = config.output_dir.resolve()
+    # Parcels that are not asked for stay.
+    parcels = {PARCEL_MODEL_FIELD: parcels_sha256} if parcels_sha256 else {}
     return {
         label: images
         for label, images in participants.items()
         if config.overwrite
         or not (out_dir / change_file(label)).is_file()
-        or not is_current(out_dir, images, expected_fields(images), config.verify)
+        or not is_current(out_dir, images, expected_fields(images) | parcels, config.verify)
     }
 
 

@@ -190,8 +190,6 @@ def _segment(config: RunConfig, plan: Plan, setup: Setup) -> bool:
     try:
         with ledger.progress:
             segment_images(config, plan, ledger, setup)
-        if config.parc and (config.combine == 'session' or config.longitudinal):
-            logger.info('--parc: parcels are named in single images, not in those taken together')
         if config.combine == 'session':
             sessions = combine_sessions(config, plan, setup)
         if config.longitudinal:

@@ -34,7 +34,7 @@ def combine_sessions(config: RunConfig, plan: Plan, setup: Setup) -> list[Sessio
         Those that were to be segmented, with what became of them.
     """
     from synthseg_bids.bids.locks import hold_participants
-    from synthseg_bids.bids.metadata import write_label_lookup
+    from synthseg_bids.bids.metadata import write_label_lookup, write_parcel_lookup
     from synthseg_bids.bids.sessions import image_statuses, is_current, list_sessions
     from synthseg_bids.bids.status import write_status
     from synthseg_bids.external.methods import SESSION
@@ -42,10 +42,11 @@ def combine_sessions(config: RunConfig, plan: Plan, setup: Setup) -> list[Sessio
 
     out_dir = config.output_dir.resolve()
     sessions = list_sessions([*plan.current, *plan.pending])
+    parcels_sha256 = setup.chosen.parcels_sha256
     pending = [
         session
         for session in sessions
-        if config.overwrite or not is_current(out_dir, session, config.verify)
+        if config.overwrite or not is_current(out_dir, session, config.verify, parcels_sha256)
     ]
     logger.info(
         '%d sessions to segment together; %d are up to date',
@@ -54,6 +55,8 @@ def combine_sessions(config: RunConfig, plan: Plan, setup: Setup) -> list[Sessio
     if not pending:
         return []
     write_label_lookup(out_dir, SESSION)
+    if config.parc:
+        write_parcel_lookup(out_dir, SESSION)
     ledger = Ledger(pending, 'session')
     with ledger.progress:
         for chunk in split(pending, CHUNK):
@@ -95,6 +98,8 @@ def _attempt(
             autocrop=config.autocrop,
             ct=config.ct,
             lesions=config.lesions,
+            parc=config.parc,
+            parcels_sha256=setup.chosen.parcels_sha256,
             overwrite=config.overwrite,
         )
     except PluginError:

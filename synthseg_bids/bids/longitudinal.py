@@ -16,7 +16,7 @@ from synthseg_bids.measure.overlap import TOTAL_NAME
 from ..files import copy_file, write_json, write_table
 from .damage import checked_rows, damage, read_marker
 from .image_record import ImageRecord
-from .names import anat_folder, derivative_stem, parse_name
+from .names import anat_folder, derivative_stem, parcels_seg, parse_name
 from .records import record
 from .save import figure_files, output_files, save_image_outputs
 from .visits import years_between
@@ -119,7 +119,7 @@ def save_visit(
     stem : str
         See :func:`longitudinal_stem`.
     files : mapping of str to path-like
-        ``dseg``, ``morph``, ``qc`` and ``xfm``.
+        ``dseg``, ``morph``, ``qc``, ``xfm`` and, if there are any, ``parcels``.
     sources : sequence of str
         BIDS URIs of all images that it was made from, the image itself first.
     provenance : mapping
@@ -134,7 +134,7 @@ def save_visit(
     """
     transform = Path(out_dir) / transform_file(stem)
     copy_file(Path(files['xfm']), transform)
-    results = {kind: files[kind] for kind in KINDS}
+    results = {kind: path for kind, path in files.items() if kind != 'xfm'}
     fields = {**provenance, 'Sources': list(sources)}
     return [
         str(transform),
@@ -154,9 +154,16 @@ def remove_stale(out_dir: Path, participant: str, stems: Collection[str]) -> Non
         Those of the visits.
     """
     kept = {
-        name for stem in stems for name in (*_needed_files(stem), *figure_files(stem).values())
+        name
+        for stem in stems
+        for name in (
+            *_needed_files(stem),
+            *output_files(stem, ['parcels']),
+            *figure_files(stem).values(),
+        )
     }
-    patterns = (f'*_seg-{LONGITUDINAL.seg}_*', '*_to-midspace_*')
+    segmentations = (f'*_seg-{seg}_*' for seg in (LONGITUDINAL.seg, parcels_seg(LONGITUDINAL.seg)))
+    patterns = (*segmentations, '*_to-midspace_*')
     for folder in ('anat', 'ses-*/anat', 'figures'):
         for pattern in patterns:
             for path in (out_dir / f'sub-{participant}').glob(f'{folder}/{pattern}'):

@@ -17,7 +17,7 @@ from synthseg_bids.parcels import aparcaseg_labels
 from .. import files
 from ..files import write_json, write_table, write_text
 from .errors import QueryError
-from .names import PARCELS_SEG, TISSUE_SEG
+from .names import TISSUE_SEG, parcels_seg
 from .tissues import write_tissue_lookup
 
 APP = 'synthseg-bids'
@@ -66,7 +66,8 @@ Every image of the source dataset has its own files, named after it:
 - `*_seg-<method>5tt_*_probseg.nii.gz` (on request): the five-tissue-type image of MRtrix.
 - `*_seg-aparcaseg_*_dseg.nii.gz` (on request): the label map with the 68 parcels of the
   Desikan-Killiany atlas in the place of the cortex, numbered as in the aparc+aseg of FreeSurfer;
-  `seg-aparcaseg_dseg.tsv` lists its labels.
+  `seg-aparcaseg_dseg.tsv` lists its labels. `seg-aparcasegsession` and `seg-aparcaseglong`: that
+  of images segmented together.
 - `*_morph.tsv`: the volume of every structure, and of every parcel, if there are any.
   `volume_mm3` counts voxels of the label map, `soft_volume_mm3` sums posterior probabilities,
   where the method gives any, and is less sensitive to large voxels.
@@ -244,9 +245,9 @@ def write_label_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     write_json(lookup.with_suffix('.json'), shared)
 
 
-def write_parcel_lookup(out_dir: Path) -> None:
+def write_parcel_lookup(out_dir: Path, method: Method = METHODS[OURS]) -> None:
     """Write ``seg-aparcaseg_dseg.tsv`` and the other tables of label maps with parcels."""
-    lookup = out_dir / f'seg-{PARCELS_SEG}_dseg.tsv'
+    lookup = out_dir / f'seg-{parcels_seg(method.seg)}_dseg.tsv'
     _write_lookup(lookup, aparcaseg_labels(lesions=True), parcels=True)
     what = (
         'Segmentation of brain structures, with the parcels of the Desikan-Killiany atlas '

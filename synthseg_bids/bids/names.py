@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
+from synthseg_bids.external.methods import OURS
+
 #: Entities that a source hands on to its derivatives, in the order BIDS wants.
 SOURCE_ENTITIES = ('sub', 'ses', 'task', 'acq', 'ce', 'rec', 'run', 'echo', 'part', 'chunk')
 #: Entities that say which processing, not which image, a derivative came from.
@@ -26,7 +28,7 @@ TISSUE_KINDS = {
 }
 #: What the name of a segmentation ends with where it has three tissues, not structures.
 TISSUE_SEG = 'tissue'
-#: Name of the segmentation that has parcels in the place of the cortex.
+#: Name of the segmentation that has parcels in the place of the cortex; see :func:`parcels_seg`.
 PARCELS_SEG = 'aparcaseg'
 
 _ENTITY = re.compile(r'([a-zA-Z]+)-([a-zA-Z0-9+]+)')
@@ -90,10 +92,21 @@ def has_parcels(name: str) -> bool:
 
     Examples
     --------
-    >>> has_parcels('sub-01_seg-aparcaseg_desc-T1w_dseg.nii.gz')
+    >>> has_parcels('sub-01_seg-aparcasegsession_desc-T1w_dseg.nii.gz')
     True
     """
-    return f'_seg-{PARCELS_SEG}_' in name
+    return f'_seg-{PARCELS_SEG}' in name
+
+
+def parcels_seg(seg: str) -> str:
+    """Name a segmentation of ours with parcels in the place of the cortex.
+
+    Examples
+    --------
+    >>> [parcels_seg(seg) for seg in ('synthseg', 'synthsegsession', 'synthseglong')]
+    ['aparcaseg', 'aparcasegsession', 'aparcaseglong']
+    """
+    return PARCELS_SEG + seg.removeprefix(OURS)
 
 
 def derivative_stem(entities: Mapping[str, str], suffix: str, seg: str = 'synthseg') -> str:

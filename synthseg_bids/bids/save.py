@@ -11,7 +11,7 @@ from synthseg_bids.external.methods import OURS
 from ..files import copy_file, write_json, write_text
 from .damage import damage, read_marker
 from .metadata import label_map_sidecar, posteriors_sidecar
-from .names import PARCELS_SEG, TISSUE_SEG
+from .names import TISSUE_SEG, parcels_seg
 from .records import record, seal
 from .tables import APARC_STATS, ASEG_STATS, DICE_COLUMNS, MORPH_COLUMNS, QC_COLUMNS
 from .tissues import tissue_sidecars
@@ -53,7 +53,7 @@ _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
 #: Kinds that are named after their division alone.
 _PARCELS = ('parcels', 'parcels1mm')
 #: What else there is of parcels only, and the field of the sidecar that identifies their network.
-_OF_PARCELS, _PARCEL_MODEL = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
+_OF_PARCELS, PARCEL_MODEL_FIELD = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
 #: Kinds of figures.
 FIGURES = ('scan', 'dseg', 'parcels')
 #: Fields of the label map's sidecar that decide the result, and their names in messages.
@@ -97,7 +97,8 @@ def output_files(stem: str, kinds: Sequence[str]) -> list[str]:
         if kind.endswith('_mask'):  # BIDS allows no seg there
             start = start.partition('_seg-')[0]
         elif kind in _PARCELS:
-            start = f'{start.partition("_seg-")[0]}_seg-{PARCELS_SEG}'
+            start, _, seg = start.partition('_seg-')
+            start = f'{start}_seg-{parcels_seg(seg)}'
         start += _DIVISIONS.get(kind, '') + _ENTITIES.get(kind, '')
         name = f'{start}_desc-{contrast}_{_ENDS[kind]}'
         names += [name, f'{name.partition(".")[0]}.json']
@@ -111,8 +112,12 @@ def _marker(kinds: Collection[str]) -> str:
 
 def _kinds_of(stem: str) -> list[str]:
     """List the kinds that may be named after a stem: those that name no method are ours."""
-    ours = f'_seg-{OURS}_' in stem
-    return [kind for kind in _ENDS if ours or not (kind.endswith('_mask') or kind in _PARCELS)]
+    others = set()
+    if f'_seg-{OURS}_' not in stem:
+        others = {kind for kind in _ENDS if kind.endswith('_mask')}
+    if f'_seg-{OURS}' not in stem:
+        others |= {*_PARCELS}
+    return [kind for kind in _ENDS if kind not in others]
 
 
 def figure_files(stem: str) -> dict[str, str]:
@@ -322,7 +327,7 @@ def why_outdated(
 
 
 def _why_other_parcels(sidecar: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    known, wanted = sidecar.get(_PARCEL_MODEL), expected.get(_PARCEL_MODEL)
+    known, wanted = sidecar.get(PARCEL_MODEL_FIELD), expected.get(PARCEL_MODEL_FIELD)
     # A run that is not to name parcels leaves those that there are.
     if wanted in (None, known):
         return ''

@@ -19,9 +19,9 @@ from synthseg_bids.external.methods import SESSION
 from ..files import copy_file, sha256, write_json, write_text
 from .damage import damage, read_marker
 from .image_record import ImageRecord
-from .names import anat_folder, bids_uri, derivative_stem, parse_name
+from .names import anat_folder, bids_uri, derivative_stem, parcels_seg, parse_name
 from .records import record, seal
-from .save import output_files, save_image_outputs
+from .save import PARCEL_MODEL_FIELD, output_files, save_image_outputs
 
 #: The files of each image.
 KINDS = ('dseg', 'morph', 'qc')
@@ -156,7 +156,9 @@ def fingerprint(out_dir: Path, session: SessionRecord) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def is_current(out_dir: Path, session: SessionRecord, verify: bool = False) -> bool:
+def is_current(
+    out_dir: Path, session: SessionRecord, verify: bool = False, parcels_sha256: str = ''
+) -> bool:
     """Tell whether the outputs of a session are what another run would write.
 
     Parameters
@@ -165,10 +167,14 @@ def is_current(out_dir: Path, session: SessionRecord, verify: bool = False) -> b
     session : SessionRecord
     verify : bool
         Whether to read the files, and not only look at their sizes.
+    parcels_sha256 : str
+        Checksum of the weights that are to name parcels; without it, parcels that there are stay.
     """
     path = out_dir / output_files(session.stem, ['dseg'])[1]
     content = read_marker(path)
     if content.get('SessionSHA256') != fingerprint(out_dir, session):
+        return False
+    if parcels_sha256 not in ('', content.get(PARCEL_MODEL_FIELD)):
         return False
     used = [image for image in session.images if image.source in content.get('Sources', ())]
     markers = [path, *(out_dir / output_files(session_stem(i), ['dseg'])[1] for i in used)]
@@ -185,6 +191,7 @@ def save_session(
     refused: Sequence[str],
     compared: Sequence[Sequence[str]] = (),
     figures: Sequence[Mapping[str, str]] = (),
+    parcels_sha256: str = '',
 ) -> list[str]:
     """Copy the results of a session to the output dataset.
 
@@ -196,7 +203,7 @@ def save_session(
         Numbers of the images that were combined.
     files : mapping of str to path, or list of paths
         ``common``; for each image used ``dseg``, ``morph``, ``qc``, ``xfm`` and, empty where
-        there is none, ``dice``; and ``pairs``.
+        there is none, ``dice``; ``pairs``; with parcels, ``parcels`` and ``common_parcels``.
     overlaps, residuals_mm : sequence of float
         How well each image used fits the others.
     refused : sequence of str
@@ -205,6 +212,8 @@ def save_session(
         For each image used, the references in ``dice``; empty if there are no references.
     figures : sequence of mapping of str to str
         For each image used, its pictures by kind; empty if there are none.
+    parcels_sha256 : str
+        Checksum of the weights that named the parcels; empty without them.
 
     Returns
     -------
@@ -218,6 +227,8 @@ def save_session(
     images = [session.images[number] for number in used]
     shared: dict[str, Any] = {'SessionSHA256': fingerprint(out_dir, session)}
     shared |= {'Refused': [*refused]} if refused else {}
+    shared |= {PARCEL_MODEL_FIELD: parcels_sha256} if parcels_sha256 else {}
+    kinds = (*KINDS, 'parcels') if 'parcels' in files else KINDS
     written: list[str] = []
     for number, image in enumerate(images):
         others = [other.source for other in images if other is not image]
@@ -225,7 +236,7 @@ def save_session(
             **single_sidecar(out_dir, image), **shared, 'Sources': [image.source, *others],
             'Overlap': round(overlaps[number], 4), 'ResidualMM': round(residuals_mm[number], 3),
         }  # fmt: skip
-        results = {kind: files[kind][number] for kind in KINDS}
+        results = {kind: files[kind][number] for kind in kinds}
         uris = image.reference_uris if compared else {}
         if compared and compared[number]:
             results['dice'] = files['dice'][number]
@@ -253,24 +264,45 @@ def save_session(
         sidecar = out_dir / name.replace('.txt', '.json')
         write_json(sidecar, {'Sources': [image.source for image in images], **fit})
         written += [str(out_dir / name), str(sidecar)]
-    label_map, _ = output_files(session.stem, ['dseg'])
-    copy_file(Path(files['common']), out_dir / label_map)
-    written.append(str(out_dir / label_map))
+    return [*written, *_save_common(out_dir, session, images, files, shared, copies)]
+
+
+def _save_common(
+    out_dir: Path,
+    session: SessionRecord,
+    images: Sequence[ImageRecord],
+    files: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    transforms: Iterable[str],
+) -> list[str]:
+    """Copy the label maps in the space halfway; return paths, the sidecar of the first one last.
+
+    That sidecar records the transforms, too.
+    """
+    label_map, marker = output_files(session.stem, ['dseg'])
     single = single_sidecar(out_dir, images[0])
     single.pop('InputSHA256', None)
     content = {
         'Sources': [image.source for image in images],
         'SpatialReference': bids_uri('', label_map), 'Resolution': _RESOLUTION, **single, **shared,
-        'Outputs': {name: record(out_dir / name) for name in (label_map, *copies)},
     }  # fmt: skip
-    write_text(marker, seal(content))
-    return [*written, str(marker)]
+    copy_file(Path(files['common']), out_dir / label_map)
+    written = [label_map]
+    if 'common_parcels' in files:
+        parcels, sidecar = output_files(session.stem, ['parcels'])
+        copy_file(Path(files['common_parcels']), out_dir / parcels)
+        write_json(out_dir / sidecar, content)
+        written += [parcels, sidecar]
+    recorded = {name: record(out_dir / name) for name in (*written, *transforms)}
+    write_text(out_dir / marker, seal({**content, 'Outputs': recorded}))
+    return [str(out_dir / name) for name in (*written, marker)]
 
 
 def stale_files(out_dir: Path, session: SessionRecord) -> Iterator[Path]:
     """List what an earlier segmentation of a session has left."""
     folder = (out_dir / session.stem).parent
-    for pattern in (f'*_seg-{SESSION.seg}_*', '*_from-*_to-*_mode-image_xfm.*'):
+    segmentations = (f'*_seg-{seg}_*' for seg in (SESSION.seg, parcels_seg(SESSION.seg)))
+    for pattern in (*segmentations, '*_from-*_to-*_mode-image_xfm.*'):
         for path in sorted(folder.glob(pattern)):
             if '_agreement.' not in path.name and '_to-midspace_' not in path.name:
                 yield path

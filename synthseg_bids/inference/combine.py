@@ -17,17 +17,18 @@ from torch import Tensor
 
 from ..errors import InputImageError
 from ..images.ct import CT_RANGE
-from ..images.geometry import Grid, from_ras, orientation, spacing_mm
+from ..images.geometry import Grid, spacing_mm
 from ..labels import mirror_channels
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .fold_lesions import fold_lesions
+from .label_scan import ScanLabels, label_scan
 from .label_weights import label_weights
 from .original_spacing import independence
-from .postprocess import everywhere, soft_volumes
+from .parcels import Parcellator
+from .postprocess import everywhere
 from .refine import refine
 from .register import Registration, register
-from .resample_posteriors import resample_labels
 from .rigid_resample import inside, sample, sample_image
 from .slices import acquired_slices
 from .soft_segmentation import SoftSegmentation
@@ -98,16 +99,17 @@ class Combination:
     labels: tuple[int, ...]
     weights: Tensor
 
-    def on_common_grid(self) -> np.ndarray:
-        """Return the (x, y, z) int16 array of the label of each voxel of the grid."""
-        shape = tuple(self.grid.shape)
+    def on_common_grid(self, parcellator: Parcellator | None = None) -> ScanLabels:
+        """Return the segmentation on the grid halfway; see :meth:`on_scan`."""
         box = everywhere(self.posteriors)[0]
-        found, _ = resample_labels(
-            self.posteriors, box, shape, shape, np.ones(3), self.labels, weights=self.weights
+        grids = self.grid, self.grid
+        return label_scan(
+            self.posteriors, box, *grids, self.labels, self.weights, parcellator=parcellator
         )
-        return found
 
-    def on_scan(self, number: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    def on_scan(
+        self, number: int, grid: Grid, parcellator: Parcellator | None = None
+    ) -> ScanLabels:
         """Return the segmentation on the grid of one of the scans.
 
         Parameters
@@ -116,22 +118,19 @@ class Combination:
             Of the scan among those used.
         grid : Grid
             Its grid.
+        parcellator : Parcellator, optional
+            Names the parcels of the cortex.
 
         Returns
         -------
-        labels : (i, j, k) int16 array
-        volumes : (n_channels,) float64 array
-            Soft volumes in mm^3, background first, of what lies in its field of view.
+        ScanLabels
+            Its volumes are of what lies in the scan's field of view.
         """
-        scan_grid = grid.in_ras()
-        fine = scan_grid.resampled(COMMON_MM)
+        fine = grid.in_ras().resampled(COMMON_MM)
         box, posteriors = self.on_grid(number, fine)
-        steps = spacing_mm(scan_grid.affine) / COMMON_MM
-        labels, _ = resample_labels(
-            posteriors, box, fine.shape, scan_grid.shape, steps, self.labels, weights=self.weights
+        return label_scan(
+            posteriors, box, fine, grid, self.labels, self.weights, parcellator=parcellator
         )
-        volumes = soft_volumes(posteriors, int(np.prod(fine.shape)), COMMON_MM**3)
-        return np.ascontiguousarray(from_ras(labels, orientation(grid.affine))), volumes
 
     def on_grid(self, number: int, grid: Grid) -> tuple[tuple[slice, ...], Tensor]:
         """Return the posteriors on a grid in the space of one of the scans.

@@ -24,20 +24,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.geometry import Grid, from_ras, orientation, spacing_mm, voxel_volume_mm3, widen_box
+from ..images.geometry import Grid, widen_box
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
 from .combine import LEAST_OVERLAP
 from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
-from .label_weights import label_weights
+from .label_scan import ScanLabels, label_scan
 from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
-from .postprocess import NOWHERE, Box, soft_volumes, supports
+from .parcels import Parcellator
+from .postprocess import NOWHERE, Box, supports
 from .refine import refine_alone
 from .register import Registration, grid_halfway, register
 from .register_intensities import Image
-from .resample_posteriors import resample_labels
 from .rigid_resample import inside, reached, sample, sample_at, sample_image, voxel_places
 from .soft_segmentation import SoftSegmentation
 
@@ -192,7 +192,8 @@ def segment_visit(
     own: int,
     card: ModelCard,
     labels: tuple[int, ...],
-) -> tuple[np.ndarray, np.ndarray]:
+    parcellator: Parcellator | None = None,
+) -> ScanLabels:
     """Segment one scan together with all visits.
 
     Parameters
@@ -205,30 +206,26 @@ def segment_visit(
         Card of the network.
     labels : tuple of int
         Labels wanted: those of the network, or without lesions.
+    parcellator : Parcellator, optional
+        Names the parcels of the cortex.
 
     Returns
     -------
-    labels : (i, j, k) int16 array
-        FreeSurfer numbers on the scan's grid.
-    volumes : (n_channels,) float64 array
-        Soft volumes in mm^3, background first; NaN for unknown ones.
+    ScanLabels
     """
     prior = priors[own]
     posteriors = joint_posteriors(priors, visits, registration, changes, own)
     if len(labels) < len(card.labels):
         posteriors = fold_lesions(posteriors, card.labels)
-    scan_grid = grid.in_ras()
-    steps = spacing_mm(scan_grid.affine) / card.spacing_mm
-    shapes = prior.grid.shape, scan_grid.shape
-    weights = label_weights(posteriors, labels)
-    found, _ = resample_labels(posteriors, prior.box, *shapes, steps, labels, weights=weights)
-    volumes = soft_volumes(
+    return label_scan(
         posteriors,
-        int(np.prod(prior.grid.shape)),
-        voxel_volume_mm3(prior.grid.affine),
-        card.unknown_channels,
+        prior.box,
+        prior.grid,
+        grid,
+        labels,
+        unknown=card.unknown_channels,
+        parcellator=parcellator,
     )
-    return np.ascontiguousarray(from_ras(found, orientation(grid.affine))), volumes
 
 
 @torch.inference_mode()

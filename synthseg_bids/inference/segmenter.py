@@ -112,7 +112,8 @@ class Segmenter:
         spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
         self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
-        self._parcellator = Parcellator() if parcels else None
+        #: Names the parcels of the cortex; None if they are not asked for.
+        self.parcellator = Parcellator() if parcels else None
 
     @classmethod
     def from_engine(
@@ -134,7 +135,7 @@ class Segmenter:
         """
         segmenter = cls.__new__(cls)
         segmenter._in_memory = True
-        segmenter._parcellator = None
+        segmenter.parcellator = None
         segmenter.card = card
         segmenter.options = SegmentOptions(card.name, flip)
         segmenter.compute = ComputeOptions(str(engine.device))
@@ -326,8 +327,8 @@ class Segmenter:
             ),
         )
         parcels = None
-        if self._parcellator is not None:
-            parcels = self._parcellator(posteriors, self.labels, self.card.spacing_mm)
+        if self.parcellator is not None:
+            parcels = self.parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
             prepared,
             self.labels,

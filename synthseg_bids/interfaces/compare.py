@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from .base import VersionedInputSpec
+from .network import labels_of_each
 
 
 class _InputSpec(VersionedInputSpec):
@@ -56,6 +57,7 @@ class CompareSegmentations(SimpleInterface):
 
 class _SessionInputSpec(VersionedInputSpec):
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
+    in_parcels = InputMultiPath(File(exists=True), desc='those with parcels of the cortex')
     used = traits.List(traits.Int, mandatory=True, desc='number of the image of each')
     references = traits.List(
         traits.Dict(traits.Str, traits.Str),
@@ -79,9 +81,11 @@ class CompareSession(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
         tables, compared, refused = [], [], []
-        for labels, number in zip(inputs.in_labels, inputs.used, strict=True):
+        for number, files in labels_of_each(inputs):
             out_table = Path(runtime.cwd) / f'dice_{number}.tsv'
-            names, reasons = _compare(labels, inputs.references[number], out_table)
+            names, reasons = _compare(
+                files['dseg'], inputs.references[number], out_table, files.get('parcels')
+            )
             tables.append(str(out_table) if names else '')
             compared.append(names)
             refused += reasons

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, InputMultiPath, isdefined, traits
 
 from synthseg_bids.inference.options import LESIONS
-from synthseg_bids.models import DEFAULT_MODEL
+from synthseg_bids.models import DEFAULT_MODEL, PARCEL_MODEL
 
 from .base import VersionedInputSpec
 from .priors import prior_file
@@ -16,10 +16,9 @@ from .priors import prior_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
     from synthseg_bids.images.volume_io import Volume
     from synthseg_bids.inference.combine import Contrast
+    from synthseg_bids.inference.label_scan import ScanLabels
     from synthseg_bids.inference.segmenter import Segmenter
     from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 
@@ -42,6 +41,9 @@ class EachInputSpec(_ImagesInputSpec):
     """Inputs of nodes that look at each of several images that were segmented together."""
 
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps of images')
+    in_parcels = InputMultiPath(
+        File(exists=True), desc='label maps with parcels of the cortex, on the same grids'
+    )
     used = traits.List(
         traits.Int, desc='number of the image of each label map (undefined: one after the other)'
     )
@@ -58,6 +60,12 @@ class TogetherInputSpec(_ImagesInputSpec):
     autocrop = traits.Bool(True, usedefault=True, desc='crop to the brain first')
     lesions = traits.Enum(
         *LESIONS, usedefault=True, desc='lesions of the white matter are a label, or part of it'
+    )
+    parcels = traits.Bool(
+        False, usedefault=True, desc='write label maps with parcels of the cortex as well'
+    )
+    parcels_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights for parcels; part of the cache key'
     )
     priors_dir = traits.Str(
         nohash=True,
@@ -76,20 +84,34 @@ def segmenter_of(inputs: Any) -> Segmenter:
     threads = inputs.num_threads if isdefined(inputs.num_threads) else None
     set_threads(threads)
     return cached_segmenter(
-        SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions),
+        SegmentOptions(inputs.model, inputs.flip, inputs.autocrop, inputs.lesions, inputs.parcels),
         ComputeOptions('cpu', threads),
     )
 
 
-def labels_of_each(inputs: Any) -> Iterator[tuple[int, str]]:
+def parcels_sha256_of(inputs: Any) -> str:
+    """Return the checksum of the weights that name parcels; empty if they are not asked for."""
+    from synthseg_bids.inference.memory_estimate import describe_model
+    from synthseg_bids.models.registry import model_path
+
+    return describe_model(model_path(PARCEL_MODEL)).sha256 if inputs.parcels else ''
+
+
+def labels_of_each(inputs: Any) -> Iterator[tuple[int, dict[str, str]]]:
     """Iterate over the numbers of the images that were segmented together, and their label maps.
+
+    These are ``dseg`` and, if there is one with parcels of the cortex, ``parcels``.
 
     Parameters
     ----------
     inputs : EachInputSpec
     """
     used = inputs.used if isdefined(inputs.used) else range(len(inputs.in_files))
-    return zip(used, inputs.in_labels, strict=True)
+    kinds = {'dseg': inputs.in_labels}
+    if isdefined(inputs.in_parcels):
+        kinds['parcels'] = inputs.in_parcels
+    for number, *files in zip(used, *kinds.values(), strict=True):
+        yield number, dict(zip(kinds, files, strict=True))
 
 
 def ct_of(inputs: Any, number: int) -> bool | None:
@@ -128,11 +150,34 @@ def contrast_of(inputs: Any, number: int, segmenter: Segmenter) -> tuple[Volume,
     return volume, Contrast(data, volume.affine, prior_of(inputs, number, segmenter), ct)
 
 
-def write_volumes(path: Path, labels: np.ndarray, affine: np.ndarray, soft: np.ndarray) -> None:
-    """Write the volumes of a label map, and the soft volumes of its labels, as a table."""
+def write_scan_labels(
+    out: Path, found: Iterable[ScanLabels], volumes: Iterable[Volume]
+) -> dict[str, list[str]]:
+    """Write label maps, tables of volumes and, where there are any, parcels of several scans.
+
+    Returns
+    -------
+    dict of str to list of str
+        The paths, by the name of the output: ``out_labels``, ``out_volumes``, ``out_parcels``.
+    """
     from synthseg_bids.bids.tables import morph_rows, write_morph_table
+    from synthseg_bids.images.volume_io import write_label_map
     from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
-    volumes = volumes_from_labels(labels, affine)
-    rows = morph_rows(volumes, total_intracranial(volumes), [float(v) for v in soft])
-    write_morph_table(path, rows)
+    written: dict[str, list[str]] = {'out_labels': [], 'out_volumes': [], 'out_parcels': []}
+    for number, (one, volume) in enumerate(zip(found, volumes, strict=True)):
+        path, table = out / f'dseg_{number}.nii.gz', out / f'morph_{number}.tsv'
+        write_label_map(path, one.labels, volume)
+        of_parcels = None
+        if one.parcels is not None:
+            of_parcels = volumes_from_labels(one.parcels, volume.affine)
+            parcels = out / f'parcels_{number}.nii.gz'
+            write_label_map(parcels, one.parcels, volume)
+            written['out_parcels'].append(str(parcels))
+        counted = volumes_from_labels(one.labels, volume.affine)
+        soft = [float(value) for value in one.volumes]
+        total = total_intracranial(counted)
+        write_morph_table(table, morph_rows(counted, total, soft, of_parcels))
+        written['out_labels'].append(str(path))
+        written['out_volumes'].append(str(table))
+    return {name: paths for name, paths in written.items() if paths}

@@ -52,7 +52,7 @@ class PlotSegmentation(SimpleInterface):
 
 class _TogetherOutputSpec(TraitedSpec):
     figures = traits.List(
-        traits.Dict, desc='for each label map, its pictures by kind: scan and dseg'
+        traits.Dict, desc='for each label map, its pictures by kind: scan, dseg, parcels'
     )
     notes = traits.List(traits.Str, desc='why there are no pictures of some')
 
@@ -65,11 +65,11 @@ class PlotTogether(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         self._results |= {'figures': [], 'notes': []}
-        for number, in_labels in labels_of_each(self.inputs):
+        for number, files in labels_of_each(self.inputs):
             in_file, out = self.inputs.in_files[number], Path(runtime.cwd) / str(number)
             out.mkdir(exist_ok=True)
             ct = ct_of(self.inputs, number)
-            figures, notes = _try_to_draw(in_file, {'dseg': in_labels}, ct, out)
+            figures, notes = _try_to_draw(in_file, files, ct, out)
             self._results['figures'].append(figures)
             self._results['notes'] += [f'{in_file}: {note}' for note in notes]
         return runtime

@@ -95,11 +95,12 @@ class AssessTogether(SimpleInterface):
 
         inputs = self.inputs
         self._results['out_tables'] = []
-        for number, in_labels in labels_of_each(inputs):
+        for number, files in labels_of_each(inputs):
             image = read_volume(inputs.in_files[number])
             report = NetworkReport(ct=is_ct(ct_of(inputs, number), image.data))
             out_table = Path(runtime.cwd) / f'qc_{number}.tsv'
-            rows = _assess(inputs.in_files[number], image, in_labels, report)
+            in_file, parcels = inputs.in_files[number], files.get('parcels')
+            rows = _assess(in_file, image, files['dseg'], report, parcels)
             write_qc_table(out_table, rows)
             self._results['out_tables'].append(str(out_table))
         return runtime

@@ -12,6 +12,7 @@ from nipype.interfaces.base import (
     OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -24,6 +25,11 @@ class _InputSpec(BaseInterfaceInputSpec):
     overlaps = traits.List(traits.Float, mandatory=True, desc='overlap of each with the others')
     residuals_mm = traits.List(traits.Float, mandatory=True, desc='how far their centroids lie')
     in_common = File(exists=True, mandatory=True, desc='label map in the space halfway')
+    in_common_parcels = File(exists=True, desc='the same with parcels of the cortex')
+    in_parcels = InputMultiPath(File(exists=True), desc='label maps with parcels of the cortex')
+    parcels_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights that named the parcels'
+    )
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
     in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
@@ -64,24 +70,29 @@ class SaveSession(SimpleInterface):
         from synthseg_bids.bids.sessions import save_session
 
         inputs = self.inputs
+        files = {
+            'common': inputs.in_common,
+            'dseg': inputs.in_labels,
+            'morph': inputs.in_volumes,
+            'qc': inputs.in_quality,
+            'xfm': inputs.in_transforms,
+            'pairs': inputs.in_pairs,
+            'dice': inputs.in_overlaps,
+        }
+        if isdefined(inputs.in_parcels):
+            files['parcels'] = inputs.in_parcels
+            files['common_parcels'] = inputs.in_common_parcels
         self._results['out_files'] = save_session(
             Path(inputs.out_dir),
             inputs.session,
             inputs.used,
-            {
-                'common': inputs.in_common,
-                'dseg': inputs.in_labels,
-                'morph': inputs.in_volumes,
-                'qc': inputs.in_quality,
-                'xfm': inputs.in_transforms,
-                'pairs': inputs.in_pairs,
-                'dice': inputs.in_overlaps,
-            },
+            files,
             inputs.overlaps,
             inputs.residuals_mm,
             inputs.refused,
             inputs.compared,
             inputs.in_figures,
+            inputs.parcels_sha256,
         )
         self._results['notes'] = [*inputs.refused, *inputs.not_compared, *inputs.figure_notes]
         self._results['provenance'] = {'Device': 'cpu'}

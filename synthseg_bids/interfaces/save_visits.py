@@ -11,6 +11,7 @@ from nipype.interfaces.base import (
     OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -27,6 +28,10 @@ class _InputSpec(BaseInterfaceInputSpec):
         traits.Bool, mandatory=True, desc='whether changes of each are followed by intensities'
     )
     in_labels = InputMultiPath(File(exists=True), mandatory=True, desc='label maps')
+    in_parcels = InputMultiPath(File(exists=True), desc='label maps with parcels of the cortex')
+    parcels_sha256 = traits.Str(
+        '', usedefault=True, desc='checksum of the weights that named the parcels'
+    )
     in_volumes = InputMultiPath(File(exists=True), mandatory=True, desc='tables of volumes')
     in_quality = InputMultiPath(File(exists=True), mandatory=True, desc='tables of quality')
     in_figures = traits.List(
@@ -51,24 +56,31 @@ class SaveVisits(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.bids.longitudinal import save_visit
+        from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
 
         inputs = self.inputs
         self._results['out_files'] = []
+        kinds = {
+            'dseg': inputs.in_labels,
+            'morph': inputs.in_volumes,
+            'qc': inputs.in_quality,
+            'xfm': inputs.in_transforms,
+        }
+        network: dict[str, str] = {}
+        if isdefined(inputs.in_parcels):
+            kinds['parcels'] = inputs.in_parcels
+            network[PARCEL_MODEL_FIELD] = inputs.parcels_sha256
         for number, stem in enumerate(inputs.stems):
             # The space halfway depends on all visits.
             others = [uri for uri in inputs.sources if uri != inputs.sources[number]]
             self._results['out_files'] += save_visit(
                 inputs.out_dir,
                 stem,
-                {
-                    'dseg': inputs.in_labels[number],
-                    'morph': inputs.in_volumes[number],
-                    'qc': inputs.in_quality[number],
-                    'xfm': inputs.in_transforms[number],
-                },
+                {kind: files[number] for kind, files in kinds.items()},
                 [inputs.sources[number], *others],
                 {
                     **inputs.provenance[number],
+                    **network,
                     'Overlap': round(inputs.overlaps[number], 4),
                     'ChangesFollowedByIntensities': inputs.followed[number],
                 },

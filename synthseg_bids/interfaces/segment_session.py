@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, contrast_of, segmenter_of, write_volumes
+from .network import (
+    TogetherInputSpec,
+    contrast_of,
+    parcels_sha256_of,
+    segmenter_of,
+    write_scan_labels,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from synthseg_bids.images.volume_io import Volume
     from synthseg_bids.inference.combine import Combination
 
 
@@ -23,12 +28,19 @@ class _OutputSpec(TraitedSpec):
     out_labels = OutputMultiPath(
         File(exists=True), desc='label map on the grid of each image that was combined'
     )
+    out_common_parcels = File(desc='the same with parcels in the place of the cortex')
+    out_parcels = OutputMultiPath(
+        File(exists=True), desc='that of each image with parcels in the place of the cortex'
+    )
     out_volumes = OutputMultiPath(File(exists=True), desc='table of volumes of each of them')
     out_transforms = OutputMultiPath(
         File(exists=True), desc='transform of each of them to the space halfway'
     )
     out_pairs = OutputMultiPath(
         File(exists=True), desc='transform of each of them to each later one'
+    )
+    parcels_sha256 = traits.Str(
+        desc='checksum of the weights that named the parcels; empty without them'
     )
     overlaps = traits.List(
         traits.Float, desc='soft Dice of the structures of each image with those of the others'
@@ -53,7 +65,11 @@ class SegmentSession(SimpleInterface):
         images = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
         volumes, scans = [volume for volume, _ in images], [scan for _, scan in images]
         found = combine(scans, segmenter.card, segmenter.labels)
-        write_image(out / 'common.nii.gz', found.on_common_grid(), found.grid.affine)
+        common = found.on_common_grid(segmenter.parcellator)
+        write_image(out / 'common.nii.gz', common.labels, found.grid.affine)
+        if common.parcels is not None:
+            write_image(out / 'common_parcels.nii.gz', common.parcels, found.grid.affine)
+            self._results['out_common_parcels'] = str(out / 'common_parcels.nii.gz')
         self._results |= {
             'used': list(found.used),
             'refused': [f'{inputs.in_files[n]}: {why}' for n, why in found.refused.items()],
@@ -61,21 +77,15 @@ class SegmentSession(SimpleInterface):
             'overlaps': list(found.registration.overlaps),
             'residuals_mm': list(found.registration.centroid_mm),
         }
-        self._write_own_grids(found, [volumes[n] for n in found.used], out)
+        used = [volumes[number] for number in found.used]
+        own = (
+            found.on_scan(number, volume.grid, segmenter.parcellator)
+            for number, volume in enumerate(used)
+        )
+        self._results |= write_scan_labels(out, own, used)
         self._write_transforms(found, out)
+        self._results['parcels_sha256'] = parcels_sha256_of(inputs)
         return runtime
-
-    def _write_own_grids(self, found: Combination, volumes: list[Volume], out: Path) -> None:
-        from synthseg_bids.images.volume_io import write_label_map
-
-        self._results |= {'out_labels': [], 'out_volumes': []}
-        for number, volume in enumerate(volumes):
-            labels, soft = found.on_scan(number, volume.grid)
-            path, table = out / f'dseg_{number}.nii.gz', out / f'morph_{number}.tsv'
-            write_label_map(path, labels, volume)
-            write_volumes(table, labels, volume.affine, soft)
-            self._results['out_labels'].append(str(path))
-            self._results['out_volumes'].append(str(table))
 
     def _write_transforms(self, found: Combination, out: Path) -> None:
         from synthseg_bids.images.transform_file import write_transform

@@ -7,7 +7,13 @@ from typing import Any
 
 from nipype.interfaces.base import File, OutputMultiPath, SimpleInterface, TraitedSpec, traits
 
-from .network import TogetherInputSpec, contrast_of, segmenter_of, write_volumes
+from .network import (
+    TogetherInputSpec,
+    contrast_of,
+    parcels_sha256_of,
+    segmenter_of,
+    write_scan_labels,
+)
 
 
 class _InputSpec(TogetherInputSpec):
@@ -24,9 +30,15 @@ class _OutputSpec(TraitedSpec):
     out_labels = OutputMultiPath(
         File(exists=True), desc='label map of each image, on its grid, in the order of in_files'
     )
+    out_parcels = OutputMultiPath(
+        File(exists=True), desc='the same with parcels in the place of the cortex'
+    )
     out_volumes = OutputMultiPath(File(exists=True), desc='table of volumes of each image')
     out_transforms = OutputMultiPath(
         File(exists=True), desc='transform of each image to the space halfway between all'
+    )
+    parcels_sha256 = traits.Str(
+        desc='checksum of the weights that named the parcels; empty without them'
     )
     overlaps = traits.List(
         traits.Float, desc='soft Dice of the structures of each image with those of the others'
@@ -44,7 +56,6 @@ class SegmentVisits(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from synthseg_bids.images.transform_file import write_transform
-        from synthseg_bids.images.volume_io import write_label_map
         from synthseg_bids.inference.longitudinal import (
             compare_visits,
             refine_compared,
@@ -60,19 +71,19 @@ class SegmentVisits(SimpleInterface):
         registration = register_visits(priors, inputs.in_files, images)
         changes = compare_visits(priors, images, inputs.visits, inputs.contrasts, registration)
         refined = refine_compared(priors, images, changes, segmenter.card)
-        self._results |= {name: [] for name in ('out_labels', 'out_volumes', 'out_transforms')}
         self._results['overlaps'] = list(registration.overlaps)
         self._results['followed'] = [bool(changes.alike(n)) for n in range(len(scans))]
-        for number, volume in enumerate(volumes):
-            labels, soft = segment_visit(
+        found = (
+            segment_visit(
                 volume.grid, refined, inputs.visits, registration, changes, number,
-                segmenter.card, segmenter.labels,
-            )  # fmt: skip
-            write_label_map(out / f'dseg_{number}.nii.gz', labels, volume)
-            write_transform(out / f'xfm_{number}.txt', registration.to_scans[number])
-            self._results['out_labels'].append(str(out / f'dseg_{number}.nii.gz'))
+                segmenter.card, segmenter.labels, segmenter.parcellator,
+            )
+            for number, volume in enumerate(volumes)
+        )  # fmt: skip
+        self._results |= write_scan_labels(out, found, volumes)
+        self._results['out_transforms'] = []
+        for number, matrix in enumerate(registration.to_scans):
+            write_transform(out / f'xfm_{number}.txt', matrix)
             self._results['out_transforms'].append(str(out / f'xfm_{number}.txt'))
-            table = out / f'morph_{number}.tsv'
-            write_volumes(table, labels, volume.affine, soft)
-            self._results['out_volumes'].append(str(table))
+        self._results['parcels_sha256'] = parcels_sha256_of(inputs)
         return runtime

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name, participant_folders
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external.methods import METHODS, OURS, SESSION
+from synthseg_bids.external.methods import METHODS, SESSION
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
 from synthseg_bids.labels import Label, segmentation_labels
 from synthseg_bids.parcels import aparcaseg_labels
@@ -82,8 +82,7 @@ def _read(out_dir: Path, relative: str) -> LabelMap | None:
         label_map, own = output_files(image.stem, [kind])
         if own == relative and inside(out_dir, label_map):
             parcels = output_files(image.stem, [_PARCELS[kind]])[0]
-            there = image.method == OURS and inside(out_dir, parcels)
-            return LabelMap(image, label_map, sidecar, parcels if there else '')
+            return LabelMap(image, label_map, sidecar, parcels if inside(out_dir, parcels) else '')
     return None
 
 

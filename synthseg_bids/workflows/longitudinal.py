@@ -21,6 +21,7 @@ from synthseg_bids.interfaces.network import CT_WORDS
 from .crashes import Crash, PluginError
 from .resources import Resources
 from .runner import configure_nipype, run_workflow
+from .sessions import PARCELS_GB, connect_parcels
 from .settings import apply_settings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def init_longitudinal_wf(
     autocrop: bool = True,
     ct: bool | None = None,
     lesions: str = 'label',
+    parc: bool = False,
+    parcels_sha256: str = '',
     priors_dir: Path | None = None,
     overwrite: bool = False,
     resources: Resources | None = None,
@@ -66,7 +69,8 @@ def init_longitudinal_wf(
         in the output dataset.
     out_dir : Path
         Root of the output dataset.
-    model, model_sha256, flip, autocrop, ct, lesions, overwrite, resources, crash_dir
+    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256, overwrite, resources, \
+    crash_dir
         See :func:`.dataset.init_synthseg_wf`.
     priors_dir : Path, optional
         Folder with what the segmentations of single images have kept.
@@ -99,11 +103,15 @@ def init_longitudinal_wf(
                 flip=flip,
                 autocrop=autocrop,
                 lesions=lesions,
+                parcels=parc,
+                parcels_sha256=parcels_sha256,
                 num_threads=resources.threads,
             ),
             name='segment',
             n_procs=resources.threads,
-            mem_gb=max(LONGITUDINAL.mem_gb, resources.mem_gb or 0) + PRIOR_GB * len(images),
+            mem_gb=max(LONGITUDINAL.mem_gb, resources.mem_gb or 0)
+            + PRIOR_GB * len(images)
+            + parc * PARCELS_GB,
         )
         if priors_dir is not None:
             segment.inputs.priors_dir = str(priors_dir)
@@ -129,6 +137,8 @@ def init_longitudinal_wf(
             (segment, plot, [('out_labels', 'in_labels')]),
             (plot, save, [('figures', 'in_figures')]),
         ])  # fmt: skip
+        if parc:
+            connect_parcels(of_one)
         apply_settings(of_one, crash_dir and crash_dir / f'sub-{label}', overwrite)
         workflow.add_nodes([of_one])
     return workflow

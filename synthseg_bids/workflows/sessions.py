@@ -22,6 +22,9 @@ from synthseg_bids.interfaces.network import CT_WORDS
 from .resources import Resources
 from .settings import apply_settings
 
+#: Memory of the network that names parcels, in GB.
+PARCELS_GB = 0.3
+
 
 def init_sessions_wf(
     sessions: Iterable[SessionRecord],
@@ -34,6 +37,8 @@ def init_sessions_wf(
     autocrop: bool = True,
     ct: bool | None = None,
     lesions: str = 'label',
+    parc: bool = False,
+    parcels_sha256: str = '',
     overwrite: bool = False,
     resources: Resources | None = None,
     crash_dir: Path | None = None,
@@ -51,7 +56,8 @@ def init_sessions_wf(
         Root of the output dataset.
     priors_dir : Path
         Folder with what the network has predicted for the images.
-    model, model_sha256, flip, autocrop, ct, lesions, overwrite, resources, crash_dir
+    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256, overwrite, resources, \
+    crash_dir
         See :func:`.dataset.init_synthseg_wf`.
     name : str
 
@@ -87,12 +93,14 @@ def init_sessions_wf(
                 flip=flip,
                 autocrop=autocrop,
                 lesions=lesions,
+                parcels=parc,
+                parcels_sha256=parcels_sha256,
                 priors_dir=str(priors_dir),
                 num_threads=resources.threads,
             ),
             name='segment',
             n_procs=resources.threads,
-            mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0),
+            mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0) + parc * PARCELS_GB,
         )
         assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
         plot = Node(PlotTogether(in_files=in_files, ct=cts), name='plot', mem_gb=1)
@@ -107,6 +115,9 @@ def init_sessions_wf(
             (segment, plot, [('out_labels', 'in_labels'), ('used', 'used')]),
             (plot, save, [('figures', 'in_figures'), ('notes', 'figure_notes')]),
         ])  # fmt: skip
+        if parc:
+            connect_parcels(one)
+            one.connect(segment, 'out_common_parcels', save, 'in_common_parcels')
         if any(image.references for image in session.images):
             references = [
                 {name: str(path.absolute()) for name, path in image.references.items()}
@@ -118,6 +129,16 @@ def init_sessions_wf(
                 (compare, save, [('out_tables', 'in_overlaps'), ('compared', 'compared'),
                                  ('refused', 'not_compared')]),
             ])  # fmt: skip
+            if parc:
+                one.connect(segment, 'out_parcels', compare, 'in_parcels')
         apply_settings(one, crash_dir and crash_dir / subject, overwrite)
         by_subject[subject].add_nodes([one])
     return workflow
+
+
+def connect_parcels(workflow: Workflow) -> None:
+    """Have the parcels of images that were segmented together assessed, drawn and saved."""
+    segment, *others = (workflow.get_node(name) for name in ('segment', 'assess', 'plot', 'save'))
+    for node in others:
+        workflow.connect(segment, 'out_parcels', node, 'in_parcels')
+    workflow.connect(segment, 'parcels_sha256', others[-1], 'parcels_sha256')

@@ -22,7 +22,7 @@ def run(tmp_path_factory) -> Run:
     broken = raw / ANAT / 'sub-01_ses-a_FLAIR.nii.gz'
     broken.write_bytes(broken.read_bytes()[:500])
     model = save_tiny_model(folder / 'tiny.safetensors')
-    return run_here(raw, folder / 'out', model, '--combine', 'session', '--parc')
+    return run_here(raw, folder / 'out', model, '--combine', 'session')
 
 
 @pytest.mark.slow
@@ -32,7 +32,6 @@ def test_a_session_fails_alone(run):
     assert '1 sessions to segment together; 0 are up to date' in run.stderr
     assert f'{ANAT}: the scans cannot be registered: only 0 structures in common' in run.stderr
     assert '2 done, 0 skipped, 1 failed' in run.stdout
-    assert '--parc: parcels are named in single images, not in those taken together' in run.stderr
     for suffix in ('T1w', 'T2w'):
         assert (run.out / ANAT / f'sub-01_ses-a_seg-synthseg_desc-{suffix}_dseg.nii.gz').exists()
     assert not [*(run.out / ANAT).glob('*_seg-synthsegsession_*_dseg.*')]

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from app import options, write_description, write_image
+from parcel_models import save_tiny_parcels
 from scipy.ndimage import gaussian_filter
 
 from synthseg_bids.app.main import main
 from synthseg_bids.files import read_table
 from synthseg_bids.images.transform_file import read_transform
-from synthseg_bids.models.card import ModelCard, save_model
+from synthseg_bids.models.card import ModelCard, read_card, save_model
 from synthseg_bids.models.unet import NetworkConfig, UNet3D
+from synthseg_bids.parcels import CORTEX, parcel_labels
 
 LABELS = 'anat/sub-01_{0}_seg-synthseglong_desc-T1w_dseg.nii.gz'
 
@@ -58,16 +60,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     times = 'session_id\tacq_time\nses-a\t2020-01-01T00:00:00\nses-b\t2022-01-01T00:00:00\n'
     (root / 'raw/sub-01/sub-01_sessions.tsv').write_text(times)
     save_model_of_many_labels(root / 'many.safetensors')
+    save_tiny_parcels(root / 'models')
     return root
 
 
 def run(folder: Path, *more: object) -> int:
     raw, out, model = folder / 'raw', folder / 'out', folder / 'many.safetensors'
-    return main([*options(raw, out, model, '--longitudinal', '--debug', 'pdb', *more)])
+    return main([*options(raw, out, model, '--longitudinal', '--parc', '--debug', 'pdb', *more)])
 
 
 @pytest.mark.slow
 def test_visits_together(folder, capsys, caplog, monkeypatch):
+    monkeypatch.setenv('SYNTHSEG_BIDS_MODELS', str(folder / 'models'))
     monkeypatch.setattr('sys.stdin', io.StringIO())  # for the debugger at the truncated image
     assert run(folder) == 1  # the truncated image
     assert capsys.readouterr().out.splitlines()[-1] == '3 done, 0 skipped, 1 failed'
@@ -82,6 +86,17 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
         assert sidecar['SpatialReference'] == sidecar['Sources'][0]
         assert sidecar['Overlap'] > 0.95
         assert sidecar['ChangesFollowedByIntensities'] is True
+        assert (
+            sidecar['ParcelModelSHA256'] == read_card(folder / 'models/parcels.safetensors').sha256
+        )
+        plain, parcels = (
+            np.asanyarray(nib.load(str(path).replace('-synthseglong', seg)).dataobj)
+            for seg in ('-synthseglong', '-aparcaseglong')
+        )
+        cortex = np.isin(plain, CORTEX)
+        assert cortex.any()
+        assert {*np.unique(parcels[cortex])} <= {label.index for label in parcel_labels()}
+        np.testing.assert_array_equal(parcels[~cortex], plain[~cortex])
         assert (
             out / f'sub-01/figures/sub-01_{session}_seg-synthseglong_desc-T1w_dseg.png'
         ).exists()
@@ -103,7 +118,8 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
     assert rows[-1]['name'] == 'Total-Intracranial'
     assert all(abs(float(row['change'])) < 1 for row in rows if row['change'] != 'n/a')
     assert json.loads(table.with_suffix('.json').read_text())['TimeUnit'] == 'year'
-    assert not list((out / 'sub-02').rglob('*synthseglong*'))
+    assert not list((out / 'sub-02').rglob('*seglong*'))
+    assert (out / 'seg-aparcaseglong_dseg.tsv').exists()
     report = (out / 'sub-01.html').read_text()
     assert 'Change between visits' in report
     assert 'There is no picture of this image' not in report

@@ -92,14 +92,16 @@ def test_posteriors_halfway_sum_to_one(combined):
     total = combined.posteriors.sum(0)
     torch.testing.assert_close(total, torch.ones(combined.grid.shape))
     assert combined.used == (0, 1, 2)
-    labels = combined.on_common_grid()
+    labels = combined.on_common_grid().labels
     assert labels.shape == combined.grid.shape
     assert {*np.unique(labels)} == {*combined.labels}
 
 
 def test_labels_on_the_grid_of_a_scan(truth, combined):
     thick = Grid((48, 48, 12), truth[0].grid.affine @ np.diag([1, 1, 4, 1.0]))
-    labels, volumes = combined.on_scan(0, thick)
+    found = combined.on_scan(0, thick)
+    labels, volumes = found.labels, found.volumes
+    assert found.parcels is None
     assert labels.shape == thick.shape
     # Background fills up what is in the field of view.
     assert volumes.sum() == pytest.approx(labels.size * 32.0, rel=1e-4)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from app import save_tiny_model
 from ellipsoids import motion, seen
+from parcel_models import save_tiny_parcels
 
 from synthseg_bids import __version__
 from synthseg_bids.bids.group import write_group_tables
@@ -35,6 +36,8 @@ from synthseg_bids.interfaces.priors import prior_file
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
 from synthseg_bids.measure.qc_rules import VERDICT
+from synthseg_bids.models.card import read_card
+from synthseg_bids.parcels import CORTEX, parcel_labels
 from synthseg_bids.workflows.sessions import init_sessions_wf
 
 ANAT = 'sub-1/ses-a/anat'
@@ -78,10 +81,17 @@ def session(tmp_path_factory) -> tuple[SessionRecord, Path]:
             images[0].references = {name: folder / f'{name}.nii.gz' for name in names}
             images[0].reference_uris = {name: f'bids:{name}:T1w' for name in names}
     (record,) = list_sessions(images)
+    parcels = save_tiny_parcels(folder / 'models')
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('SYNTHSEG_BIDS_MODELS', str(parcels))
         patch.setattr('synthseg_bids.inference.combine.COMMON_MM', 2.0)
         workflow = init_sessions_wf(
-            [record], folder / 'out', priors_dir=folder / 'priors', model=str(model), ct=False
+            [record],
+            folder / 'out',
+            priors_dir=folder / 'priors',
+            model=str(model),
+            ct=False,
+            parc=True,
         )
         workflow.base_dir = str(folder / 'work')
         workflow.run()
@@ -100,6 +110,26 @@ def test_each_image_has_a_label_map_of_all(session):
         assert sidecar['Overlap'] > 0.95
         assert sidecar['ResidualMM'] < 0.5
         assert (out / ANAT / f'{stem}_morph.tsv').exists()
+
+
+def test_the_cortex_of_each_image_has_parcels(session):
+    record, out = session
+    stems = [*(session_stem(image) for image in record.images), record.stem]
+    numbers = {label.index for label in parcel_labels()}
+    for stem in stems:
+        plain, named = (
+            np.asanyarray(nib.load(out / output_files(stem, [kind])[0]).dataobj)
+            for kind in ('dseg', 'parcels')
+        )
+        cortex = np.isin(plain, CORTEX)
+        assert {*np.unique(named[cortex])} <= numbers
+        np.testing.assert_array_equal(named[~cortex], plain[~cortex])
+    name = output_files(stems[0], ['parcels'])[0]
+    assert name.endswith('_seg-aparcasegsession_desc-T1w_dseg.nii.gz')
+    volumes = {row['name']: row for row in read_table(out / f'{stems[0]}_morph.tsv')}
+    assert numbers <= {int(row['index']) for row in volumes.values() if row['index'] != 'n/a'}
+    quality = {row['measure']: row for row in read_table(out / f'{stems[0]}_qc.tsv')}
+    assert quality['n_missing_parcels']['value'] != 'n/a'
 
 
 def test_each_image_is_assessed(session):
@@ -125,7 +155,7 @@ def test_each_image_has_a_picture(session):
     for image in record.images:
         names = figure_files(session_stem(image))
         sidecar = out / output_files(session_stem(image), ['dseg'])[1]
-        for kind in ('scan', 'dseg'):
+        for kind in ('scan', 'dseg', 'parcels'):
             assert (out / names[kind]).read_bytes().startswith(b'\x89PNG')
             assert names[kind] in json.loads(sidecar.read_text())['Outputs']
 
@@ -148,7 +178,7 @@ def test_pictures_of_images_that_are_gone_go_with_them(session):
         out / name for i in record.images for name in figure_files(session_stem(i)).values()
     }
     written = {path for path in figures if path.exists()}
-    assert len(written) == 2 * len(record.images)
+    assert len(written) == 3 * len(record.images)
     assert written <= {*stale_files(out, record)}
     # Images of the participant that lie in no session leave those of sessions alone.
     other = replace(record, entities={'sub': record.entities['sub']}, stem='sub-1/anat/sub-1_any')
@@ -191,6 +221,13 @@ def test_what_is_up_to_date_is_known(session):
     record, out = session
     assert is_current(out, record)
     assert is_current(out, record, verify=True)
+    known = read_card(out.parent / 'models/parcels.safetensors').sha256
+    assert is_current(out, record, parcels_sha256=known)
+    assert not is_current(out, record, parcels_sha256='0' * 64)
+    parcels = out / output_files(session_stem(record.images[0]), ['parcels'])[0]
+    away = parcels.rename(out.parent / 'away.nii.gz')
+    assert not is_current(out, record)
+    away.rename(parcels)
     label_map = out / f'{record.stem}_dseg.nii.gz'
     whole = label_map.read_bytes()
     label_map.write_bytes(whole[:-10])
