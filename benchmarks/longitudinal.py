@@ -21,6 +21,7 @@ from visits import CONFIG, HIPPOCAMPI, VENTRICLES, Visit, load_head, make_visit
 
 from synthseg_bids.files import read_table, write_table
 from synthseg_bids.images.geometry import Grid
+from synthseg_bids.inference.combine import Contrast
 from synthseg_bids.inference.longitudinal import (
     compare_visits,
     refine_compared,
@@ -97,7 +98,11 @@ def _together(
     images = [(visit.image, visit.affine) for visit in visits]
     registration = register_visits(priors, images=images)
     changes = compare_visits(priors, images, 'ab', contrasts, registration)
-    refined = refine_compared(priors, images, changes, network.card)
+    scans = [
+        Contrast(visit.image, visit.affine, prior)
+        for visit, prior in zip(visits, priors, strict=True)
+    ]
+    refined = refine_compared(scans, changes, network.card)
     return [
         _volumes(
             network,

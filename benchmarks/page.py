@@ -32,7 +32,8 @@ def render(name: str, **content: object) -> str:
 
 def fill(text: str, width: int, indent: str = '') -> str:
     """Break a paragraph into lines, the later ones indented."""
-    return textwrap.fill(' '.join(text.split()), width, subsequent_indent=indent) + '\n'
+    text = ' '.join(text.split())
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False) + '\n'
 
 
 def cpu_name() -> str:

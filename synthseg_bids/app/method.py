@@ -62,6 +62,8 @@ class ChosenMethod:
 
     def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
         """Return the fields of a sidecar that identify the method, for images of one suffix."""
+        from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
+
         if self.program:
             return self.program.identity(suffix, not config.fast)
         return {
@@ -70,7 +72,7 @@ class ChosenMethod:
             'Autocrop': config.autocrop,
             'CT': describe_ct(ct_setting(config.ct, suffix)),
             'Lesions': config.lesions,
-            **({'ParcelModelSHA256': self.parcels_sha256} if config.parc else {}),
+            **({PARCEL_MODEL_FIELD: self.parcels_sha256} if config.parc else {}),
         }
 
     def used(self) -> dict[str, Any]:

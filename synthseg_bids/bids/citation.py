@@ -197,8 +197,8 @@ _VISITS = f"""
 
 All visits of each participant were then segmented together as well. Their images{_REGISTERED}. The
 posteriors of each image were averaged over the visits [@reuter2012], following what had changed
-between images of the same contrast by their intensities [@ashburner2013]; those of images whose
-contrast no other visit has were not refined.
+between images of the same contrast by their intensities [@ashburner2013]; where no other visit had
+the contrast of an image, its posteriors were those of the network alone.
 Annual change of a structure is the slope of a straight line through its soft volumes, divided by
 their mean."""
 

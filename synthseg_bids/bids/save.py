@@ -52,8 +52,10 @@ _ENTITIES = {
 _DIVISIONS = {'tissues': TISSUE_SEG, 'five_tissue': '5tt'}
 #: Kinds that are named after their division alone.
 _PARCELS = ('parcels', 'parcels1mm')
-#: What else there is of parcels only, and the field of the sidecar that identifies their network.
-_OF_PARCELS, PARCEL_MODEL_FIELD = (*_PARCELS, 'aparc'), 'ParcelModelSHA256'
+#: Kinds that there are with parcels alone.
+_OF_PARCELS = (*_PARCELS, 'aparc')
+#: Field of the sidecar that identifies the network of parcels.
+PARCEL_MODEL_FIELD = 'ParcelModelSHA256'
 #: Kinds of figures.
 FIGURES = ('scan', 'dseg', 'parcels')
 #: Fields of the label map's sidecar that decide the result, and their names in messages.

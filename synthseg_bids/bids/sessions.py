@@ -275,9 +275,9 @@ def _save_common(
     shared: Mapping[str, Any],
     transforms: Iterable[str],
 ) -> list[str]:
-    """Copy the label maps in the space halfway; return paths, the sidecar of the first one last.
+    """Copy the label maps in the space halfway; return their paths and those of their sidecars.
 
-    That sidecar records the transforms, too.
+    The last one is the sidecar of the map without parcels, which records the transforms, too.
     """
     label_map, marker = output_files(session.stem, ['dseg'])
     single = single_sidecar(out_dir, images[0])

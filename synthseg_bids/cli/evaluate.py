@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..bids.image_record import ImageRecord
-from ..bids.names import DERIVATIVE_ENTITIES, PARCELS_SEG, has_parcels, has_tissues, parse_name
+from ..bids.names import DERIVATIVE_ENTITIES, has_parcels, has_tissues, parcels_seg, parse_name
 from ..bids.query import DEFAULT_SUFFIXES
 from ..bids.references import find_reference
 from ..external.methods import OURS
@@ -183,8 +183,12 @@ def parcel_map(path: Path) -> Path | None:
     """Return the label map with parcels that lies beside one of ours; None if there is none."""
     if has_parcels(path.name):
         return None
-    other = path.with_name(path.name.replace(f'_seg-{OURS}_', f'_seg-{PARCELS_SEG}_'))
-    return other if other != path and other.is_file() else None
+    parsed = parse_name(path.name)
+    seg = parsed[0].get('seg', '') if parsed else ''
+    if not seg.startswith(OURS):
+        return None
+    other = path.with_name(path.name.replace(f'_seg-{seg}_', f'_seg-{parcels_seg(seg)}_'))
+    return other if other.is_file() else None
 
 
 def source_image(path: Path) -> ImageRecord | None:

@@ -75,9 +75,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_pair_options(parser)
     add(
         '--start-from',
-        nargs='+',
+        action='append',
         metavar='MODEL',
-        help='shipped model or weights file to start from; the average of several',
+        help='shipped model or weights file to start from; given several times, their average',
     )
     add('--validate-on', nargs='*', default=[], metavar='NAME', help='data to hold out')
     for option, default, text in OPTIONS:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..images.geometry import Grid, from_ras, orientation, spacing_mm, voxel_volume_mm3
+from .empty_borders import EmptyBorders
 from .label_weights import label_weights
 from .parcels import Parcellator, label_parcels
 from .postprocess import Box, soft_volumes
@@ -33,6 +34,21 @@ class ScanLabels:
     volumes: np.ndarray
     parcels: np.ndarray | None = None
 
+    def with_borders(self, borders: EmptyBorders, voxel_mm3: float) -> ScanLabels:
+        """Return the segmentation of the whole scan, of which this is the content.
+
+        Parameters
+        ----------
+        borders : EmptyBorders
+            From :func:`.empty_borders.cut_empty_borders`.
+        voxel_mm3 : float
+            Volume of a voxel of the scan.
+        """
+        volumes = self.volumes.copy()
+        volumes[0] += borders.n_voxels * voxel_mm3
+        parcels = None if self.parcels is None else borders.added_to(self.parcels)
+        return ScanLabels(borders.added_to(self.labels), volumes, parcels)
+
 
 def label_scan(
     posteriors: Tensor,
@@ -55,7 +71,7 @@ def label_scan(
     fine : Grid
         That grid: isotropic, in RAS, over the scan's field of view.
     grid : Grid
-        Of the scan.
+        Of the scan; its centre is that of `fine`.
     labels : (n_channels,) sequence of int
         Label of each channel.
     weights : (n_channels,) tensor, optional
@@ -69,7 +85,7 @@ def label_scan(
     -------
     ScanLabels
     """
-    # Rounded, so that steps between equal grids are exactly 1.
+    # Without the rounding errors of the affine.
     in_ras, spacing = grid.in_ras(), round(float(spacing_mm(fine.affine)[0]), 6)
     steps = spacing_mm(in_ras.affine) / spacing
     weights = label_weights(posteriors, labels) if weights is None else weights

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..images.geometry import Grid, widen_box
 from ..measure.agreement import AlignmentError
 from ..models.card import ModelCard
-from .combine import LEAST_OVERLAP
+from .combine import LEAST_OVERLAP, Contrast
 from .deform_visits import SPACING_MM, between_scans, displacements_of
 from .fold_lesions import fold_lesions
 from .label_scan import ScanLabels, label_scan
@@ -35,10 +35,11 @@ from .match_intensities import UnlikeError
 from .options import TEMPLATE_WEIGHT
 from .parcels import Parcellator
 from .postprocess import NOWHERE, Box, supports
+from .preprocess import prepare
 from .refine import refine_alone
 from .register import Registration, grid_halfway, register
 from .register_intensities import Image
-from .rigid_resample import inside, reached, sample, sample_at, sample_image, voxel_places
+from .rigid_resample import inside, reached, sample, sample_at, voxel_places
 from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
@@ -148,34 +149,29 @@ def compare_visits(
 
 @torch.inference_mode()
 def refine_compared(
-    priors: Sequence[SoftSegmentation],
-    images: Sequence[Image],
-    changes: Changes,
-    card: ModelCard,
+    scans: Sequence[Contrast], changes: Changes, card: ModelCard
 ) -> list[SoftSegmentation]:
     """Refine the posteriors of scans that were compared by the intensities of each.
 
     Parameters
     ----------
-    priors, images
-        See :func:`register_visits`.
+    scans : sequence of Contrast
+        The scans without empty borders, as they were segmented.
     changes : Changes
         Between scans of the same contrast. The posteriors of others stay as they are.
     card : ModelCard
-        Card of the network.
+        Card of the network; with an ``intensity_weight`` of 0 nothing is refined.
 
     Returns
     -------
     list of SoftSegmentation
+        The posteriors of each scan.
     """
-    found = list(priors)
-    for number in changes.fields:
-        prior, (data, affine) = priors[number], images[number]
-        posteriors = prior.probabilities()
-        volume = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-        to_scan = np.linalg.inv(affine) @ prior.affine
-        image = sample_image(volume, to_scan, tuple(posteriors.shape[1:])).numpy()
-        steps = prior.steps_mm / card.spacing_mm
+    found = [scan.prior for scan in scans]
+    for number in changes.fields if card.intensity_weight else ():
+        scan, prior = scans[number], found[number]
+        image = prepare(scan.intensities, scan.affine, card.spacing_mm).image[prior.box]
+        posteriors, steps = prior.probabilities(), prior.steps_mm / card.spacing_mm
         refined = refine_alone(posteriors, image, steps, card, supports(posteriors))
         found[number] = SoftSegmentation.from_probabilities(
             refined, prior.labels, prior.grid, prior.box, prior.steps_mm
@@ -199,7 +195,7 @@ def segment_visit(
     Parameters
     ----------
     grid : Grid
-        Of the scan.
+        Of the scan, without empty borders if they were cut off before it was segmented.
     priors, visits, registration, changes, own
         See :func:`joint_posteriors`.
     card : ModelCard

@@ -78,6 +78,8 @@ class Segmenter:
         The model's card: labels, spacing, training.
     options : SegmentOptions
     compute : ComputeOptions
+    parcellator : Parcellator or None
+        Names the parcels of the cortex; None if they are not asked for.
 
     Raises
     ------
@@ -112,7 +114,6 @@ class Segmenter:
         spare = partial(engine_on, CPU) if gpu_fallback else None
         where = resolve_device(device)
         self._place = DeviceWithFallback(where, partial(engine_on, where), spare)
-        #: Names the parcels of the cortex; None if they are not asked for.
         self.parcellator = Parcellator() if parcels else None
 
     @classmethod

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from synthseg_bids.images.volume_io import Volume
     from synthseg_bids.inference.combine import Contrast
+    from synthseg_bids.inference.empty_borders import EmptyBorders
     from synthseg_bids.inference.label_scan import ScanLabels
     from synthseg_bids.inference.segmenter import Segmenter
     from synthseg_bids.inference.soft_segmentation import SoftSegmentation
@@ -137,17 +138,31 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
     return found
 
 
-def contrast_of(inputs: Any, number: int, segmenter: Segmenter) -> tuple[Volume, Contrast]:
-    """Read an image, and what the network has predicted for it."""
+def contrast_of(
+    inputs: Any, number: int, segmenter: Segmenter
+) -> tuple[Volume, Contrast, EmptyBorders]:
+    """Read an image, and what the network has predicted for it.
+
+    Returns
+    -------
+    volume : Volume
+        The image.
+    scan : Contrast
+        The image as it was segmented, without empty borders.
+    borders : EmptyBorders
+        These borders.
+    """
     from synthseg_bids.images.background import without_far_background
     from synthseg_bids.images.ct import is_ct
     from synthseg_bids.images.volume_io import read_volume
     from synthseg_bids.inference.combine import Contrast
+    from synthseg_bids.inference.empty_borders import cut_empty_borders
 
     volume = read_volume(inputs.in_files[number])
-    ct = is_ct(ct_of(inputs, number), volume.data)
-    data, _ = without_far_background(volume.data)
-    return volume, Contrast(data, volume.affine, prior_of(inputs, number, segmenter), ct)
+    data, affine, borders = cut_empty_borders(volume.data, volume.affine)
+    ct = is_ct(ct_of(inputs, number), data)
+    data, _ = without_far_background(data)
+    return volume, Contrast(data, affine, prior_of(inputs, number, segmenter), ct), borders
 
 
 def write_scan_labels(

@@ -11,10 +11,11 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined
 
 from synthseg_bids import __version__
 from synthseg_bids.inference.options import LESIONS
-from synthseg_bids.models import DEFAULT_MODEL, PARCEL_MODEL
+from synthseg_bids.models import DEFAULT_MODEL
 
 from .base import DeviceName, GpuInputSpec, VersionedInputSpec
 from .gpu_slots import claim_device, device_for
+from .network import parcels_sha256_of
 from .priors import prior_file
 
 
@@ -177,11 +178,10 @@ class SegmentImage(SimpleInterface):
         return found, segmenter.card, segmenter.labels
 
     def _provenance(self, found: Any, card: Any, labels: tuple[int, ...]) -> dict[str, Any]:
+        from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
         from synthseg_bids.files import sha256
         from synthseg_bids.images.ct import CT_RANGE, describe_ct
-        from synthseg_bids.inference.memory_estimate import describe_model
         from synthseg_bids.labels import LESION
-        from synthseg_bids.models.registry import model_path
 
         inputs = self.inputs
         provenance = {
@@ -200,7 +200,7 @@ class SegmentImage(SimpleInterface):
         if found.report.ct:
             provenance['HounsfieldWindow'] = list(CT_RANGE)
         if inputs.parcels:
-            provenance['ParcelModelSHA256'] = describe_model(model_path(PARCEL_MODEL)).sha256
+            provenance[PARCEL_MODEL_FIELD] = parcels_sha256_of(inputs)
         if LESION in labels:
             provenance['LesionLabel'] = True
         if found.fallback:

@@ -63,7 +63,7 @@ class SegmentSession(SimpleInterface):
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
         images = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
-        volumes, scans = [volume for volume, _ in images], [scan for _, scan in images]
+        volumes, scans, _ = zip(*images, strict=True)
         found = combine(scans, segmenter.card, segmenter.labels)
         common = found.on_common_grid(segmenter.parcellator)
         write_image(out / 'common.nii.gz', common.labels, found.grid.affine)

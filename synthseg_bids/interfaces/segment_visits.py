@@ -55,6 +55,7 @@ class SegmentVisits(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from synthseg_bids.images.geometry import Grid, voxel_volume_mm3
         from synthseg_bids.images.transform_file import write_transform
         from synthseg_bids.inference.longitudinal import (
             compare_visits,
@@ -65,20 +66,21 @@ class SegmentVisits(SimpleInterface):
 
         inputs, out = self.inputs, Path(runtime.cwd)
         segmenter = segmenter_of(inputs)
-        scans = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
-        volumes, priors = [volume for volume, _ in scans], [scan.prior for _, scan in scans]
-        images = [(scan.intensities, scan.affine) for _, scan in scans]
+        seen = [contrast_of(inputs, n, segmenter) for n in range(len(inputs.in_files))]
+        volumes, scans, borders = zip(*seen, strict=True)
+        priors = [scan.prior for scan in scans]
+        images = [(scan.intensities, scan.affine) for scan in scans]
         registration = register_visits(priors, inputs.in_files, images)
         changes = compare_visits(priors, images, inputs.visits, inputs.contrasts, registration)
-        refined = refine_compared(priors, images, changes, segmenter.card)
+        refined = refine_compared(scans, changes, segmenter.card)
         self._results['overlaps'] = list(registration.overlaps)
         self._results['followed'] = [bool(changes.alike(n)) for n in range(len(scans))]
         found = (
             segment_visit(
-                volume.grid, refined, inputs.visits, registration, changes, number,
-                segmenter.card, segmenter.labels, segmenter.parcellator,
-            )
-            for number, volume in enumerate(volumes)
+                Grid(scan.data.shape, scan.affine), refined, inputs.visits, registration, changes,
+                number, segmenter.card, segmenter.labels, segmenter.parcellator,
+            ).with_borders(cut, voxel_volume_mm3(scan.affine))
+            for number, (scan, cut) in enumerate(zip(scans, borders, strict=True))
         )  # fmt: skip
         self._results |= write_scan_labels(out, found, volumes)
         self._results['out_transforms'] = []

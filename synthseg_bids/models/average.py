@@ -39,7 +39,7 @@ def average(networks: Sequence[UNet3D]) -> UNet3D:
     config = networks[0].config
     for other in networks[1:]:
         if other.config != config:
-            raise ValueError(f'cannot average {config} and {other.config}')
+            raise ValueError(f'cannot average {config} and {other.config}; use one architecture')
     if len(networks) == 1:
         return networks[0]
     states = [network.state_dict() for network in networks]

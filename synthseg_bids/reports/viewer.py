@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from synthseg_bids.bids.names import IMAGE_EXTENSIONS, parse_name, participant_folders
 from synthseg_bids.bids.save import output_files
-from synthseg_bids.external.methods import METHODS, SESSION
+from synthseg_bids.external.methods import LONGITUDINAL, METHODS, SESSION
 from synthseg_bids.images.ct import CT_RANGE, CT_SUFFIXES
 from synthseg_bids.labels import Label, segmentation_labels
 from synthseg_bids.parcels import aparcaseg_labels
@@ -24,7 +24,7 @@ from .tree import Image, inside, read_json, session_page
 _KINDS = ('dseg', 'dseg1mm')
 #: Of each the one that has parcels in the place of the cortex.
 _PARCELS = {'dseg': 'parcels', 'dseg1mm': 'parcels1mm'}
-_SEGMENTATIONS = tuple(method.seg for method in (*METHODS.values(), SESSION))
+_SEGMENTATIONS = tuple(method.seg for method in (*METHODS.values(), SESSION, LONGITUDINAL))
 #: The dataset of the scans, as sources name it.
 _RAW = 'raw'
 

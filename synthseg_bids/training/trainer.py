@@ -103,7 +103,7 @@ class Trainer:
         #: Number of samples over all processes.
         self.samples = 0
         self.seconds = 0.0
-        #: Name, checksum and steps of the network that the run started from, if any.
+        #: Names, checksums and steps of the networks that the run started from, if any.
         self.started_from: dict[str, Any] = {}
         self.dtype = fast_dtype(self.device)
         shared = self.ranks.wrap(self.network)

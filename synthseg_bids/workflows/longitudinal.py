@@ -26,8 +26,9 @@ from .settings import apply_settings
 
 logger = logging.getLogger(__name__)
 
-#: Memory of the posteriors of one image as bytes, in GB, beside those that are worked on.
-PRIOR_GB = 0.2
+#: Memory of the posteriors of one image as bytes, as predicted and refined, in GB, beside those
+#: that are worked on.
+PRIOR_GB = 0.4
 #: Name of a participant's workflow, before its label.
 _PREFIX = 'visits_sub_'
 
@@ -38,6 +39,7 @@ def expected_fields(images: Sequence[ImageRecord]) -> dict[str, Any]:
         'TemplateWeight': TEMPLATE_WEIGHT,
         'Strain': STRAIN,
         'VolumeChange': VOLUME_CHANGE,
+        'RefinedBeforeMean': True,
         'Visits': sorted(image.source for image in images),
     }
 
@@ -109,9 +111,8 @@ def init_longitudinal_wf(
             ),
             name='segment',
             n_procs=resources.threads,
-            mem_gb=max(LONGITUDINAL.mem_gb, resources.mem_gb or 0)
-            + PRIOR_GB * len(images)
-            + parc * PARCELS_GB,
+            mem_gb=max(LONGITUDINAL.mem_gb + parc * PARCELS_GB, resources.mem_gb or 0)
+            + PRIOR_GB * len(images),
         )
         if priors_dir is not None:
             segment.inputs.priors_dir = str(priors_dir)

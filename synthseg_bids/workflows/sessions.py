@@ -100,7 +100,7 @@ def init_sessions_wf(
             ),
             name='segment',
             n_procs=resources.threads,
-            mem_gb=max(SESSION.mem_gb, resources.mem_gb or 0) + parc * PARCELS_GB,
+            mem_gb=max(SESSION.mem_gb + parc * PARCELS_GB, resources.mem_gb or 0),
         )
         assess = Node(AssessTogether(in_files=in_files, ct=cts), name='assess', mem_gb=1)
         plot = Node(PlotTogether(in_files=in_files, ct=cts), name='plot', mem_gb=1)
@@ -138,7 +138,8 @@ def init_sessions_wf(
 
 def connect_parcels(workflow: Workflow) -> None:
     """Have the parcels of images that were segmented together assessed, drawn and saved."""
-    segment, *others = (workflow.get_node(name) for name in ('segment', 'assess', 'plot', 'save'))
-    for node in others:
+    names = ('segment', 'assess', 'plot', 'save')
+    segment, assess, plot, save = (workflow.get_node(name) for name in names)
+    for node in (assess, plot, save):
         workflow.connect(segment, 'out_parcels', node, 'in_parcels')
-    workflow.connect(segment, 'parcels_sha256', others[-1], 'parcels_sha256')
+    workflow.connect(segment, 'parcels_sha256', save, 'parcels_sha256')

@@ -43,12 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('visits')
     rng = np.random.default_rng(0)
     data = gaussian_filter(rng.normal(size=(24, 24, 24)), 2.0).astype('f4')
-    for session, shift in (('ses-a', 0.0), ('ses-b', 5.0)):
+    # The second one has wider empty borders, which are cut off before it is segmented.
+    for session, shift, width in (('ses-a', 0.0, (16, 16)), ('ses-b', 5.0, (50, 26))):
+        padded = np.pad(data, (width, (10, 16), (12, 8)))
         path = root / f'raw/sub-01/{session}/anat/sub-01_{session}_T1w.nii.gz'
         path.parent.mkdir(parents=True)
         affine = np.diag([4.0, 4, 4, 1])
-        affine[0, 3] = shift
-        nib.save(nib.Nifti1Image(data, affine), path)
+        affine[:3, 3] = shift - 4 * width[0], -40, -48
+        nib.save(nib.Nifti1Image(padded, affine), path)
     bad = root / 'raw/sub-01/ses-c/anat/sub-01_ses-c_T1w.nii.gz'
     write_image(bad)
     bad.write_bytes(bad.read_bytes()[:1500])
@@ -100,6 +102,10 @@ def test_visits_together(folder, capsys, caplog, monkeypatch):
         assert (
             out / f'sub-01/figures/sub-01_{session}_seg-synthseglong_desc-T1w_dseg.png'
         ).exists()
+        alone = np.asanyarray(nib.load(str(path).replace('synthseglong', 'synthseg')).dataobj)
+        assert 2 * ((plain > 0) & (alone > 0)).sum() > 0.95 * (
+            (plain > 0).sum() + (alone > 0).sum()
+        )
         raw = nib.load(folder / f'raw/sub-01/{session}/anat/sub-01_{session}_T1w.nii.gz')
         np.testing.assert_array_equal(nib.load(path).affine, raw.affine)
     status = read_table(out / 'group_status.tsv')

@@ -134,6 +134,21 @@ def test_parcels_beside_the_label_map(tmp_path, trees, truth, rng, caplog):
     assert names == {name for name in present if 'pole' not in name and 'bankssts' not in name}
 
 
+def test_every_method_has_its_own_parcels(tmp_path):
+    anat = tmp_path / 'sub-1/anat'
+    anat.mkdir(parents=True)
+    for end in ('', 'session', 'long'):
+        for seg in ('synthseg', 'aparcaseg'):
+            (anat / f'sub-1_seg-{seg}{end}_desc-T1w_dseg.nii.gz').touch()
+    found = {scan.path.name: scan.parcels for scan in find_scans(tmp_path, {})}
+    assert {name: parcels and parcels.name for name, parcels in found.items()} == {
+        f'sub-1_seg-synthseg{end}_desc-T1w_dseg.nii.gz': (
+            f'sub-1_seg-aparcaseg{end}_desc-T1w_dseg.nii.gz'
+        )
+        for end in ('', 'session', 'long')
+    }
+
+
 def test_the_sidecar_tells_the_scan(tmp_path, truth):
     path = save(tmp_path / 'sub-1_run-2_seg-synthseg_desc-T1winv1_dseg.nii.gz', truth)
     found = source_image(path)

@@ -11,6 +11,7 @@ from ellipsoids import head, motion, seen
 from scipy.ndimage import gaussian_filter
 
 from synthseg_bids.images.geometry import Grid
+from synthseg_bids.inference.combine import Contrast
 from synthseg_bids.inference.longitudinal import (
     Changes,
     joint_posteriors,
@@ -80,8 +81,11 @@ def test_compared_scans_follow_their_own_intensities(rng):
     image = brightness[labels] + rng.normal(0, 0.02, labels.shape)
     card = ModelCard('x', NetworkConfig(), 2.0, labels=values, intensity_weight=0.75)
     changes = Changes(UNCHANGED.grid, ((0, 2),), {0: torch.zeros(3, 1, 1, 1)})
-    refined, same = refine_compared([prior, prior], [(image, affine)] * 2, changes, card)
+    scans = [Contrast(image, affine, prior)] * 2
+    refined, same = refine_compared(scans, changes, card)
     assert same is prior
+    unrefined = replace(card, intensity_weight=0)
+    assert refine_compared(scans, changes, unrefined) == [prior, prior]
     torch.testing.assert_close(refined.probabilities().sum(0), torch.ones(labels.shape))
     # Smoothing has made the cortex thinner, which the intensities tell.
     for value in (3, 42):

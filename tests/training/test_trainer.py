@@ -142,8 +142,25 @@ def test_start_from_a_trained_network(maps):
         pairs = zip(model.parameters(), trained.average.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     other = replace(CONFIG, network=replace(CONFIG.network, features=4))
+    with pytest.raises(CheckpointError, match='cannot average'):
+        trainer.start_from(
+            (trained.average, trained.card('first')),
+            (Trainer(other, maps).average, trained.card('second')),
+        )
     with pytest.raises(CheckpointError, match='cannot start from'):
         Trainer(other, maps).start_from((trained.average, trained.card('first')))
+
+
+def test_start_from_the_average_of_networks(maps):
+    trained = [finished(Trainer(replace(CONFIG, seed=seed), maps)) for seed in (1, 2)]
+    trainer = Trainer(CONFIG, maps)
+    cards = [one.card(name) for one, name in zip(trained, ('first', 'second'), strict=True)]
+    trainer.start_from(*zip((one.average for one in trained), cards, strict=True))
+    found, *others = (one.likelihood.weight for one in (
+        trainer.network, *(one.average for one in trained)
+    ))  # fmt: skip
+    torch.testing.assert_close(found, sum(others) / 2)
+    assert trainer.started_from['name'] == 'first + second'
 
 
 def test_the_card_counts_the_steps_before(maps, tmp_path):

@@ -35,6 +35,7 @@ from synthseg_bids.interfaces import PlotTogether
 from synthseg_bids.interfaces.priors import prior_file
 from synthseg_bids.labels import channel_labels
 from synthseg_bids.measure.overlap import MEAN_NAME
+from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS
 from synthseg_bids.measure.qc_rules import VERDICT
 from synthseg_bids.models.card import read_card
 from synthseg_bids.parcels import CORTEX, parcel_labels
@@ -75,6 +76,8 @@ def session(tmp_path_factory) -> tuple[SessionRecord, Path]:
         images.append(ImageRecord(path, relative, entities, suffix, status='done'))
         if suffix == 'T1w':
             truth = np.array(channel_labels(), 'i2')[prior.posteriors.argmax(0).numpy()]
+            # Parcels of the left side, which are compared as well.
+            truth[truth == CORTEX[0]] = 1035
             nib.save(nib.Nifti1Image(truth, prior.grid.affine), folder / 'truth.nii.gz')
             (folder / 'broken.nii.gz').write_bytes(b'')
             names = ('truth', 'broken')
@@ -122,6 +125,7 @@ def test_the_cortex_of_each_image_has_parcels(session):
             for kind in ('dseg', 'parcels')
         )
         cortex = np.isin(plain, CORTEX)
+        assert cortex.any()
         assert {*np.unique(named[cortex])} <= numbers
         np.testing.assert_array_equal(named[~cortex], plain[~cortex])
     name = output_files(stems[0], ['parcels'])[0]
@@ -189,8 +193,9 @@ def test_images_with_references_are_compared(session):
     start = 'sub-1_ses-a_seg-synthsegsession_desc'
     rows = read_table(session[1] / ANAT / f'{start}-T1w_dice.tsv')
     assert {row['reference'] for row in rows} == {'truth'}
-    mean = next(row['dice'] for row in rows if row['name'] == MEAN_NAME)
-    assert float(mean) > 0.9
+    dice = {row['name']: row['dice'] for row in rows}
+    assert float(dice[MEAN_NAME]) > 0.9
+    assert 0 <= float(dice[MEAN_OF_PARCELS]) <= 1
     sidecar = json.loads((session[1] / ANAT / f'{start}-T1w_dseg.json').read_text())
     tried = {entry['URI']: entry['Used'] for entry in sidecar['References']}
     assert tried == {'bids:truth:T1w': True, 'bids:broken:T1w': False}
@@ -224,6 +229,7 @@ def test_what_is_up_to_date_is_known(session):
     known = read_card(out.parent / 'models/parcels.safetensors').sha256
     assert is_current(out, record, parcels_sha256=known)
     assert not is_current(out, record, parcels_sha256='0' * 64)
+    assert {out / output_files(record.stem, ['parcels'])[0]} <= {*stale_files(out, record)}
     parcels = out / output_files(session_stem(record.images[0]), ['parcels'])[0]
     away = parcels.rename(out.parent / 'away.nii.gz')
     assert not is_current(out, record)
