@@ -71,8 +71,9 @@ def init_longitudinal_wf(
         in the output dataset.
     out_dir : Path
         Root of the output dataset.
-    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256, overwrite, resources, \
-    crash_dir
+    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256
+        See :func:`.dataset.init_synthseg_wf`.
+    overwrite, resources, crash_dir
         See :func:`.dataset.init_synthseg_wf`.
     priors_dir : Path, optional
         Folder with what the segmentations of single images have kept.

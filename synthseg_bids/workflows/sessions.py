@@ -56,8 +56,9 @@ def init_sessions_wf(
         Root of the output dataset.
     priors_dir : Path
         Folder with what the network has predicted for the images.
-    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256, overwrite, resources, \
-    crash_dir
+    model, model_sha256, flip, autocrop, ct, lesions, parc, parcels_sha256
+        See :func:`.dataset.init_synthseg_wf`.
+    overwrite, resources, crash_dir
         See :func:`.dataset.init_synthseg_wf`.
     name : str
 
