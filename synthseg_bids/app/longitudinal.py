@@ -42,7 +42,7 @@ def segment_visits(config: RunConfig, plan: Plan, setup: Setup) -> tuple[set[str
     from synthseg_bids.workflows.longitudinal import execute_longitudinal
 
     out_dir = config.output_dir.resolve()
-    wanted = _outdated(config, list_visits(plan), setup.chosen.parcels_sha256)
+    wanted = _outdated(config, list_visits(plan), setup.chosen.parcel_fields)
     if not wanted:
         return set(), True
     logger.info('visits of %d participants to segment together', len(wanted))
@@ -110,21 +110,22 @@ def list_visits(
 
 
 def _outdated(
-    config: RunConfig, participants: Mapping[str, Sequence[ImageRecord]], parcels_sha256: str
+    config: RunConfig,
+    participants: Mapping[str, Sequence[ImageRecord]],
+    parcel_fields: Mapping[str, str],
 ) -> dict[str, Sequence[ImageRecord]]:
     from synthseg_bids.bids.longitudinal import change_file, is_current
-    from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
     from synthseg_bids.workflows.longitudinal import expected_fields
 
     out_dir = config.output_dir.resolve()
-    # Parcels that are not asked for stay.
-    parcels = {PARCEL_MODEL_FIELD: parcels_sha256} if parcels_sha256 else {}
     return {
         label: images
         for label, images in participants.items()
         if config.overwrite
         or not (out_dir / change_file(label)).is_file()
-        or not is_current(out_dir, images, expected_fields(images) | parcels, config.verify)
+        or not is_current(
+            out_dir, images, {**expected_fields(images), **parcel_fields}, config.verify
+        )
     }
 
 

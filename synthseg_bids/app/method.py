@@ -60,10 +60,15 @@ class ChosenMethod:
     parcels_sha256: str = ''
     program: Program | None = None
 
-    def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
-        """Return the fields of a sidecar that identify the method, for images of one suffix."""
+    @property
+    def parcel_fields(self) -> dict[str, str]:
+        """Field of a sidecar that identifies the network of parcels, if they are asked for."""
         from synthseg_bids.bids.save import PARCEL_MODEL_FIELD
 
+        return {PARCEL_MODEL_FIELD: self.parcels_sha256} if self.parcels_sha256 else {}
+
+    def identity(self, config: RunConfig, suffix: str) -> dict[str, Any]:
+        """Return the fields of a sidecar that identify the method, for images of one suffix."""
         if self.program:
             return self.program.identity(suffix, not config.fast)
         return {
@@ -72,7 +77,7 @@ class ChosenMethod:
             'Autocrop': config.autocrop,
             'CT': describe_ct(ct_setting(config.ct, suffix)),
             'Lesions': config.lesions,
-            **({PARCEL_MODEL_FIELD: self.parcels_sha256} if config.parc else {}),
+            **self.parcel_fields,
         }
 
     def used(self) -> dict[str, Any]:

@@ -18,16 +18,14 @@ from .damage import checked_rows, damage, read_marker
 from .image_record import ImageRecord
 from .names import anat_folder, derivative_stem, parcels_seg, parse_name
 from .records import record
-from .save import figure_files, output_files, save_image_outputs
+from .save import (
+    TOGETHER_KINDS,
+    figure_files,
+    output_files,
+    save_image_outputs,
+    single_sidecar,
+)
 from .visits import years_between
-
-#: The files of each image.
-KINDS = ('dseg', 'morph', 'qc')
-#: Fields of the sidecar of a single segmentation that hold for the longitudinal one, too.
-_SHARED = (
-    'SoftwareVersion', 'ModelName', 'ModelSHA256', 'FlipAveraging', 'Autocrop', 'CT', 'Lesions',
-    'LesionLabel', 'HounsfieldWindow', 'InputSHA256',
-)  # fmt: skip
 
 CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     'index': {'Description': 'Value in the label map.'},
@@ -62,14 +60,7 @@ def transform_file(stem: str) -> str:
 
 def _needed_files(stem: str) -> list[str]:
     """Name the files of an image without which its outputs are not complete."""
-    return [*output_files(stem, KINDS), transform_file(stem)]
-
-
-def describe_single(out_dir: Path, image: ImageRecord) -> dict[str, Any]:
-    """Read how an image was segmented on its own: what holds for all visits together, too."""
-    sidecars = (out_dir / output_files(image.stem, [k])[1] for k in ('dseg', 'dseg1mm'))
-    content = next((found for path in sidecars if (found := read_marker(path))), {})
-    return {key: content[key] for key in _SHARED if key in content}
+    return [*output_files(stem, TOGETHER_KINDS), transform_file(stem)]
 
 
 def is_current(
@@ -94,7 +85,7 @@ def is_current(
         stem = longitudinal_stem(image)
         path = out_dir / output_files(stem, ['dseg'])[1]
         content = read_marker(path)
-        shared = describe_single(out_dir, image)
+        shared = single_sidecar(out_dir, image.stem)
         if any(content.get(key) != value for key, value in {**shared, **expected}.items()):
             return False
         there = all((out_dir / name).is_file() for name in _needed_files(stem))

@@ -58,6 +58,13 @@ _OF_PARCELS = (*_PARCELS, 'aparc')
 PARCEL_MODEL_FIELD = 'ParcelModelSHA256'
 #: Kinds of figures.
 FIGURES = ('scan', 'dseg', 'parcels')
+#: The files of each image that was segmented together with others.
+TOGETHER_KINDS = ('dseg', 'morph', 'qc')
+#: Fields of the sidecar of a single segmentation that hold for one with others, too.
+SHARED_FIELDS = (
+    'SoftwareVersion', 'ModelName', 'ModelSHA256', 'FlipAveraging', 'Autocrop', 'CT', 'Lesions',
+    'LesionLabel', 'HounsfieldWindow', 'InputSHA256',
+)  # fmt: skip
 #: Fields of the label map's sidecar that decide the result, and their names in messages.
 _IDENTITY = {
     'SoftwareVersion': 'version',
@@ -114,12 +121,12 @@ def _marker(kinds: Collection[str]) -> str:
 
 def _kinds_of(stem: str) -> list[str]:
     """List the kinds that may be named after a stem: those that name no method are ours."""
-    others = set()
-    if f'_seg-{OURS}_' not in stem:
-        others = {kind for kind in _ENDS if kind.endswith('_mask')}
-    if f'_seg-{OURS}' not in stem:
-        others |= {*_PARCELS}
-    return [kind for kind in _ENDS if kind not in others]
+    masks, parcels = f'_seg-{OURS}_' in stem, f'_seg-{OURS}' in stem
+    return [
+        kind
+        for kind in _ENDS
+        if (masks or not kind.endswith('_mask')) and (parcels or kind not in _PARCELS)
+    ]
 
 
 def figure_files(stem: str) -> dict[str, str]:
@@ -272,6 +279,15 @@ def _write_markers(
     for kind in kinds:
         write_text(markers[kind], seal({**sidecars[kind], **noted}))
     return [str(markers[kind]) for kind in kinds]
+
+
+def single_sidecar(
+    out_dir: Path, stem: str, keys: Sequence[str] = SHARED_FIELDS
+) -> dict[str, Any]:
+    """Read how an image was segmented on its own: what holds for it with others, too."""
+    sidecars = (out_dir / output_files(stem, [kind])[1] for kind in ('dseg', 'dseg1mm'))
+    content = next((found for path in sidecars if (found := read_marker(path))), {})
+    return {key: content[key] for key in keys if key in content}
 
 
 def has_outputs(out_dir: Path, stem: str, kinds: Collection[str]) -> bool:

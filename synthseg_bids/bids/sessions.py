@@ -21,17 +21,17 @@ from .damage import damage, read_marker
 from .image_record import ImageRecord
 from .names import anat_folder, bids_uri, derivative_stem, parcels_seg, parse_name
 from .records import record, seal
-from .save import PARCEL_MODEL_FIELD, output_files, save_image_outputs
+from .save import (
+    PARCEL_MODEL_FIELD,
+    SHARED_FIELDS,
+    TOGETHER_KINDS,
+    output_files,
+    save_image_outputs,
+    single_sidecar,
+)
 
-#: The files of each image.
-KINDS = ('dseg', 'morph', 'qc')
 #: Name of the space halfway between the images of a session.
 SPACE = 'session'
-#: Fields of the sidecar of a single segmentation that hold for those together, too.
-_SHARED = (
-    'SoftwareVersion', 'ModelName', 'ModelSHA256', 'FlipAveraging', 'Autocrop', 'CT', 'Lesions',
-    'LesionLabel', 'HounsfieldWindow', 'InputSHA256',
-)  # fmt: skip
 _RESOLUTION = 'Voxels of 1 mm in the space halfway between the images of the session'
 
 
@@ -140,19 +140,10 @@ def space_labels(images: Sequence[ImageRecord]) -> list[str]:
     ]
 
 
-def single_sidecar(
-    out_dir: Path, image: ImageRecord, keys: Sequence[str] = _SHARED
-) -> dict[str, Any]:
-    """Read how an image was segmented on its own: what holds for all of them together, too."""
-    sidecars = (out_dir / output_files(image.stem, [k])[1] for k in ('dseg', 'dseg1mm'))
-    content = next((found for path in sidecars if (found := read_marker(path))), {})
-    return {key: content[key] for key in keys if key in content}
-
-
 def fingerprint(out_dir: Path, session: SessionRecord) -> str:
     """Return a checksum of all that the segmentation of a session depends on."""
-    keys = (*_SHARED, 'References')
-    about = {image.source: single_sidecar(out_dir, image, keys) for image in session.images}
+    keys = (*SHARED_FIELDS, 'References')
+    about = {image.source: single_sidecar(out_dir, image.stem, keys) for image in session.images}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -228,12 +219,12 @@ def save_session(
     shared: dict[str, Any] = {'SessionSHA256': fingerprint(out_dir, session)}
     shared |= {'Refused': [*refused]} if refused else {}
     shared |= {PARCEL_MODEL_FIELD: parcels_sha256} if parcels_sha256 else {}
-    kinds = (*KINDS, 'parcels') if 'parcels' in files else KINDS
+    kinds = (*TOGETHER_KINDS, *(['parcels'] if 'parcels' in files else []))
     written: list[str] = []
     for number, image in enumerate(images):
         others = [other.source for other in images if other is not image]
         fields = {
-            **single_sidecar(out_dir, image), **shared, 'Sources': [image.source, *others],
+            **single_sidecar(out_dir, image.stem), **shared, 'Sources': [image.source, *others],
             'Overlap': round(overlaps[number], 4), 'ResidualMM': round(residuals_mm[number], 3),
         }  # fmt: skip
         results = {kind: files[kind][number] for kind in kinds}
@@ -280,7 +271,7 @@ def _save_common(
     The last one is the sidecar of the map without parcels, which records the transforms, too.
     """
     label_map, marker = output_files(session.stem, ['dseg'])
-    single = single_sidecar(out_dir, images[0])
+    single = single_sidecar(out_dir, images[0].stem)
     single.pop('InputSHA256', None)
     content = {
         'Sources': [image.source for image in images],

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthseg_bids.labels import LESION, channels_of, segmentation_labels
 from synthseg_bids.measure.agreement import Agreement
-from synthseg_bids.measure.overlap import MEAN_NAME, TOTAL_NAME
+from synthseg_bids.measure.overlap import (
+    MEAN_NAME,
+    TOTAL_NAME,
+    total_intracranial,
+    volumes_from_labels,
+)
 from synthseg_bids.measure.parcel_overlap import MEAN_OF_PARCELS, names_of
 from synthseg_bids.measure.qc_measures import MEASURES
 from synthseg_bids.measure.qc_rules import FAIL, PASS, REVIEW, VERDICT
@@ -163,6 +170,26 @@ def morph_rows(
         if soft:
             total['soft_volume_mm3'] = float(sum(row['soft_volume_mm3'] for row in rows))
     return [*rows, *(_parcel_rows(parcels) if parcels else []), total]
+
+
+def measure_rows(
+    labels: np.ndarray,
+    affine: np.ndarray,
+    soft_volumes_mm3: Sequence[float] | None = None,
+    parcels: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a label map and, on the same grid, the one with parcels; see :func:`morph_rows`.
+
+    Parameters
+    ----------
+    labels : (x, y, z) integer array
+    affine : (4, 4) array
+    soft_volumes_mm3 : sequence of float, optional
+    parcels : (x, y, z) integer array, optional
+    """
+    volumes = volumes_from_labels(labels, affine)
+    of_parcels = None if parcels is None else volumes_from_labels(parcels, affine)
+    return morph_rows(volumes, total_intracranial(volumes), soft_volumes_mm3, of_parcels)
 
 
 def _parcel_rows(volumes: Mapping[int, tuple[int, float]]) -> list[dict[str, Any]]:

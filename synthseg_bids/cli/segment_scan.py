@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..bids.metadata import describe_posteriors
-from ..bids.tables import morph_rows
+from ..bids.tables import measure_rows
 from ..errors import about
 from ..files import sidecar, write_json
 from ..images.volume_io import Volume, write_image, write_label_map, write_posteriors
@@ -15,7 +15,6 @@ from ..inference.reference import ReferenceSegmentation, reference_segmenter, se
 from ..inference.result import Segmentation
 from ..inference.segmenter import Segmenter
 from ..labels import segmentation_labels
-from ..measure.overlap import total_intracranial, volumes_from_labels
 
 Found: TypeAlias = Segmentation | ReferenceSegmentation
 
@@ -70,11 +69,9 @@ def write_maps(
 
 def measure(found: Found, scan: Volume) -> list[dict[str, Any]]:
     """List the volumes of all structures; see :func:`~synthseg_bids.bids.tables.morph_rows`."""
-    volumes = volumes_from_labels(found.labels, affine_of(found, scan))
-    parcels = None
-    if isinstance(found, Segmentation) and found.parcels is not None:
-        parcels = volumes_from_labels(found.parcels, scan.affine)
-    return morph_rows(volumes, total_intracranial(volumes), found.volumes_mm3.tolist(), parcels)
+    parcels = found.parcels if isinstance(found, Segmentation) else None
+    affine = affine_of(found, scan)
+    return measure_rows(found.labels, affine, found.volumes_mm3.tolist(), parcels)
 
 
 def affine_of(found: Found, scan: Volume) -> Any:

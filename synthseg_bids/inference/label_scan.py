@@ -71,7 +71,7 @@ def label_scan(
     fine : Grid
         That grid: isotropic, in RAS, over the scan's field of view.
     grid : Grid
-        Of the scan; its centre is that of `fine`.
+        Grid of the scan. It has the same centre as `fine`.
     labels : (n_channels,) sequence of int
         Label of each channel.
     weights : (n_channels,) tensor, optional

@@ -195,7 +195,8 @@ def segment_visit(
     Parameters
     ----------
     grid : Grid
-        Of the scan, without empty borders if they were cut off before it was segmented.
+        Grid of the scan. Where empty borders were cut off before it was segmented, it is the grid
+        of what was left.
     priors, visits, registration, changes, own
         See :func:`joint_posteriors`.
     card : ModelCard

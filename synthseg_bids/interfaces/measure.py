@@ -30,18 +30,17 @@ class MeasureVolumes(SimpleInterface):
     output_spec = _OutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from synthseg_bids.bids.tables import morph_rows, write_morph_table
+        from synthseg_bids.bids.tables import measure_rows, write_morph_table
         from synthseg_bids.external.fs_stats import write_stats
         from synthseg_bids.images.volume_io import read_label_map, read_volume
-        from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
         inputs, out = self.inputs, Path(runtime.cwd)
         segmentation = read_label_map(inputs.in_labels)
-        volumes = volumes_from_labels(segmentation.data, segmentation.affine)
         soft = inputs.soft_volumes_mm3 if isdefined(inputs.soft_volumes_mm3) else None
         parcels = read_label_map(inputs.in_parcels) if isdefined(inputs.in_parcels) else None
-        of_parcels = volumes_from_labels(parcels.data, parcels.affine) if parcels else None
-        rows = morph_rows(volumes, total_intracranial(volumes), soft, of_parcels)
+        rows = measure_rows(
+            segmentation.data, segmentation.affine, soft, parcels.data if parcels else None
+        )
         out_table = out / 'morph.tsv'
         write_morph_table(out_table, rows)
         self._results['out_table'] = str(out_table)

@@ -175,24 +175,19 @@ def write_scan_labels(
     dict of str to list of str
         The paths, by the name of the output: ``out_labels``, ``out_volumes``, ``out_parcels``.
     """
-    from synthseg_bids.bids.tables import morph_rows, write_morph_table
+    from synthseg_bids.bids.tables import measure_rows, write_morph_table
     from synthseg_bids.images.volume_io import write_label_map
-    from synthseg_bids.measure.overlap import total_intracranial, volumes_from_labels
 
     written: dict[str, list[str]] = {'out_labels': [], 'out_volumes': [], 'out_parcels': []}
     for number, (one, volume) in enumerate(zip(found, volumes, strict=True)):
         path, table = out / f'dseg_{number}.nii.gz', out / f'morph_{number}.tsv'
         write_label_map(path, one.labels, volume)
-        of_parcels = None
         if one.parcels is not None:
-            of_parcels = volumes_from_labels(one.parcels, volume.affine)
             parcels = out / f'parcels_{number}.nii.gz'
             write_label_map(parcels, one.parcels, volume)
             written['out_parcels'].append(str(parcels))
-        counted = volumes_from_labels(one.labels, volume.affine)
-        soft = [float(value) for value in one.volumes]
-        total = total_intracranial(counted)
-        write_morph_table(table, morph_rows(counted, total, soft, of_parcels))
+        rows = measure_rows(one.labels, volume.affine, one.volumes.tolist(), one.parcels)
+        write_morph_table(table, rows)
         written['out_labels'].append(str(path))
         written['out_volumes'].append(str(table))
     return {name: paths for name, paths in written.items() if paths}

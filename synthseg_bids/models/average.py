@@ -23,7 +23,7 @@ def average(networks: Sequence[UNet3D]) -> UNet3D:
     Parameters
     ----------
     networks : sequence of UNet3D
-        Of one architecture, at least one.
+        There is at least one, and all have the same architecture.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def describe(cards: Sequence[ModelCard]) -> dict[str, Any]:
     Parameters
     ----------
     cards : sequence of ModelCard
-        At least one.
+        There is at least one.
 
     Returns
     -------

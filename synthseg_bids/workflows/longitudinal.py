@@ -10,7 +10,8 @@ from typing import Any
 from nipype.pipeline.engine import Node, Workflow
 
 from synthseg_bids.bids.image_record import ImageRecord
-from synthseg_bids.bids.longitudinal import describe_single, longitudinal_stem
+from synthseg_bids.bids.longitudinal import longitudinal_stem
+from synthseg_bids.bids.save import single_sidecar
 from synthseg_bids.errors import describe
 from synthseg_bids.external.methods import LONGITUDINAL
 from synthseg_bids.images.ct import ct_setting
@@ -125,7 +126,7 @@ def init_longitudinal_wf(
                 out_dir=str(out_dir.absolute()),
                 stems=[longitudinal_stem(image) for image in images],
                 sources=[image.source for image in images],
-                provenance=[{**describe_single(out_dir, image), **common} for image in images],
+                provenance=[{**single_sidecar(out_dir, image.stem), **common} for image in images],
             ),
             name='save',
         )
