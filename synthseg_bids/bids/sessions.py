@@ -219,7 +219,7 @@ def save_session(
     shared: dict[str, Any] = {'SessionSHA256': fingerprint(out_dir, session)}
     shared |= {'Refused': [*refused]} if refused else {}
     shared |= {PARCEL_MODEL_FIELD: parcels_sha256} if parcels_sha256 else {}
-    kinds = (*TOGETHER_KINDS, *(['parcels'] if 'parcels' in files else []))
+    kinds = [kind for kind in (*TOGETHER_KINDS, 'parcels') if kind in files]
     written: list[str] = []
     for number, image in enumerate(images):
         others = [other.source for other in images if other is not image]
