@@ -144,7 +144,7 @@ class Engine:
         self._reduce = list(network.reduce)
         joined = self._up if self.config.skip == 'concat' else []
         self._joins = [
-            self._split(cast(nn.Conv3d, level.convs[0]), self.config.features * 2**depth)
+            self._split(cast(nn.Conv3d, level.convs[0]), self.config.level_features[depth])
             for depth, level in zip(range(len(joined) - 1, -1, -1), joined, strict=True)
         ]
         for level in (*self._down[:-1], *self._up):  # the deepest may have an odd number of planes

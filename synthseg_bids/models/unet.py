@@ -56,6 +56,9 @@ class NetworkConfig:
         Input features of the output layer; 0 for as many as the first level has.
     in_channels : int
         Channels of the input: 1 for a scan, more for the parcel network.
+    deep_features : int
+        Features of the second level, doubled from there on; 0 for twice those of the first. With
+        `sub_voxels` the first level holds the details of several voxels, and needs more.
     """
 
     out_channels: int = 33
@@ -69,6 +72,7 @@ class NetworkConfig:
     sub_voxels: int = 1
     output_features: int = 0
     in_channels: int = 1
+    deep_features: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -83,6 +87,12 @@ class NetworkConfig:
     def size_multiple(self) -> int:
         """Every side of an input must be a multiple of this."""
         return self.sub_voxels * 2 ** (self.levels - 1)
+
+    @property
+    def level_features(self) -> list[int]:
+        """Features of each level, from fine to coarse."""
+        second = self.deep_features or 2 * self.features
+        return [self.features] + [second * 2**level for level in range(self.levels - 1)]
 
     @property
     def positions(self) -> int:
@@ -240,7 +250,7 @@ class UNet3D(nn.Module):
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NetworkConfig()
-        sizes = [config.features * 2**level for level in range(config.levels)]
+        sizes = config.level_features
         inputs = [config.positions * config.in_channels, *sizes[:-1]]
         self.down = nn.ModuleList(
             Level(config, a, b, config.encoder_convs) for a, b in zip(inputs, sizes, strict=True)

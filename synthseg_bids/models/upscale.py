@@ -1,8 +1,9 @@
-"""Initialise a network from a trained one that is coarser, or that has no lesion label.
+"""Initialise a network from a trained one that is coarser, narrower, or has no lesion label.
 
 Training on a coarse grid is cheap and teaches the anatomy; training at 1 mm adds the exact course
 of boundaries. A network with ``sub_voxels`` can start with exactly the output that a coarser one
-gives for the average of each block of voxels.
+gives for the average of each block of voxels. A network with more features can start with exactly
+the output of a narrower one (Chen et al. 2016, Net2Net).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
     ----------
     network : UNet3D
         Trained on a grid ``config.sub_voxels`` times as coarse; or of the same architecture with
-        33 labels instead of 34.
+        33 labels instead of 34, or with fewer features in some levels.
     config : NetworkConfig
         New architecture; may also have more features before the output layer.
 
@@ -35,8 +36,8 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
     -------
     UNet3D
         It gives each voxel of a block the logits that `network` gives the block's average.
-        Additional features are random with zero output weights. Lesions start as rare white
-        matter.
+        Additional features are random, and the weights with which known ones see them are zero.
+        Lesions start as rare white matter.
 
     Raises
     ------
@@ -46,6 +47,8 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
     old = network.config
     if replace(old, out_channels=config.out_channels) == config:
         return _with_lesions(network, config)
+    if _is_wider(config, old):
+        return _widen(network, config)
     same = replace(
         config, sub_voxels=old.sub_voxels, output_features=old.output_features or old.features
     )
@@ -67,6 +70,38 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
             part = weight[: len(value)] if value.ndim else weight
             part.copy_(value)
     return grown
+
+
+def _is_wider(config: NetworkConfig, old: NetworkConfig) -> bool:
+    """Return whether an architecture differs in numbers of features alone, of which none is less.
+
+    Where skip connections are concatenated, it does not: new features would lie between old ones.
+    """
+    names = ('features', 'deep_features', 'output_features')
+    same = replace(config, **{name: getattr(old, name) for name in names}) == old
+    widths = zip(_widths(config), _widths(old), strict=True) if same else ()
+    return same and config.skip == 'add' and all(new >= before for new, before in widths)
+
+
+def _widths(config: NetworkConfig) -> list[int]:
+    """Return the features of each level and those before the output layer."""
+    return [*config.level_features, config.output_features or config.features]
+
+
+@torch.no_grad()
+def _widen(network: UNet3D, config: NetworkConfig) -> UNet3D:
+    """Return a network with more features that gives the same output."""
+    wide = UNet3D(config)
+    state, before = wide.state_dict(), network.state_dict()
+    for name, weight in state.items():
+        value = before[name]
+        if value.ndim < 2:
+            part = weight[: len(value)] if value.ndim else weight
+            part.copy_(value)
+        else:
+            weight[: len(value)] = 0
+            weight[: len(value), : value.shape[1]] = value
+    return wide
 
 
 @torch.no_grad()

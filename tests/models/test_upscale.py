@@ -57,6 +57,42 @@ def test_lesions_begin_as_rare_white_matter(sub_voxels):
     torch.testing.assert_close(grown[:, 33], known[:, [1, 19]].mean(1) - 3, atol=1e-4, rtol=1e-4)
 
 
-def test_only_voxels_and_output_features_may_differ():
+@pytest.mark.parametrize(
+    ('norm', 'more'),
+    [
+        ('instance', {'features': 8}),
+        ('batch', {'features': 6, 'output_features': 9}),
+        ('instance', {'features': 7, 'deep_features': 8, 'output_features': 5}),
+        ('instance', {'deep_features': 10}),
+    ],
+)
+def test_a_wider_network_does_what_the_narrow_one_did_and_learns(norm, more):
+    torch.manual_seed(2)
+    config = replace(COARSE, norm=norm, sub_voxels=2, output_features=5)
+    narrow = UNet3D(config)
+    narrow(torch.rand(2, 1, 16, 16, 16))  # learns statistics
+    wide = upscale(narrow.eval(), replace(config, **more)).eval()
+    x = torch.rand(1, 1, 16, 24, 32)
+    torch.testing.assert_close(wide(x), narrow(x), atol=1e-5, rtol=1e-4)
+    optimizer = torch.optim.SGD(wide.parameters(), lr=0.1)
+    before = {name: weight.clone() for name, weight in wide.named_parameters()}
+    for _ in range(2):  # the new features are seen from the second step on
+        optimizer.zero_grad()
+        wide(torch.rand(1, 1, 16, 16, 16)).square().mean().backward()
+        optimizer.step()
+    for name, weight in wide.named_parameters():
+        assert (weight != before[name]).reshape(len(weight), -1).any(1).all(), name
+
+
+@pytest.mark.parametrize('skip', ['add', 'concat'])
+def test_only_voxels_and_more_features_may_differ(skip):
+    config = replace(COARSE, skip=skip)
+    for other in ({'features': 8, 'sub_voxels': 2}, {'features': 2}, {'decoder_convs': 2}):
+        with pytest.raises(ValueError, match='cannot start from'):
+            upscale(UNet3D(config), replace(config, **other))
+
+
+def test_wider_networks_with_concatenated_skip_connections_are_refused():
+    config = replace(COARSE, skip='concat')
     with pytest.raises(ValueError, match='cannot start from'):
-        upscale(UNet3D(COARSE), replace(COARSE, features=8, sub_voxels=2))
+        upscale(UNet3D(config), replace(config, features=8))
