@@ -44,7 +44,7 @@ OPTIONS: tuple[tuple[str, int | float | tuple[str, ...], str], ...] = (
     ('--wl2-steps', 0, 'warm-up steps with the wl2 loss'),
     ('--downsampling', 1, 'label-map voxels per output voxel: 2 trains at 2 mm'),
     ('--features', 24, 'features of the first level, doubled from level to level'),
-    ('--deep-features', 0, 'features of the second level, doubled from there on; 0: 2 x --features'),
+    ('--deep-features', 0, 'features of the second level, doubled then; 0: 2 x --features'),
     ('--levels', 5, 'levels of the U-Net'),
     ('--encoder-convs', 2, 'convolutions per level of the encoder'),
     ('--decoder-convs', 2, 'convolutions per level of the decoder'),

@@ -114,10 +114,10 @@ def predicted_bytes(
     passes = 2 if flip else 1
     posteriors = voxels * n_channels * plan.storage.itemsize
     if plan.by_rows:
-        # Tensors of the second level have twice the features of an eighth of the voxels: three of
-        # them, and that of the straight pass. Then slabs, as below, with their halos; each is
-        # freed once the next is there.
-        second = feature // 4
+        # Tensors of the second level, of an eighth of the voxels: three of them, and that of the
+        # straight pass. Then slabs, as below, with their halos; each is freed once the next is
+        # there.
+        second = voxels // config.positions // 8 * config.level_features[1] * itemsize
         halo = 2 * (config.encoder_convs + config.decoder_convs)
         part = min((ROWS + halo) / padded[0], 1.0)
         decoder = (passes + 2) * second
