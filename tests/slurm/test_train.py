@@ -69,8 +69,9 @@ def test_job_saves_before_its_time_is_over_and_queues_up_again(folder):
     wait_until(lambda: fields(job).get('Restarts') == '1', 300)
     first = log(folder, job)
     step = re.search(r'interrupted; saving step (\d+)', first)[1]
-    # It would have no more time than before.
-    ask('scontrol', 'update', f'JobId={job}', 'TimeLimit=20')
+    # It would have no more time than before, and would wait two minutes for another node.
+    wait_until(lambda: state(job) != 'COMPLETING', 300)
+    ask('scontrol', 'update', f'JobId={job}', 'TimeLimit=20', 'StartTime=now')
     # Not the step of the checkpoint, which the resumed job soon writes again.
     wait_until(lambda: f'resumed at step {step}\n' in log(folder, job), 900)
     wait_until(lambda: re.search(r' step \d+ .*', log(folder, job)[len(first) :]), 900)
