@@ -47,29 +47,31 @@ def upscale(network: UNet3D, config: NetworkConfig) -> UNet3D:
     old = network.config
     if replace(old, out_channels=config.out_channels) == config:
         return _with_lesions(network, config)
-    if _is_wider(config, old):
-        return _widen(network, config)
+    if not (_is_finer(config, old) or _is_wider(config, old)):
+        raise ValueError(f'cannot start from {old}, asked for {config}')
+    grown = UNet3D(config)
+    before, blocks = network.state_dict(), config.positions // old.positions
+    for name, weight in grown.state_dict().items():
+        value = before[name]
+        if name == 'down.0.convs.0.weight':
+            value = torch.cat([value / blocks] * blocks, 1)
+        elif name.startswith('likelihood'):
+            value = torch.cat([value] * blocks)
+        # The only scalar is BatchNorm's number of batches.
+        part = weight[: len(value)] if value.ndim else weight
+        if value.ndim > 1:
+            part.zero_()
+            part = part[:, : value.shape[1]]
+        part.copy_(value)
+    return grown
+
+
+def _is_finer(config: NetworkConfig, old: NetworkConfig) -> bool:
+    """Return whether an architecture has more voxels in a block, and at most other outputs."""
     same = replace(
         config, sub_voxels=old.sub_voxels, output_features=old.output_features or old.features
     )
-    if same != replace(old, output_features=same.output_features) or old.sub_voxels != 1:
-        raise ValueError(f'cannot start from {old}, asked for {config}')
-    grown = UNet3D(config)
-    state, before = grown.state_dict(), network.state_dict()
-    for name, weight in state.items():
-        value = before[name]
-        if name == 'down.0.convs.0.weight':
-            value = (value / config.positions).expand_as(weight)
-        elif name.startswith('likelihood'):
-            value = torch.cat([value] * config.positions)
-        if name == 'likelihood.weight':
-            weight.zero_()
-            weight[:, : value.shape[1]] = value
-        else:
-            # The only scalar is BatchNorm's number of batches.
-            part = weight[: len(value)] if value.ndim else weight
-            part.copy_(value)
-    return grown
+    return same == replace(old, output_features=same.output_features) and old.sub_voxels == 1
 
 
 def _is_wider(config: NetworkConfig, old: NetworkConfig) -> bool:
@@ -86,22 +88,6 @@ def _is_wider(config: NetworkConfig, old: NetworkConfig) -> bool:
 def _widths(config: NetworkConfig) -> list[int]:
     """Return the features of each level and those before the output layer."""
     return [*config.level_features, config.output_features or config.features]
-
-
-@torch.no_grad()
-def _widen(network: UNet3D, config: NetworkConfig) -> UNet3D:
-    """Return a network with more features that gives the same output."""
-    wide = UNet3D(config)
-    state, before = wide.state_dict(), network.state_dict()
-    for name, weight in state.items():
-        value = before[name]
-        if value.ndim < 2:
-            part = weight[: len(value)] if value.ndim else weight
-            part.copy_(value)
-        else:
-            weight[: len(value)] = 0
-            weight[: len(value), : value.shape[1]] = value
-    return wide
 
 
 @torch.no_grad()

@@ -13,6 +13,16 @@ from torch.nn import functional
 from synthseg_bids.inference.engine import Engine, blocks, sub_pixel_weights
 from synthseg_bids.models.unet import NetworkConfig, UNet3D, unfold_voxels
 
+SUB_VOXELS = NetworkConfig(
+    features=4,
+    levels=4,
+    decoder_convs=1,
+    skip='add',
+    norm='instance',
+    norm_placement='conv',
+    sub_voxels=2,
+    output_features=6,
+)
 CONFIGS = {
     'paper': NetworkConfig(features=4),
     'instance': NetworkConfig(features=4, norm='instance', norm_placement='conv'),
@@ -20,27 +30,8 @@ CONFIGS = {
     'add': NetworkConfig(
         features=4, decoder_convs=1, skip='add', norm='instance', norm_placement='conv'
     ),
-    'sub-voxels': NetworkConfig(
-        features=4,
-        levels=4,
-        decoder_convs=1,
-        skip='add',
-        norm='instance',
-        norm_placement='conv',
-        sub_voxels=2,
-        output_features=6,
-    ),
-    'wide first level': NetworkConfig(
-        features=8,
-        levels=4,
-        decoder_convs=1,
-        skip='add',
-        norm='instance',
-        norm_placement='conv',
-        sub_voxels=2,
-        output_features=12,
-        deep_features=6,
-    ),
+    'sub-voxels': SUB_VOXELS,
+    'wide first level': replace(SUB_VOXELS, features=8, output_features=12, deep_features=6),
     'concat, deep features': NetworkConfig(features=4, levels=3, deep_features=6),
     'add, batch': NetworkConfig(features=4, levels=3, decoder_convs=1, skip='add'),
     'wide': NetworkConfig(features=24, levels=3),
@@ -147,7 +138,7 @@ def test_threads_change_nothing_but_rounding(dtype, tolerance):
 
 def test_of_networks_like_the_shipped_one_threads_change_nothing():
     """Normalisation magnifies what sums in another order round: theirs have one order."""
-    config = replace(CONFIGS['sub-voxels'], features=16)
+    config = replace(SUB_VOXELS, features=16)
     engine = Engine(random_network(config), torch.device('cpu'), torch.bfloat16)
     # Large enough for PyTorch to divide it between threads.
     x, before = torch.rand(1, 1, 96, 96, 64), torch.get_num_threads()

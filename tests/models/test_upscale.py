@@ -14,6 +14,14 @@ COARSE = NetworkConfig(
 )
 
 
+def learn(network: UNet3D) -> None:
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):  # the new features are seen from the second step on
+        optimizer.zero_grad()
+        network(torch.rand(1, 1, 16, 16, 16)).square().mean().backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize('output_features', [0, 6])
 def test_a_grown_network_does_what_the_coarse_one_did(output_features):
     torch.manual_seed(0)
@@ -37,11 +45,7 @@ def test_statistics_grow_with_the_network(placement):
 
 def test_every_weight_of_a_grown_network_learns():
     fine = upscale(UNet3D(COARSE), replace(COARSE, sub_voxels=2, output_features=6))
-    optimizer = torch.optim.SGD(fine.parameters(), lr=0.1)
-    for _ in range(2):  # the new features are seen from the second step on
-        optimizer.zero_grad()
-        fine(torch.rand(1, 1, 16, 16, 16)).square().mean().backward()
-        optimizer.step()
+    learn(fine)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fine.parameters())
 
 
@@ -74,11 +78,7 @@ def test_a_wider_network_does_what_the_narrow_one_did_and_learns(norm, more):
     wide = upscale(narrow.eval(), replace(config, **more)).eval()
     x = torch.rand(1, 1, 16, 24, 32)
     torch.testing.assert_close(wide(x), narrow(x), atol=1e-5, rtol=1e-4)
-    optimizer = torch.optim.SGD(wide.parameters(), lr=0.1)
-    for _ in range(2):  # the new features are seen from the second step on
-        optimizer.zero_grad()
-        wide(torch.rand(1, 1, 16, 16, 16)).square().mean().backward()
-        optimizer.step()
+    learn(wide)
     for name, weight in wide.named_parameters():
         assert (weight.grad != 0).reshape(len(weight), -1).any(1).all(), name
 
