@@ -1,7 +1,7 @@
 """Sessions of three contrasts whose truth is known: do they know more together than alone.
 
 One head, deformed from a label map that the model was not trained on, is scanned three times with
-slices of 5 mm, in another plane, with another contrast and in another position each time.
+thick slices, in another plane, with another contrast and in another position each time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from synthseg_bids.files import write_table
 from synthseg_bids.images.geometry import Grid
-from synthseg_bids.images.volume_io import write_image
 from synthseg_bids.inference.combine import COMMON_MM, Combination, Contrast, combine
 from synthseg_bids.inference.register import register
 from synthseg_bids.inference.segmenter import Segmenter
@@ -31,7 +30,6 @@ from synthseg_bids.synth.parameters import GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.synth.resolution import Resolution
 
-SLICE_MM = 5
 #: Contrast of each scan by its name, and the axis across its slices.
 PLANES = {'T1w': 0, 'T2w': 1, 'FLAIR': 2}
 #: The head between scans: half-widths of rotation in degrees and translation in mm.
@@ -100,8 +98,8 @@ def scan_config() -> GeneratorConfig:
     )  # fmt: skip
 
 
-def scans_of(head: LabelMap, seed: int) -> Iterator[Scan]:
-    """Scan a head in three planes."""
+def scans_of(head: LabelMap, seed: int, slice_mm: int) -> Iterator[Scan]:
+    """Scan a head in three planes, with slices of some whole mm."""
     values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
     x, y, z = head.indices.shape
     config = scan_config()
@@ -109,14 +107,14 @@ def scans_of(head: LabelMap, seed: int) -> Iterator[Scan]:
         source = torch.Generator().manual_seed(seed + number)
         parameters = draw(config, (x, y, z), source, head.centre, head.spacing_mm)
         step, sigma = [1.0] * 3, [0.5] * 3
-        step[axis], sigma[axis] = SLICE_MM, 0.5 * SLICE_MM
+        step[axis], sigma[axis] = slice_mm, 0.5 * slice_mm
         slices = Resolution((sigma[0], sigma[1], sigma[2]), (step[0], step[1], step[2]))
         image, target = head.make(replace(parameters, resolution=slices), config)
         affine = np.eye(4)
         affine[:3, 3] = parameters.start
         # The acquired slices, between which the generator has interpolated.
-        thick = affine @ np.diag([*(SLICE_MM if a == axis else 1 for a in range(3)), 1.0])
-        kept = tuple(slice(None, None, SLICE_MM if a == axis else 1) for a in range(3))
+        thick = affine @ np.diag([*(slice_mm if a == axis else 1 for a in range(3)), 1.0])
+        kept = tuple(slice(None, None, slice_mm if a == axis else 1) for a in range(3))
         to_head = np.eye(4)
         to_head[:3, :3] = parameters.deformation.matrix.numpy()
         centre = (np.array([x, y, z]) - 1) / 2
@@ -127,22 +125,11 @@ def scans_of(head: LabelMap, seed: int) -> Iterator[Scan]:
         yield Scan(suffix, image.numpy()[kept], thick, truth, affine, to_head)
 
 
-def write_session(label_map: Path, seed: int, folder: Path, subject: str) -> None:
-    """Write a session as a raw dataset, and its truth into ``truth``."""
-    anat, truth = folder / 'raw' / f'sub-{subject}' / 'anat', folder / 'truth'
-    anat.mkdir(parents=True, exist_ok=True)
-    truth.mkdir(exist_ok=True)
-    head = deformed_head(load_label_map(label_map), seed)
-    for scan in scans_of(head, seed):
-        write_image(anat / f'sub-{subject}_{scan.suffix}.nii.gz', scan.image, scan.affine)
-        stem = f'sub-{subject}_{scan.suffix}'
-        write_image(truth / f'{stem}_dseg.nii.gz', scan.truth, scan.truth_affine)
-        np.savetxt(truth / f'{stem}_to-head.txt', scan.to_head)
-
-
-def measure_head(label_map: Path, seed: int, network: Segmenter) -> Iterator[dict[str, object]]:
+def measure_head(
+    label_map: Path, seed: int, network: Segmenter, slice_mm: int
+) -> Iterator[dict[str, object]]:
     """Segment the scans of one head alone and together; yield a row for each scan."""
-    scans = list(scans_of(deformed_head(load_label_map(label_map), seed), seed))
+    scans = list(scans_of(deformed_head(load_label_map(label_map), seed), seed, slice_mm))
     contrasts, alone, seconds = [], [], []
     for scan in scans:
         start = time.process_time()
@@ -208,12 +195,13 @@ def main() -> None:
     parser.add_argument('label_maps', type=Path, nargs='+', help='not of the training')
     parser.add_argument('--out', type=Path, required=True, help='table to write')
     parser.add_argument('--seed', type=int, default=2**40)
+    parser.add_argument('--slice-mm', type=int, default=5, help='slice thickness (default: 5)')
     given = parser.parse_args()
     network = Segmenter(device='cpu', threads=1)
     rows: list[dict[str, object]] = []
     for path in given.label_maps:
         number = int(''.join(filter(str.isdigit, path.name)) or 0)
-        rows += measure_head(path, given.seed + 10 * number, network)
+        rows += measure_head(path, given.seed + 10 * number, network, given.slice_mm)
         write_table(given.out, [*rows[0]], rows)
 
 

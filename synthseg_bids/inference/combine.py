@@ -37,9 +37,10 @@ from .soft_segmentation import SoftSegmentation
 COMMON_MM = 1.0
 #: Posteriors count as this at least: what one scan does not know does not overrule the others.
 FLOOR = 1e-3
-#: How much more the intensities of several scans count than those of one: slices in other planes
-#: show the same voxel anew. Chosen on a generated session of a head of the training.
-SEVERAL = 2.0
+#: How much more the intensities of coarse voxels count than in one scan, since slices in other
+#: planes show the same place anew: up to those of a scan of 1 mm, which count no more than alone.
+#: Chosen on generated sessions of heads of the training, with slices of 1, 3 and 5 mm.
+SHOWN_ANEW = 2.0
 #: Scans that overlap less with the others are those of another head, or segmented wrongly.
 LEAST_OVERLAP = 0.85
 
@@ -291,8 +292,8 @@ def _refined(
         steps.append(_steps_halfway(scan.prior, move))
         slices.append(acquired_slices(image, to_halfway, grid, scan.prior.steps_mm))
     mirror = mirror_channels(card.labels).tolist()
-    weight = SEVERAL * card.intensity_weight
-    return refine(posteriors, images, COMMON_MM, mirror, weight, steps, slices=slices)
+    settings = COMMON_MM, mirror, card.intensity_weight
+    return refine(posteriors, images, *settings, steps, slices=slices, shown_anew=SHOWN_ANEW)
 
 
 def _steps_halfway(prior: SoftSegmentation, move: np.ndarray) -> np.ndarray:

@@ -64,7 +64,11 @@ class ObservedScan:
 
 
 def observe(
-    image: np.ndarray, steps: np.ndarray, weight: float, slices: Slices | None = None
+    image: np.ndarray,
+    steps: np.ndarray,
+    weight: float,
+    slices: Slices | None = None,
+    shown_anew: float = 1.0,
 ) -> ObservedScan:
     """Prepare a scan for refinement.
 
@@ -78,6 +82,8 @@ def observe(
         Exponent of the likelihood of a scan as fine as the grid.
     slices : Slices, optional
         The acquired voxels, with the intensities of `image`.
+    shown_anew : float
+        See :func:`.refine.refine`.
 
     Returns
     -------
@@ -85,7 +91,7 @@ def observe(
     """
     sigmas = BLUR * np.maximum(steps, 1)
     x, y, z = (blur_matrix(n, float(s)) for n, s in zip(image.shape, sigmas, strict=True))
-    weight *= independence(steps)
+    weight *= min(1.0, shown_anew * independence(steps))
     seen = ~np.isnan(image)
     shown = np.ascontiguousarray(image if seen.all() else image[seen], dtype=np.float32)
     if slices is not None:

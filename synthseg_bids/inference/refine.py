@@ -83,6 +83,7 @@ def refine(
     steps: Sequence[np.ndarray],
     boxes: Sequence[Box] | None = None,
     slices: Sequence[Slices | None] = (),
+    shown_anew: float = 1.0,
 ) -> Tensor:
     """Refine posteriors by the intensities of one scan, or of several of one head together.
 
@@ -109,6 +110,9 @@ def refine(
     slices : sequence of Slices or None, optional
         For each scan, its acquired voxels, by which detail across its slices is restored; without
         them only the blur of the interpolated scan is known.
+    shown_anew : float
+        Factor by which coarse voxels count more since other scans show the same place in other
+        slices; none counts more than a scan as fine as the grid.
 
     Returns
     -------
@@ -117,7 +121,7 @@ def refine(
     """
     acquired = slices or [None] * len(images)
     scans = [
-        observe(image, step, weight, own)
+        observe(image, step, weight, own, shown_anew)
         for image, step, own in zip(images, steps, acquired, strict=True)
     ]
     least = LEAST_POSTERIOR ** len(scans)

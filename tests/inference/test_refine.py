@@ -117,6 +117,15 @@ def test_what_a_scan_does_not_show_is_left_to_the_other(head, rng):
     assert (both == labels).mean() > (alone == labels).mean() - 0.002
 
 
+@pytest.mark.parametrize(('step', 'share'), [(1.0, 1.0), (3.0, 1.0), (16.0, 0.5)])
+def test_coarse_voxels_that_others_show_anew_count_as_fine_ones_at_most(head, step, share):
+    posteriors, scan, _ = head
+    steps = np.array([step, 1, 1])
+    weight = 0.5 * share / independence(steps)
+    found = refine(posteriors.clone(), [scan], 1.0, MIRROR, 0.5, [steps], shown_anew=2.0)
+    torch.testing.assert_close(found, refine(posteriors, [scan], 1.0, MIRROR, weight, [steps]))
+
+
 def test_the_order_of_scans_does_not_matter(head, rng):
     posteriors, scan, _ = head
     other = (1 - scan + rng.normal(0, 0.05, scan.shape)).astype(np.float32)
