@@ -31,20 +31,20 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from synthseg_bids.hardware.device import DTYPE_VARIABLE, set_threads
 from synthseg_bids.hardware.processes import restart_with_settings
 from synthseg_bids.images.volume_io import read_volume
-from synthseg_bids.inference import localise, result, segmenter, sharpen
+from synthseg_bids.inference import clean_prediction, localise, network_pass, result, segmenter
 
 SCAN = Path('../shared/data/bids/sub-chris/anat/sub-chris_T1w.nii.gz')
 LOCALISE = 'localise'
 #: Functions that are measured, in the module that calls them, and what they do.
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (segmenter, 'prepare_scan', 'resample to the network grid'),
+    (network_pass, 'prepare_scan', 'resample to the network grid'),
     (localise, 'region_to_segment', LOCALISE),
     (localise, 'predict', 'network, twice'),
     (localise, 'corrected_region', 'check the crop'),
-    (sharpen, 'clean', 'connected components'),
-    (sharpen, 'smooth', 'smooth'),
-    (sharpen, 'own_steps', 'detect interpolation'),
-    (sharpen, 'refine_alone', 'refine'),
+    (clean_prediction, 'clean', 'connected components'),
+    (clean_prediction, 'smooth', 'smooth'),
+    (clean_prediction, 'own_steps', 'detect interpolation'),
+    (clean_prediction, 'refine_alone', 'refine'),
     (segmenter, 'most_likely', 'most likely labels'),
     (segmenter, 'label_weights', 'weights of the labels'),
     (segmenter, 'unsure_sides', 'confidence'),

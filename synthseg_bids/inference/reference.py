@@ -130,7 +130,8 @@ def segment_as_reference(
         posteriors = infer(segmenter.engine, torch.from_numpy(padded), mirror).posteriors
     posteriors = blur(posteriors)
     if flip:
-        posteriors = _largest_component_each(_brain_only(posteriors), segmenter.groups)[inside]
+        groups = segmenter.card.topology_groups
+        posteriors = _largest_component_each(_brain_only(posteriors), groups)[inside]
     else:
         posteriors = _brain_only(posteriors[inside])
         posteriors[1:] *= posteriors[1:] > FAST_THRESHOLD

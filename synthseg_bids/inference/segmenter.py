@@ -28,28 +28,25 @@ from ..hardware.device import check_threads, resolve_device, set_threads
 from ..hardware.memory import LOW_MEMORY_BYTES
 from ..images.geometry import nested_box
 from ..images.volume_io import Volume
-from ..labels import LESION, mirror_channels, segmentation_labels
+from ..labels import LESION, mirror_channels
 from ..measure.network_report import NetworkReport
 from ..models import DEFAULT_MODEL
 from ..models.card import ModelCard, ModelFileError
 from ..models.registry import load_model
 from .axes import detect_turn
+from .clean_prediction import clean_prediction
 from .confidence import mean_confidence, unsure_sides
-from .empty_borders import cut_empty_borders
 from .engine import Engine
 from .fallback import CPU, DeviceWithFallback
 from .fold_lesions import fold_lesions
-from .forward import Prediction
 from .label_weights import label_weights
-from .localise import predict_brain
-from .memory_plan import Plan
+from .network_pass import NetworkPass, pass_through
 from .options import ComputeOptions, SegmentOptions
 from .parcels import Parcellator
-from .postprocess import Box, most_likely, supports
-from .preprocess import prepare_scan
+from .postprocess import most_likely, supports
 from .reading import Source, read, read_ahead
 from .result import IsotropicMaps, NetworkPosteriors, Result, Segmentation
-from .sharpen import sharpen
+from .soft_segmentation import SoftSegmentation
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +167,6 @@ class Segmenter:
         folded = self.options.lesions == 'fold'
         return tuple(label for label in self.card.labels if not (folded and label == LESION))
 
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """Topology group of each channel."""
-        labels = segmentation_labels(lesions=True)
-        group_of = {label.index: label.topology_group for label in labels}
-        return tuple(group_of[label] for label in self.card.labels)
-
     def __call__(self, image: Source, ct: bool | None = None) -> Result:
         """Segment a scan.
 
@@ -226,10 +216,8 @@ class Segmenter:
         """Segment a scan that is being read; return the error if it cannot be used."""
         try:
             scan = reading.result()
-        except ValueError as error:
-            return error
-        except TypeError as error:
-            return InputImageError(str(error))
+        except (ValueError, TypeError) as error:
+            return error if isinstance(error, ValueError) else InputImageError(str(error))
         try:
             return self._segment(scan, ct)
         except InputImageError as error:
@@ -292,37 +280,29 @@ class Segmenter:
         keep_prior: bool = False,
     ) -> NetworkPosteriors:
         """Compute the posteriors of a scan on the network grid; see :meth:`segment`."""
-        check_threads()
         start = time.perf_counter()
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
-        data, affine, borders = cut_empty_borders(data, affine)
-        prepared, ct = prepare_scan(data, affine, self.card.spacing_mm, ct)
-        settings = self.card, self.mirror, self.options.autocrop
-
-        def infer(engine: Engine, plan: Plan | None) -> tuple[Box, Prediction]:
-            return predict_brain(engine, plan, prepared.image, *settings)
-
-        (region, prediction), device, note = self._place.run(infer, prepared.image.shape)
-        seen = nested_box(prediction.box, region)
-        posteriors, inner, boxes, prior = sharpen(
-            prediction.posteriors, prepared, seen, self.card, self.groups, keep_prior
-        )
+        seen = self._pass_through(data, affine, ct)
+        cleaned = clean_prediction(seen, self.card)
+        prior = cleaned.prior(seen, self.card) if keep_prior else None
+        posteriors, boxes = cleaned.refined(self.card), cleaned.boxes
         if len(self.labels) < len(self.card.labels):
             posteriors = fold_lesions(posteriors, self.card.labels)
             boxes = supports(posteriors)
         best, winner = most_likely(posteriors, boxes)
         confidence = mean_confidence(best, winner, len(posteriors))
+        dice = seen.prediction.flip_dice
         report = NetworkReport(
             self.card.sha256,
-            ct,
+            seen.ct,
             tuple(confidence.tolist()),
-            () if prediction.flip_dice is None else tuple(prediction.flip_dice.tolist()),
+            () if dice is None else tuple(dice.tolist()),
             unsure_sides(posteriors, best, winner, self.labels, self.card.spacing_mm),
             detect_turn(
                 self._place.run,
-                prepared.image[region],
-                nested_box(inner, prediction.box),
+                seen.prepared.image[seen.region],
+                nested_box(cleaned.inner, seen.prediction.box),
                 self.card,
                 confidence,
             ),
@@ -331,21 +311,36 @@ class Segmenter:
         if self.parcellator is not None:
             parcels = self.parcellator(posteriors, self.labels, self.card.spacing_mm)
         return NetworkPosteriors(
-            prepared,
+            seen.prepared,
             self.labels,
             posteriors,
-            nested_box(inner, seen),
-            tuple(part.stop - part.start for part in region),
-            device,
+            nested_box(cleaned.inner, seen.box),
+            tuple(part.stop - part.start for part in seen.region),
+            seen.device,
             start,
             report,
-            note,
-            borders,
+            seen.note,
+            seen.borders,
             boxes,
             label_weights(posteriors, self.labels, (best, winner), boxes),
             parcels,
             prior,
         )
+
+    def prior(
+        self, data: np.ndarray, affine: np.ndarray, ct: bool | None = None
+    ) -> SoftSegmentation:
+        """Compute what the network alone predicts for a scan, for a combination with others.
+
+        Parameters are those of :meth:`segment`, whose result has the same with ``prior=True``.
+        """
+        seen = self._pass_through(data, affine, ct)
+        return clean_prediction(seen, self.card).prior(seen, self.card)
+
+    def _pass_through(self, data: np.ndarray, affine: np.ndarray, ct: bool | None) -> NetworkPass:
+        check_threads()
+        settings = self.card, self.mirror, self.options.autocrop
+        return pass_through(self._place, *settings, data, affine, ct)
 
     def resample(
         self,

@@ -133,9 +133,7 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
             return SoftSegmentation.load(kept)
     volume = read_volume(path)
     with about(path):
-        found = segmenter.predict(volume.data, volume.affine, ct, keep_prior=True).prior
-    assert found is not None
-    return found
+        return segmenter.prior(volume.data, volume.affine, ct)
 
 
 def contrast_of(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import read_text, sha256, write_json, write_whole
-from ..labels import CSF, channel_labels
+from ..labels import CSF, channel_labels, segmentation_labels
 from .unet import NetworkConfig, UNet3D
 
 
@@ -71,6 +71,13 @@ class ModelCard:
     def outside_channels(self) -> list[int]:
         """Channels outside the brain: background, and the CSF around it, down to the spine."""
         return [i for i, label in enumerate(self.labels) if label in (0, CSF)]
+
+    @property
+    def topology_groups(self) -> tuple[int, ...]:
+        """Topology group of each channel, for the removal of components."""
+        labels = segmentation_labels(lesions=True)
+        group_of = {label.index: label.topology_group for label in labels}
+        return tuple(group_of[label] for label in self.labels)
 
     @property
     def total_steps(self) -> int:

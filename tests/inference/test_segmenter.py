@@ -266,6 +266,21 @@ def test_intensities_count_less_in_coarse_scans(monkeypatch, step, expected):
     assert weights == [pytest.approx(expected)]
 
 
+def test_a_prior_alone_needs_no_refinement(monkeypatch):
+    card = ModelCard('stub', NetworkConfig(levels=3), 1.0, intensity_weight=0.8)
+    network = Segmenter.from_engine(StubEngine(SideStub(), card.network), card)
+    data, _ = ball((24, 20, 24), np.eye(4), (5, 0, 0), 6)
+    expected = network.segment(data, np.eye(4), prior=True).prior
+    monkeypatch.delattr('synthseg_bids.inference.clean_prediction.refine_alone')
+    found = network.prior(data, np.eye(4))
+    assert expected is not None
+    torch.testing.assert_close(found.posteriors, expected.posteriors, atol=0, rtol=0)
+    assert (found.box, found.grid.shape) == (expected.box, expected.grid.shape)
+    np.testing.assert_array_equal(found.steps_mm, expected.steps_mm)
+    with pytest.raises(NameError, match='refine_alone'):
+        network.segment(data, np.eye(4))
+
+
 def test_segmenters_are_cached(tiny_model):
     options, compute = SegmentOptions(str(tiny_model)), ComputeOptions('cpu')
     first = cached_segmenter(options, compute)
