@@ -216,8 +216,10 @@ class Segmenter:
         """Segment a scan that is being read; return the error if it cannot be used."""
         try:
             scan = reading.result()
-        except (ValueError, TypeError) as error:
-            return error if isinstance(error, ValueError) else InputImageError(str(error))
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            return InputImageError(str(error))
         try:
             return self._segment(scan, ct)
         except InputImageError as error:
@@ -332,7 +334,8 @@ class Segmenter:
     ) -> SoftSegmentation:
         """Compute what the network alone predicts for a scan, for a combination with others.
 
-        Parameters are those of :meth:`segment`, whose result has the same with ``prior=True``.
+        Parameters and errors are those of :meth:`segment`, whose result has the same with
+        ``prior=True``.
         """
         seen = self._pass_through(data, affine, ct)
         return clean_prediction(seen, self.card).prior(seen, self.card)
