@@ -120,10 +120,9 @@ def ct_of(inputs: Any, number: int) -> bool | None:
     return {'yes': True, 'no': False}.get(inputs.ct[number] if inputs.ct else '')
 
 
-def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation:
+def prior_of(inputs: Any, number: int, volume: Volume, segmenter: Segmenter) -> SoftSegmentation:
     """Read what the network has predicted for an image; where it is gone, predict it."""
     from synthseg_bids.errors import about
-    from synthseg_bids.images.volume_io import read_volume
     from synthseg_bids.inference.soft_segmentation import SoftSegmentation
 
     path, ct = inputs.in_files[number], ct_of(inputs, number)
@@ -131,7 +130,6 @@ def prior_of(inputs: Any, number: int, segmenter: Segmenter) -> SoftSegmentation
         kept = prior_file(inputs.priors_dir, path, inputs, ct)
         if kept.exists():
             return SoftSegmentation.load(kept)
-    volume = read_volume(path)
     with about(path):
         return segmenter.prior(volume.data, volume.affine, ct)
 
@@ -160,7 +158,8 @@ def contrast_of(
     data, affine, borders = cut_empty_borders(volume.data, volume.affine)
     ct = is_ct(ct_of(inputs, number), data)
     data, _ = without_far_background(data)
-    return volume, Contrast(data, affine, prior_of(inputs, number, segmenter), ct), borders
+    prior = prior_of(inputs, number, volume, segmenter)
+    return volume, Contrast(data, affine, prior, ct), borders
 
 
 def write_scan_labels(
