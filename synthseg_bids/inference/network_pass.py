@@ -34,11 +34,11 @@ class NetworkPass:
     region : tuple of slice
         Segmented region of the network grid.
     prediction : Prediction
-        Of that region.
+        What the network has predicted in that region.
     device : torch.device
         Device that was used.
     note : str
-        Why it was another one than asked for; empty if it was not.
+        Why that is not the device that was asked for; empty if it is.
     """
 
     prepared: Prepared
@@ -69,7 +69,7 @@ def pass_through(
     Parameters
     ----------
     place : DeviceWithFallback
-        Where the network is.
+        The network on its device, or on the CPU instead.
     card : ModelCard
     mirror : (n_channels,) integer array or None
         See :func:`.forward.predict`.
