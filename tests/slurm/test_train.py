@@ -51,6 +51,10 @@ def state(job: str) -> str:
     return fields(job)['JobState']
 
 
+def has_ended(job: str) -> bool:
+    return state(job) not in ('PENDING', 'RUNNING', 'COMPLETING')
+
+
 def log(folder: Path, job: str) -> str:
     path = folder / f'synthseg-train-{job}.log'
     return path.read_text() if path.exists() else ''
@@ -69,11 +73,14 @@ def test_job_saves_before_its_time_is_over_and_queues_up_again(folder):
     wait_until(lambda: fields(job).get('Restarts') == '1', 300)
     first = log(folder, job)
     step = re.search(r'interrupted; saving step (\d+)', first)[1]
-    # It would have no more time than before, and would wait two minutes for another node.
+    # It would have no more time than before, and would wait two minutes for another node. In the
+    # second in which it ended, the node would refuse it ("Job credential revoked").
     wait_until(lambda: state(job) != 'COMPLETING', 300)
-    ask('scontrol', 'update', f'JobId={job}', 'TimeLimit=20', 'StartTime=now')
+    ask('scontrol', 'update', f'JobId={job}', 'TimeLimit=20', 'StartTime=now+5')
     # Not the step of the checkpoint, which the resumed job soon writes again.
-    wait_until(lambda: f'resumed at step {step}\n' in log(folder, job), 900)
+    resumed = f'resumed at step {step}\n'
+    wait_until(lambda: has_ended(job) or resumed in log(folder, job), 900)
+    assert resumed in log(folder, job), fields(job)
     wait_until(lambda: re.search(r' step \d+ .*', log(folder, job)[len(first) :]), 900)
     # One that is cancelled stays away.
     cancel(job)
@@ -85,7 +92,7 @@ def test_job_saves_before_its_time_is_over_and_queues_up_again(folder):
 def test_job_ends_with_the_last_step(folder):
     before = saved(folder)
     job = submit(folder, before['step'] + 3)
-    wait_until(lambda: state(job) not in ('PENDING', 'RUNNING', 'COMPLETING'), 900)
+    wait_until(lambda: has_ended(job), 900)
     assert state(job) == 'COMPLETED', log(folder, job)
     after = saved(folder)
     assert (after['step'], after['samples']) == (before['step'] + 3, before['samples'] + 6)
@@ -93,6 +100,6 @@ def test_job_ends_with_the_last_step(folder):
 
 def test_job_with_an_error_fails_once(folder):
     job = submit(folder, 9, features=4)
-    wait_until(lambda: state(job) not in ('PENDING', 'RUNNING', 'COMPLETING'), 900)
+    wait_until(lambda: has_ended(job), 900)
     assert (state(job), fields(job)['Restarts']) == ('FAILED', '0')
     assert 'use the same options or another folder' in log(folder, job)
