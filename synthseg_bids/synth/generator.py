@@ -10,8 +10,9 @@ The steps, in the order of the MIDL 2020 paper (section 2):
 4. optionally simulate an acquisition at a random resolution (:mod:`.resolution`, 2023 paper),
    with noise of the acquired voxels.
 
-Not of the papers are: resized ventricles, lesions after step 1 (:mod:`.lesions`), textures in step
-3 (:mod:`.texture`), artefacts after its bias field (:mod:`.artefacts`) and noise in step 4.
+Not of the papers are: resized ventricles, lesions after step 1 (:mod:`.lesions`), the myelination
+of children (:mod:`.myelination`) and textures (:mod:`.texture`) in step 3, artefacts after its
+bias field (:mod:`.artefacts`) and noise in step 4.
 
 :func:`.parameters.draw` draws every random parameter into a :class:`.parameters.Draw`;
 :func:`apply` turns a label map and a draw into an image. The same draw gives the same image.
@@ -32,6 +33,7 @@ from .artefacts import add_artefacts
 from .deform import deform_labels
 from .intensity import bias_field, normalise, rescale_percentiles
 from .lesions import add_lesions
+from .myelination import deep_fraction
 from .parameters import Draw, GeneratorConfig, output_size, to_device
 from .resolution import acquire, add_noise
 from .texture import add_texture
@@ -203,9 +205,16 @@ def _paint(
     # fixed choice would shift the target against the image.
     chooser = torch.Generator(device).manual_seed(parameters.noise_seed ^ 1)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in _with_lesions(label_map, parameters, config, crop):
+    slabs = _with_lesions(label_map, parameters, config, crop)
+    myelination, deep_mean = parameters.myelination, parameters.intensities.deep_mean
+    if myelination is not None:
+        # Depth below the cortex depends on the whole label map.
+        slabs = iter([torch.cat(list(slabs))])
+    for rows in slabs:
         index = rows.to(torch.int32)
         mean, std = means[index], stds[index]
+        if myelination is not None and deep_mean is not None:
+            mean.addcmul_(deep_fraction(rows, myelination), deep_mean - mean)
         if factor > 1:
             mean, std = (
                 functional.avg_pool3d(part[None, None], factor)[0, 0] for part in (mean, std)

@@ -49,7 +49,8 @@ class IntensityConfig:
     realistic_probability : float
         Probability that the Gaussians are those of a real sequence (:mod:`.relaxometry`).
     unmyelinated : bool
-        Whether the latter are of children between birth and the end of myelination.
+        Whether scans are of children between birth and the end of myelination, whose deep and
+        outer white matter differ (:mod:`.myelination`).
     share_classes : bool
         Labels of one generation class share a Gaussian (2023); otherwise each has its own (2020).
     symmetric_probability : float
@@ -99,16 +100,21 @@ class Intensities:
         Logarithm of the bias field on its coarse grid.
     gamma : float
         Exponent of the normalised image.
+    deep_mean : float or None
+        Mean of the white matter that myelinates first; None if it is that of the rest.
     """
 
     means: Tensor
     stds: Tensor
     log_bias: Tensor
     gamma: float
+    deep_mean: float | None
 
 
-def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw the mean and the standard deviation of each generation label."""
+def _draw_gaussians(
+    config: IntensityConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float | None]:
+    """Draw mean and standard deviation of each label, and the mean of deep white matter."""
     labels = generation_labels()
     if config.priors:
         which = int(torch.randint(len(config.priors), (1,), generator=generator))
@@ -117,10 +123,11 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
             torch.normal(*torch.tensor(pairs).T, generator=generator).clamp_(min=0)
             for pairs in (priors.means, priors.stds)
         )
-        return means[rows], stds[rows]
+        return means[rows], stds[rows], None
     realistic = config.realistic_probability
     if realistic and float(torch.rand(1, generator=generator)) < realistic:
-        return draw_realistic(generator, unmyelinated=config.unmyelinated)
+        means, stds, deep = draw_realistic(generator, unmyelinated=config.unmyelinated)
+        return means, stds, deep if config.unmyelinated else None
     means = uniform(config.mean, generator, len(labels))
     stds = uniform(config.std, generator, len(labels))
     if config.share_classes:
@@ -129,7 +136,9 @@ def _draw_gaussians(config: IntensityConfig, generator: torch.Generator) -> tupl
             first.setdefault(label.generation_class, row)
         rows = torch.tensor([first[label.generation_class] for label in labels])
         means, stds = means[rows], stds[rows]
-    return means, stds
+    if not config.unmyelinated:
+        return means, stds, None
+    return means, stds, float(uniform(config.mean, generator, 1))
 
 
 def draw_intensities(
@@ -149,7 +158,7 @@ def draw_intensities(
     Intensities
     """
     labels = generation_labels()
-    means, stds = _draw_gaussians(config, generator)
+    means, stds, deep_mean = _draw_gaussians(config, generator)
     if torch.rand(1, generator=generator) < config.symmetric_probability:
         row_of = {label.index: row for row, label in enumerate(labels)}
         rows = torch.tensor([min(row, row_of[la.mirror]) for row, la in enumerate(labels)])
@@ -170,7 +179,7 @@ def draw_intensities(
         log_gamma = config.gamma * float(torch.randn(1, generator=generator))
     else:
         log_gamma = config.gamma * (2 * float(torch.rand(1, generator=generator)) - 1)
-    return Intensities(means, stds, log_bias, math.exp(log_gamma))
+    return Intensities(means, stds, log_bias, math.exp(log_gamma), deep_mean)
 
 
 def bias_field(log_bias: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -15,10 +15,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..labels import LESION_OF, generation_labels
-from ..linear import apply_along_axes, blur_matrix, interpolation_matrix
+from .nearness import label_mask, nearness
 from .sampling import uniform
 from .texture import draw_field, interpolated
 
@@ -29,10 +28,6 @@ INFRATENTORIAL = (7, 46, 16)
 #: Lateral ventricles with their choroid plexus, and cortex.
 LATERAL_VENTRICLES = (4, 43, 136, 163)
 CORTEX = (3, 42)
-#: Spacing of the coarse grid on which masks are blurred, and the blur's standard deviation, in
-#: voxels.
-NODE = 4
-REACH = 6.0
 #: The threshold of the field is computed from every n-th voxel.
 EVERY = 7
 
@@ -112,44 +107,12 @@ def draw_lesions(
 
 
 @lru_cache(maxsize=4)
-def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return, per generation label, the row of its lesions, and four masks.
-
-    They are of the lateral ventricles, cortex, cerebral white matter and what is infratentorial.
-    """
+def _lesion_rows(device: torch.device) -> Tensor:
+    """Return, per row of the generation table, the row of its lesions."""
     labels = generation_labels()
     row = {label.index: i for i, label in enumerate(labels)}
     lesion = [row[LESION_OF.get(label.index, label.index)] for label in labels]
-    groups = (
-        torch.tensor([label.index in group for label in labels], device=device)
-        for group in (LATERAL_VENTRICLES, CORTEX, WHITE_MATTER, INFRATENTORIAL)
-    )
-    ventricle, cortex, white, below = groups
-    rows = torch.tensor(lesion, dtype=torch.uint8, device=device)
-    return rows, ventricle, cortex, white, below
-
-
-def _nearness(inside: Tensor) -> Tensor:
-    """Return a blurred mask, 1 at its border and less outside, computed on a coarse grid.
-
-    Parameters
-    ----------
-    inside : (x, y, z) bool tensor
-
-    Returns
-    -------
-    (x, y, z) float32 tensor
-        In [0, 1].
-    """
-    mask = inside.float()[None, None]
-    coarse = functional.avg_pool3d(mask, NODE, ceil_mode=True)[0, 0]
-    x, y, z = (blur_matrix(n, REACH / NODE, coarse.device) for n in coarse.shape)
-    smooth = apply_along_axes(coarse, (x, y, z)).mul_(2).clamp_(max=1)
-    x, y, z = (
-        interpolation_matrix((torch.arange(n, device=mask.device) - (NODE - 1) / 2) / NODE, g)
-        for n, g in zip(inside.shape, coarse.shape, strict=True)
-    )
-    return apply_along_axes(smooth, (x, y, z))
+    return torch.tensor(lesion, dtype=torch.uint8, device=device)
 
 
 def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
@@ -167,15 +130,16 @@ def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
     -------
     (x, y, z) uint8 tensor
     """
-    lesion_row, ventricle, cortex, white, below = _tables(rows.device)
-    index = rows.int()
+    device, index = rows.device, rows.int()
     x, y, z = rows.shape
     field = interpolated(lesions.field, (x, y, z))
-    for inside, weight in ((ventricle, lesions.periventricular), (cortex, lesions.juxtacortical)):
-        field.add_(_nearness(inside[index]), alpha=weight)
+    field.add_(nearness(rows, LATERAL_VENTRICLES), alpha=lesions.periventricular)
+    field.add_(nearness(rows, CORTEX), alpha=lesions.juxtacortical)
     # Indexing with a mask or with a number would wait for a GPU; sorting other voxels to the
     # front and gathering do not.
+    white = label_mask(WHITE_MATTER, device)
     if infratentorial:
+        below = label_mask(INFRATENTORIAL, device)
         field.add_(below[index].float(), alpha=lesions.infratentorial)
         white = white | below
     field.masked_fill_(~white[index], -torch.inf)
@@ -183,4 +147,4 @@ def add_lesions(rows: Tensor, lesions: Lesions, infratentorial: bool) -> Tensor:
     count = (values > -torch.inf).sum()
     last = len(values) - 1
     level = values.gather(0, (last - count * lesions.share).long().clamp(0, last)[None])
-    return torch.where(field > level, lesion_row[index], rows)
+    return torch.where(field > level, _lesion_rows(device)[index], rows)

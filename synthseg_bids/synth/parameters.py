@@ -13,6 +13,7 @@ from .artefacts import ArtefactConfig, Artefacts, draw_artefacts
 from .deform import Deformation, DeformationConfig, draw_deformation, moved
 from .intensity import Intensities, IntensityConfig, draw_intensities
 from .lesions import LesionConfig, Lesions, draw_lesions
+from .myelination import Myelination, MyelinationConfig, draw_myelination
 from .resolution import (
     Noise,
     NoiseConfig,
@@ -42,6 +43,8 @@ class GeneratorConfig:
     ventricles : VentricleConfig or None
         Resizing of the ventricles, if any.
     deformation, intensity : DeformationConfig, IntensityConfig
+    myelination : MyelinationConfig
+        Where the white matter of children is myelinated.
     blur : float
         Standard deviation of the blur after drawing intensities, in output voxels.
     resolution : ResolutionConfig or None
@@ -70,6 +73,7 @@ class GeneratorConfig:
     ventricles: VentricleConfig | None = None
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
+    myelination: MyelinationConfig = field(default_factory=MyelinationConfig)
     blur: float = 0.3
     resolution: ResolutionConfig | None = None
     noise: NoiseConfig | None = None
@@ -93,7 +97,7 @@ class Draw:
     growth : float
         Growth of the ventricles, in voxels of the label map.
     deformation, intensities : Deformation, Intensities
-    resolution, noise, lesions, texture, artefacts : Resolution, Noise, ...; or None
+    myelination, resolution, noise, lesions, texture, artefacts : Myelination, ...; or None
     skull_strip, no_csf : bool
     noise_seed : int
         Seed of the voxel-wise noise, which is drawn on the device of the image.
@@ -103,6 +107,7 @@ class Draw:
     growth: float
     deformation: Deformation
     intensities: Intensities
+    myelination: Myelination | None
     resolution: Resolution | None
     noise: Noise | None
     lesions: Lesions | None
@@ -165,7 +170,7 @@ def draw(
     intensities = draw_intensities(config.intensity, image, generator)
     output_mm = spacing_mm * config.downsampling
     resolution, texture, artefacts, growth = None, None, None, 0.0
-    noise, lesions = None, None
+    noise, lesions, myelination = None, None, None
     if config.resolution is not None:
         resolution = draw_resolution(config.resolution, output_mm, generator)
     if config.texture is not None:
@@ -180,11 +185,14 @@ def draw(
         noise = draw_noise(config.noise, generator)
     if config.lesions is not None:
         lesions = draw_lesions(config.lesions, image, output_mm, generator)
+    if intensities.deep_mean is not None:
+        myelination = draw_myelination(config.myelination, image, output_mm, generator)
     return Draw(
         start=(start[0], start[1], start[2]),
         growth=growth,
         deformation=deformation,
         intensities=intensities,
+        myelination=myelination,
         resolution=resolution,
         noise=noise,
         lesions=lesions,

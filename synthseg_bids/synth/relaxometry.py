@@ -75,6 +75,9 @@ TISSUE_OF = {
 }  # fmt: skip
 OUTSIDE = ('muscle', 'fat', 'skin', 'marrow', 'eye', 'bone', 'air', 'blood')
 
+#: Unsided class of the cerebral white matter.
+WHITE_MATTER_CLASS = unsided_classes()[[la.index for la in generation_labels()].index(2)]
+
 #: Standard deviations of the logarithms of T1, T2 and proton density, drawn for each tissue.
 SCATTER = (0.08, 0.10, 0.03)
 
@@ -187,14 +190,20 @@ def _tissues(maturity: float) -> dict[str, tuple[float, float, float]]:
 
 
 def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
-    """Draw T1, T2 and proton density of each unsided class ``(n, 3)``."""
-    table = _tissues(float(torch.rand(1, generator=generator))) if unmyelinated else TISSUES
+    """Draw T1, T2 and proton density of each unsided class, then of deep white matter."""
+    table = deep = TISSUES
+    if unmyelinated:
+        maturity, ahead = torch.rand(2, generator=generator).tolist()
+        table, deep = _tissues(maturity), _tissues(maturity + ahead * (1 - maturity))
     tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
     for label, row in zip(generation_labels(), unsided_classes(), strict=True):
         if label.side != 'right':
             which = int(torch.randint(len(OUTSIDE), (1,), generator=generator))
             tissues[row] = table[TISSUE_OF.get(label.index, OUTSIDE[which])]
     scatter = torch.randn(len(tissues), 3, generator=generator) * torch.tensor(SCATTER)
+    # Deep white matter differs from the rest by its maturity alone.
+    tissues.append(deep['white matter'])
+    scatter = torch.cat([scatter, scatter[WHITE_MATTER_CLASS : WHITE_MATTER_CLASS + 1]])
     drawn = torch.tensor(tissues) * scatter.exp_()
     drawn[:, 0] *= uniform(FIELD_STRENGTH, generator, 1)
     return drawn
@@ -202,7 +211,7 @@ def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
 
 def draw_realistic(
     generator: torch.Generator, contrast: str | None = None, unmyelinated: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, float]:
     """Draw the Gaussians of a scan with a real sequence.
 
     Parameters
@@ -217,6 +226,8 @@ def draw_realistic(
     -------
     means, stds : (n_generation_labels,) tensor
         For intensities in [0, 255]; left and right are equal.
+    deep_mean : float
+        Mean of the white matter that myelinates first; equal to that of the rest if it is grown.
     """
     tissues, rows = _draw_tissues(generator, unmyelinated), torch.tensor(unsided_classes())
     choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]
@@ -226,9 +237,9 @@ def draw_realistic(
     means = sequence.signal(*tissues.T, *parameters)
     labels = zip(rows.tolist(), generation_labels(), strict=True)
     brain = means[sorted({row for row, label in labels if label.target})]
-    scale = uniform(BRIGHTEST, generator, 1) / brain.max()
+    scale = uniform(BRIGHTEST, generator, 1) / torch.maximum(brain.max(), means[-1])
     noise = uniform(NOISE, generator, 1) * scale * brain.median()
     # Fat may outshine the brain, up to where scanners clip.
-    means = (scale * means).clamp(max=300)
+    means, deep = (scale * means).clamp(max=300).split([len(means) - 1, 1])
     within = HETEROGENEITY * means * torch.rand(len(means), generator=generator)
-    return means[rows], torch.hypot(within, noise)[rows]
+    return means[rows], torch.hypot(within, noise)[rows], float(deep)

@@ -91,7 +91,7 @@ def test_every_draw_is_an_image():
     brain = [row for row, label in enumerate(generation_labels()) if label.target]
     outside = []
     for _ in range(200):
-        means, stds = draw_realistic(generator)
+        means, stds, deep_mean = draw_realistic(generator)
         assert len(means) == len(stds) == len(generation_labels())
         assert 0 <= means.min() < means.max() <= 300
         assert 150 <= means[brain].max() <= 240
@@ -100,6 +100,7 @@ def test_every_draw_is_an_image():
         assert torch.equal(means, means[mirror])
         assert torch.equal(stds, stds[mirror])
         assert means[0] == 0
+        assert deep_mean == means[WHITE]
         outside.append(float(means[ROWS[507]]))
     # Extra-cerebral labels have no fixed tissue.
     assert min(outside) == 0
@@ -131,8 +132,21 @@ def test_unmyelinated_white_matter_is_darker_in_t1w_and_brighter_in_t2w(contrast
     young, grown = [], []
     for _ in range(60):
         for unmyelinated, found in ((True, young), (False, grown)):
-            means, _ = draw_realistic(generator, contrast, unmyelinated)
+            means, *_ = draw_realistic(generator, contrast, unmyelinated)
             found.append(float((means[WHITE] - means[CORTEX]).sign()))
     # From birth, where it is reversed, to the end of myelination, where it is as in adults.
     assert 0.25 < sum(value == sign for value in young) / len(young) < 0.85
     assert sum(value == -sign for value in grown) / len(grown) > 0.9
+
+
+@pytest.mark.parametrize(('contrast', 'sign'), [('T1w', 1), ('T2w', -1)])
+def test_deep_white_matter_is_ahead_of_the_rest(contrast, sign):
+    generator = torch.Generator().manual_seed(6)
+    rise = []
+    for _ in range(60):
+        means, _, deep_mean = draw_realistic(generator, contrast, unmyelinated=True)
+        assert 0 < deep_mean <= 240
+        rise.append(sign * (deep_mean - float(means[WHITE])))
+    # Some spin echoes hardly tell T1 apart.
+    assert sum(value > 0 for value in rise) > 55
+    assert max(rise) > 40
