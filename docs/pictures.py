@@ -25,7 +25,9 @@ from synthseg_bids.labels import LESION, generation_labels, segmentation_labels
 from synthseg_bids.synth.artefacts import Artefacts, Ghost
 from synthseg_bids.synth.generator import apply, deformed_labels
 from synthseg_bids.synth.label_maps import LabelMap, load_label_map
-from synthseg_bids.synth.lesions import LesionConfig, draw_lesions
+from synthseg_bids.synth.lesions import WHITE_MATTER, LesionConfig, draw_lesions
+from synthseg_bids.synth.myelination import MyelinationConfig, draw_myelination
+from synthseg_bids.synth.nearness import label_mask
 from synthseg_bids.synth.parameters import Draw, GeneratorConfig, draw
 from synthseg_bids.synth.presets import PRESETS
 from synthseg_bids.synth.resolution import Noise, Resolution
@@ -130,6 +132,21 @@ def shapes(painter: Painter) -> dict[str, list[list[Image]]]:
     }  # fmt: skip
 
 
+def myelinating(painter: Painter) -> list[Image]:
+    """Draw white matter that is myelinated nowhere, then ever nearer to the cortex."""
+    plain, size = painter.draw(), OWN.size or (160, 192, 160)
+    white = label_mask(WHITE_MATTER, torch.device('cpu'))
+    grown = plain.intensities
+    young = replace(grown, means=grown.means.where(~white, torch.tensor(70.0)),
+                    deep_mean=float(grown.means[white][0]))  # fmt: skip
+    tiles = []
+    for front in (-0.5, 0.2, 0.6, 0.9):
+        ranges = replace(MyelinationConfig(), front=(front, front), width=(0.3, 0.3))
+        drawn = draw_myelination(ranges, size, 1.0, torch.Generator().manual_seed(1))
+        tiles.append(painter.scan(replace(plain, intensities=young, myelination=drawn)))
+    return tiles
+
+
 def contrasts(painter: Painter) -> dict[str, list[list[Image]]]:
     """Draw what decides on the intensities: Gaussians, texture, bias field, gamma."""
     of_each = replace(PLAIN, intensity=PRESETS['midl2020'].intensity)
@@ -156,6 +173,7 @@ def contrasts(painter: Painter) -> dict[str, list[list[Image]]]:
     return {
         'gaussians': [scans(of_each, range(4)), scans(by_class, range(4)),
                       scans(PLAIN, (T1W, T2W, PDW, FLAIR))],
+        'myelination': [myelinating(painter)],
         'texture': [[painter.scan(grainy), *(painter.scan(replace(grainy, texture=t))
                                              for t in textures)]],
         'bias': [[painter.scan(plain), *(changed(log_bias=field) for field in biased)]],
