@@ -101,7 +101,7 @@ class Intensities:
     gamma : float
         Exponent of the normalised image.
     deep_mean : float or None
-        Mean of the white matter that myelinates first; None if it is that of the rest.
+        Mean of deep white matter; None if it is that of the rest.
     """
 
     means: Tensor

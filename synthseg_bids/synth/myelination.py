@@ -1,10 +1,11 @@
 """White matter that myelinates from the centre of the brain outwards (not of the papers).
 
 Between birth and about two years of age, myelin reaches the white matter near the internal capsule
-first and that of the gyri last (Kinney et al. 1988, Deoni et al. 2011, Dubois et al. 2014). Until
-then scans show white matter of two intensities, with a gradual border between them. Depth is the
-blurred mask of the cortex: the thin white matter of a gyrus, which has cortex on both sides, is
-as near to it as white matter can be.
+first and that of the gyri last (Kinney et al. 1988, Deoni et al. 2011, Dubois et al. 2014). Around
+birth it is often the other way: deep white matter has the longest T2 (Maalouf et al. 1999, Hagmann
+et al. 2009). Scans show white matter of two intensities then, with a gradual border between them.
+Depth is the blurred mask of the cortex: the thin white matter of a gyrus, which has cortex on both
+sides, is as near to it as white matter can be.
 """
 
 from __future__ import annotations

@@ -64,6 +64,11 @@ NEWBORN: dict[str, tuple[float, float, float]] = {
     'lesion': (2700, 300, 0.94),
 }
 
+#: By how much less mature deep white matter may be than the rest, on the scale from newborns (0)
+#: to adults (1). Around birth its T2 is often the longest (Maalouf et al. 1999, Hagmann et al.
+#: 2009); later it is ahead.
+BEHIND = 0.15
+
 #: Tissue of each generation label of the left side or without side; extra-cerebral labels draw one
 #: of :data:`OUTSIDE`.
 TISSUE_OF = {
@@ -193,8 +198,9 @@ def _draw_tissues(generator: torch.Generator, unmyelinated: bool) -> Tensor:
     """Draw T1, T2 and proton density of each unsided class, then of deep white matter."""
     table = deep = TISSUES
     if unmyelinated:
-        maturity, ahead = torch.rand(2, generator=generator).tolist()
-        table, deep = _tissues(maturity), _tissues(maturity + ahead * (1 - maturity))
+        maturity = float(torch.rand(1, generator=generator))
+        difference = float(uniform((-BEHIND, 1 - maturity), generator, 1))
+        table, deep = _tissues(maturity), _tissues(maturity + difference)
     tissues = [TISSUES['air']] * (max(unsided_classes()) + 1)
     for label, row in zip(generation_labels(), unsided_classes(), strict=True):
         if label.side != 'right':
@@ -227,7 +233,7 @@ def draw_realistic(
     means, stds : (n_generation_labels,) tensor
         For intensities in [0, 255]; left and right are equal.
     deep_mean : float
-        Mean of the white matter that myelinates first; equal to that of the rest if it is grown.
+        Mean of deep white matter; equal to that of the rest if it is grown.
     """
     tissues, rows = _draw_tissues(generator, unmyelinated), torch.tensor(unsided_classes())
     choices = [one for one in SEQUENCES if contrast in (None, one.contrast)]

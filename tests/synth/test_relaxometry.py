@@ -140,13 +140,13 @@ def test_unmyelinated_white_matter_is_darker_in_t1w_and_brighter_in_t2w(contrast
 
 
 @pytest.mark.parametrize(('contrast', 'sign'), [('T1w', 1), ('T2w', -1)])
-def test_deep_white_matter_is_ahead_of_the_rest(contrast, sign):
+def test_deep_white_matter_is_mostly_ahead_of_the_rest(contrast, sign):
     generator = torch.Generator().manual_seed(6)
     rise = []
-    for _ in range(60):
+    for _ in range(100):
         means, _, deep_mean = draw_realistic(generator, contrast, unmyelinated=True)
         assert 0 < deep_mean <= 240
         rise.append(sign * (deep_mean - float(means[WHITE])))
-    # Some spin echoes hardly tell T1 apart.
-    assert sum(value > 0 for value in rise) > 55
+    assert 60 < sum(value > 0 for value in rise) < 90
     assert max(rise) > 40
+    assert min(rise) < -5
