@@ -73,7 +73,7 @@ VARIANTS = {
     ),
     'random': Variant('Random contrasts alone', lambda c: _realistic(c, 0)),
     'realistic': Variant('Contrasts of real sequences alone', lambda c: _realistic(c, 1)),
-    'no-blur': Variant('No blur of scans at full resolution', lambda c: replace(c, blur=0)),
+    'no-blur': Variant('No blur of scans at full resolution', lambda c: replace(c, blur=(0, 0))),
     'full': Variant('No coarse resolutions', lambda c: replace(c, resolution=None)),
     'head': Variant('No skull stripping', lambda c: replace(c, skull_strip_probability=0)),
 }

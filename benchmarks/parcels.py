@@ -87,8 +87,9 @@ def generated(data: Path, prepared: Path) -> Iterator[Case]:
         grid = Grid(tuple(label_map.indices.shape), label_map.affine)
         raw = resample_nearest(reference.data, reference.affine, grid)
         config: GeneratorConfig = replace(
-            preset, size=None, deformation=STILL, resolution=None, artefacts=None, ventricles=None
-        )
+            preset, size=None, deformation=STILL, resolution=None, artefacts=None,
+            ventricles=None, blur=(0.4, 0.4),
+        )  # fmt: skip
         source = torch.Generator().manual_seed(FIRST_SEED + number)
         image, _, _ = generate(label_map, config, source)
         thick = acquire(image, thick_slices(2, label_map.spacing_mm))

@@ -93,7 +93,7 @@ def scan_config() -> GeneratorConfig:
     )  # fmt: skip
     return replace(
         own, size=SCAN_SIZE, crop_jitter=0, deformation=moves, lesions=None, ventricles=None,
-        artefacts=None, skull_strip_probability=0, no_csf_probability=0,
+        artefacts=None, skull_strip_probability=0, no_csf_probability=0, blur=(0.4, 0.4),
         intensity=replace(own.intensity, realistic_probability=1),
     )  # fmt: skip
 

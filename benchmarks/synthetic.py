@@ -130,7 +130,7 @@ def synthetic_scan(
             config.intensity, realistic_probability=1, std=(0, 5), bias_std=(0, 0.2), gamma=0.1
         )
         none = dict.fromkeys(('resolution', 'noise', 'lesions', 'texture', 'artefacts'))
-        config = replace(config, intensity=intensity, **none)
+        config = replace(config, intensity=intensity, blur=(0.4, 0.4), **none)
     values = np.array([label.index for label in segmentation_labels()], dtype=np.int16)
     if condition not in ACQUIRED:
         image, target, affine = synthesize(label_map, config, seed)

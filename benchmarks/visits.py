@@ -49,6 +49,7 @@ CONFIG = replace(
         bias_std=(0.1, 0.3),
         clip=(0, math.inf),
     ),
+    blur=(0.4, 0.4),
     resolution=None,
     noise=replace(PRESETS['synthseg-bids'].noise, probability=1, std=(3, 10)),
     lesions=None,

@@ -43,6 +43,7 @@ PLAIN = replace(
                         flip_probability=0),
     intensity=replace(OWN.intensity, std=(2, 6), realistic_probability=1, symmetric_probability=1,
                       dark_background=(1, 0), bias_probability=0, gamma=0),
+    blur=(0.4, 0.4),
     crop_jitter=0,
     resolution=None,
     noise=None,

@@ -126,8 +126,8 @@ def apply(
         noise = add_texture(noise, parameters.texture)
     image = mean.addcmul_(std, noise)
     show('gaussians', image)
-    if config.blur:
-        first, second, third = (blur_matrix(n, config.blur, device) for n in size)
+    if parameters.blur:
+        first, second, third = (blur_matrix(n, parameters.blur, device) for n in size)
         image = apply_along_axes(image, (first, second, third))
     show('blur', image)
     image *= bias_field(parameters.intensities.log_bias, size)

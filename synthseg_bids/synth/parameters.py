@@ -22,6 +22,7 @@ from .resolution import (
     draw_noise,
     draw_resolution,
 )
+from .sampling import uniform
 from .texture import Texture, TextureConfig, draw_texture
 from .ventricles import VentricleConfig, draw_growth
 
@@ -45,8 +46,8 @@ class GeneratorConfig:
     deformation, intensity : DeformationConfig, IntensityConfig
     myelination : MyelinationConfig
         Where the white matter of children is myelinated.
-    blur : float
-        Standard deviation of the blur after drawing intensities, in output voxels.
+    blur : tuple of float
+        Range of the standard deviation of the blur after drawing intensities, in output voxels.
     resolution : ResolutionConfig or None
         Random acquisition resolution, if any.
     noise : NoiseConfig or None
@@ -74,7 +75,7 @@ class GeneratorConfig:
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     myelination: MyelinationConfig = field(default_factory=MyelinationConfig)
-    blur: float = 0.3
+    blur: tuple[float, float] = (0.3, 0.3)
     resolution: ResolutionConfig | None = None
     noise: NoiseConfig | None = None
     lesions: LesionConfig | None = None
@@ -99,6 +100,7 @@ class Draw:
     deformation, intensities : Deformation, Intensities
     myelination, resolution, noise, lesions, texture, artefacts : Myelination, ...; or None
     skull_strip, no_csf : bool
+    blur : float
     noise_seed : int
         Seed of the voxel-wise noise, which is drawn on the device of the image.
     """
@@ -115,6 +117,7 @@ class Draw:
     artefacts: Artefacts | None
     skull_strip: bool
     no_csf: bool
+    blur: float
     noise_seed: int
 
 
@@ -200,6 +203,7 @@ def draw(
         artefacts=artefacts,
         skull_strip=strip < config.skull_strip_probability,
         no_csf=no_csf < config.no_csf_probability,
+        blur=float(uniform(config.blur, generator, 1)),
         noise_seed=noise_seed,
     )
 

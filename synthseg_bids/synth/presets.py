@@ -39,7 +39,7 @@ SYNTHSEG2023 = GeneratorConfig(
         gamma_normal=True,
         clip=(0, 300),
     ),
-    blur=0,
+    blur=(0, 0),
     resolution=ResolutionConfig(),
     skull_strip_probability=0,
     no_csf_probability=0.3,
@@ -51,10 +51,10 @@ PRESETS: dict[str, GeneratorConfig] = {
     'synthseg2023': SYNTHSEG2023,
     # Training of our own networks. Differences from 2023: contrasts of real sequences in half of
     # the scans; skull-stripped heads, dark backgrounds and symmetric intensities as often as in
-    # real data sets; a third of the scans at full resolution, but with a scanner's blur; milder
-    # noise, bias and gamma, but also noise of the acquired voxels; resized ventricles; textures
-    # and lesions; ghosts and truncated fields of view; crops that contain the brain; and the
-    # intensity scaling of inference.
+    # real data sets; a third of the scans at full resolution, but with a scanner's blur (full
+    # width at half maximum 0.7 to 2.1 voxels); milder noise, bias and gamma, but also noise of the
+    # acquired voxels; resized ventricles; textures and lesions; ghosts and truncated fields of
+    # view; crops that contain the brain; and the intensity scaling of inference.
     'synthseg-bids': replace(
         SYNTHSEG2023,
         size=(160, 192, 160),
@@ -70,7 +70,7 @@ PRESETS: dict[str, GeneratorConfig] = {
             bias_std=(0, 0.5),
             gamma=0.4,
         ),
-        blur=0.4,
+        blur=(0.3, 0.9),
         resolution=ResolutionConfig(full_probability=0.35),
         noise=NoiseConfig(),
         lesions=LesionConfig(),

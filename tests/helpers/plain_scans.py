@@ -16,6 +16,6 @@ PLAIN = GeneratorConfig(
         rotation_deg=0, scaling=0, shear=0, translation=0, svf_std=(0, 0), flip_probability=0
     ),
     intensity=IntensityConfig(mean=(100, 100), std=(10, 10), bias_std=(0, 0), gamma=0),
-    blur=0,
+    blur=(0, 0),
     skull_strip_probability=0,
 )

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from plain_scans import PLAIN
 
 from synthseg_bids.labels import generation_labels, segmentation_labels
 from synthseg_bids.synth.deform import DeformationConfig
@@ -91,7 +93,7 @@ def test_skull_stripping_and_missing_fluid(labels):
         size=None,
         deformation=STILL,
         intensity=IntensityConfig(bias_std=(0, 0), std=(0, 0), gamma=0),
-        blur=0,
+        blur=(0, 0),
         skull_strip_probability=1,
         no_csf_probability=1,
     )
@@ -107,7 +109,7 @@ def test_partial_volume_at_half_resolution(labels):
         downsampling=2,
         deformation=STILL,
         intensity=IntensityConfig(bias_std=(0, 0), std=(0, 0), gamma=0),
-        blur=0,
+        blur=(0, 0),
         skull_strip_probability=0,
     )
     whole = make(labels, replace(config, downsampling=1))[0]
@@ -115,3 +117,15 @@ def test_partial_volume_at_half_resolution(labels):
     expected = torch.nn.functional.avg_pool3d(whole[None, None], 2)[0, 0]
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     torch.testing.assert_close(half, expected, atol=1e-5, rtol=0)
+
+
+def test_blur_is_drawn_between_its_bounds_and_smooths(labels):
+    config = replace(PLAIN, blur=(0.2, 1.0))
+    blurs, roughness = [], []
+    for seed in range(12):
+        parameters = draw(config, tuple(labels.shape), torch.Generator().manual_seed(seed))
+        image, _ = apply(labels, parameters, config)
+        blurs.append(parameters.blur)
+        roughness.append(float(image.diff(dim=0).std() / image.std()))
+    assert 0.2 <= min(blurs) < 0.5 < 0.7 < max(blurs) <= 1.0
+    assert np.corrcoef(blurs, roughness)[0, 1] < -0.9

@@ -101,7 +101,7 @@ def test_targets_have_the_ventricles_of_the_image(head):
         CONFIG,
         ventricles=VentricleConfig(probability=1, growth=(5, 5)),
         intensity=IntensityConfig(std=(0, 0), bias_std=(0, 0), gamma=0),
-        blur=0,
+        blur=(0, 0),
     )
     parameters = draw(config, tuple(head.shape), torch.Generator().manual_seed(4))
     image, target = apply(head, parameters, config)
