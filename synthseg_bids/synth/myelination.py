@@ -20,9 +20,6 @@ from .nearness import label_mask, nearness
 from .sampling import uniform
 from .texture import draw_field, interpolated
 
-#: Smallest width of the border between the intensities, so that it is gradual.
-NARROWEST = 0.1
-
 
 @dataclass(frozen=True)
 class MyelinationConfig:
@@ -34,7 +31,7 @@ class MyelinationConfig:
         Nearness to the cortex, in [0, 1], where the border lies; below 0 hardly anything is
         myelinated, above 1 nearly everything.
     width : tuple of float
-        Width of the border, as a difference of nearness.
+        Width of the border, as a difference of nearness; above 0, so that it is gradual.
     unevenness : tuple of float
         Standard deviation of a smooth random field by which the border is displaced.
     size_mm : tuple of float
@@ -42,7 +39,7 @@ class MyelinationConfig:
     """
 
     front: tuple[float, float] = (-0.25, 1.25)
-    width: tuple[float, float] = (NARROWEST, 1)
+    width: tuple[float, float] = (0.1, 1)
     unevenness: tuple[float, float] = (0, 0.3)
     size_mm: tuple[float, float] = (10, 40)
 
